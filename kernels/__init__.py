@@ -1,0 +1,5 @@
+"""The arithmetic of RWKV: functions on arrays, and nothing else.
+
+A kernel knows arrays, never files, configurations or models. Beside every kernel
+stands its plain NumPy reference, which is the definition that tests compare with.
+"""

@@ -1,0 +1,59 @@
+"""Every error that this package raises on purpose.
+
+RwkvError
+    FileError            a file cannot be used as what it was given as
+        FormatError      it is not a model file that this version can read
+        CheckpointError  it is not an RWKV-4 checkpoint
+        StateFileError   it is not a saved state of this model
+        TokenizerError   the tokenizer is missing, damaged, or does not fit the model
+        OutputError      the destination cannot be written
+    InputError           an argument cannot be true (also a ValueError)
+
+A message says where, what was found, what was expected, and the command that mends it.
+A bug of ours stays an AssertionError or whatever Python makes of it, with its traceback.
+The one place that turns these into a line on the screen is `rwkv_np.cli.Command`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Union
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class RwkvError(Exception):
+    """Any error that this package raises on purpose."""
+
+
+class FileError(RwkvError):
+    """`path` cannot be used as what it was given as; `problem` says why."""
+
+    def __init__(self, path: PathLike, problem: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {problem}")
+        self.path = os.fspath(path)
+        self.problem = problem
+
+
+class FormatError(FileError):
+    """`path` is not a model file that this version can read."""
+
+
+class CheckpointError(FileError):
+    """`path` is not a checkpoint that can be converted."""
+
+
+class StateFileError(FileError):
+    """`path` is not a saved state, or not one of this model."""
+
+
+class TokenizerError(FileError):
+    """The tokenizer at `path` is missing, damaged, or does not fit the model."""
+
+
+class OutputError(FileError):
+    """`path` cannot be written; what stood there before is untouched."""
+
+
+class InputError(RwkvError, ValueError):
+    """An argument has a value that cannot be true."""
