@@ -1,0 +1,66 @@
+"""Tell what a file is that was given as something else.
+
+People hand a checkpoint to the chat and a chat model to the converter; a message that
+names what they hold, and the command that turns it into what is wanted, ends the matter.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def kind(path: str) -> str:
+    """One of: empty, model, checkpoint, pickle, safetensors, gguf, ggml, lfs, text, unknown."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        return "empty"
+    if start.startswith(b"PK\x03\x04"):
+        return "checkpoint"
+    if start.startswith(b"GGUF"):
+        return "gguf"
+    if start[:4] == b"fmgg":
+        return "model"
+    if start[:4] in (b"lmgg", b"tjgg"):
+        return "ggml"
+    if start.startswith(b"version https://git-lfs"):
+        return "lfs"
+    if _is_safetensors(path, start):
+        return "safetensors"
+    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return "pickle"
+    return "text" if _is_text(start) else "unknown"
+
+
+def describe(path: str) -> str:
+    """What the file is, for someone who gave it as a model file, and what to do about it."""
+    convert = f"python tools/convert.py {path} MODEL-FP16.bin"
+    found, mend = {
+        "empty": ("is empty", "Copy or download it again"),
+        "checkpoint": ("is a PyTorch checkpoint", f"Convert it: {convert}"),
+        "pickle": ("is a PyTorch checkpoint of an old kind", f"Convert it: {convert}"),
+        "safetensors": ("is a safetensors checkpoint", f"Convert it: {convert}"),
+        "gguf": ("is a GGUF file (llama.cpp)", "Take the .pth or .safetensors checkpoint and convert that"),
+        "ggml": ("is a ggml file of another program", "Take the .pth checkpoint and convert that"),
+        "text": ("is a text file", "Give the model file that tools/convert.py wrote"),
+        "lfs": ("is a git-lfs pointer, 130 bytes that stand for the real file", "Fetch that: git lfs pull"),
+        "model": ("is a model file", f"Convert the checkpoint again: {convert}"),
+        "unknown": ("is no file that is known here", "Give the model file that tools/convert.py wrote"),
+    }[kind(path)]
+    return f"{found}; expected a model file of rwkv.cpp's format (it starts with {b'fmgg'!r}). {mend}"
+
+
+def _is_safetensors(path: str, start: bytes) -> bool:
+    """8 bytes of header length, then JSON."""
+    length = int.from_bytes(start[:8], "little")
+    return len(start) > 9 and length < os.path.getsize(path) and start[8:9] == b"{"
+
+
+def _is_text(start: bytes) -> bool:
+    if b"\0" in start:
+        return False
+    try:
+        start.decode()
+    except UnicodeDecodeError as error:
+        return error.start > len(start) - 4  # a character cut off by the end of what was read
+    return True
