@@ -24,7 +24,7 @@ import numpy as np
 from rwkv_np.errors import FormatError, PathLike
 from rwkv_np.parameter import Parameter
 from rwkv_np.quants import REMOVED_TYPES, VERSIONS, DataType, by_code
-from rwkv_np.sniff import describe
+from rwkv_np.sniff import describe_as_model
 
 MAGIC = 0x67676D66
 LATEST_VERSION = 101
@@ -103,7 +103,7 @@ _MEND = (
 
 def _parse_header(path: str, data: bytes) -> Header:
     if len(data) < 4 or data[:4] != struct.pack("<i", MAGIC):
-        raise FormatError(path, describe(path))
+        raise FormatError(path, describe_as_model(path))
     if len(data) < _HEADER.size:
         raise FormatError(path, f"ends after {len(data)} bytes; the header takes {_HEADER.size}. {_MEND}")
     header = Header(*_HEADER.unpack(data)[1:])

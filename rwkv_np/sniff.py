@@ -32,22 +32,35 @@ def kind(path: str) -> str:
     return "text" if _is_text(start) else "unknown"
 
 
-def describe(path: str) -> str:
+_FOUND = {
+    "empty": ("is empty", "Copy or download it again"),
+    "model": ("is a model file", "It is converted already: quantize it with tools/quantize.py, or chat with it"),
+    "checkpoint": ("is a PyTorch checkpoint", "Convert it: python tools/convert.py {path} MODEL-FP16.bin"),
+    "pickle": (
+        "is a PyTorch checkpoint of the kind before 1.6",
+        "Save it anew: python -c \"import torch; torch.save(torch.load('{path}', weights_only=True), 'new.pth')\"",
+    ),
+    "safetensors": (
+        "is a safetensors checkpoint", "Convert it: python tools/convert.py {path} MODEL-FP16.bin"
+    ),
+    "gguf": ("is a GGUF file (llama.cpp)", "Take the .pth or .safetensors checkpoint of the model, and convert it"),
+    "ggml": ("is a ggml file of another program", "Take the .pth checkpoint of the model, and convert it"),
+    "lfs": ("is a git-lfs pointer, 130 bytes that stand for the real file", "Fetch that: git lfs pull"),
+    "text": ("is a text file", "Give the file that holds the weights"),
+    "unknown": ("is no kind of file that is known here", "Give the file that holds the weights"),
+}  # fmt: skip
+
+
+def describe_as_model(path: str) -> str:
     """What the file is, for someone who gave it as a model file, and what to do about it."""
-    convert = f"python tools/convert.py {path} MODEL-FP16.bin"
-    found, mend = {
-        "empty": ("is empty", "Copy or download it again"),
-        "checkpoint": ("is a PyTorch checkpoint", f"Convert it: {convert}"),
-        "pickle": ("is a PyTorch checkpoint of an old kind", f"Convert it: {convert}"),
-        "safetensors": ("is a safetensors checkpoint", f"Convert it: {convert}"),
-        "gguf": ("is a GGUF file (llama.cpp)", "Take the .pth or .safetensors checkpoint and convert that"),
-        "ggml": ("is a ggml file of another program", "Take the .pth checkpoint and convert that"),
-        "text": ("is a text file", "Give the model file that tools/convert.py wrote"),
-        "lfs": ("is a git-lfs pointer, 130 bytes that stand for the real file", "Fetch that: git lfs pull"),
-        "model": ("is a model file", f"Convert the checkpoint again: {convert}"),
-        "unknown": ("is no file that is known here", "Give the model file that tools/convert.py wrote"),
-    }[kind(path)]
-    return f"{found}; expected a model file of rwkv.cpp's format (it starts with {b'fmgg'!r}). {mend}"
+    found, mend = _FOUND[kind(path)]
+    return f"{found}; expected a model file of rwkv.cpp's format. {mend.format(path=path)}"
+
+
+def describe_as_checkpoint(path: str) -> str:
+    """The same for someone who gave it as a checkpoint."""
+    found, mend = _FOUND[kind(path)]
+    return f"{found}; expected an RWKV-4 checkpoint (.pth or .safetensors). {mend.format(path=path)}"
 
 
 def _is_safetensors(path: str, start: bytes) -> bool:
