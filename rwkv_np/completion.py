@@ -20,7 +20,7 @@ from rwkv_np.tokenizers import TextStream, Tokenizer
 class Completion(Iterator[str]):
     """An answer being written: iterate over it for pieces of text.
 
-    tokens       ids of the text so far, without any that are held back
+    tokens       ids of the text, all of them once it has ended
     text         the text so far
     state        the state after `text`, or None while it is still being written
     stop_reason  None while writing, then "stop" (a stop string), "stop_id", "length" or "interrupted"
@@ -46,9 +46,10 @@ class Completion(Iterator[str]):
         )
         self._is_interrupted = False
         self._stops = [stop.encode() for stop in params.stop]
-        self._held = b""  # bytes not shown yet: they may be the start of a stop string
-        self._held_steps: list[Step] = []  # the tokens that those bytes came from ...
-        self._shown_of_first = 0  # ... of the first of which this many bytes have been shown
+        # The last tokens, from a character's first byte on: their text may yet become a stop string.
+        self._held: list[Step] = []
+        self._data = b""  # their bytes ...
+        self._shown = 0  # ... of which this many have been given out
         self._stream = TextStream()
 
     def interrupt(self) -> None:
@@ -67,42 +68,46 @@ class Completion(Iterator[str]):
         raise StopIteration
 
     def _push(self, step: Step) -> str:
-        self._held += self._tokenizer.token_bytes(step.token)
-        self._held_steps.append(step)
-        cut = min((at for stop in self._stops if (at := self._held.find(stop)) >= 0), default=None)
-        if cut is not None:
-            return self._cut(cut)
-        return self._show(len(self._held) - self._n_withheld())
+        self._held.append(step)
+        self._data += self._tokenizer.token_bytes(step.token)
+        found = [at for stop in self._stops if (at := self._data.find(stop, self._shown)) >= 0]
+        if found:
+            return self._cut(min(found))
+        return self._show(len(self._data) - self._n_withheld())
 
     def _n_withheld(self) -> int:
         """How many of the last bytes could be the start of a stop string."""
         longest = max((len(stop) - 1 for stop in self._stops), default=0)
-        for n in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-n:]) for stop in self._stops):
+        for n in range(min(longest, len(self._data) - self._shown), 0, -1):
+            if any(stop.startswith(self._data[-n:]) for stop in self._stops):
                 return n
         return 0
 
-    def _show(self, n_bytes: int) -> str:
-        """Give out the first `n_bytes` of what is held, and the tokens that lie wholly in them."""
-        piece = self._stream.push(self._held[:n_bytes])
-        self._held = self._held[n_bytes:]
-        self._shown_of_first += n_bytes
-        while self._held_steps and self._shown_of_first >= (size := self._size(self._held_steps[0])):
-            self._shown_of_first -= size
-            self.tokens.append(self._held_steps.pop(0).token)
+    def _show(self, end: int) -> str:
+        """Give out the held bytes before `end`, and let go of the tokens that lie wholly in them.
+
+        A token is let go of only where the next byte begins a character: should the stop begin
+        inside a later token, what is left of that one must be text that can be encoded again.
+        """
+        piece = self._stream.push(self._data[self._shown : end])
+        self._shown = end
+        while (size := self._size_of_first()) <= self._shown and size < len(self._data):
+            if self._data[size] & 0xC0 == 0x80:  # the middle of a character
+                break
+            self.tokens.append(self._held.pop(0).token)
+            self._data, self._shown = self._data[size:], self._shown - size
         return piece
 
-    def _size(self, step: Step) -> int:
-        return len(self._tokenizer.token_bytes(step.token))
+    def _size_of_first(self) -> int:
+        return len(self._tokenizer.token_bytes(self._held[0].token))
 
     def _cut(self, at: int) -> str:
-        """End the text where a stop string begins, `at` bytes into what is held."""
+        """End the text where a stop string begins, at that byte of what is held."""
         piece = self._show(at) + self._stream.flush()
-        state = self._held_steps[0].state
-        if self._shown_of_first:
-            # The stop began inside a token: the model reads the shown part of it instead.
-            rest = self._tokenizer.token_bytes(self._held_steps[0].token)[: self._shown_of_first]
-            ids = self._tokenizer.encode(rest.decode(errors="replace"))
+        state = self._held[0].state
+        if self._shown:
+            # The stop began inside a token: the model reads the text before it in its stead.
+            ids = self._tokenizer.encode(self._data[: self._shown].decode(errors="replace"))
             state = self._model.forward(ids, state)[1]
             self.tokens += ids
         self._steps.close()
@@ -110,7 +115,8 @@ class Completion(Iterator[str]):
         return piece
 
     def _finish(self, end: End) -> str:
-        piece = self._show(len(self._held)) + self._stream.flush()
+        piece = self._stream.push(self._data[self._shown :]) + self._stream.flush()
+        self.tokens += [step.token for step in self._held]
         self.stop_reason, self.state = end.reason, end.state
         return piece
 

@@ -87,7 +87,7 @@ def _header(tensors: dict[str, torch.Tensor], data_type: str) -> Header:
 
 
 def _converted(name: str, tensor: torch.Tensor, stored: DataType) -> Iterator[memoryview]:
-    rows = tensor.reshape(-1, tensor.shape[-1])
+    rows = tensor.detach().reshape(-1, tensor.shape[-1])  # a trained parameter gives no array before
     for part in rows.split(max(1, CHUNK // rows.shape[1])):
         values = part.float()
         if name.endswith(".time_decay"):

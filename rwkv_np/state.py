@@ -56,7 +56,7 @@ class State:
 def load_state(path: PathLike, config: ModelConfig) -> State:
     """Read a state that `State.save` wrote, for a model of that shape. Raises StateFileError."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = State(str(arrays["architecture"]), arrays["shift"], arrays["wkv"])
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise StateFileError(

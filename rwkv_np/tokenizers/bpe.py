@@ -31,6 +31,9 @@ NEWLINE, TWO_NEWLINES = 187, 535  # ids of the 20B tokenizer
 BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 PIECEWISE_STEPS = {"Metaspace", "Replace", "ByteFallback"}  # of a decoder: what they do to each token
 JOINING_STEPS = {"Fuse", "Strip"}  # join the tokens, then drop the text's first space
+# The library does not raise but aborts the process where this prefix and the merges disagree. No
+# byte-level or SentencePiece file has one, so it is refused unread.
+SUBWORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 
 ToBytes = Callable[[str], bytes]
 
@@ -81,6 +84,8 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
             data = file.read()
     except OSError as error:
         raise TokenizerError(path, f"cannot be read: {error.strerror}") from error
+    if SUBWORD_PREFIX.search(data):
+        raise _unknown_decoder(path, "WordPiece (continuing_subword_prefix)")
     try:
         tokenizer = Library.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
