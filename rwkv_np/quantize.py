@@ -33,7 +33,7 @@ from rwkv_np.output import check_destination, new_file
 from rwkv_np.parameter import Parameter
 from rwkv_np.quants import DATA_TYPES, DataType, by_name
 
-CHUNK = 2**19  # weights encoded at a time: 2 MB in float32, which stays in a core's cache
+CHUNK = 2**19  # weights encoded at a time: 2 MB in float32; with smaller ones Python's share of the time shows
 
 # The April 2023 program took numbers. 2 and 3 mean the types of those names in today's layout.
 NUMBERS = {"2": "Q4_0", "3": "Q4_1", "4": "Q4_1_O"}
