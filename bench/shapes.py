@@ -1,8 +1,8 @@
-"""The published sizes of RWKV-4 and the order of a checkpoint's parameters.
+"""The published sizes of RWKV-4, by name.
 
 Everything here is timed on weights of noise: speed and memory depend on the shapes alone.
 Which parameters there are and how large is told by `rwkv_np.models.v4`; what is added here
-is how BlinkDL's files differ from a model file: the order, and vectors of (1, 1, C).
+is how BlinkDL's checkpoints differ from a model file: some vectors are (1, 1, C).
 """
 
 from __future__ import annotations
@@ -22,10 +22,6 @@ SHAPES = {
 VOCAB_SIZE = 50277  # the 20B tokenizer's, padding included
 TOY_VOCAB_SIZE = 256  # bytes
 
-# The order in which the training code declares its modules: ln0 came last, and stands in layer 0 alone.
-_MODULES = ("ln1", "ln2", "ln0", "att", "ffn")
-_FFN = ("time_mix_k", "time_mix_r", "key", "receptance", "value")
-
 
 def vocab_size(shape: str) -> int:
     """The vocabulary that a model of that shape has where nothing else is said."""
@@ -37,14 +33,4 @@ def checkpoint_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Every tensor of a checkpoint and its shape, in the order of BlinkDL's files."""
     shapes = parameter_shapes(n_layer, n_embd, dim_ffn or 4 * n_embd, n_vocab)
-    return {
-        name: (1, 1, n_embd) if ".time_mix_" in name else shapes[name]
-        for name in sorted(shapes, key=_place)  # stable: what has one place keeps its order
-    }
-
-
-def _place(name: str) -> tuple[int, ...]:
-    if not name.startswith("blocks."):
-        return (-1,) if name == "emb.weight" else (10**6,)
-    _, layer, module, part, *_ = name.split(".")
-    return int(layer), _MODULES.index(module), _FFN.index(part) if module == "ffn" else 0
+    return {name: (1, 1, n_embd) if ".time_mix_" in name else shape for name, shape in shapes.items()}
