@@ -1,0 +1,150 @@
+"""Run a program on a file in a process of its own, and watch its time and memory.
+
+What is run, and on what, is the business of `convert.py` and `quantize.py` beside this. Time is
+that of the whole process, its start and imports included; a program whose last line on stdout
+is a JSON document with `seconds` also tells the time of its library call alone.
+
+Memory is the peak of RssAnon, sampled every 20 ms: what the process itself holds, without the
+pages of mapped files that the kernel takes back at will. Linux alone tells it (/proc).
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+import click
+
+SAMPLE_S = 0.02
+
+Arguments = Callable[[Path], Sequence["str | Path"]]
+"""The command line that writes the file at a path."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process from its start to its end."""
+
+    seconds: float
+    mb_per_s: float  # read and written
+    peak_rss_anon_mb: float
+    peak_rss_mb: float
+    call_seconds: float | None  # the library call alone, where the program tells it
+
+
+def measure(arguments: Arguments, source: Path, destination: Path, cold: bool = False) -> Run:
+    """Run a program that reads `source` and writes `destination`; `cold` drops the former from the cache."""
+    destination.unlink(missing_ok=True)
+    os.sync()  # what an earlier run wrote must not be paid for by this one
+    if cold:
+        _drop_from_cache(source)
+    command = arguments(destination)
+    anon = total = 0
+    with tempfile.TemporaryFile("w+") as stdout:  # a pipe that nobody reads would stop the child
+        start = time.perf_counter()
+        child = subprocess.Popen(command, stdout=stdout)
+        while child.poll() is None:
+            memory = _memory_kb(child.pid)
+            anon, total = max(anon, memory.get("RssAnon", 0)), max(total, memory.get("VmHWM", 0))
+            time.sleep(SAMPLE_S)
+        seconds = time.perf_counter() - start
+        if child.returncode:
+            raise click.ClickException(f"{' '.join(map(str, command))} ended with exit code {child.returncode}")
+        call_seconds = _call_seconds(stdout)
+    n_bytes = source.stat().st_size + destination.stat().st_size
+    return Run(seconds, n_bytes / 1e6 / seconds, anon * 1024 / 1e6, total * 1024 / 1e6, call_seconds)
+
+
+def compare(
+    programs: Mapping[str, Arguments], source: Path, folder: Path, runs: int, cold: bool = False
+) -> dict[str, object]:
+    """Let one or two programs take turns, A B A B: the medians of each, the ratios pair by pair."""
+    outputs = {who: folder / f"{who}.bin" for who in programs}
+    measured: dict[str, list[Run]] = {who: [] for who in programs}
+    for _ in range(runs):
+        for who, arguments in programs.items():
+            measured[who].append(measure(arguments, source, outputs[who], cold))
+            _show(who, measured[who][-1])
+    result: dict[str, object] = {who: _medians(all_runs) for who, all_runs in measured.items()}
+    if len(programs) == 2:
+        ours, theirs = measured.values()
+        same = filecmp.cmp(*outputs.values(), shallow=False)
+        ratios = _ratios(ours, theirs)
+        text = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+        click.echo(f"times the rival's speed, median of pairs: {text}; the files are "
+                   + ("the same" if same else "NOT THE SAME"))  # fmt: skip
+        result |= {"speed_ratio": ratios, "same_bytes": same}
+    return result
+
+
+def disk_write_mb_per_s(folder: Path, n_bytes: int = 10**9) -> float:
+    """Write `n_bytes` in a row to a new file in `folder` and wait until the disk holds them."""
+    piece = os.urandom(10**6)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        start = time.perf_counter()
+        for _ in range(n_bytes // len(piece)):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+        return n_bytes / 1e6 / (time.perf_counter() - start)
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _call_seconds(stdout: IO[str]) -> float | None:
+    stdout.seek(0)
+    lines = stdout.read().splitlines()
+    if not lines or not lines[-1].startswith("{"):
+        return None
+    return float(json.loads(lines[-1])["seconds"])
+
+
+def _memory_kb(pid: int) -> dict[str, int]:
+    """The lines of /proc/PID/status that are sizes; none once the process has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except ProcessLookupError:
+        return {}
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
+
+
+def _drop_from_cache(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _show(who: str, run: Run) -> None:
+    call = "" if run.call_seconds is None else f"  (call alone {run.call_seconds:.2f} s)"
+    click.echo(
+        f"{who:8} {run.seconds:7.2f} s {run.mb_per_s:8,.0f} MB/s "
+        f"RssAnon {run.peak_rss_anon_mb:7,.0f} MB  RSS {run.peak_rss_mb:7,.0f} MB{call}"
+    )
+
+
+def _medians(runs: list[Run]) -> dict[str, float]:
+    rows = [asdict(run) for run in runs]
+    known = [key for key, value in rows[0].items() if value is not None]
+    return {key: round(statistics.median(row[key] for row in rows), 3) for key in known}
+
+
+def _ratios(ours: list[Run], theirs: list[Run]) -> dict[str, float]:
+    pairs = list(zip(ours, theirs, strict=True))
+    ratios = {"process": statistics.median(b.seconds / a.seconds for a, b in pairs)}
+    calls = [(a.call_seconds, b.call_seconds) for a, b in pairs]
+    if all(a and b for a, b in calls):
+        ratios["call"] = statistics.median(b / a for a, b in calls if a and b)
+    return {name: round(ratio, 3) for name, ratio in ratios.items()}
