@@ -236,7 +236,7 @@ def encode_q4_1_o(x: np.ndarray) -> np.ndarray:
     is_outlier = np.arange(BLOCK_SIZE) == index[..., None]
     outlier = np.where(is_outlier, x, 0).sum(axis=-1)
     m = _first(x, np.where(is_outlier, np.inf, x).argmin(axis=-1))
-    d = (np.where(is_outlier, -np.inf, x).max(axis=-1).astype(np.float32) - m) / np.float32(15)
+    d = (_first(x, np.where(is_outlier, -np.inf, x).argmax(axis=-1)) - m) / np.float32(15)
     q = _round_half_away((x - m[..., None]) * _inverse(d)[..., None])
     q = np.where(is_outlier, 0, q).astype(np.uint8)
     return _blocks(Q4_1_O, d=d, m=m, outlier_index=index, outlier_value=outlier, qs=_pack_neighbours(q))

@@ -34,6 +34,7 @@ from rwkv_np.parameter import Parameter
 from rwkv_np.quants import DATA_TYPES, DataType, by_name
 
 CHUNK = 2**19  # weights encoded at a time: 2 MB in float32; with smaller ones Python's share of the time shows
+MAX_THREADS = 16  # of themselves: one thread writes, which keeps up with no more, and each holds 5 MB
 
 # The April 2023 program took numbers. 2 and 3 mean the types of those names in today's layout.
 NUMBERS = {"2": "Q4_0", "3": "Q4_1", "4": "Q4_1_O"}
@@ -85,7 +86,7 @@ def quantize(
 
     data_type  one of TYPES, or the numbers 2, 3, 4 of April 2023; Q4_1_O makes a version 100 file
     keep       (pattern, type): parameters whose names match take that type, the last match counts
-    threads    of the encoder; all cores by default
+    threads    of the encoder; by default as many as there are cores, up to MAX_THREADS
     Raises     FormatError: quantized already, or values that cannot be quantized; InputError: an
                unknown type, a pattern that matches nothing; OutputError
     """
@@ -99,18 +100,22 @@ def quantize(
     h = file.header
     with new_file(destination, overwrite=overwrite) as out:
         write_header(out, Header(version, h.n_vocab, h.n_embed, h.n_layer, _type(name, version).code))
-        return _write(file, items, out, threads or _n_cores(), n_bytes, progress)
+        return _write(file, items, out, threads or _n_threads(), n_bytes, progress)
 
 
 # --- which parameter becomes what ---------------------------------------------------------------
 
 
 def _type(name: str, version: int) -> DataType:
-    found = by_name(NUMBERS.get(name, name), version)
+    name = NUMBERS.get(name, name)
+    found = by_name(name, version)
     if found is not None:
         return found
-    if by_name(name, 201 - version):
-        raise InputError(f"{name} cannot stand in one file with Q4_1_O, which exists in version 100 files alone")
+    if name in TYPES:
+        raise InputError(
+            f"a version {version} file cannot hold {name}: Q4_1_O exists in version 100 alone, "
+            "and Q5_0, Q5_1 and Q8_0 in 101 alone"
+        )
     raise InputError(f"unknown data type {name}; expected one of {', '.join(TYPES)}, FP16 or FP32")
 
 
@@ -122,9 +127,10 @@ def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]
                 f"is quantized already ({p.name} is {p.data_type.name}); quantize from the FP16 or FP32 "
                 "file: python tools/quantize.py MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
             )
+    matrices = [p.name for p in file.parameters.values() if len(p.shape) == 2]
     for pattern, _ in keep:
-        if not fnmatch.filter(file.parameters, pattern):
-            raise InputError(f"the pattern {pattern!r} matches no parameter; rwkv-np inspect {file.path} lists them")
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in matrices):
+            raise InputError(f"the pattern {pattern!r} matches no matrix; rwkv-np inspect {file.path} lists them")
     return [_item(p, wanted, keep) for p in file.parameters.values()]
 
 
@@ -139,8 +145,10 @@ def _item(p: Parameter, wanted: DataType, keep: Sequence[tuple[str, DataType]]) 
     return _Item(p, chosen)
 
 
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _n_threads() -> int:
+    """All cores, up to MAX_THREADS."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(n_cores, MAX_THREADS)
 
 
 # --- the work ---------------------------------------------------------------------------------------
@@ -219,30 +227,31 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
     from rwkv_np.kernels import encode as kernels  # imports numba, which takes half a second
 
     p = item.parameter
-    blocks = p.blocks()[rows]
-    if item.is_copied:
-        return _Chunk(np.ascontiguousarray(blocks).view(np.uint8), 0.0, 0.0)
-    x = np.empty(blocks.size, np.float32)
+    blocks = np.array(p.blocks()[rows]).reshape(-1)
     if p.data_type.name == "FP16":
-        n_bad = kernels.widen(np.array(blocks).view(np.uint16).reshape(-1), x)
+        x = np.empty(blocks.size, np.float32)
+        n_bad = kernels.widen(blocks.view(np.uint16), x)
     else:
-        x[:] = blocks.reshape(-1)
+        x = blocks
         n_bad = kernels.count_not_finite(x)
     if n_bad:
         raise FormatError(path, _not_finite(p, rows, n_bad))
-    energy = kernels.sum_of_squares(x)
-    if not item.data_type.is_quantized:
+    if item.is_copied:
+        return _Chunk(blocks.view(np.uint8), 0.0, 0.0)
+    if item.data_type.is_quantized:
+        data = np.empty((x.size // item.data_type.block_size, item.data_type.block.itemsize), np.uint8)
+        error, n_overflows = kernels.encode(item.data_type.name, x.reshape(len(data), -1), data)
+    else:
         data = item.data_type.encode(x[:, None])
-        return _Chunk(data, kernels.sum_of_squares(data.astype(np.float32) - x), energy)
-    out = np.empty((x.size // item.data_type.block_size, item.data_type.block.itemsize), np.uint8)
-    error, n_overflows = kernels.encode(item.data_type.name, x.reshape(len(out), -1), out)
+        difference = data.astype(np.float32) - x
+        error, n_overflows = kernels.sum_of_squares(difference), kernels.count_not_finite(difference)
     if n_overflows:
         raise FormatError(
             path,
-            f"{p.name} holds values up to {np.abs(x).max():g}, too large for the float16 scales of "
+            f"{p.name} holds values up to {np.abs(x).max():g}, too large for the float16 numbers of "
             f"{item.data_type.name}; leave it as it is: --keep '{p.name}={p.data_type.name}'",
         )
-    return _Chunk(out, error, energy)
+    return _Chunk(data, error, kernels.sum_of_squares(x))
 
 
 def _not_finite(p: Parameter, rows: slice, n_bad: int) -> str:

@@ -101,10 +101,10 @@ def probabilities(
     largest = logits.max()
     if not np.isfinite(largest):
         raise InputError(f"the largest logit is {largest}: the model file is damaged, or every token is banned")
+    if temperature == 0:
+        return logits.argmax(keepdims=True), np.ones(1)
     p = np.exp(logits.astype(np.float64) - largest)
     p /= p.sum()
-    if temperature == 0:
-        return p.argmax(keepdims=True), np.ones(1)
     ids = _most_likely(p, top_p, top_k)
     p = p[ids]
     # Tokens as likely as the last one in stay too, as in the official sampler.

@@ -35,8 +35,8 @@ def check(name, x):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e-3, 1.0, 300.0])
-@pytest.mark.parametrize("n_blocks", [1, 63, 64, 65, 4000])
+@pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-30, 1e-6, 1e-3, 1.0, 300.0, 1e4])
+@pytest.mark.parametrize("n_blocks", [1, kernels.LANES - 1, kernels.LANES, kernels.LANES + 1, 4000])
 def test_random_blocks(name, scale, n_blocks):
     rng = np.random.default_rng(n_blocks)
     assert check(name, (rng.standard_normal((n_blocks, 32)) * scale).astype(np.float32)) == 0
@@ -65,6 +65,14 @@ def test_any_finite_block(name, x):
 @pytest.mark.parametrize("value", SPECIAL)
 def test_constant_blocks(name, value):
     check(name, np.full((3, 32), value, np.float32))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", [1e6, 1e30, 1e38])
+def test_blocks_too_large_for_float16_are_encoded_alike_and_counted(name, scale):
+    x = np.random.default_rng(0).standard_normal((200, 32)).clip(-3, 3).astype(np.float32) * np.float32(scale)
+    n = check(name, x)
+    assert n > 0 if scale > 1e6 or name != "Q8_0" else n == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

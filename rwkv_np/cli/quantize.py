@@ -9,6 +9,7 @@ from dataclasses import asdict
 import click
 
 from rwkv_np.cli import Command
+from rwkv_np.cli.progress import byte_progress
 from rwkv_np.quantize import NUMBERS, TYPES, Quantized, quantize
 
 
@@ -28,7 +29,7 @@ def _parse_keep(ctx: click.Context, option: click.Parameter, values: tuple[str, 
     "--keep", metavar="PATTERN=TYPE", multiple=True, callback=_parse_keep,
     help="Type of the matrices whose names match, such as 'blocks.0.*=Q8_0'. May be repeated; the last match counts.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Threads of the encoder.  [default: all cores]")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the encoder.  [default: all cores, at most 16]")
 @click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 def command(
@@ -43,10 +44,11 @@ def command(
     if head:
         keep = [("head.weight", head), *keep]
     start = time.perf_counter()
-    results = quantize(
-        source, destination, data_type, keep=keep, overwrite=overwrite, threads=threads,
-        progress=None if as_json else _show,
-    )  # fmt: skip
+    with byte_progress("Quantizing") as draw:
+        results = quantize(
+            source, destination, data_type, keep=keep, overwrite=overwrite, threads=threads,
+            progress=(lambda result, done, total: draw(result.name, done, total)) if as_json else _show,
+        )  # fmt: skip
     total = _total(results, time.perf_counter() - start)
     if as_json:
         parameters = [asdict(result) for result in results]
