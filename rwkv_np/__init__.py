@@ -1,3 +1,33 @@
-"""RWKV language models on an ordinary computer, in Python alone."""
+"""RWKV language models on an ordinary computer, in Python alone.
+
+    model = rwkv_np.load("model.bin")
+    tokenizer = rwkv_np.load_tokenizer(vocab_size=model.config.vocab_size)
+    for piece in rwkv_np.generate(model, tokenizer, "In the beginning"):
+        print(piece, end="", flush=True)
+"""
 
 __version__ = "0.1.0"
+
+from rwkv_np.completion import Completion, generate
+from rwkv_np.config import ModelConfig
+from rwkv_np.convert import convert
+from rwkv_np.errors import RwkvError
+from rwkv_np.models import Model, load
+from rwkv_np.sampling import SamplingParams
+from rwkv_np.state import State, load_state
+from rwkv_np.tokenizers import Tokenizer, load_tokenizer
+
+__all__ = [
+    "Completion",
+    "Model",
+    "ModelConfig",
+    "RwkvError",
+    "SamplingParams",
+    "State",
+    "Tokenizer",
+    "convert",
+    "generate",
+    "load",
+    "load_state",
+    "load_tokenizer",
+]

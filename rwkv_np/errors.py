@@ -8,6 +8,8 @@ RwkvError
         TokenizerError   the tokenizer is missing, damaged, or does not fit the model
         OutputError      the destination cannot be written
     InputError           an argument cannot be true (also a ValueError)
+    MissingPackageError  an optional package is needed and not installed
+    DownloadError        a file could not be fetched
 
 A message says where, what was found, what was expected, and the command that mends it.
 A bug of ours stays an AssertionError or whatever Python makes of it, with its traceback.
@@ -57,3 +59,11 @@ class OutputError(FileError):
 
 class InputError(RwkvError, ValueError):
     """An argument has a value that cannot be true."""
+
+
+class MissingPackageError(RwkvError):
+    """An optional package is needed for this and not installed."""
+
+
+class DownloadError(RwkvError):
+    """A file could not be fetched."""

@@ -1,0 +1,94 @@
+"""Open a PyTorch or safetensors checkpoint of RWKV-4, without reading it into memory.
+
+This is the one module that imports torch, and only when it is used: loading and chatting
+never do. Tensors stay in the mapped file until a slice of one is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from rwkv_np import sniff
+from rwkv_np.config import identify
+from rwkv_np.errors import CheckpointError, MissingPackageError, PathLike
+from rwkv_np.models import v4
+
+if TYPE_CHECKING:
+    import torch
+
+_FLOATS = ("torch.bfloat16", "torch.float16", "torch.float32")
+
+
+def open_checkpoint(path: PathLike) -> dict[str, torch.Tensor]:
+    """The tensors of an RWKV-4 checkpoint by name, in its own order, mapped.
+
+    Raises  CheckpointError: not a checkpoint, damaged, or of something that is not RWKV-4
+            MissingPackageError: torch or safetensors is not installed
+    """
+    path = os.fspath(path)
+    kind = sniff.kind(path)
+    if kind not in _OPEN:
+        raise CheckpointError(path, sniff.describe_as_checkpoint(path))
+    tensors = _tensors(path, _OPEN[kind](path))
+    if (architecture := identify(tensors)) != "v4":
+        raise CheckpointError(path, f"holds {architecture}; RWKV-4 is what can be converted")
+    for name, tensor in tensors.items():
+        if str(tensor.dtype) not in _FLOATS:
+            raise CheckpointError(path, f"{name} is {tensor.dtype}; expected one of {', '.join(_FLOATS)}")
+    if problem := v4.find_problem({name: model_shape(name, t.shape) for name, t in tensors.items()}):
+        raise CheckpointError(path, f"{problem}. Download the checkpoint again")
+    return tensors
+
+
+def model_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a checkpoint's tensor has in a model file: the vectors are (1, 1, C) here."""
+    return tuple(n for n in shape if n != 1) if ".time_" in name else tuple(shape)
+
+
+def _open_pth(path: str) -> object:
+    torch = _require("torch")
+    try:
+        # Mapped, because a 7B model is 14.8 GB; weights only, because a pickle can run code.
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # the unpickler raises whatever damaged bytes make it raise
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise CheckpointError(path, f"torch cannot read it: {reason}. Download it again") from error
+
+
+def _open_safetensors(path: str) -> object:
+    _require("torch")
+    safetensors = _require("safetensors")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(path, f"safetensors cannot read it: {error}. Download it again") from error
+
+
+_OPEN = {"checkpoint": _open_pth, "safetensors": _open_safetensors}
+
+
+def _require(package: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"reading a checkpoint needs {package}, which is not installed ({error}). "
+            "Install it: pip install 'rwkv-np[convert]'"
+        ) from error
+
+
+def _tensors(path: str, content: Any) -> dict[str, torch.Tensor]:
+    """`content` itself where it maps names to tensors; training scripts wrap it now and then."""
+    for key in ("state_dict", "model", "module"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(path, f"holds a {type(content).__name__}; expected named tensors")
+    for name, value in content.items():
+        if not isinstance(name, str) or not hasattr(value, "dtype"):
+            raise CheckpointError(path, f"{name!r} is a {type(value).__name__}; expected named tensors")
+    return content

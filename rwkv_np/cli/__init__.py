@@ -1,0 +1,56 @@
+"""The command `rwkv-np`: thin, one module a command, over functions that do the work.
+
+Here is the one place that turns our errors into a line on the screen. Commands are imported
+when they are called, so that `chat` does not wait for what `convert` needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import threading
+from typing import Any
+
+import click
+
+from rwkv_np import __version__
+from rwkv_np.errors import RwkvError
+
+_COMMANDS = ("chat", "convert", "inspect")
+
+
+class Command(click.Command):
+    """Shows the errors that we mean to raise as one line; a bug of ours keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        _exit_on_sigterm()
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click leaves quietly: `rwkv-np inspect MODEL.bin | head`
+        except (RwkvError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"rwkv_np.cli.{cmd_name}").command
+        return command
+
+
+def _exit_on_sigterm() -> None:
+    """Leave by way of an exception, so that a half-written file is removed."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rwkv-np")
+def main() -> None:
+    """RWKV language models on an ordinary computer, in Python alone."""

@@ -1,0 +1,51 @@
+"""`rwkv-np inspect`: what a model file holds."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from rwkv_np.cli import Command
+from rwkv_np.inspection import Report, inspect
+
+
+@click.command(cls=Command, name="inspect", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
+def command(model: str, as_json: bool) -> None:
+    """Show the header, the parameters and the sizes by type of the file MODEL.
+
+    The exit status is 1 where the file can be read but is no RWKV-4 model that can be run.
+    """
+    report = inspect(model)
+    click.echo(json.dumps(report, ensure_ascii=False) if as_json else "\n".join(_lines(report)))
+    if report["problem"]:
+        raise click.ClickException(f"{model}: {report['problem']}")
+
+
+def _lines(report: Report) -> list[str]:
+    h = report["header"]
+    title = {"v4": "RWKV-4"}.get(report["architecture"], report["architecture"])
+    return [
+        f"{report['path']}: {title}, {h['data_type']}, file version {h['version']}, {_mb(report['bytes'])}",
+        f"n_layer {h['n_layer']}   n_embd {h['n_embed']}   vocabulary {h['n_vocab']}",
+        f"tokenizer: {report['tokenizer']}",
+        "",
+        f"{'type':8}{'parameters':>11}{'weights':>16}{'size':>14}{'bits/weight':>13}",
+        *(
+            f"{row['type']:8}{row['parameters']:>11}{row['weights']:>16,}{_mb(row['bytes']):>14}"
+            f"{row['bits_per_weight']:>13g}"
+            for row in report["types"]
+        ),
+        "",
+        f"{'parameter':36}{'shape':>16}  {'type':8}{'size':>12}",
+        *(
+            f"{row['name']:36}{' x '.join(map(str, row['shape'])):>16}  {row['type']:8}{_mb(row['bytes']):>12}"
+            for row in report["parameters"]
+        ),
+    ]
+
+
+def _mb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.2f} MB" if n_bytes >= 1e5 else f"{n_bytes:,} B"

@@ -1,0 +1,58 @@
+"""One parameter of a model file: a named matrix or vector, still in the file's own bytes.
+
+Nothing is decoded until it is asked for, and then only the rows asked for: a 7B model has
+parameters of half a gigabyte, and a laptop has room for one copy of none of them in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from rwkv_np.quants import DataType
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A view of a mapped file.
+
+    shape  PyTorch's order: (n_out, n_in) for a matrix
+    data   the raw bytes, uint8, read-only and possibly unaligned
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    data_type: DataType
+    data: np.ndarray
+
+    @property
+    def n_weights(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.data.size
+
+    def blocks(self) -> np.ndarray:
+        """(n_rows, blocks in a row) of the type's block; a vector is one row."""
+        n_rows = self.n_weights // self.shape[-1]
+        return self.data.view(self.data_type.block).reshape(n_rows, -1)
+
+    def rows(self, index: slice | np.ndarray) -> np.ndarray:
+        """Those rows, (n, n_in) float32."""
+        x = self.data_type.decode(self.blocks()[index])
+        return x.reshape(-1, self.shape[-1])
+
+    def array(self) -> np.ndarray:
+        """The whole parameter in its shape, float32."""
+        return self.rows(slice(None)).reshape(self.shape)
+
+    def chunks(self, n_weights: int = 2**20) -> Iterator[tuple[slice, np.ndarray]]:
+        """The rows in groups of about `n_weights`: (slice of rows, (n, n_in) float32)."""
+        step = max(1, n_weights // self.shape[-1])
+        for start in range(0, self.n_weights // self.shape[-1], step):
+            part = slice(start, start + step)
+            yield part, self.rows(part)

@@ -1,0 +1,143 @@
+"""Text to token ids and back, and which tokenizer a model needs.
+
+Models do not name their tokenizer; the size of the vocabulary and the files beside the model
+tell. `load_tokenizer` decides in this order:
+
+1. What the caller names. It wins always, and must fit the model.
+2. A tokenizer.json beside the model: MODEL.tokenizer.json, tokenizer.json, 20B_tokenizer.json.
+3. The tokenizer of that size: 256 bytes, 50277 20B (from the Hugging Face cache, or downloaded
+   once), 65536 World.
+
+Folders hold several models, so for the three sizes of (3) a file of (2) is taken only where it
+has exactly as many ids; any other, or a damaged one, is passed over. For other sizes it is the
+only source: it may be smaller by a trainer's padding (see `base.is_padded`), and is an error
+where it does not fit. The `tokenizers` library, the World vocabulary and `huggingface_hub` are
+each imported when first needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rwkv_np.errors import InputError, PathLike, TokenizerError
+from rwkv_np.tokenizers.base import Tokenizer, check_fit
+from rwkv_np.tokenizers.bpe import N_IDS_20B, BpeTokenizer
+from rwkv_np.tokenizers.byte import N_IDS as BYTES_SIZE
+from rwkv_np.tokenizers.byte import ByteTokenizer
+from rwkv_np.tokenizers.hub import fetch_20b
+from rwkv_np.tokenizers.stream import TextStream
+from rwkv_np.tokenizers.world import VOCAB_SIZE as WORLD_SIZE
+from rwkv_np.tokenizers.world import WorldTokenizer
+
+__all__ = ["TextStream", "Tokenizer", "load_tokenizer"]
+
+Notify = Callable[[str], None]
+
+NAME_OF_SIZE = {BYTES_SIZE: "bytes", N_IDS_20B: "20b", WORLD_SIZE: "world"}
+FILE_NAMES = ("tokenizer.json", "20B_tokenizer.json")
+
+
+def load_tokenizer(
+    path: PathLike | None = None,
+    vocab_size: int | None = None,
+    *,
+    model_path: PathLike | None = None,
+    notify: Notify | None = None,
+) -> Tokenizer:
+    """The tokenizer at `path`, or the one that a model of `vocab_size` at `model_path` needs.
+
+    `path` is a tokenizer.json, a folder that holds one, or "20B", "world" or "bytes" in any case
+    (a file of such a name is given as ./world). `notify` is told, in one line, of a download and
+    of a file that was passed over. Raises TokenizerError: none is found, or it is damaged, or it
+    does not fit; InputError: neither path nor vocab_size is given.
+    """
+    if path is not None:
+        return _load_given(os.fspath(path), vocab_size, model_path, notify)
+    if vocab_size is None:
+        raise InputError("load_tokenizer needs a path, a name or the model's vocab_size; got none of them")
+    if vocab_size not in NAME_OF_SIZE:
+        return _load_only_source(vocab_size, model_path)
+    beside = _pick_beside(model_path, vocab_size, notify, lambda tokenizer: tokenizer.n_ids == vocab_size)
+    return beside or _load_named(NAME_OF_SIZE[vocab_size], vocab_size, notify)
+
+
+def _load_given(
+    path: str, vocab_size: int | None, model_path: PathLike | None, notify: Notify | None
+) -> Tokenizer:
+    name = path.lower()
+    if name == "20b":
+        check_fit(path, N_IDS_20B, vocab_size or N_IDS_20B)  # before anything is downloaded
+        beside = _pick_beside(model_path, vocab_size, None, lambda tokenizer: tokenizer.name == "20B")
+        return beside or _load_named(name, vocab_size, notify)
+    if name in NAME_OF_SIZE.values():
+        return _load_named(name, vocab_size, notify)
+    if not os.path.isdir(path):
+        return BpeTokenizer(path, vocab_size)
+    files = _existing(Path(path), FILE_NAMES)
+    if not files:
+        raise TokenizerError(path, f"the folder holds neither {' nor '.join(FILE_NAMES)}")
+    return _load_first(files, vocab_size)
+
+
+def _load_named(name: str, vocab_size: int | None, notify: Notify | None) -> Tokenizer:
+    if name == "bytes":
+        return ByteTokenizer(vocab_size)
+    if name == "world":
+        return WorldTokenizer(vocab_size)
+    return BpeTokenizer(fetch_20b(notify), vocab_size)
+
+
+def _existing(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    return [file for file in (folder / name for name in names) if file.is_file()]
+
+
+def _files_beside(model_path: PathLike | None) -> list[Path]:
+    if model_path is None:
+        return []
+    model = Path(model_path)
+    return _existing(model.parent, (f"{model.stem}.tokenizer.json", *FILE_NAMES))
+
+
+def _pick_beside(
+    model_path: PathLike | None,
+    vocab_size: int | None,
+    notify: Notify | None,
+    is_wanted: Callable[[BpeTokenizer], bool],
+) -> BpeTokenizer | None:
+    """The first file beside the model that fits and is wanted; `notify` hears of those passed over."""
+    for file in _files_beside(model_path):
+        try:
+            tokenizer = BpeTokenizer(file, vocab_size)
+        except TokenizerError as error:
+            problem = str(error)
+        else:
+            if is_wanted(tokenizer):
+                return tokenizer
+            problem = f"{file}: it has {tokenizer.n_ids} ids"
+        if notify is not None:
+            notify(f"Passed over a tokenizer beside the model: {problem}")
+    return None
+
+
+def _load_first(files: list[Path], vocab_size: int | None) -> BpeTokenizer:
+    """The first of `files` that fits; raises the first one's TokenizerError where none does."""
+    errors = []
+    for file in files:
+        try:
+            return BpeTokenizer(file, vocab_size)
+        except TokenizerError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _load_only_source(vocab_size: int, model_path: PathLike | None) -> BpeTokenizer:
+    files = _files_beside(model_path)
+    if files:
+        return _load_first(files, vocab_size)
+    raise TokenizerError(
+        "tokenizer" if model_path is None else model_path,
+        f"no tokenizer is known for a vocabulary of {vocab_size} ids (known: 256 bytes, 50277 20B, "
+        "65536 World). Give the model's own: --tokenizer PATH, or put it beside the model as tokenizer.json",
+    )

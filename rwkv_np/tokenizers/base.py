@@ -1,0 +1,96 @@
+"""What every tokenizer offers: text to ids, an id to its bytes, ids to text.
+
+An id stands for bytes, not for characters: one character may be spread over several ids.
+So `token_bytes` is the primitive, `decode` joins before it decodes, and whoever shows text
+while it is generated goes through `TextStream`. Which tokenizer a model needs is decided in
+`rwkv_np.tokenizers.load_tokenizer`; the id sequence's meaning belongs to the model.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
+
+from rwkv_np.errors import InputError, PathLike, TokenizerError
+
+# Trainers round the vocabulary up so that the matrices divide well: to 64 or 128, times up to
+# 4 for tensor-parallel training (the 50277 ids of the 20B tokenizer became 50304, 50432, 50688).
+PADDING_STEP = 64
+PADDING_LIMIT = 512
+
+
+def is_padded(n_ids: int, vocab_size: int) -> bool:
+    """Whether a model of `vocab_size` may be one for a tokenizer of `n_ids`, rounded up.
+
+    "A little smaller" would not do: GPT-2's 50257 ids would then pass for the 20B tokenizer's
+    50277. A size that is not round was not rounded, so it must match exactly.
+    """
+    return vocab_size % PADDING_STEP == 0 and 0 <= vocab_size - n_ids < PADDING_LIMIT
+
+
+def check_fit(source: PathLike, n_ids: int, vocab_size: int) -> None:
+    """Raises TokenizerError: the tokenizer at `source`, of `n_ids`, is not one for `vocab_size`."""
+    if vocab_size != n_ids and not is_padded(n_ids, vocab_size):
+        raise TokenizerError(
+            source,
+            f"the tokenizer has {n_ids} ids, but the model's vocabulary has {vocab_size}: it belongs to "
+            "another model. Give the right one: --tokenizer PATH",
+        )
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    name        "20B", "World", "bytes", or the path of a tokenizer.json
+    n_ids       the highest id of the vocabulary, plus one: `encode` never gives more
+    vocab_size  the model's number of ids (>= n_ids): every id below it may be decoded
+    """
+
+    def __init__(self, name: str, n_ids: int, vocab_size: int | None, source: PathLike) -> None:
+        """Raises TokenizerError, naming `source`, where n_ids does not fit the model's vocab_size."""
+        self.name = name
+        self.n_ids = n_ids
+        self.vocab_size = n_ids if vocab_size is None else vocab_size
+        check_fit(source, n_ids, self.vocab_size)
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """The ids of `text`, which is known to be valid Unicode."""
+
+    @abstractmethod
+    def _build_pieces(self) -> list[bytes]:
+        """The bytes of each id, b"" where an id stands for nothing."""
+
+    @cached_property
+    def _pieces(self) -> list[bytes]:
+        return self._build_pieces()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`; raises InputError at a lone surrogate, which no UTF-8 can hold."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"position {error.start} of the text holds U+{ord(text[error.start]):04X}, half a "
+                "surrogate pair: expected text that can be written as UTF-8"
+            ) from error
+        return self._encode(text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a prompt, as the model saw them in training (the 20B tokenizer differs here)."""
+        return self.encode(text)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one id stands for, b"" for none; raises InputError when out of range."""
+        token = operator.index(token)
+        if not 0 <= token < self.vocab_size:
+            raise InputError(
+                f"token {token} is not in the vocabulary of {self.name}: expected 0 to {self.vocab_size - 1}"
+            )
+        return self._pieces[token] if token < len(self._pieces) else b""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")

@@ -1,0 +1,170 @@
+"""Tokenizers that come as a tokenizer.json, the 20B one of RWKV-4 Pile, Raven and Novel included.
+
+The `tokenizers` library encodes. It is not asked to decode: it answers in text, where one id
+may be a part of a character. So the bytes of each id are worked out here, once, from how the
+file says that its tokens are written:
+
+  byte-level      GPT-2's alphabet, a printable character for each byte value ("Ġ" is a space)
+  SentencePiece   plain text, "▁" for a space, "<0xE4>" for a byte that has no token of its own
+
+Added tokens (end of text, runs of spaces) are plain text in both. A SentencePiece decoder also
+drops the one space that starts a text; that is a matter of texts, not of ids, and the text here
+continues another, so the space stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rwkv_np.errors import PathLike, TokenizerError
+from rwkv_np.tokenizers.base import Tokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
+
+N_IDS_20B = 50277
+NEWLINE, TWO_NEWLINES = 187, 535  # ids of the 20B tokenizer
+BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
+PIECEWISE_STEPS = {"Metaspace", "Replace", "ByteFallback"}  # of a decoder: what they do to each token
+JOINING_STEPS = {"Fuse", "Strip"}  # join the tokens, then drop the text's first space
+# The library does not raise but aborts the process where this prefix and the merges disagree. No
+# byte-level or SentencePiece file has one, so it is refused unread.
+SUBWORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
+
+ToBytes = Callable[[str], bytes]
+
+
+class BpeTokenizer(Tokenizer):
+    """The tokenizer.json at `path`; its name is "20B" where it is that one, else its path.
+
+    Raises TokenizerError: the file is missing or damaged, its decoder is of a kind whose bytes
+    are unknown, or it does not fit the model's vocab_size.
+    """
+
+    def __init__(self, path: PathLike, vocab_size: int | None = None) -> None:
+        self._tokenizer = _read(path)
+        self._to_bytes = _bytes_rule(path, self._tokenizer)
+        n_ids = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        # Told by its contents: people rename the file, and the rule for prompts hangs on it.
+        self._is_20b = n_ids == N_IDS_20B and self._tokenizer.id_to_token(TWO_NEWLINES) == "ĊĊ"
+        super().__init__("20B" if self._is_20b else os.fspath(path), n_ids, vocab_size, path)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """As `encode`, but two newlines at the end of a prompt are two ids for a 20B model.
+
+        In its training text a turn ends in one newline and another follows, 187 187; the single
+        id 535 there makes answers worse.
+        """
+        ids = self.encode(text)
+        if self._is_20b and ids[-1:] == [TWO_NEWLINES]:
+            ids[-1:] = [NEWLINE, NEWLINE]
+        return ids
+
+    def _build_pieces(self) -> list[bytes]:
+        pieces = [b""] * self.n_ids
+        for token, number in self._tokenizer.get_vocab(with_added_tokens=False).items():
+            pieces[number] = self._to_bytes(token)
+        for number, added in self._tokenizer.get_added_tokens_decoder().items():
+            pieces[number] = added.content.encode("utf-8")
+        return pieces
+
+
+def _read(path: PathLike) -> tokenizers.Tokenizer:
+    from tokenizers import Tokenizer as Library
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise TokenizerError(path, f"cannot be read: {error.strerror}") from error
+    if SUBWORD_PREFIX.search(data):
+        raise _unknown_decoder(path, "WordPiece (continuing_subword_prefix)")
+    try:
+        tokenizer = Library.from_buffer(data)
+    except Exception as error:  # the library raises nothing narrower
+        raise TokenizerError(path, f"is damaged, or no tokenizer.json: {error}") from error
+    # Both are settings for training in batches that some files carry along.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _bytes_rule(path: PathLike, tokenizer: tokenizers.Tokenizer) -> ToBytes:
+    """How the vocabulary's tokens become bytes, by the decoder that the file names."""
+    steps = _decoder_steps(tokenizer)
+    kinds = [step["type"] for step in steps]
+    if "ByteLevel" in kinds and set(kinds) <= {"ByteLevel", "Fuse"}:
+        return _byte_level_rule()
+    if PIECEWISE_STEPS & set(kinds) and set(kinds) <= PIECEWISE_STEPS | JOINING_STEPS:
+        marks = [step for step in steps if step["type"] in {"Metaspace", "Replace"}]
+        replacements = dict(_replacement(path, step) for step in marks)
+        has_byte_tokens = "ByteFallback" in kinds or getattr(tokenizer.model, "byte_fallback", False)
+        return _sentencepiece_rule(replacements, has_byte_tokens)
+    raise _unknown_decoder(path, "+".join(kinds) or "no decoder")
+
+
+def _decoder_steps(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
+    if tokenizer.decoder is None:
+        return []
+    # What pickle would store is the decoder's part of the JSON. To parse the whole file a second
+    # time costs as much as loading it.
+    decoder = json.loads(tokenizer.decoder.__getstate__())
+    steps: list[dict[str, Any]] = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    return steps
+
+
+def _replacement(path: PathLike, step: Mapping[str, Any]) -> tuple[str, str]:
+    if step["type"] == "Metaspace":
+        return step["replacement"], " "
+    if "String" not in step["pattern"]:
+        raise _unknown_decoder(path, f"Replace by the pattern {step['pattern']}")
+    return step["pattern"]["String"], step["content"]
+
+
+def _unknown_decoder(path: PathLike, kind: str) -> TokenizerError:
+    expected = "expected a byte-level (ByteLevel) or a SentencePiece (Metaspace, ByteFallback) one"
+    return TokenizerError(path, f"its decoder is of the kind {kind}; {expected}")
+
+
+def _byte_level_rule() -> ToBytes:
+    byte_of = byte_alphabet()
+
+    def to_bytes(token: str) -> bytes:
+        try:
+            return bytes([byte_of[character] for character in token])
+        except KeyError:  # plain text: what is not written in the alphabet stands for itself
+            return token.encode("utf-8")
+
+    return to_bytes
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The byte value that each of the 256 characters of byte-level BPE stands for.
+
+    Printable Latin-1 characters stand for themselves; the other 68 byte values, in their order,
+    are written as U+0100 and on. Source: openai/gpt-2, src/encoder.py.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(256)) - set(printable))
+    alphabet = {chr(value): value for value in printable}
+    alphabet.update((chr(0x100 + i), value) for i, value in enumerate(others))
+    return alphabet
+
+
+def _sentencepiece_rule(replacements: Mapping[str, str], has_byte_tokens: bool) -> ToBytes:
+    def to_bytes(token: str) -> bytes:
+        byte = BYTE_TOKEN.fullmatch(token) if has_byte_tokens else None
+        if byte:
+            return bytes([int(byte[1], 16)])
+        for mark, text in replacements.items():
+            token = token.replace(mark, text)
+        return token.encode("utf-8")
+
+    return to_bytes

@@ -1,0 +1,42 @@
+"""The 20B tokenizer's file from the Hugging Face cache, or downloaded into it once.
+
+It is 2 MB and the property of others, so it does not come with this package. Nothing here runs
+where the file lies beside the model: `huggingface_hub` is not even imported then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rwkv_np.errors import TokenizerError
+
+REPOSITORY = "EleutherAI/gpt-neox-20b"
+FILE_NAME = "tokenizer.json"
+
+
+def fetch_20b(notify: Callable[[str], None] | None = None) -> str:
+    """The path of the 20B tokenizer.json; says so through `notify` before it downloads.
+
+    Raises TokenizerError: it is not in the cache and cannot be downloaded.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return hf_hub_download(REPOSITORY, FILE_NAME, local_files_only=True)
+    except OSError:  # LocalEntryNotFoundError is one, in every release since 0.23
+        pass
+    if notify is not None:
+        notify("Downloading the 20B tokenizer (2 MB, once) ...")
+    try:
+        return hf_hub_download(REPOSITORY, FILE_NAME)
+    except Exception as error:  # by release: requests', httpx' or its own errors, with no common base
+        raise TokenizerError(
+            "20B",
+            f"the tokenizer cannot be downloaded ({_first_line(error)}). Get {FILE_NAME} of {REPOSITORY} on "
+            "a machine that is online, then give it as --tokenizer PATH or put it beside the model as "
+            "20B_tokenizer.json",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,83 @@
+"""What several tests need: the golden files, the shared data, and small random models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from rwkv_np.cli import main
+from rwkv_np.format import LATEST_VERSION, Header, write_header, write_parameter_header
+from rwkv_np.models import v4
+from rwkv_np.quants import by_name
+
+GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def shared_file(name: str) -> Path:
+    """A file of the data that lies beside the checkout; skips the test where it does not."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{name} is not beside this checkout")
+    return path
+
+
+@pytest.fixture
+def golden():
+    """Path of a golden file by the end of its name, such as "FP16.bin"."""
+    return lambda end: GOLDEN / f"golden-4v0.{end}"
+
+
+def random_parameters(rng, n_layer=2, n_embd=32, dim_ffn=64, vocab_size=256):
+    """Float32 parameters of an RWKV-4 model, as they stand in a model file."""
+    shapes = v4.parameter_shapes(n_layer, n_embd, dim_ffn, vocab_size)
+    arrays = {}
+    for name, shape in shapes.items():
+        x = rng.standard_normal(shape).astype(np.float32)
+        if name.endswith("time_decay"):
+            x = -np.exp(x - 1)
+        elif ".time_mix" in name:
+            x = rng.random(shape, np.float32)
+        elif ".ln" in name or name.startswith("ln"):
+            x = x / 10 + (1 if name.endswith("weight") else 0)
+        elif len(shape) == 2 and name != "emb.weight":
+            x = x * np.float32(2 / np.sqrt(shape[1]))
+        arrays[name] = x.astype(np.float32)
+    return arrays
+
+
+def write_model(path, arrays, data_type="FP32", version=LATEST_VERSION, **header):
+    """Write arrays as a model file; `header` overrides what they say of themselves."""
+    n_layer, n_embd, _, vocab_size = v4.sizes({name: x.shape for name, x in arrays.items()})
+    fields = dict(version=version, n_vocab=vocab_size, n_embed=n_embd, n_layer=n_layer)
+    fields |= {"data_type": by_name(data_type, version).code} | header
+    with open(path, "wb") as file:
+        write_header(file, Header(**fields))
+        for name, x in arrays.items():
+            is_matrix = x.ndim == 2 and name not in ("emb.weight", "head.weight")
+            stored = by_name(data_type if is_matrix else "FP32", version)
+            write_parameter_header(file, name, x.shape, stored)
+            file.write(stored.encode(x.reshape(x.shape[0] if x.ndim > 1 else 1, -1, stored.block_size)).tobytes())
+    return path
+
+
+@pytest.fixture
+def tiny_model(tmp_path):
+    """Path of a random byte-vocabulary model file: 2 layers, n_embd 32."""
+    return write_model(tmp_path / "tiny.bin", random_parameters(np.random.default_rng(0)))
+
+
+@pytest.fixture
+def run_cli():
+    """Run `rwkv-np ARGS` in this process; the exit code must be `code`, and no traceback shows."""
+
+    def run(*args, code=0, stdin=None):
+        result = CliRunner().invoke(main, [str(arg) for arg in args], input=stdin)
+        assert result.exit_code == code, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return run

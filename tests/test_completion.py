@@ -1,0 +1,199 @@
+"""Answers end where they end: stop strings at every split over tokens, and the state before them.
+
+The model is scripted: it says the tokens it is told to, and its state is the list of what it
+has read, so that "the state of a conversation in which the stop never came" can be compared.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import rwkv_np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rwkv_np.completion import Completion
+from rwkv_np.errors import InputError
+from rwkv_np.sampling import SamplingParams
+from rwkv_np.tokenizers import load_tokenizer
+
+PROMPT = (300, 301)
+GREEDY = dict(temperature=0, presence_penalty=0, frequency_penalty=0)
+
+
+class ScriptedModel:
+    """Says `script` after the prompt; a state is the tuple of all tokens read."""
+
+    def __init__(self, script):
+        self.script = list(script)
+
+    def initial_state(self):
+        return ()
+
+    def forward(self, tokens, state=()):
+        after = (*state, *np.atleast_1d(tokens).tolist())
+        logits = np.zeros(1000, np.float32)
+        said = len(after) - len(PROMPT)
+        if 0 <= said < len(self.script):
+            logits[self.script[said]] = 99
+        return logits, after
+
+
+class PieceTokenizer:
+    """Ids below 256 are bytes; the piece i of a text is 400 + i."""
+
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    def token_bytes(self, token):
+        return self.pieces[token - 400] if token >= 400 else bytes([token]) if token < 256 else b""
+
+    def encode(self, text):
+        return list(text.encode())
+
+    encode_prompt = encode
+
+
+def complete(pieces, **settings):
+    model = ScriptedModel(range(400, 400 + len(pieces)))
+    params = SamplingParams(max_tokens=len(pieces), **GREEDY, **settings)
+    completion = Completion(model, PieceTokenizer(pieces), PROMPT, params)
+    return completion, list(completion)
+
+
+def splits(data):
+    """Every way to cut bytes into pieces."""
+    places = range(1, len(data))
+    for n in range(len(data)):
+        for cuts in itertools.combinations(places, n):
+            bounds = (0, *cuts, len(data))
+            yield [data[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def read_by(completion):
+    """The bytes of everything that the model has read after the prompt, as its state tells."""
+    assert completion.state[: len(PROMPT)] == PROMPT
+    return b"".join(completion._tokenizer.token_bytes(token) for token in completion.state[len(PROMPT) :])
+
+
+def test_a_stop_string_is_never_shown_nor_read_at_any_split_over_tokens():
+    for pieces in splits("é.\n\nBob: x".encode()):
+        completion, shown = complete(pieces, stop=("\n\nBob:",))
+        assert "".join(shown) == completion.text == "é."
+        assert completion.stop_reason == "stop"
+        assert read_by(completion) == "é.".encode()
+        assert completion.state == (*PROMPT, *completion.tokens)
+
+
+def test_the_state_after_a_stop_is_that_of_the_tokens_before_it():
+    completion, _ = complete([b"Hi", b" there", b"\n", b"\nBob"], stop=("\n\n",))
+    assert completion.tokens == [400, 401]
+    assert completion.state == (*PROMPT, 400, 401)
+
+
+def test_a_stop_that_begins_inside_a_token_leaves_the_rest_of_that_token():
+    completion, _ = complete([b"Hi", b" you.\n", b"\nBob"], stop=("\n\n",))
+    assert completion.text == "Hi you."
+    assert completion.state == (*PROMPT, 400, *b" you.")
+
+
+def test_text_that_only_begins_like_a_stop_string_is_not_lost():
+    for pieces in splits(b"a\n\nBo\n\nBob"):
+        completion, shown = complete(pieces, stop=("\n\nBob:",))
+        assert "".join(shown) == completion.text == "a\n\nBo\n\nBob"
+        assert completion.stop_reason == "length"
+        assert completion.state == (*PROMPT, *completion.tokens)
+
+
+def test_text_is_held_back_while_it_could_become_a_stop():
+    _, shown = complete([b"one", b"\n", b"two", b"\n", b"\n", b"three"], stop=("\n\n",))
+    assert shown == ["one", "\ntwo"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pieces=st.lists(st.binary(min_size=0, max_size=4), max_size=12),
+    stops=st.lists(st.text("ab\né", min_size=1, max_size=3), max_size=3),
+)
+def test_any_bytes_come_out_once_and_up_to_the_first_stop(pieces, stops):
+    completion, shown = complete(pieces, stop=tuple(stops))
+    data = b"".join(pieces)
+    # The stop that is complete first ends the text: the model is asked for no more.
+    so_far = b""
+    for piece in pieces:
+        so_far += piece
+        at = [i for stop in stops if (i := so_far.find(stop.encode())) >= 0]
+        if at:
+            data = so_far[: min(at)]
+            break
+    assert "".join(shown) == completion.text == data.decode(errors="replace")
+    assert all(shown)
+
+
+def test_characters_come_whole_whatever_their_tokens():
+    text = "你好，世界 😀👨‍👩‍👧 नमस्ते"
+    for size in (1, 2, 3, 5):
+        data = text.encode()
+        completion, shown = complete([data[i : i + size] for i in range(0, len(data), size)])
+        assert "".join(shown) == completion.text == text
+        assert "�" not in completion.text
+
+
+def test_a_character_that_never_ends_is_shown_as_replaced_not_dropped():
+    completion, _ = complete([b"ok ", "世".encode()[:2]])
+    assert completion.text == "ok �"
+
+
+def test_a_stop_id_ends_the_answer_unread():
+    model = ScriptedModel([72, 105, 0, 72])
+    params = SamplingParams(**GREEDY, max_tokens=9, stop_ids=(0,))
+    completion = Completion(model, PieceTokenizer([]), PROMPT, params)
+    assert "".join(completion) == "Hi" and completion.stop_reason == "stop_id"
+    assert completion.state == (*PROMPT, 72, 105)
+
+
+def test_the_longest_answer_is_read_to_its_last_token():
+    completion, _ = complete([b"a", b"b"])
+    assert completion.stop_reason == "length" and completion.state == (*PROMPT, 400, 401)
+
+
+def test_an_interrupted_answer_keeps_what_was_shown():
+    model = ScriptedModel([72, 105, 10, 33, 33, 33])
+    completion = Completion(model, PieceTokenizer([]), PROMPT, SamplingParams(**GREEDY, stop=("\n\n",)))
+    assert next(completion) == "H"
+    assert next(completion) == "i"
+    completion.interrupt()
+    assert "".join(completion) == "" and completion.stop_reason == "interrupted"
+    assert completion.text == "Hi" and completion.state == (*PROMPT, 72, 105)
+
+
+def test_interrupting_the_prompt_goes_back_to_before_it(tiny_model):
+    model, tokenizer = rwkv_np.load(tiny_model), load_tokenizer("bytes")
+    _, state = model.forward([1, 2])
+    completion = rwkv_np.generate(model, tokenizer, "x" * 300, state=state)
+    completion.interrupt()
+    assert list(completion) == [] and completion.state is state
+
+
+def test_an_empty_prompt_is_refused(tiny_model):
+    with pytest.raises(InputError, match="prompt is empty"):
+        list(rwkv_np.generate(rwkv_np.load(tiny_model), load_tokenizer("bytes"), ""))
+
+
+def test_a_seed_gives_the_same_text_and_its_state_continues_the_same(tiny_model):
+    model, tokenizer = rwkv_np.load(tiny_model), load_tokenizer("bytes")
+    params = SamplingParams(seed=3, max_tokens=30, stop_ids=())
+    first, second = (rwkv_np.generate(model, tokenizer, "Hello", params) for _ in range(2))
+    assert "".join(first) == "".join(second) and first.tokens == second.tokens and len(first.tokens) == 30
+    _, state = model.forward([*b"Hello", *first.tokens])
+    np.testing.assert_allclose(first.state.wkv, state.wkv, atol=1e-4)
+
+
+def test_long_prompts_read_in_chunks_give_what_they_give_at_once(tiny_model):
+    model, tokenizer = rwkv_np.load(tiny_model), load_tokenizer("bytes")
+    seen = []
+    completion = rwkv_np.generate(
+        model, tokenizer, "y" * 300, SamplingParams(max_tokens=0), progress=lambda done, total: seen.append((done, total))
+    )
+    list(completion)
+    np.testing.assert_allclose(completion.state.wkv, model.forward([ord("y")] * 300)[1].wkv, atol=1e-4)
+    assert seen == [(128, 300), (256, 300), (300, 300)]

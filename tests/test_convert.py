@@ -1,0 +1,227 @@
+"""Conversion gives rwkv.cpp's own bytes, from any source it takes, in memory that does not grow."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner
+from make_checkpoint import make_checkpoint
+from shapes import checkpoint_shapes
+
+from rwkv_np.cli.convert import command
+from rwkv_np.convert import convert
+from rwkv_np.format import read_model_file
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
+CHECKPOINT = GOLDEN / "golden-4v0.pth"
+
+
+def golden_tensors():
+    return torch.load(CHECKPOINT, weights_only=True)
+
+
+def reference(data_type):
+    return (GOLDEN / f"golden-4v0.{data_type}.bin").read_bytes()
+
+
+def expected_data(name, tensor, data_type):
+    """What the format wants for a tensor, said again in a few lines."""
+    values = tensor.float()
+    if name.endswith("time_decay"):
+        values = -torch.exp(values)
+    return (values.half() if data_type == "FP16" and tensor.dim() == 2 else values).numpy().tobytes()
+
+
+def parameter_bytes(path):
+    return {name: p.data.tobytes() for name, p in read_model_file(path).parameters.items()}
+
+
+def random_checkpoint(n_layer=2, n_embd=64, dim_ffn=None, n_vocab=50, dtype=torch.bfloat16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = checkpoint_shapes(n_layer, n_embd, n_vocab, dim_ffn)
+    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("data_type", ["FP16", "FP32"])
+def test_the_golden_checkpoint_gives_the_reference_bytes(tmp_path, data_type):
+    convert(CHECKPOINT, tmp_path / "model.bin", data_type)
+    assert (tmp_path / "model.bin").read_bytes() == reference(data_type)
+
+
+@pytest.mark.parametrize(
+    "words, data_type",
+    [([], "FP16"), (["FP16"], "FP16"), (["float16"], "FP16"), (["FP32"], "FP32"), (["float32"], "FP32")],
+)
+def test_every_accepted_type_word_gives_its_file(tmp_path, words, data_type):
+    result = CliRunner().invoke(command, [str(CHECKPOINT), str(tmp_path / "model.bin"), *words])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "model.bin").read_bytes() == reference(data_type)
+
+
+@pytest.mark.parametrize("word", ["Q4_0", "bfloat16", "1"])
+def test_a_type_that_a_conversion_cannot_give_is_a_usage_error(tmp_path, word):
+    result = CliRunner().invoke(command, [str(CHECKPOINT), str(tmp_path / "model.bin"), word])
+    assert result.exit_code == 2
+    assert "FP16" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("chunk", [1, 64, 1000])
+def test_the_bytes_do_not_depend_on_how_many_rows_are_converted_at_a_time(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(sys.modules["rwkv_np.convert"], "CHUNK", chunk)
+    convert(CHECKPOINT, tmp_path / "model.bin")
+    assert (tmp_path / "model.bin").read_bytes() == reference("FP16")
+
+
+@pytest.mark.parametrize("data_type", ["FP16", "FP32"])
+def test_a_safetensors_file_gives_the_same_parameters_in_its_own_order(tmp_path, data_type):
+    safetensors.torch.save_file(golden_tensors(), tmp_path / "model.safetensors")
+    convert(tmp_path / "model.safetensors", tmp_path / "model.bin", data_type)
+    converted = parameter_bytes(tmp_path / "model.bin")
+    assert converted == parameter_bytes(GOLDEN / f"golden-4v0.{data_type}.bin")
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert list(converted) == list(file.keys())
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("data_type", ["FP16", "FP32"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_every_source_type_is_rounded_once_from_float32(tmp_path, dtype, data_type, ending):
+    tensors = random_checkpoint(dtype=dtype)
+    source = tmp_path / f"model.{ending}"
+    (torch.save if ending == "pth" else safetensors.torch.save_file)(tensors, source)
+    convert(source, tmp_path / "model.bin", data_type)
+    converted = parameter_bytes(tmp_path / "model.bin")
+    assert converted == {name: expected_data(name, t, data_type) for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"n_embd": 32, "n_layer": 1},
+        {"n_embd": 96, "dim_ffn": 96},
+        {"n_embd": 40, "dim_ffn": 333, "n_vocab": 7},
+        {"n_embd": 2, "dim_ffn": 1, "n_vocab": 1},
+        {"n_embd": 32, "n_layer": 12},
+    ],
+    ids=str,
+)
+def test_odd_shapes_are_converted_as_they_are(tmp_path, sizes):
+    tensors = random_checkpoint(**sizes)
+    torch.save(tensors, tmp_path / "model.pth")
+    convert(tmp_path / "model.pth", tmp_path / "model.bin")
+    file = read_model_file(tmp_path / "model.bin")
+    assert list(file.parameters) == list(tensors)
+    for name, parameter in file.parameters.items():
+        shape = tensors[name].shape
+        assert parameter.shape == (shape[2:] if "time_mix" in name else shape)
+        assert parameter.data.tobytes() == expected_data(name, tensors[name], "FP16")
+    header = file.header
+    assert (header.n_vocab, header.n_embed) == tuple(tensors["emb.weight"].shape)
+    assert header.n_layer == sizes.get("n_layer", 2)
+
+
+@pytest.mark.parametrize("keys", [["state_dict"], ["model"], ["module"], ["state_dict", "module"]])
+def test_a_wrapped_state_dict_is_unwrapped(tmp_path, keys):
+    content = golden_tensors()
+    for key in reversed(keys):
+        content = {"epoch": 3, key: content}
+    torch.save(content, tmp_path / "model.pth")
+    convert(tmp_path / "model.pth", tmp_path / "model.bin")
+    assert (tmp_path / "model.bin").read_bytes() == reference("FP16")
+
+
+def test_trained_parameters_views_and_transposed_matrices_are_converted_by_value(tmp_path):
+    tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
+    changed = dict(tensors)
+    changed["emb.weight"] = torch.nn.Parameter(tensors["emb.weight"])
+    changed["blocks.0.ln1.weight"] = torch.nn.Parameter(tensors["blocks.0.ln1.weight"])
+    changed["blocks.0.att.key.weight"] = tensors["blocks.0.att.key.weight"].T.contiguous().T
+    changed["head.weight"] = torch.cat([tensors["head.weight"]] * 3)[50:100]
+    torch.save(changed, tmp_path / "model.pth")
+    convert(tmp_path / "model.pth", tmp_path / "model.bin", "FP32")
+    converted = parameter_bytes(tmp_path / "model.bin")
+    assert converted == {name: expected_data(name, t, "FP32") for name, t in tensors.items()}
+
+
+def test_weights_beyond_float16_become_infinite_and_nan_stays_nan(tmp_path):
+    tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
+    tensors["head.weight"][0, :3] = torch.tensor([1e6, -1e6, float("nan")])
+    torch.save(tensors, tmp_path / "model.pth")
+    convert(tmp_path / "model.pth", tmp_path / "model.bin")
+    values = read_model_file(tmp_path / "model.bin").parameters["head.weight"].array()
+    np.testing.assert_array_equal(values[0, :3], [np.inf, -np.inf, np.nan])
+
+
+def test_progress_names_each_parameter_in_turn_and_ends_at_the_file_size(tmp_path):
+    calls = []
+    result = convert(CHECKPOINT, tmp_path / "model.bin", progress=lambda *call: calls.append(call))
+    names, done, totals = zip(*calls, strict=True)
+    assert list(dict.fromkeys(names)) == list(golden_tensors())
+    assert list(done) == sorted(done)
+    assert done[-1] == result.n_bytes == len(reference("FP16"))
+    assert set(totals) == {result.n_bytes}
+
+
+def test_json_tells_what_was_written_on_stdout_alone(tmp_path):
+    destination = str(tmp_path / "model.bin")
+    result = CliRunner().invoke(command, [str(CHECKPOINT), destination, "FP32", "--json"])
+    document = json.loads(result.stdout)
+    assert document.pop("seconds") >= 0
+    assert document == {
+        "destination": destination,
+        "n_parameters": len(golden_tensors()),
+        "n_weights": sum(t.numel() for t in golden_tensors().values()),
+        "n_bytes": len(reference("FP32")),
+    }
+
+
+def test_converting_over_an_older_file_replaces_it_whole(tmp_path):
+    destination = tmp_path / "model.bin"
+    destination.write_bytes(b"x" * 10**6)
+    convert(CHECKPOINT, destination, overwrite=True)
+    assert destination.read_bytes() == reference("FP16")
+    assert os.listdir(tmp_path) == ["model.bin"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_memory_does_not_grow_with_the_model(tmp_path, ending):
+    """A checkpoint of 220 MB, half of it in two matrices: neither it nor they fit into the bound."""
+    source = tmp_path / f"model.{ending}"
+    make_checkpoint(source, checkpoint_shapes(2, 1024, 40_000))
+    script = """
+        import sys, threading, time
+        import torch
+        from rwkv_np.convert import convert
+
+        def rss_anon():
+            with open("/proc/self/status") as file:
+                return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+        def watch():
+            global peak
+            while True:
+                peak = max(peak, rss_anon())
+                time.sleep(0.002)
+
+        before = peak = rss_anon()
+        threading.Thread(target=watch, daemon=True).start()
+        result = convert(*sys.argv[1:])
+        print(peak - before, result.n_bytes)
+    """
+    output = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), source, tmp_path / "model.bin"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    growth, n_bytes = map(int, output.split())
+    assert n_bytes > 200e6
+    assert growth < 70e6, f"grew by {growth / 1e6:.0f} MB"

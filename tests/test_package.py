@@ -1,0 +1,62 @@
+"""What the package gives to whoever installs or imports it."""
+
+import email
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import rwkv_np
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_all_names_what_is_there():
+    assert sorted(rwkv_np.__all__) == rwkv_np.__all__
+    assert all(hasattr(rwkv_np, name) for name in rwkv_np.__all__)
+
+
+def test_importing_the_package_imports_neither_torch_nor_the_tokenizer_libraries():
+    code = "import sys, rwkv_np; print([m for m in ('torch', 'tokenizers', 'huggingface_hub') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel built from this checkout by the installed setuptools, without a network."""
+    pytest.importorskip("setuptools")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("rwkv_np", "kernels", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=source, check=True, capture_output=True)
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def test_a_wheel_puts_one_package_into_site_packages(wheel):
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert tops == {"rwkv_np", f"rwkv_np-{rwkv_np.__version__}.dist-info"}
+    assert "rwkv_np/kernels/__init__.py" in wheel.namelist()
+
+
+def test_a_wheel_holds_every_module(wheel):
+    modules = {f"rwkv_np/{p.relative_to(ROOT / 'rwkv_np')}" for p in (ROOT / "rwkv_np").rglob("*.py")}
+    modules |= {f"rwkv_np/kernels/{p.relative_to(ROOT / 'kernels')}" for p in (ROOT / "kernels").rglob("*.py")}
+    assert modules <= set(wheel.namelist())
+
+
+def test_torch_is_no_requirement_of_the_package_itself(wheel):
+    metadata = next(name for name in wheel.namelist() if name.endswith("METADATA"))
+    requires = email.message_from_bytes(wheel.read(metadata)).get_all("Requires-Dist")
+    assert [r for r in requires if r.startswith("torch") and "extra ==" not in r] == []
+    assert any(r.startswith("numba") for r in requires)
+
+
+def test_the_command_line_shows_its_commands_and_its_version(run_cli):
+    out = run_cli("--help").stdout
+    assert all(word in out for word in ("chat", "convert", "inspect"))
+    assert rwkv_np.__version__ in run_cli("--version").stdout
+    assert "No such command" in run_cli("chatt", code=2).stderr

@@ -1,0 +1,67 @@
+"""A state can be kept, saved and gone back to, and never passes for one of another model."""
+
+import numpy as np
+import pytest
+import rwkv_np
+from conftest import random_parameters, write_model
+from rwkv_np.errors import InputError, OutputError, StateFileError
+
+
+@pytest.fixture
+def model(tiny_model):
+    return rwkv_np.load(tiny_model)
+
+
+@pytest.fixture
+def other(tmp_path):
+    arrays = random_parameters(np.random.default_rng(0), n_layer=3)
+    return rwkv_np.load(write_model(tmp_path / "other.bin", arrays))
+
+
+def test_a_saved_state_continues_with_the_very_same_logits(model, tmp_path):
+    _, state = model.forward(list(b"some text"))
+    state.save(tmp_path / "s.state")
+    loaded = rwkv_np.load_state(tmp_path / "s.state", model.config)
+    np.testing.assert_array_equal(model.forward(5, loaded)[0], model.forward(5, state)[0])
+
+
+def test_a_copy_shares_nothing(model):
+    state = model.initial_state()
+    copy = state.copy()
+    copy.wkv[:], copy.shift[:] = 7, 7
+    assert not (state.wkv == 7).any() and not (state.shift == 7).any()
+
+
+def test_a_state_of_another_shape_is_refused(model, other, tmp_path):
+    _, state = other.forward([1])
+    with pytest.raises(InputError, match=r"belongs to another model: its shift is \(3, 2, 32\); .*\(2, 2, 32\)"):
+        model.forward([1], state)
+    state.save(tmp_path / "s")
+    with pytest.raises(StateFileError, match="belongs to another model"):
+        rwkv_np.load_state(tmp_path / "s", model.config)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"PK\x03\x04" + bytes(50)], ids=["empty", "text", "zip"])
+def test_a_file_that_is_no_state_is_refused(model, tmp_path, data):
+    (tmp_path / "s").write_bytes(data)
+    with pytest.raises(StateFileError, match="is damaged, or no saved state"):
+        rwkv_np.load_state(tmp_path / "s", model.config)
+
+
+def test_a_damaged_state_is_refused(model, tmp_path):
+    model.initial_state().save(tmp_path / "s")
+    data = bytearray((tmp_path / "s").read_bytes())
+    for at in range(0, len(data), 97):  # zip keeps a checksum of every array
+        data[at] ^= 0xFF
+    (tmp_path / "s").write_bytes(data)
+    with pytest.raises(StateFileError):
+        rwkv_np.load_state(tmp_path / "s", model.config)
+
+
+def test_saving_does_not_replace_a_file_unasked(model, tmp_path):
+    (tmp_path / "s").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        model.initial_state().save(tmp_path / "s")
+    assert (tmp_path / "s").read_text() == "mine"
+    model.initial_state().save(tmp_path / "s", overwrite=True)
+    rwkv_np.load_state(tmp_path / "s", model.config)
