@@ -16,12 +16,14 @@ import threading
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
 from rwkv_np.kernels.cache import jit
-from rwkv_np.kernels.vector import I8, I64
+
+# TBB last: see above. Numba decides at the first parallel call of the process; where that was
+# someone else's, `check_team` finds out.
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]
 
 # Every parallel call of this package holds it: see above.
 one_at_a_time = threading.RLock()
@@ -128,3 +130,23 @@ def next_item(team, rank, n_threads, n_items):
         if item < end:
             return item
     return -1
+
+
+@jit(parallel=True, nogil=True)
+def _gather(team, n_threads, seen, patience):
+    for rank in prange(n_threads):
+        _fetch_add(team, ARRIVED, 1)
+        turns = 0
+        while _read(team, ARRIVED) < n_threads and turns < patience:
+            turns += 1
+            _yield_processor()
+        seen[rank] = _read(team, ARRIVED)
+
+
+def check_team(n_threads: int) -> bool:
+    """Whether `n_threads` threads run at once in this process, as barriers need."""
+    seen = np.zeros(n_threads, np.int64)
+    with one_at_a_time:
+        numba.set_num_threads(n_threads)
+        _gather(new_team(n_threads), n_threads, seen, 200_000)
+    return bool((seen == n_threads).all())

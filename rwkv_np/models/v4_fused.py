@@ -1,0 +1,204 @@
+"""RWKV-4 for use: the graph of `v4.py` on packed weights, in one parallel region (`v4_graph.py`).
+
+Loading packs each matrix into its place in one buffer, and reads the mapped file only once; the
+embedding stays in the file, since a token needs one row of it. What is left to the file's own
+pages can be dropped by the operating system at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numba
+import numpy as np
+
+from rwkv_np.config import ModelConfig
+from rwkv_np.errors import InputError
+from rwkv_np.kernels import dispatch
+from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.pack import pack, packed_shape
+from rwkv_np.kernels.threads import check_team, default_threads, new_team, one_at_a_time
+from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
+from rwkv_np.kernels.vectors import wants
+from rwkv_np.layers import Embedding
+from rwkv_np.models import v4_graph as graph
+from rwkv_np.models.base import Model
+from rwkv_np.parameter import Parameter
+from rwkv_np.quants import by_name
+from rwkv_np.state import State
+
+# Tokens that go through the layers together. More would not fit into the caches.
+CHUNK = 128
+
+MATRICES = (
+    "att.key", "att.value", "att.receptance", "att.output", "ffn.key", "ffn.receptance", "ffn.value",
+)  # fmt: skip
+VECTORS = (
+    "ln1.weight", "ln1.bias", "att.time_mix_k", "att.time_mix_v", "att.time_mix_r", "att.time_decay",
+    "att.time_first", "ln2.weight", "ln2.bias", "ffn.time_mix_k", "ffn.time_mix_r",
+)  # fmt: skip
+OUTER_VECTORS = ("blocks.0.ln0.weight", "blocks.0.ln0.bias", "ln_out.weight", "ln_out.bias")
+
+Progress = Callable[[str, int, int], None]
+
+
+def _no_progress(what: str, done: int, total: int) -> None:
+    """Nobody is told."""
+
+
+def layout_of(parameter: Parameter) -> lay.Layout:
+    """The layout of a parameter's bytes."""
+    data_type = parameter.data_type
+    is_old = 101 not in data_type.versions and f"{data_type.name}_v100" in lay.LAYOUTS
+    return lay.LAYOUTS[f"{data_type.name}_v100" if is_old else data_type.name]
+
+
+def _as_q8_0(parameter: Parameter) -> Parameter:
+    """The same matrix in Q8_0 blocks, made a few rows at a time."""
+    q8_0 = by_name("Q8_0")
+    assert q8_0 is not None
+    n_rows, n_in = parameter.shape
+    data = np.empty((n_rows, q8_0.n_bytes(n_in)), np.uint8)
+    for rows, w in parameter.chunks():
+        blocks = q8_0.encode(w.reshape(len(w), -1, q8_0.block_size))
+        data[rows] = blocks.view(np.uint8).reshape(len(w), -1)
+    return Parameter(parameter.name, parameter.shape, q8_0, data.reshape(-1))
+
+
+def compile_kernels(data_types: list[str], path: str, progress: Progress = _no_progress) -> None:
+    """Compile, or fetch from the cache, the tile kernels of those layouts."""
+    for i, name in enumerate(data_types):
+        progress("compiling kernels", i, len(data_types))
+        kernel_addresses(name, path)
+    progress("compiling kernels", len(data_types), len(data_types))
+
+
+class FusedRWKV4(Model):
+    """RWKV-4 over packed weights.
+
+    threads    how many work on a token; None: the physical cores that the process may use
+    head_q8_0  hold the head as Q8_0: at small sizes an FP16 head is most of the bytes of a token
+    progress   called with (what is being done, done, total) while loading
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        parameters: Mapping[str, Parameter],
+        threads: int | None = None,
+        *,
+        head_q8_0: bool = False,
+        progress: Progress = _no_progress,
+    ) -> None:
+        super().__init__(config, threads)
+        self.kernels = dispatch.choose()
+        self._n_threads = self._check_threads(threads)
+        self._emb = Embedding(parameters["emb.weight"])
+        self._n_padded = lay.round_up(config.n_embd, lay.BLOCK)
+        self._weights = self._pack(parameters, head_q8_0, progress)
+        self._team = new_team(self._n_threads)
+        self._scratch = self._new_scratch(1)
+
+    def _check_threads(self, threads: int | None) -> int:
+        n_threads = default_threads() if threads is None else threads
+        available = numba.config.NUMBA_NUM_THREADS
+        if n_threads > available:
+            raise InputError(
+                f"threads is {n_threads}; Numba was started with at most {available}: set NUMBA_NUM_THREADS={n_threads}"
+            )
+        return n_threads if n_threads == 1 or check_team(n_threads) else 1
+
+    def _pack(self, parameters: Mapping[str, Parameter], head_q8_0: bool, progress: Progress) -> graph.Weights:
+        n_layer = self.config.n_layer
+        names = [f"blocks.{i}.{name}.weight" for i in range(n_layer) for name in MATRICES]
+        matrices = [parameters[name] for name in names]
+        head = parameters["head.weight"]
+        if head_q8_0 and not head.data_type.is_quantized and head.shape[1] % lay.BLOCK == 0:
+            head = _as_q8_0(head)
+        matrices.append(head)
+        compile_kernels(sorted({layout_of(p).name for p in matrices}), self.kernels.path, progress)
+        table, n_bytes = self._table(matrices)
+        tiles = _aligned(n_bytes)
+        for i, (parameter, entry) in enumerate(zip(matrices, table)):
+            progress("loading", i, len(matrices))
+            _pack_parameter(parameter, tiles, entry)
+        progress("loading", len(matrices), len(matrices))
+        return graph.Weights(tiles, table, self._vectors(parameters), self.config.n_embd)
+
+    def _table(self, matrices: list[Parameter]) -> tuple[np.ndarray, int]:
+        """Where each matrix will lie, and the bytes of all."""
+        table = np.zeros((len(matrices), graph.KERNELS + len(COUNTS)), np.int64)
+        start = 0
+        for entry, parameter in zip(table, matrices):
+            layout = layout_of(parameter)
+            n_tiles, tile_bytes = packed_shape(layout, *parameter.shape)
+            entry[: graph.KERNELS] = start, n_tiles, tile_bytes, lay.n_blocks_of(parameter.shape[1]), wants(layout)
+            entry[graph.KERNELS :] = kernel_addresses(layout.name, self.kernels.path)
+            start += n_tiles * tile_bytes
+        return table, start
+
+    def _vectors(self, parameters: Mapping[str, Parameter]) -> np.ndarray:
+        n_layer, n_embd = self.config.n_layer, self.config.n_embd
+        vectors = np.zeros((n_layer + 1, len(VECTORS), self._n_padded), np.float32)
+        for i in range(n_layer):
+            for row, name in enumerate(VECTORS):
+                vectors[i, row, :n_embd] = parameters[f"blocks.{i}.{name}"].array().reshape(-1)
+        for row, name in enumerate(OUTER_VECTORS):
+            vectors[n_layer, row, :n_embd] = parameters[name].array()
+        return vectors
+
+    def _new_scratch(self, n_tokens: int) -> graph.Scratch:
+        c, f = self._n_padded, lay.round_up(self.config.dim_ffn, lay.BLOCK)
+        rows = [np.zeros((n_tokens, lay.vector_bytes(n // lay.BLOCK)), np.uint8) for n in (c, c, c, c, f)]
+        floats = [np.zeros(shape, np.float32) for shape in (
+            (n_tokens, c), (n_tokens, c), c, (self._n_threads, 2, c), (self._n_threads, 3 * n_tokens * lay.TILE_ROWS),
+        )]  # fmt: skip
+        return graph.Scratch(*floats, *rows)
+
+    def _read(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
+        n_vocab = lay.round_up(self.config.vocab_size, lay.TILE_ROWS)
+        logits = np.empty((len(tokens) if full_output else 1, n_vocab), np.float32)
+        nothing = logits[:0]
+        with one_at_a_time:
+            numba.set_num_threads(self._n_threads)
+            shift, wkv = self._padded(state.shift), self._padded(state.wkv)
+            for start in range(0, len(tokens), CHUNK):
+                ids = tokens[start : start + CHUNK]
+                is_last = start + len(ids) == len(tokens)
+                wanted = logits[start : start + len(ids)] if full_output else logits if is_last else nothing
+                self._read_chunk(ids, shift, wkv, wanted)
+            state.shift[:], state.wkv[:] = self._unpadded(shift), self._unpadded(wkv)
+        logits = logits[:, : self.config.vocab_size]
+        return logits if full_output else logits[0]
+
+    def _read_chunk(self, ids: np.ndarray, shift: np.ndarray, wkv: np.ndarray, logits: np.ndarray) -> None:
+        if len(ids) > len(self._scratch.x):
+            self._scratch = self._new_scratch(min(CHUNK, lay.round_up(len(ids), 16)))
+        scratch = self._scratch
+        scratch.x[: len(ids), : self.config.n_embd] = self._emb(ids)
+        graph.read_tokens(self._team, self._n_threads, len(ids), self._weights, scratch, shift, wkv, logits)
+
+    def _padded(self, state: np.ndarray) -> np.ndarray:
+        """The state with zeros behind the channels where those do not fill a block of 32."""
+        missing = self._n_padded - self.config.n_embd
+        if not missing:
+            return state
+        return np.ascontiguousarray(np.pad(state, ((0, 0), (0, 0), (0, missing))))
+
+    def _unpadded(self, state: np.ndarray) -> np.ndarray:
+        return state[:, :, : self.config.n_embd]
+
+
+def _aligned(n_bytes: int) -> np.ndarray:
+    """An uninitialized buffer that begins with a cache line."""
+    buffer = np.empty(n_bytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + n_bytes]
+
+
+def _pack_parameter(parameter: Parameter, tiles: np.ndarray, entry: np.ndarray) -> None:
+    n_rows, n_in = parameter.shape
+    start, shape = entry[graph.START], (entry[graph.N_TILES], entry[graph.TILE_BYTES])
+    target = tiles[start : start + shape[0] * shape[1]].reshape(shape)
+    with one_at_a_time:
+        pack(parameter.data.reshape(n_rows, -1), layout_of(parameter), n_in, target)
