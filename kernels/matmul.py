@@ -17,7 +17,7 @@ from numba import prange
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.dispatch import choose
-from rwkv_np.kernels.pack import pack, packed_shape, unpack_reference
+from rwkv_np.kernels.pack import pack, place_alone, unpack_reference
 from rwkv_np.kernels.pointers import address, beyond, call_kernel
 from rwkv_np.kernels.threads import one_at_a_time
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
@@ -65,7 +65,9 @@ class PackedMatrix:
     def from_file(cls, raw: np.ndarray, format: str, n_in: int, path: str | None = None) -> PackedMatrix:
         """Pack the uint8 rows of a file (pack.pack) for `path`, by default this processor's best."""
         layout = lay.LAYOUTS[format]
-        tiles = pack(raw, layout, n_in, np.empty(packed_shape(layout, raw.shape[0], n_in), np.uint8))
+        place = place_alone(layout, raw.shape[0], n_in)
+        tiles = np.empty((place.n_tiles, place.tile_bytes), np.uint8)
+        pack(raw, layout, n_in, tiles.reshape(-1), place)
         return cls(layout, raw.shape[0], n_in, tiles, kernel_addresses(format, path or choose().path))
 
     @property

@@ -7,12 +7,15 @@ byte by byte this was slower than reading the file.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import prange
 
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.pointers import address, move_int, move_short, read_int, read_short, write_byte, write_int, write_short
+from rwkv_np.kernels.threads import one_at_a_time
 
 TILE_ROWS, BLOCK = lay.TILE_ROWS, lay.BLOCK
 
@@ -112,12 +115,12 @@ def _pack_float_row(source, row, n_in, size, target):
 
 
 @jit(parallel=True, nogil=True)
-def _pack_rows(raw, n_in, n_blocks, numbers, target):
+def _pack_rows(raw, n_in, n_blocks, numbers, target, start, stride, tile_bytes):
     n_rows, row_bytes = raw.shape
-    n_tiles, tile_bytes = target.shape
-    for tile in prange(n_tiles):
-        target[tile] = 0
-        place = address(target, tile * tile_bytes)
+    for tile in prange((n_rows + TILE_ROWS - 1) // TILE_ROWS):
+        first = start + tile * stride
+        target[first : first + tile_bytes] = 0
+        place = address(target, first)
         for row in range(min(TILE_ROWS, n_rows - tile * TILE_ROWS)):
             source = address(raw, (tile * TILE_ROWS + row) * row_bytes)
             if numbers[0] >= 16:
@@ -134,13 +137,28 @@ def _numbers(layout):
     )  # fmt: skip
 
 
-def packed_shape(layout: lay.Layout, n_rows: int, n_in: int) -> tuple[int, int]:
-    """(tiles, bytes of a tile) of a packed matrix."""
-    return -(-n_rows // TILE_ROWS), layout.tile_bytes(lay.n_blocks_of(n_in))
+@dataclass(frozen=True)
+class Place:
+    """Where the tiles of a matrix lie in a buffer: the first, and bytes from one to the next.
+
+    Matrices that are read together stand tile by tile beside each other, so that they are one
+    straight line to the memory; the stride is then longer than a tile.
+    """
+
+    start: int
+    stride: int
+    n_tiles: int
+    tile_bytes: int
 
 
-def pack(raw: np.ndarray, layout: lay.Layout, n_in: int, target: np.ndarray) -> np.ndarray:
-    """Pack the rows of a file into `target` (packed_shape) and return it.
+def place_alone(layout: lay.Layout, n_rows: int, n_in: int, start: int = 0) -> Place:
+    """The place of a matrix whose tiles follow each other from `start` on."""
+    tile_bytes = layout.tile_bytes(lay.n_blocks_of(n_in))
+    return Place(start, tile_bytes, -(-n_rows // TILE_ROWS), tile_bytes)
+
+
+def pack(raw: np.ndarray, layout: lay.Layout, n_in: int, target: np.ndarray, place: Place) -> None:
+    """Pack the rows of a file into their place in `target`, a flat uint8 buffer.
 
     Shapes   raw (n_rows, bytes of a row) uint8, C-contiguous, read-only or not
     Raises   ValueError: the shapes do not belong together
@@ -150,10 +168,12 @@ def pack(raw: np.ndarray, layout: lay.Layout, n_in: int, target: np.ndarray) -> 
     expected = n_in * layout.bits // 8 if layout.is_float else n_blocks * layout.file_block
     if row_bytes != expected or (n_in % lay.BLOCK and not layout.is_float):
         raise ValueError(f"{layout.name} rows of {n_in} weights have {row_bytes} bytes, not {expected}")
-    if target.shape != packed_shape(layout, n_rows, n_in):
-        raise ValueError(f"target is {target.shape}, not {packed_shape(layout, n_rows, n_in)}")
-    _pack_rows(raw, n_in, n_blocks, _numbers(layout), target)
-    return target
+    alone = place_alone(layout, n_rows, n_in)
+    end = place.start + (place.n_tiles - 1) * place.stride + place.tile_bytes
+    if (place.n_tiles, place.tile_bytes) != (alone.n_tiles, alone.tile_bytes) or end > target.size:
+        raise ValueError(f"{place} in {target.size} bytes is no place for {n_rows} rows of {n_in} weights")
+    with one_at_a_time:
+        _pack_rows(raw, n_in, n_blocks, _numbers(layout), target, place.start, place.stride, place.tile_bytes)
 
 
 def unpack_reference(raw: np.ndarray, layout: lay.Layout, n_in: int, outliers: bool = True) -> np.ndarray:

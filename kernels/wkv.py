@@ -54,7 +54,7 @@ class _Lanes:
     def _place(self, i):
         return self.stride * (4 * i) + self.at
 
-    def step(self, r, k, v):
+    def step(self, k, v, r):
         """Take in one token; what its channels give."""
         emit, a, b, p = self.emit, self.a.get(), self.b.get(), self.p.get()
         # === Read: the past, and the present with its bonus u === #
@@ -74,15 +74,15 @@ class _Lanes:
 
 
 @intrinsic
-def wkv_block(typingctx, rkv, n_tokens, w, u, state, n_padded, block, n_blocks, wanted, rows, row_bytes):
+def wkv_block(typingctx, kvr, n_tokens, w, u, state, n_padded, block, n_blocks, wanted, rows, row_bytes):
     """Run 32 channels (`block`) through n_tokens and write what comes out into their vector rows.
 
-    Shapes   rkv (3, n_tokens, 32) float32; w, u (n_padded,); state (3, n_padded), changed in place
+    Shapes   kvr (3, n_tokens, 32) float32; w, u (n_padded,); state (3, n_padded), changed in place
     """
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
-        rkv, w, u, state, rows = (args[i] for i in (0, 2, 3, 4, 9))
+        kvr, w, u, state, rows = (args[i] for i in (0, 2, 3, 4, 9))
         n_tokens, n_padded, block, n_blocks, wanted, row_bytes = (emit.value(args[i]) for i in (1, 5, 6, 7, 8, 10))
         starts = [block * (4 * TILE_ROWS) + 4 * LANES * half for half in range(2)]
         lanes = [_Lanes(emit, (w, u), state, n_padded, at) for at in starts]
@@ -90,7 +90,7 @@ def wkv_block(typingctx, rkv, n_tokens, w, u, state, n_padded, block, n_blocks, 
             halves = []
             for i, half in enumerate(lanes):
                 places = [(n_tokens * which + t) * (4 * TILE_ROWS) + 4 * LANES * i for which in range(3)]
-                halves.append(half.step(*(emit.load(rkv, place, FLOATS) for place in places)))
+                halves.append(half.step(*(emit.load(kvr, place, FLOATS) for place in places)))
             row = emit.builder.gep(rows, [(row_bytes * t).llvm])
             emit_block(emit, halves, row, n_blocks, block, wanted)
         for half in lanes:
@@ -98,4 +98,4 @@ def wkv_block(typingctx, rkv, n_tokens, w, u, state, n_padded, block, n_blocks, 
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(rkv, intp, w, u, state, intp, intp, intp, intp, rows, intp), codegen
+    return types.void(kvr, intp, w, u, state, intp, intp, intp, intp, rows, intp), codegen

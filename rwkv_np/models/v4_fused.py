@@ -8,6 +8,7 @@ pages can be dropped by the operating system at any time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -16,7 +17,7 @@ from rwkv_np.config import ModelConfig
 from rwkv_np.errors import InputError
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.pack import pack, packed_shape
+from rwkv_np.kernels.pack import Place, pack, place_alone
 from rwkv_np.kernels.threads import check_team, default_threads, new_team, one_at_a_time
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
 from rwkv_np.kernels.vectors import wants
@@ -109,33 +110,33 @@ class FusedRWKV4(Model):
         return n_threads if n_threads == 1 or check_team(n_threads) else 1
 
     def _pack(self, parameters: Mapping[str, Parameter], head_q8_0: bool, progress: Progress) -> graph.Weights:
-        n_layer = self.config.n_layer
-        names = [f"blocks.{i}.{name}.weight" for i in range(n_layer) for name in MATRICES]
-        matrices = [parameters[name] for name in names]
+        matrices = self._matrices(parameters, head_q8_0)
+        compile_kernels(sorted({layout_of(p).name for p in matrices}), self.kernels.path, progress)
+        places = _places(matrices)
+        tiles = _aligned(max(place.start + place.n_tiles * place.stride for place in places))
+        for i, (parameter, place) in enumerate(zip(matrices, places)):
+            progress("loading", i, len(matrices))
+            raw = parameter.data.reshape(parameter.shape[0], -1)
+            pack(raw, layout_of(parameter), parameter.shape[1], tiles, place)
+        progress("loading", len(matrices), len(matrices))
+        return graph.Weights(tiles, self._table(matrices, places), self._vectors(parameters), self.config.n_embd)
+
+    def _matrices(self, parameters: Mapping[str, Parameter], head_q8_0: bool) -> list[Parameter]:
+        """Every matrix in the order of `Weights.matrices`, the head last."""
+        names = [f"blocks.{i}.{name}.weight" for i in range(self.config.n_layer) for name in MATRICES]
         head = parameters["head.weight"]
         if head_q8_0 and not head.data_type.is_quantized and head.shape[1] % lay.BLOCK == 0:
             head = _as_q8_0(head)
-        matrices.append(head)
-        compile_kernels(sorted({layout_of(p).name for p in matrices}), self.kernels.path, progress)
-        table, n_bytes = self._table(matrices)
-        tiles = _aligned(n_bytes)
-        for i, (parameter, entry) in enumerate(zip(matrices, table)):
-            progress("loading", i, len(matrices))
-            _pack_parameter(parameter, tiles, entry)
-        progress("loading", len(matrices), len(matrices))
-        return graph.Weights(tiles, table, self._vectors(parameters), self.config.n_embd)
+        return [parameters[name] for name in names] + [head]
 
-    def _table(self, matrices: list[Parameter]) -> tuple[np.ndarray, int]:
-        """Where each matrix will lie, and the bytes of all."""
+    def _table(self, matrices: list[Parameter], places: list[Place]) -> np.ndarray:
         table = np.zeros((len(matrices), graph.KERNELS + len(COUNTS)), np.int64)
-        start = 0
-        for entry, parameter in zip(table, matrices):
+        for entry, parameter, place in zip(table, matrices, places):
             layout = layout_of(parameter)
-            n_tiles, tile_bytes = packed_shape(layout, *parameter.shape)
-            entry[: graph.KERNELS] = start, n_tiles, tile_bytes, lay.n_blocks_of(parameter.shape[1]), wants(layout)
+            n_blocks = lay.n_blocks_of(parameter.shape[1])
+            entry[: graph.KERNELS] = place.start, place.stride, place.n_tiles, n_blocks, wants(layout)
             entry[graph.KERNELS :] = kernel_addresses(layout.name, self.kernels.path)
-            start += n_tiles * tile_bytes
-        return table, start
+        return table
 
     def _vectors(self, parameters: Mapping[str, Parameter]) -> np.ndarray:
         n_layer, n_embd = self.config.n_layer, self.config.n_embd
@@ -196,9 +197,19 @@ def _aligned(n_bytes: int) -> np.ndarray:
     return buffer[start : start + n_bytes]
 
 
-def _pack_parameter(parameter: Parameter, tiles: np.ndarray, entry: np.ndarray) -> None:
-    n_rows, n_in = parameter.shape
-    start, shape = entry[graph.START], (entry[graph.N_TILES], entry[graph.TILE_BYTES])
-    target = tiles[start : start + shape[0] * shape[1]].reshape(shape)
-    with one_at_a_time:
-        pack(parameter.data.reshape(n_rows, -1), layout_of(parameter), n_in, target)
+def _places(matrices: list[Parameter]) -> list[Place]:
+    """Each matrix behind the one before, but the three that one thread reads together interleaved."""
+    places: list[Place] = []
+    start = 0
+    while len(places) < len(matrices):
+        # A layer begins with key, value and receptance; the head is the last, and alone.
+        together = 3 if len(places) % graph.N_MATRICES == 0 and len(places) + 3 <= len(matrices) else 1
+        group = [
+            place_alone(layout_of(p), *p.shape) for p in matrices[len(places) : len(places) + together]
+        ]
+        stride = sum(place.tile_bytes for place in group)
+        for place in group:
+            places.append(replace(place, start=start, stride=stride))
+            start += place.tile_bytes
+        start += stride * (group[0].n_tiles - 1)
+    return places

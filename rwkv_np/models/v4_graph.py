@@ -27,7 +27,7 @@ from rwkv_np.kernels.gates import add_block, add_gated_block, sigmoid_block, squ
 from rwkv_np.kernels.layout import TILE_ROWS
 from rwkv_np.kernels.matmul import multiply_tile
 from rwkv_np.kernels.norm import layer_norm_row, mix_row
-from rwkv_np.kernels.pointers import address
+from rwkv_np.kernels.pointers import address, beyond
 from rwkv_np.kernels.threads import meet, next_item
 from rwkv_np.kernels.vectors import put_vector
 from rwkv_np.kernels.wkv import wkv_block
@@ -39,7 +39,7 @@ LN0_W, LN0_B, LN_OUT_W, LN_OUT_B = range(4)
 KEY, VALUE, RECEPTANCE, OUTPUT, FFN_KEY, FFN_RECEPTANCE, FFN_VALUE = range(7)
 N_MATRICES = 7
 # Columns of `Weights.matrices`.
-START, N_TILES, TILE_BYTES, N_BLOCKS, WANTS, KERNELS = range(6)
+START, STRIDE, N_TILES, N_BLOCKS, WANTS, KERNELS = range(6)
 
 RUN = 8  # tokens that a thread normalizes together: its first token's predecessor comes on top
 
@@ -138,7 +138,7 @@ def _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, shif
 def _multiply(weights, matrix, tile, rows, n_tokens, out, out_stride):
     """out[t, :32] = the tile of a matrix times the vectors of all tokens."""
     entry = weights.matrices[matrix]
-    start = address(weights.tiles, entry[START] + tile * entry[TILE_BYTES])
+    start = address(weights.tiles, entry[START] + tile * entry[STRIDE])
     multiply_tile(
         entry[KERNELS:], start, address(rows, 0), rows.shape[1], entry[N_BLOCKS], n_tokens, out, out_stride
     )
@@ -152,12 +152,10 @@ def _time_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, wkv):
     tile = next_item(team, rank, n_threads, n_tiles)
     while tile >= 0:
         lanes, size = address(scratch.lanes, rank * scratch.lanes.shape[1] * 4), n_tokens * TILE_ROWS * 4
-        k, v = address(scratch.lanes, rank * scratch.lanes.shape[1] * 4 + size), address(
-            scratch.lanes, rank * scratch.lanes.shape[1] * 4 + 2 * size
-        )
-        _multiply(weights, matrix + RECEPTANCE, tile, scratch.r, n_tokens, lanes, TILE_ROWS)
+        k, v, r = lanes, beyond(lanes, size), beyond(lanes, 2 * size)
         _multiply(weights, matrix + KEY, tile, scratch.k, n_tokens, k, TILE_ROWS)
         _multiply(weights, matrix + VALUE, tile, scratch.v, n_tokens, v, TILE_ROWS)
+        _multiply(weights, matrix + RECEPTANCE, tile, scratch.r, n_tokens, r, TILE_ROWS)
         wkv_block(
             lanes, n_tokens, decay, first, address(wkv, 0), wkv.shape[1], tile,
             output[N_BLOCKS], output[WANTS], address(scratch.out, 0), scratch.out.shape[1],
