@@ -21,7 +21,7 @@ from rwkv_np.kernels.pack import pack, place_alone, unpack_reference
 from rwkv_np.kernels.pointers import address, beyond, call_kernel
 from rwkv_np.kernels.threads import one_at_a_time
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
-from rwkv_np.kernels.vectors import put_vector, quantize_reference, wants
+from rwkv_np.kernels.vectors import WANTS_INT8, put_vector, quantize_reference, wants
 
 
 @jit()
@@ -83,6 +83,16 @@ def vectors_for(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
     rows = np.zeros((len(x), lay.vector_bytes(matrix.n_blocks)), np.uint8)
     _put_vectors(padded, matrix.n_blocks, wants(matrix.layout), rows)
     return rows
+
+
+def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 rows (count, n_in) to int8 quants of that shape and float32 scales (count, n_in / 32)."""
+    n_blocks = x.shape[1] // lay.BLOCK
+    rows = np.empty((len(x), lay.vector_bytes(n_blocks)), np.uint8)
+    with one_at_a_time:
+        _put_vectors(np.ascontiguousarray(x, np.float32), n_blocks, WANTS_INT8, rows)
+    scales = np.ascontiguousarray(rows[:, n_blocks * lay.SCALES : n_blocks * lay.SUMS]).view(np.float32)
+    return rows[:, : n_blocks * lay.BLOCK].view(np.int8), scales
 
 
 def matmul(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:

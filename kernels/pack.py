@@ -14,7 +14,7 @@ from numba import prange
 
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import jit
-from rwkv_np.kernels.pointers import address, move_int, move_short, read_int, read_short, write_byte, write_int, write_short
+from rwkv_np.kernels.pointers import address, clear_bytes, move_int, move_short, read_int, read_short, write_byte, write_int, write_short
 from rwkv_np.kernels.threads import one_at_a_time
 
 TILE_ROWS, BLOCK = lay.TILE_ROWS, lay.BLOCK
@@ -118,9 +118,8 @@ def _pack_float_row(source, row, n_in, size, target):
 def _pack_rows(raw, n_in, n_blocks, numbers, target, start, stride, tile_bytes):
     n_rows, row_bytes = raw.shape
     for tile in prange((n_rows + TILE_ROWS - 1) // TILE_ROWS):
-        first = start + tile * stride
-        target[first : first + tile_bytes] = 0
-        place = address(target, first)
+        place = address(target, start + tile * stride)
+        clear_bytes(place, tile_bytes)
         for row in range(min(TILE_ROWS, n_rows - tile * TILE_ROWS)):
             source = address(raw, (tile * TILE_ROWS + row) * row_bytes)
             if numbers[0] >= 16:

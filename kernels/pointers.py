@@ -36,6 +36,28 @@ def beyond(typingctx, pointer, offset):
     return POINTER(pointer, types.intp), codegen
 
 
+@intrinsic
+def copy_bytes(typingctx, source, n_bytes, target):
+    """Copy between places that do not overlap. (Assigning slices of arrays takes Numba seconds to compile.)"""
+
+    def codegen(context, builder, signature, args):
+        cgutils.raw_memcpy(builder, args[2], args[0], args[1], I64(1))
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target), codegen
+
+
+@intrinsic
+def clear_bytes(typingctx, target, n_bytes):
+    """Set bytes to zero."""
+
+    def codegen(context, builder, signature, args):
+        cgutils.memset(builder, args[0], args[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp), codegen
+
+
 def _mover(kind):
     @intrinsic
     def move(typingctx, source, source_offset, target, target_offset):

@@ -17,6 +17,7 @@ from rwkv_np.config import ModelConfig
 from rwkv_np.errors import InputError
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.matmul import quantize
 from rwkv_np.kernels.pack import Place, pack, place_alone
 from rwkv_np.kernels.threads import check_team, default_threads, new_team, one_at_a_time
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
@@ -59,11 +60,12 @@ def _as_q8_0(parameter: Parameter) -> Parameter:
     q8_0 = by_name("Q8_0")
     assert q8_0 is not None
     n_rows, n_in = parameter.shape
-    data = np.empty((n_rows, q8_0.n_bytes(n_in)), np.uint8)
-    for rows, w in parameter.chunks():
-        blocks = q8_0.encode(w.reshape(len(w), -1, q8_0.block_size))
-        data[rows] = blocks.view(np.uint8).reshape(len(w), -1)
-    return Parameter(parameter.name, parameter.shape, q8_0, data.reshape(-1))
+    blocks = np.empty((n_rows, n_in // lay.BLOCK), q8_0.block)
+    for rows, w in parameter.chunks(2**22):
+        quants, scales = quantize(w)
+        blocks["d"][rows] = scales
+        blocks["qs"][rows] = quants.reshape(len(w), -1, lay.BLOCK)
+    return Parameter(parameter.name, parameter.shape, q8_0, blocks.view(np.uint8).reshape(-1))
 
 
 def compile_kernels(data_types: list[str], path: str, progress: Progress = _no_progress) -> None:

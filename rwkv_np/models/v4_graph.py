@@ -27,7 +27,7 @@ from rwkv_np.kernels.gates import add_block, add_gated_block, sigmoid_block, squ
 from rwkv_np.kernels.layout import TILE_ROWS
 from rwkv_np.kernels.matmul import multiply_tile
 from rwkv_np.kernels.norm import layer_norm_row, mix_row
-from rwkv_np.kernels.pointers import address, beyond
+from rwkv_np.kernels.pointers import address, beyond, copy_bytes
 from rwkv_np.kernels.threads import meet, next_item
 from rwkv_np.kernels.vectors import put_vector
 from rwkv_np.kernels.wkv import wkv_block
@@ -110,7 +110,7 @@ def _mix_token(weights, layer, share, matrix, x, before, rows, token):
 
 
 @jit()
-def _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, shift, is_time_mix):
+def _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, last, is_time_mix):
     first = LN1_W if is_time_mix else LN2_W
     run = next_item(team, rank, n_threads, (n_tokens + RUN - 1) // RUN)
     while run >= 0:
@@ -120,7 +120,7 @@ def _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, shif
             _norm_token(weights, scratch, layer, first, token, rank)
             x, before = _normed(scratch, rank, token), _normed(scratch, rank, token + 1)
             if token == 0:
-                before = address(shift, 0)
+                before = last
             if is_time_mix:
                 _mix_token(weights, layer, MIX_K, KEY, x, before, scratch.k, token)
                 _mix_token(weights, layer, MIX_V, VALUE, x, before, scratch.v, token)
@@ -130,7 +130,7 @@ def _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, shif
                 _mix_token(weights, layer, FFN_MIX_R, FFN_RECEPTANCE, x, before, scratch.r, token)
             if token == n_tokens - 1:
                 # Not into the state yet: another thread may be mixing the first token with it.
-                scratch.last[:] = scratch.normed[rank, token % 2]
+                copy_bytes(x, scratch.last.nbytes, address(scratch.last, 0))
         run = next_item(team, rank, n_threads, (n_tokens + RUN - 1) // RUN)
 
 
@@ -157,7 +157,7 @@ def _time_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, wkv):
         _multiply(weights, matrix + VALUE, tile, scratch.v, n_tokens, v, TILE_ROWS)
         _multiply(weights, matrix + RECEPTANCE, tile, scratch.r, n_tokens, r, TILE_ROWS)
         wkv_block(
-            lanes, n_tokens, decay, first, address(wkv, 0), wkv.shape[1], tile,
+            lanes, n_tokens, decay, first, _vector(wkv, layer, 0), wkv.shape[2], tile,
             output[N_BLOCKS], output[WANTS], address(scratch.out, 0), scratch.out.shape[1],
         )  # fmt: skip
         tile = next_item(team, rank, n_threads, n_tiles)
@@ -201,18 +201,19 @@ def _key_and_gate(team, rank, n_threads, n_tokens, weights, scratch, layer):
 
 @jit()
 def _read_layer(team, rank, n_threads, n_tokens, weights, scratch, layer, shift, wkv):
-    _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, shift[0], True)
+    before, ffn_before = _vector(shift, layer, 0), _vector(shift, layer, 1)
+    _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, before, True)
     meet(team, n_threads)
     if rank == 0:
-        shift[0] = scratch.last
+        copy_bytes(address(scratch.last, 0), scratch.last.nbytes, before)
     _time_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, wkv)
     meet(team, n_threads)
     _add_output(team, rank, n_threads, n_tokens, weights, scratch, layer, True)
     meet(team, n_threads)
-    _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, shift[1], False)
+    _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, ffn_before, False)
     meet(team, n_threads)
     if rank == 0:
-        shift[1] = scratch.last
+        copy_bytes(address(scratch.last, 0), scratch.last.nbytes, ffn_before)
     _key_and_gate(team, rank, n_threads, n_tokens, weights, scratch, layer)
     meet(team, n_threads)
     _add_output(team, rank, n_threads, n_tokens, weights, scratch, layer, False)
@@ -225,7 +226,7 @@ def _norm_embeddings(team, rank, n_threads, n_tokens, weights, scratch):
     token = next_item(team, rank, n_threads, n_tokens)
     while token >= 0:
         _norm_token(weights, scratch, layer, LN0_W, token, rank)
-        scratch.x[token] = scratch.normed[rank, token % 2]
+        copy_bytes(_normed(scratch, rank, token), scratch.last.nbytes, _row(scratch.x, token))
         token = next_item(team, rank, n_threads, n_tokens)
 
 
@@ -253,7 +254,7 @@ def _read_on_one_thread(team, rank, n_threads, n_tokens, weights, scratch, shift
     _norm_embeddings(team, rank, n_threads, n_tokens, weights, scratch)
     meet(team, n_threads)
     for layer in range(shift.shape[0]):
-        _read_layer(team, rank, n_threads, n_tokens, weights, scratch, layer, shift[layer], wkv[layer])
+        _read_layer(team, rank, n_threads, n_tokens, weights, scratch, layer, shift, wkv)
     if logits.shape[0] > 0:
         _read_head(team, rank, n_threads, n_tokens, weights, scratch, n_tokens - logits.shape[0], logits)
 
@@ -265,5 +266,6 @@ def read_tokens(team, n_threads, n_tokens, weights, scratch, shift, wkv, logits)
     Shapes   shift (n_layer, 2, C), wkv (n_layer, 3, C) float32, changed in place;
              logits (0 .. n_tokens, V in whole tiles) float32
     """
-    for rank in prange(n_threads):
+    for i in prange(n_threads):
+        rank = np.int64(i)  # Numba counts without sign in here, and would compile everything twice
         _read_on_one_thread(team, rank, n_threads, n_tokens, weights, scratch, shift, wkv, logits)
