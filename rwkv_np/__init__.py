@@ -13,6 +13,7 @@ from rwkv_np.config import ModelConfig
 from rwkv_np.convert import convert
 from rwkv_np.errors import RwkvError
 from rwkv_np.models import Model, load
+from rwkv_np.quantize import quantize
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.state import State, load_state
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
@@ -30,4 +31,5 @@ __all__ = [
     "load",
     "load_state",
     "load_tokenizer",
+    "quantize",
 ]

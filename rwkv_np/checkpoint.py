@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ def open_checkpoint(path: PathLike) -> dict[str, torch.Tensor]:
     if (architecture := identify(tensors)) != "v4":
         raise CheckpointError(path, f"holds {architecture}; RWKV-4 is what can be converted")
     for name, tensor in tensors.items():
+        if str(tensor.layout) != "torch.strided" or tensor.is_meta:
+            raise CheckpointError(path, f"{name} is a sparse or empty tensor; expected one with its values")
         if str(tensor.dtype) not in _FLOATS:
             raise CheckpointError(path, f"{name} is {tensor.dtype}; expected one of {', '.join(_FLOATS)}")
     if problem := v4.find_problem({name: model_shape(name, t.shape) for name, t in tensors.items()}):
@@ -53,8 +56,15 @@ def _open_pth(path: str) -> object:
     try:
         # Mapped, because a 7B model is 14.8 GB; weights only, because a pickle can run code.
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # the unpickler raises whatever damaged bytes make it raise
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+    except pickle.UnpicklingError as error:
+        # Not torch's own words: they advise loading it in the way that runs the code.
+        raise CheckpointError(
+            path,
+            "holds more than weights, so that loading it could run code, or is damaged; expected named "
+            "tensors alone. Download it again, or take the checkpoint that has the weights only",
+        ) from error
+    except Exception as error:  # whatever damaged bytes make it raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
         raise CheckpointError(path, f"torch cannot read it: {reason}. Download it again") from error
 
 
@@ -87,8 +97,9 @@ def _tensors(path: str, content: Any) -> dict[str, torch.Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(path, f"holds a {type(content).__name__}; expected named tensors")
+        found = "nothing" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise CheckpointError(path, f"holds {found}; expected named tensors")
     for name, value in content.items():
-        if not isinstance(name, str) or not hasattr(value, "dtype"):
-            raise CheckpointError(path, f"{name!r} is a {type(value).__name__}; expected named tensors")
+        if not isinstance(name, str) or not hasattr(value, "shape"):
+            raise CheckpointError(path, f"{name!r} is of type {type(value).__name__}; expected named tensors")
     return content

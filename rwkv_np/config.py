@@ -44,6 +44,8 @@ def identify(names: Collection[str]) -> str:
     """The architecture that has parameters of those names; "v4" is the one that runs here."""
     if any("lora_A" in name or "lora_B" in name or ".lora." in name for name in names):
         return "a LoRA adapter (weights to add to a model, not a model)"
+    if any(name.startswith("rwkv.blocks.") for name in names):
+        return "RWKV under the names of the transformers library (BlinkDL's own .pth has those expected here)"
     for architecture, marks in _MARKS:
         if any(f"blocks.0.{mark}" in names for mark in marks):
             return architecture

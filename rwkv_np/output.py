@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,7 +54,7 @@ def new_file(path: PathLike, *, overwrite: bool = False, durable: bool = False) 
     check_destination(path, None, overwrite)
     place = os.path.realpath(path)  # a link stays a link: what it points to is replaced
     folder, name = os.path.split(place)
-    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
+    part = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part")  # in a container, all are process 1
     try:
         with open(part, "xb") as file:
             yield file

@@ -6,8 +6,6 @@ names what they hold, and the command that turns it into what is wanted, ends th
 
 from __future__ import annotations
 
-import os
-
 
 def kind(path: str) -> str:
     """One of: empty, model, checkpoint, pickle, safetensors, gguf, ggml, lfs, text, unknown."""
@@ -25,7 +23,7 @@ def kind(path: str) -> str:
         return "ggml"
     if start.startswith(b"version https://git-lfs"):
         return "lfs"
-    if _is_safetensors(path, start):
+    if _is_safetensors(start):
         return "safetensors"
     if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return "pickle"
@@ -34,16 +32,21 @@ def kind(path: str) -> str:
 
 _FOUND = {
     "empty": ("is empty", "Copy or download it again"),
-    "model": ("is a model file", "It is converted already: quantize it with tools/quantize.py, or chat with it"),
+    "model": (
+        "is a model file", "It is converted already: quantize it with tools/quantize.py, or chat with it"
+    ),
     "checkpoint": ("is a PyTorch checkpoint", "Convert it: python tools/convert.py {path} MODEL-FP16.bin"),
     "pickle": (
         "is a PyTorch checkpoint of the kind before 1.6",
-        "Save it anew: python -c \"import torch; torch.save(torch.load('{path}', weights_only=True), 'new.pth')\"",
+        ("Save it anew: python -c "
+         "\"import torch; torch.save(torch.load('{path}', weights_only=True), 'new.pth')\""),
     ),
     "safetensors": (
         "is a safetensors checkpoint", "Convert it: python tools/convert.py {path} MODEL-FP16.bin"
     ),
-    "gguf": ("is a GGUF file (llama.cpp)", "Take the .pth or .safetensors checkpoint of the model, and convert it"),
+    "gguf": (
+        "is a GGUF file (llama.cpp)", "Take the .pth or .safetensors checkpoint of the model, and convert it"
+    ),
     "ggml": ("is a ggml file of another program", "Take the .pth checkpoint of the model, and convert it"),
     "lfs": ("is a git-lfs pointer, 130 bytes that stand for the real file", "Fetch that: git lfs pull"),
     "text": ("is a text file", "Give the file that holds the weights"),
@@ -63,10 +66,9 @@ def describe_as_checkpoint(path: str) -> str:
     return f"{found}; expected an RWKV-4 checkpoint (.pth or .safetensors). {mend.format(path=path)}"
 
 
-def _is_safetensors(path: str, start: bytes) -> bool:
-    """8 bytes of header length, then JSON."""
-    length = int.from_bytes(start[:8], "little")
-    return len(start) > 9 and length < os.path.getsize(path) and start[8:9] == b"{"
+def _is_safetensors(start: bytes) -> bool:
+    """8 bytes of header length, of which the format allows 100 MB, then JSON."""
+    return int.from_bytes(start[:8], "little") <= 10**8 and start[8:9] == b"{"
 
 
 def _is_text(start: bytes) -> bool:

@@ -17,19 +17,22 @@ import click
 from rwkv_np import __version__
 from rwkv_np.errors import RwkvError
 
-_COMMANDS = ("chat", "convert", "inspect")
+_COMMANDS = ("chat", "convert", "inspect", "quantize")
 
 
 class Command(click.Command):
     """Shows the errors that we mean to raise as one line; a bug of ours keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        _exit_on_sigterm()
+        _exit_on_signals()
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click leaves quietly: `rwkv-np inspect MODEL.bin | head`
-        except (RwkvError, OSError) as error:
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from error
+        except RwkvError as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -44,10 +47,13 @@ class _Group(click.Group):
         return command
 
 
-def _exit_on_sigterm() -> None:
+def _exit_on_signals() -> None:
     """Leave by way of an exception, so that a half-written file is removed."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):  # the latter when a terminal is closed; Windows has none
+        if number := getattr(signal, name, None):
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -30,7 +30,8 @@ def command(source: str, destination: str, data_type: str, overwrite: bool, as_j
     SOURCE is a .pth or .safetensors file, or hf://OWNER/REPO/FILE to download one.
     DATA_TYPE is FP16 (the default) or FP32.
     """
-    check_destination(destination, None, overwrite)  # before a download of gigabytes, not after it
+    # Before a download of gigabytes, not after it.
+    check_destination(destination, None if is_remote(source) else source, overwrite)
     path = fetch(source) if is_remote(source) else source
     start = time.perf_counter()
     with byte_progress("Converting") as progress:

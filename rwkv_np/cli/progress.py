@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
 
 
 @contextmanager
 def byte_progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function of (name, bytes done, bytes in all) that draws a bar where stderr is a terminal."""
-    with click.progressbar(
-        length=1, label=label, file=sys.stderr, show_eta=True, item_show_func=lambda name: str(name or "")
-    ) as bar:
+    """Yield a function of (name, bytes done, bytes in all) that draws a bar where stderr is a terminal.
+
+    The bar appears with the first call: an error before the work starts stands alone on the screen.
+    """
+    with ExitStack() as stack:
+        bar: ProgressBar[str] | None = None
         done_before = 0
 
         def show(name: str, done: int, total: int) -> None:
-            nonlocal done_before
-            bar.length = total
+            nonlocal bar, done_before
+            if bar is None:
+                bar = stack.enter_context(_bar(label, total))
             bar.update(done - done_before, name)
             done_before = done
 
         yield show
+
+
+def _bar(label: str, length: int) -> ProgressBar[str]:
+    return click.progressbar(
+        length=length,
+        label=label,
+        file=sys.stderr,
+        show_eta=True,
+        item_show_func=lambda name: name or "",
+    )

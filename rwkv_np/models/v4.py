@@ -123,19 +123,19 @@ class RWKV4(Model):
 
 
 def parameter_shapes(n_layer: int, n_embd: int, dim_ffn: int, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """Every parameter of RWKV-4 and its shape in a model file (PyTorch's order)."""
+    """Every parameter of RWKV-4 and its shape in a model file, in the order of BlinkDL's checkpoints."""
     c, f = n_embd, dim_ffn
     shapes: dict[str, tuple[int, ...]] = {"emb.weight": (vocab_size, c)}
     for i in range(n_layer):
         b = f"blocks.{i}"
-        norms = ("ln1", "ln2") if i else ("ln0", "ln1", "ln2")
+        norms = ("ln1", "ln2") if i else ("ln1", "ln2", "ln0")
         shapes |= {f"{b}.{ln}.{part}": (c,) for ln in norms for part in ("weight", "bias")}
         shapes |= {f"{b}.att.{name}": (c,) for name in ("time_decay", "time_first")}
         shapes |= {f"{b}.att.time_mix_{x}": (c,) for x in "kvr"}
         shapes |= {f"{b}.att.{name}.weight": (c, c) for name in ("key", "value", "receptance", "output")}
         shapes |= {f"{b}.ffn.time_mix_{x}": (c,) for x in "kr"}
-        shapes |= {f"{b}.ffn.key.weight": (f, c), f"{b}.ffn.value.weight": (c, f)}
-        shapes[f"{b}.ffn.receptance.weight"] = (c, c)
+        shapes |= {f"{b}.ffn.key.weight": (f, c), f"{b}.ffn.receptance.weight": (c, c)}
+        shapes[f"{b}.ffn.value.weight"] = (c, f)
     return shapes | {"ln_out.weight": (c,), "ln_out.bias": (c,), "head.weight": (vocab_size, c)}
 
 

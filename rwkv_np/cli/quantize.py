@@ -1,0 +1,85 @@
+"""`rwkv-np quantize`: a model file becomes a smaller one."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+
+import click
+
+from rwkv_np.cli import Command
+from rwkv_np.quantize import NUMBERS, TYPES, Quantized, quantize
+
+
+def _parse_keep(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+    pairs = [value.rpartition("=") for value in values]
+    if wrong := [value for value, (pattern, _, _) in zip(values, pairs, strict=True) if not pattern]:
+        raise click.BadParameter(f"{wrong[0]!r} is not of the form PATTERN=TYPE")
+    return [(pattern, data_type) for pattern, _, data_type in pairs]
+
+
+@click.command(cls=Command, name="quantize", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", type=click.Path())
+@click.argument("destination", type=click.Path())
+@click.argument("data_type", type=click.Choice([*TYPES, *NUMBERS]), default="Q4_1")
+@click.option("--head", metavar="TYPE", help="Type of head.weight, which stays as it is by default.")
+@click.option(
+    "--keep", metavar="PATTERN=TYPE", multiple=True, callback=_parse_keep,
+    help="Type of the matrices whose names match, such as 'blocks.0.*=Q8_0'. May be repeated; the last match counts.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="Threads of the encoder.  [default: all cores]")
+@click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+def command(
+    source: str, destination: str, data_type: str, head: str | None, keep: list[tuple[str, str]],
+    threads: int | None, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Write the FP16 or FP32 model file SOURCE to DESTINATION with its matrices quantized.
+
+    DATA_TYPE is Q4_1 by default. The numbers 2, 3 and 4 of rwkv.cpp's old script are Q4_0, Q4_1
+    and Q4_1_O; the last makes a file of version 100, as the programs of April 2023 read it.
+    """
+    if head:
+        keep = [("head.weight", head), *keep]
+    start = time.perf_counter()
+    results = quantize(
+        source, destination, data_type, keep=keep, overwrite=overwrite, threads=threads,
+        progress=None if as_json else _show,
+    )  # fmt: skip
+    total = _total(results, time.perf_counter() - start)
+    if as_json:
+        parameters = [asdict(result) for result in results]
+        click.echo(json.dumps({"destination": destination, **total, "parameters": parameters}))
+    else:
+        click.echo(
+            f"{destination}: {total['source_bytes'] / 1e6:,.1f} MB to {total['n_bytes'] / 1e6:,.1f} MB, "
+            f"{total['bits_per_weight']:.2f} bits a weight, in {total['seconds']:.1f} s"
+        )
+
+
+def _total(results: list[Quantized], seconds: float) -> dict[str, float]:
+    n_bytes = sum(result.n_bytes for result in results)
+    weights = sum(_n_weights(result) for result in results)
+    return {
+        "source_bytes": sum(result.source_bytes for result in results),
+        "n_bytes": n_bytes,
+        "bits_per_weight": 8 * n_bytes / weights,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _n_weights(result: Quantized) -> int:
+    n = 1
+    for size in result.shape:
+        n *= size
+    return n
+
+
+def _show(r: Quantized, done: int, total: int) -> None:
+    """The line of one parameter, which is also the progress of the whole."""
+    shape, types = " x ".join(map(str, r.shape)), f"{r.source_type} -> {r.data_type}"
+    error = "copied" if r.error is None else f"error {100 * r.error:.2f} %"
+    size = f"{r.source_bytes / 1e6:9.2f} MB -> {r.n_bytes / 1e6:9.2f} MB"
+    note = f"  ({r.note})" if r.note else ""
+    click.echo(f"{100 * done // total:3d} %  {r.name:34} {shape:>14}  {types:15} {size}  {error}{note}")

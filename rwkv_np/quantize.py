@@ -1,0 +1,254 @@
+"""Model file to smaller model file: the bytes that rwkv.cpp's quantizer writes, on all cores.
+
+Which parameter gets which type is decided first, for all of them, so that every mistake in a
+pattern is found before the work. Then a chunk of rows at a time is encoded by one of the worker
+threads, while the main thread writes the chunks that are done, in their order: no more than a
+few chunks are ever in memory. The arithmetic is that of `kernels/encode.py`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from rwkv_np.errors import FormatError, InputError, PathLike
+from rwkv_np.format import (
+    HEADER_BYTES,
+    Header,
+    ModelFile,
+    parameter_bytes,
+    read_model_file,
+    write_header,
+    write_parameter_header,
+)
+from rwkv_np.output import check_destination, new_file
+from rwkv_np.parameter import Parameter
+from rwkv_np.quants import DATA_TYPES, DataType, by_name
+
+CHUNK = 2**19  # weights encoded at a time: 2 MB in float32; with smaller ones Python's share of the time shows
+
+# The April 2023 program took numbers. 2 and 3 mean the types of those names in today's layout.
+NUMBERS = {"2": "Q4_0", "3": "Q4_1", "4": "Q4_1_O"}
+TYPES = tuple(t.name for t in DATA_TYPES if t.is_quantized and (101 in t.versions or t.name == "Q4_1_O"))
+NEVER_UNASKED = ("emb.weight", "head.weight")  # as in rwkv.cpp
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What became of one parameter. `error` is the root mean square error as a share of the
+    parameter's own root mean square; None where it was copied."""
+
+    name: str
+    shape: tuple[int, ...]
+    source_type: str
+    data_type: str
+    source_bytes: int
+    n_bytes: int
+    error: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Item:
+    parameter: Parameter
+    data_type: DataType
+    note: str = ""
+
+    @property
+    def is_copied(self) -> bool:
+        return self.data_type == self.parameter.data_type
+
+
+Progress = Callable[[Quantized, int, int], None]
+"""Called after each parameter with what became of it, the bytes written so far and in all."""
+
+
+def quantize(
+    source: PathLike,
+    destination: PathLike,
+    data_type: str,
+    *,
+    keep: Iterable[tuple[str, str]] = (),
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Quantized]:
+    """Write the FP16 or FP32 model file `source` with its matrices as `data_type`.
+
+    data_type  one of TYPES, or the numbers 2, 3, 4 of April 2023; Q4_1_O makes a version 100 file
+    keep       (pattern, type): parameters whose names match take that type, the last match counts
+    threads    of the encoder; all cores by default
+    Raises     FormatError: quantized already, or values that cannot be quantized; InputError: an
+               unknown type, a pattern that matches nothing; OutputError
+    """
+    check_destination(destination, source, overwrite)
+    file = read_model_file(source)
+    name = NUMBERS.get(data_type, data_type)
+    version = 100 if name == "Q4_1_O" else 101
+    items = _plan(file, _type(name, version), [(pattern, _type(t, version)) for pattern, t in keep])
+    n_bytes = HEADER_BYTES + sum(parameter_bytes(i.parameter.name, i.parameter.shape, i.data_type) for i in items)
+    check_destination(destination, source, overwrite, n_bytes)
+    h = file.header
+    with new_file(destination, overwrite=overwrite) as out:
+        write_header(out, Header(version, h.n_vocab, h.n_embed, h.n_layer, _type(name, version).code))
+        return _write(file, items, out, threads or _n_cores(), n_bytes, progress)
+
+
+# --- which parameter becomes what ---------------------------------------------------------------
+
+
+def _type(name: str, version: int) -> DataType:
+    found = by_name(NUMBERS.get(name, name), version)
+    if found is not None:
+        return found
+    if by_name(name, 201 - version):
+        raise InputError(f"{name} cannot stand in one file with Q4_1_O, which exists in version 100 files alone")
+    raise InputError(f"unknown data type {name}; expected one of {', '.join(TYPES)}, FP16 or FP32")
+
+
+def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]]) -> list[_Item]:
+    for p in file.parameters.values():
+        if p.data_type.is_quantized:
+            raise FormatError(
+                file.path,
+                f"is quantized already ({p.name} is {p.data_type.name}); quantize from the FP16 or FP32 "
+                "file: python tools/quantize.py MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
+            )
+    for pattern, _ in keep:
+        if not fnmatch.filter(file.parameters, pattern):
+            raise InputError(f"the pattern {pattern!r} matches no parameter; rwkv-np inspect {file.path} lists them")
+    return [_item(p, wanted, keep) for p in file.parameters.values()]
+
+
+def _item(p: Parameter, wanted: DataType, keep: Sequence[tuple[str, DataType]]) -> _Item:
+    """What `p` becomes: the last matching pattern's type, or `wanted`; a vector stays what it is."""
+    matches = [t for pattern, t in keep if fnmatch.fnmatchcase(p.name, pattern)]
+    if len(p.shape) != 2 or (p.name in NEVER_UNASKED and not matches):
+        return _Item(p, p.data_type)
+    chosen = matches[-1] if matches else wanted
+    if p.shape[-1] % chosen.block_size:
+        return _Item(p, p.data_type, f"stays: its rows of {p.shape[-1]} are no multiple of {chosen.block_size}")
+    return _Item(p, chosen)
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- the work ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Encoded rows, with the sums of squares of their errors and of themselves."""
+
+    data: np.ndarray
+    error: float
+    energy: float
+
+
+def _write(
+    file: ModelFile, items: list[_Item], out: BinaryIO, threads: int, n_bytes: int, progress: Progress | None
+) -> list[Quantized]:
+    results = []
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            chunks = _in_order(pool, threads + 2, (_job(file.path, item, rows) for item, rows in _pieces(items)))
+            for item in items:
+                p = item.parameter
+                write_parameter_header(out, p.name, p.shape, item.data_type)
+                results.append(_write_chunks(item, chunks, out))
+                if progress:
+                    progress(results[-1], out.tell(), n_bytes)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C need not wait for what is queued
+            raise
+    return results
+
+
+def _pieces(items: list[_Item]) -> Iterator[tuple[_Item, slice]]:
+    for item in items:
+        yield from ((item, rows) for rows in _slices(item.parameter))
+
+
+def _slices(p: Parameter) -> list[slice]:
+    step = max(1, CHUNK // p.shape[-1])
+    return [slice(start, start + step) for start in range(0, p.n_weights // p.shape[-1], step)]
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, n_ahead: int, jobs: Iterator[Callable[[], _Chunk]]
+) -> Iterator[_Chunk]:
+    """The results of `jobs` in their order, with at most `n_ahead` of them begun and not yet taken."""
+    pending: deque[Future[_Chunk]] = deque()
+    for job in jobs:
+        pending.append(pool.submit(job))
+        if len(pending) == n_ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _write_chunks(item: _Item, chunks: Iterator[_Chunk], out: BinaryIO) -> Quantized:
+    p, start = item.parameter, out.tell()
+    error = energy = 0.0
+    for _ in _slices(p):
+        chunk = next(chunks)
+        out.write(chunk.data.data)
+        error, energy = error + chunk.error, energy + chunk.energy
+    relative = None if item.is_copied else math.sqrt(error / energy) if energy else 0.0
+    return Quantized(
+        p.name, p.shape, p.data_type.name, item.data_type.name, p.n_bytes, out.tell() - start, relative, item.note
+    )
+
+
+def _job(path: str, item: _Item, rows: slice) -> Callable[[], _Chunk]:
+    return lambda: _encode(path, item, rows)
+
+
+def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
+    """The rows in their new type."""
+    from rwkv_np.kernels import encode as kernels  # imports numba, which takes half a second
+
+    p = item.parameter
+    blocks = p.blocks()[rows]
+    if item.is_copied:
+        return _Chunk(np.ascontiguousarray(blocks).view(np.uint8), 0.0, 0.0)
+    x = np.empty(blocks.size, np.float32)
+    if p.data_type.name == "FP16":
+        n_bad = kernels.widen(np.array(blocks).view(np.uint16).reshape(-1), x)
+    else:
+        x[:] = blocks.reshape(-1)
+        n_bad = kernels.count_not_finite(x)
+    if n_bad:
+        raise FormatError(path, _not_finite(p, rows, n_bad))
+    energy = kernels.sum_of_squares(x)
+    if not item.data_type.is_quantized:
+        data = item.data_type.encode(x[:, None])
+        return _Chunk(data, kernels.sum_of_squares(data.astype(np.float32) - x), energy)
+    out = np.empty((x.size // item.data_type.block_size, item.data_type.block.itemsize), np.uint8)
+    error, n_overflows = kernels.encode(item.data_type.name, x.reshape(len(out), -1), out)
+    if n_overflows:
+        raise FormatError(
+            path,
+            f"{p.name} holds values up to {np.abs(x).max():g}, too large for the float16 scales of "
+            f"{item.data_type.name}; leave it as it is: --keep '{p.name}={p.data_type.name}'",
+        )
+    return _Chunk(out, error, energy)
+
+
+def _not_finite(p: Parameter, rows: slice, n_bad: int) -> str:
+    row, column = np.argwhere(~np.isfinite(p.rows(rows)))[0]
+    return (
+        f"{p.name} holds {n_bad} values that are no finite numbers, the first in row {rows.start + row}, "
+        f"column {column}. The checkpoint is damaged, or too large for FP16: download it again, "
+        "or convert it to FP32"
+    )
