@@ -23,10 +23,10 @@ import numba
 ENV = "RWKV_NP_CACHE"
 
 
-def source_hash() -> str:
+def source_hash(sources: Path = Path(__file__).parent) -> str:
     """A hash of every source that can end up in a kernel, and of what compiles them."""
     found = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(sources.glob("*.py")):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]
 

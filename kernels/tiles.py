@@ -182,21 +182,26 @@ class _FloatTile:
         return half_to_float(self.emit, self.emit.load(self.tile, start, HALVES), self.path)
 
 
+def emit_tile_product(builder, layout, path, count, tile, x, x_stride, n_blocks, out, out_stride):
+    """Write down the product of a tile with `count` vectors; the arguments are LLVM values."""
+    emit = Emit(builder)
+    x_stride, n_blocks, out_stride = (emit.value(number) for number in (x_stride, n_blocks, out_stride))
+    kind = _FloatTile if layout.is_float else _Int8Tile
+    zero = emit.constant(FLOATS, 0.0)
+    sums = [[Variable(emit, zero) for _ in range(count)] for _ in range(lay.GROUPS)]
+    kind(emit, layout, path, count, (tile, x, x_stride, n_blocks)).emit_loop(sums)
+    for group in range(lay.GROUPS):
+        for vector in range(count):
+            emit.store(sums[group][vector].get(), out, out_stride * (4 * vector) + 64 * group)
+
+
 @intrinsic(prefer_literal=True)
 def tile_product(typingctx, format, path, count, tile, x, x_stride, n_blocks, out, out_stride):
     """out[v, :32] = tile @ x[v] for v < count. Format, path and count are literals."""
-    layout, path_name, n_vectors = lay.LAYOUTS[format.literal_value], path.literal_value, count.literal_value
 
     def codegen(context, builder, signature, args):
-        emit = Emit(builder)
-        tile, x, x_stride, n_blocks, out, out_stride = (emit.value(arg) for arg in args[3:])
-        kind = _FloatTile if layout.is_float else _Int8Tile
-        zero = emit.constant(FLOATS, 0.0)
-        sums = [[Variable(emit, zero) for _ in range(n_vectors)] for _ in range(lay.GROUPS)]
-        kind(emit, layout, path_name, n_vectors, (tile.llvm, x.llvm, x_stride, n_blocks)).emit_loop(sums)
-        for group in range(lay.GROUPS):
-            for vector in range(n_vectors):
-                emit.store(sums[group][vector].get(), out.llvm, out_stride * (4 * vector) + 64 * group)
+        layout = lay.LAYOUTS[format.literal_value]
+        emit_tile_product(builder, layout, path.literal_value, count.literal_value, *args[3:])
         return context.get_dummy_value()
 
     return types.void(format, path, count, *KERNEL_ARGS), codegen

@@ -68,14 +68,6 @@ def _as_q8_0(parameter: Parameter) -> Parameter:
     return Parameter(parameter.name, parameter.shape, q8_0, blocks.view(np.uint8).reshape(-1))
 
 
-def compile_kernels(data_types: list[str], path: str, progress: Progress = _no_progress) -> None:
-    """Compile, or fetch from the cache, the tile kernels of those layouts."""
-    for i, name in enumerate(data_types):
-        progress("compiling kernels", i, len(data_types))
-        kernel_addresses(name, path)
-    progress("compiling kernels", len(data_types), len(data_types))
-
-
 class FusedRWKV4(Model):
     """RWKV-4 over packed weights.
 
@@ -101,6 +93,7 @@ class FusedRWKV4(Model):
         self._weights = self._pack(parameters, head_q8_0, progress)
         self._team = new_team(self._n_threads)
         self._scratch = self._new_scratch(1)
+        self._compile_graph(progress)
 
     def _check_threads(self, threads: int | None) -> int:
         n_threads = default_threads() if threads is None else threads
@@ -111,9 +104,31 @@ class FusedRWKV4(Model):
             )
         return n_threads if n_threads == 1 or check_team(n_threads) else 1
 
+    @property
+    def n_bytes_per_token(self) -> int:
+        """Bytes of weights that are read for a token and its logits: what bounds the speed."""
+        return int(self._weights.tiles.size)
+
+    def _compile_kernels(self, formats: list[str], progress: Progress) -> None:
+        """Compile, or fetch from the cache, what these formats need."""
+        for i, name in enumerate(formats):
+            progress("compiling kernels", i, len(formats))
+            kernel_addresses(name, self.kernels.path)
+        progress("compiling kernels", len(formats), len(formats))
+
+    def _compile_graph(self, progress: Progress) -> None:
+        """Compile the graph, or fetch it from the cache, by reading no token through one layer."""
+        progress("compiling the graph", 0, 1)
+        shift, wkv = (np.zeros((1, n, self._n_padded), np.float32) for n in (2, 3))
+        with one_at_a_time:
+            numba.set_num_threads(self._n_threads)
+            logits = np.empty((0, lay.TILE_ROWS), np.float32)
+            graph.read_tokens(self._team, self._n_threads, 0, self._weights, self._scratch, shift, wkv, logits)
+        progress("compiling the graph", 1, 1)
+
     def _pack(self, parameters: Mapping[str, Parameter], head_q8_0: bool, progress: Progress) -> graph.Weights:
         matrices = self._matrices(parameters, head_q8_0)
-        compile_kernels(sorted({layout_of(p).name for p in matrices}), self.kernels.path, progress)
+        self._compile_kernels(sorted({layout_of(p).name for p in matrices}), progress)
         places = _places(matrices)
         tiles = _aligned(max(place.start + place.n_tiles * place.stride for place in places))
         for i, (parameter, place) in enumerate(zip(matrices, places)):
