@@ -16,7 +16,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
-
 from rwkv_np.kernels import blocks
 
 BLOCK_SIZE = blocks.BLOCK_SIZE

@@ -133,14 +133,14 @@ def _read_parameter(path: str, header: Header, data: np.memmap, offset: int) -> 
         return data[offset - n_bytes : offset]
 
     start = offset
-    n_dims, key_length, code = _PARAMETER.unpack(take(_PARAMETER.size, f"the parameter at offset {start}"))
+    n_dims, key_length, code = _PARAMETER.unpack(take(_PARAMETER.size, f"the parameter at offset {start}").tobytes())
     if not 1 <= n_dims <= MAX_DIMENSIONS or not 1 <= key_length <= MAX_KEY_LENGTH:
         raise FormatError(
             path,
             f"the parameter at offset {start} claims {n_dims} dimensions and a name of {key_length} bytes; "
             f"expected 1 to {MAX_DIMENSIONS} and 1 to {MAX_KEY_LENGTH}. {_MEND}",
         )
-    shape = struct.unpack(f"<{n_dims}i", take(4 * n_dims, "a shape"))[::-1]
+    shape = struct.unpack(f"<{n_dims}i", take(4 * n_dims, "a shape").tobytes())[::-1]
     name = _name(path, start, take(key_length, "a name").tobytes())
     data_type = _data_type(path, header.version, code, name)
     return Parameter(name, shape, data_type, take(_data_bytes(path, name, shape, data_type), name)), offset

@@ -39,7 +39,7 @@ def inspect(path: PathLike) -> Report:
 
 
 def _tokenizer(vocab_size: int) -> str:
-    known = NAME_OF_SIZE.get(vocab_size)
+    known = {"bytes": "bytes", "20b": "20B", "world": "World"}.get(NAME_OF_SIZE.get(vocab_size, ""))
     return known or "the model's own: a tokenizer.json beside it, or --tokenizer PATH"
 
 

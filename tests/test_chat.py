@@ -6,13 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-import rwkv_np
 from conftest import random_parameters, write_model
+from test_completion import GREEDY, PieceTokenizer, ScriptedModel
+
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.templates import TEMPLATES, template_for
 from rwkv_np.sampling import SamplingParams
-from rwkv_np.tokenizers import load_tokenizer
-from test_completion import GREEDY, PieceTokenizer, ScriptedModel
 
 pexpect = pytest.importorskip("pexpect", reason="the terminal is played by pexpect (not on Windows)")
 

@@ -8,9 +8,10 @@ import itertools
 
 import numpy as np
 import pytest
-import rwkv_np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import rwkv_np
 from rwkv_np.completion import Completion
 from rwkv_np.errors import InputError
 from rwkv_np.sampling import SamplingParams
@@ -192,7 +193,7 @@ def test_long_prompts_read_in_chunks_give_what_they_give_at_once(tiny_model):
     model, tokenizer = rwkv_np.load(tiny_model), load_tokenizer("bytes")
     seen = []
     completion = rwkv_np.generate(
-        model, tokenizer, "y" * 300, SamplingParams(max_tokens=0), progress=lambda done, total: seen.append((done, total))
+        model, tokenizer, "y" * 300, SamplingParams(max_tokens=0), progress=lambda *counts: seen.append(counts)
     )
     list(completion)
     np.testing.assert_allclose(completion.state.wkv, model.forward([ord("y")] * 300)[1].wkv, atol=1e-4)

@@ -13,6 +13,7 @@ import pytest
 from conftest import GOLDEN, random_parameters, write_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rwkv_np.errors import FormatError, RwkvError
 from rwkv_np.format import parameter_bytes, read_model_file, write_header, write_parameter_header
 from rwkv_np.models import load

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-import rwkv_np
 from conftest import GOLDEN, random_parameters, shared_file, write_model
+
+import rwkv_np
 from rwkv_np.errors import FormatError, InputError
 
 # Mean |difference| from the official package's float32 logits: what each type may cost.

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 import rwkv_np
 
 ROOT = Path(__file__).parents[1]

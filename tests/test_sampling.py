@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rwkv_np.errors import InputError
 from rwkv_np.sampling import Sampler, SamplingParams, add_bias, penalize, probabilities
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-import rwkv_np
 from conftest import random_parameters, write_model
+
+import rwkv_np
 from rwkv_np.errors import InputError, OutputError, StateFileError
 
 

@@ -52,10 +52,10 @@ def _check_header(file: ModelFile, n_layer: int, n_embd: int, dim_ffn: int, voca
     header = file.header
     said = {"n_layer": header.n_layer, "n_embed": header.n_embed, "n_vocab": header.n_vocab}
     found = {"n_layer": n_layer, "n_embed": n_embd, "n_vocab": vocab_size}
-    for name in said:
-        if said[name] != found[name]:
+    for name, size in said.items():
+        if size != found[name]:
             raise FormatError(
-                file.path, f"the header says {name} = {said[name]}, its parameters {found[name]}. {_MEND}"
+                file.path, f"the header says {name} = {size}, its parameters {found[name]}. {_MEND}"
             )
 
 
