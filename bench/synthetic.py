@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from shapes import SHAPES, vocab_size
 
 from rwkv_np.format import Header, write_header, write_parameter_header
 from rwkv_np.models.v4 import parameter_shapes
 from rwkv_np.quants import DataType, by_name
 
-# name -> (n_layer, n_embd)
-SHAPES = {
-    "169m": (12, 768), "430m": (24, 1024), "1b5": (24, 2048), "3b": (32, 2560), "7b": (32, 4096), "14b": (40, 5120),
-}  # fmt: skip
-VOCAB_SIZE = 50277
 POOL_BLOCKS = 2**18
 CHUNK_BYTES = 2**24
 
@@ -36,7 +33,9 @@ def _block_pool(data_type: DataType, n_in: int, rng: np.random.Generator) -> np.
     return np.tile(data_type.encode(weights), 16)
 
 
-def _write_matrix(file, shape: tuple[int, ...], data_type: DataType, rng: np.random.Generator) -> None:
+def _write_matrix(
+    file: BinaryIO, shape: tuple[int, ...], data_type: DataType, rng: np.random.Generator
+) -> None:
     pool = _block_pool(data_type, shape[-1], rng).view(np.uint8)
     size = data_type.block.itemsize
     left = data_type.n_bytes(int(np.prod(shape)))
@@ -63,8 +62,8 @@ def write_synthetic(path: Path | str, shape: str, type_name: str, version: int =
     assert data_type and float_type and vector_type
     rng = np.random.default_rng(seed)
     with open(path, "wb") as file:
-        write_header(file, Header(version, VOCAB_SIZE, n_embd, n_layer, data_type.code))
-        for name, size in parameter_shapes(n_layer, n_embd, 4 * n_embd, VOCAB_SIZE).items():
+        write_header(file, Header(version, vocab_size(shape), n_embd, n_layer, data_type.code))
+        for name, size in parameter_shapes(n_layer, n_embd, 4 * n_embd, vocab_size(shape)).items():
             is_outer = name in ("emb.weight", "head.weight")
             stored = vector_type if len(size) == 1 else data_type
             stored = float_type if is_outer and data_type.is_quantized else stored
