@@ -29,7 +29,7 @@ def multiply_tile(kernels, tile, vectors, vector_bytes, n_blocks, n_vectors, out
     """out[v, :32] = tile @ vectors[v] for every v; pointers, and floats from result to result."""
     vector = 0
     for i in range(len(COUNTS) - 1, -1, -1):
-        while n_vectors - vector >= COUNTS[i]:
+        while kernels[i] != 0 and n_vectors - vector >= COUNTS[i]:
             x, result = beyond(vectors, vector * vector_bytes), beyond(out, vector * out_stride * 4)
             call_kernel(kernels[i], tile, x, vector_bytes, n_blocks, result, out_stride)
             vector += COUNTS[i]
@@ -81,7 +81,8 @@ def vectors_for(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
     padded = np.zeros((len(x), matrix.n_blocks * lay.BLOCK), np.float32)
     padded[:, : matrix.n_in] = x
     rows = np.zeros((len(x), lay.vector_bytes(matrix.n_blocks)), np.uint8)
-    _put_vectors(padded, matrix.n_blocks, wants(matrix.layout), rows)
+    with one_at_a_time:
+        _put_vectors(padded, matrix.n_blocks, wants(matrix.layout), rows)
     return rows
 
 
@@ -95,6 +96,12 @@ def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[:, : n_blocks * lay.BLOCK].view(np.int8), scales
 
 
+def multiply(matrix: PackedMatrix, vectors: np.ndarray, out: np.ndarray) -> None:
+    """The product alone: rows from `vectors_for` into out (count, rows in whole tiles) float32."""
+    with one_at_a_time:
+        _multiply(matrix.kernels, matrix.tiles, matrix.n_blocks, vectors, out)
+
+
 def matmul(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
     """x (count, n_in) float32 times the matrix: (count, n_rows) float32.
 
@@ -103,8 +110,7 @@ def matmul(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
     if x.ndim != 2 or x.shape[1] != matrix.n_in:
         raise ValueError(f"vectors are {x.shape}, the matrix wants (count, {matrix.n_in})")
     out = np.empty((len(x), matrix.tiles.shape[0] * lay.TILE_ROWS), np.float32)
-    with one_at_a_time:
-        _multiply(matrix.kernels, matrix.tiles, matrix.n_blocks, vectors_for(matrix, x), out)
+    multiply(matrix, vectors_for(matrix, x), out)
     return out[:, : matrix.n_rows]
 
 

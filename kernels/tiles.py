@@ -25,8 +25,10 @@ from rwkv_np.kernels.pointers import KERNEL_ARGS
 from rwkv_np.kernels.vector import BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, SMALL, Emit, Variable
 
 STEPS = 8  # of four columns in a block
-# How many vectors a kernel may take at once. More than 8 run out of registers.
+# How many vectors a kernel may take at once: what the registers hold. Elsewhere than on AVX-512
+# eight spill so much that they take a third longer than twice four.
 COUNTS = (1, 2, 4, 8)
+MOST = {"vnni": 8}
 # How far before its use a cache line is asked for. With 8 vectors the processor cannot look far
 # enough ahead by itself: 2.9 times the time of one vector without this, 1.2 times with it.
 AHEAD = 8192
@@ -218,8 +220,10 @@ def _compiled(format, path, count):
 
 
 def kernel_addresses(format: str, path: str) -> np.ndarray:
-    """Compile, or fetch from the cache, a format's kernels: an address for each of COUNTS.
+    """Compile, or fetch from the cache, a format's kernels: an address for each of COUNTS, or 0.
 
     A function behind an address takes pointers.KERNEL_ARGS. It lives as long as the process.
     """
-    return np.array([_compiled(format, path, count).address for count in COUNTS], np.int64)
+    built = [count for count in COUNTS if count <= MOST.get(path, 4)]
+    addresses = [_compiled(format, path, count).address for count in built]
+    return np.array(addresses + [0] * (len(COUNTS) - len(built)), np.int64)
