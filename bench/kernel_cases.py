@@ -1,0 +1,230 @@
+"""Every kernel with inputs and shapes: one table that the tests and the benchmarks both read.
+
+A case says how to make inputs, how to run the kernel, what its NumPy reference gives for them,
+and how far apart the two may be. Matrix products have one case for each format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from rwkv_np.kernels import gates, norm, wkv
+from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.matmul import PackedMatrix, matmul, matmul_reference
+from rwkv_np.kernels.pack import unpack_reference
+from rwkv_np.kernels.pointers import address
+from rwkv_np.kernels.vectors import WANTS_FLOAT
+
+FORMATS = tuple(lay.LAYOUTS)
+# (rows, columns, vectors): one tile and less, ragged ends, every kernel of tiles.COUNTS.
+PRODUCT_SHAPES = ((1, 32, 1), (32, 64, 2), (33, 96, 15), (100, 256, 4))
+TIMED_SHAPES = ((2048, 2048), (8192, 2048), (2048, 8192), (4096, 4096))
+FLOAT32 = 2.0**-24  # the error of one rounding
+
+
+def random_rows(format: str, n_rows: int, n_in: int, rng: np.random.Generator) -> np.ndarray:
+    """Random rows as a file holds them, (n_rows, bytes of a row) uint8; scales of order one."""
+    layout = lay.LAYOUTS[format]
+    if layout.is_float:
+        kind = np.float16 if layout.bits == 16 else np.float32
+        return rng.standard_normal((n_rows, n_in)).astype(kind).view(np.uint8)
+    blocks = rng.integers(0, 256, (n_rows, n_in // lay.BLOCK, layout.file_block), np.uint8)
+    n_scales = 1 + layout.has_min
+    kind = np.float16 if layout.scale_bytes == 2 else np.float32
+    scales = rng.standard_normal((*blocks.shape[:2], n_scales)).astype(kind).view(np.uint8)
+    blocks[:, :, : n_scales * layout.scale_bytes] = scales
+    if layout.has_outliers:
+        _put_outliers(blocks, rng)
+    return blocks.reshape(n_rows, -1)
+
+
+def _put_outliers(blocks, rng):
+    """An outlier in each block but the first, whose nibble is then zero."""
+    shape = blocks.shape[:2]
+    columns = rng.integers(0, lay.BLOCK, shape).astype(np.uint16)
+    columns[0, 0] = 0xFFFF
+    blocks[:, :, 4:6] = columns[:, :, None].view(np.uint8)
+    blocks[:, :, 6:8] = (10 * rng.standard_normal((*shape, 1))).astype(np.float16).view(np.uint8)
+    for place in zip(*np.nonzero(columns < lay.BLOCK)):
+        column = int(columns[place])
+        blocks[place][8 + column // 2] &= 0x0F if column % 2 else 0xF0
+
+
+def product_bound(raw: np.ndarray, format: str, n_in: int, x: np.ndarray) -> np.ndarray:
+    """How far float32 may be off: a rounding for each term of a sum, of the sum of magnitudes."""
+    layout = lay.LAYOUTS[format]
+    weights = np.abs(unpack_reference(raw, layout, n_in))
+    if not layout.is_float:
+        # What is summed are the parts q d, zero d and m of a weight: each may be larger than it.
+        blocks = weights.reshape(len(raw), -1, lay.BLOCK).max(axis=2)
+        weights = weights + 3 * np.repeat(blocks, lay.BLOCK, axis=1)
+    magnitudes = np.abs(x).astype(np.float64) @ weights.T
+    n_terms = n_in if layout.is_float else 4 * lay.n_blocks_of(n_in)
+    return (n_terms + 8) * FLOAT32 * magnitudes
+
+
+def run_product(raw, format, n_in, x, path=None):
+    """Pack and multiply."""
+    return matmul(PackedMatrix.from_file(raw, format, n_in, path), x)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel other than a product. `tolerance` is relative to the largest result."""
+
+    make: Callable
+    run: Callable
+    reference: Callable
+    tolerance: float
+    shapes: tuple = ((1, 32), (3, 64), (9, 96))  # (tokens, channels)
+    timed: tuple = ((1, 768), (1, 2048), (128, 2048))
+
+
+@njit
+def _layer_norm(x, weight, bias, out):
+    for t in range(x.shape[0]):
+        at = t * x.shape[1] * 4
+        place = address(out, at)
+        norm.layer_norm_row(address(x, at), address(weight, 0), address(bias, 0), x.shape[1], x.shape[1], place)
+
+
+@njit
+def _mix(x, before, share, rows):
+    n_blocks = x.shape[1] // 32
+    for t in range(x.shape[0]):
+        at = t * x.shape[1] * 4
+        place = address(rows, t * rows.shape[1])
+        norm.mix_row(address(x, at), address(before, at), address(share, 0), n_blocks, WANTS_FLOAT, place)
+
+
+@njit
+def _wkv(kvr, w, u, state, n_blocks, rows):
+    for block in range(n_blocks):
+        lanes = kvr[block]
+        wkv.wkv_block(
+            address(lanes, 0), lanes.shape[1], address(w, 0), address(u, 0), address(state, 0), w.shape[0], block,
+            n_blocks, WANTS_FLOAT, address(rows, 0), rows.shape[1],
+        )  # fmt: skip
+
+
+@njit
+def _squared_relu(lanes, rows):
+    for block in range(lanes.shape[0]):
+        place = address(lanes, block * lanes.shape[1] * 128)
+        gates.squared_relu_block(
+            place, lanes.shape[1], block, lanes.shape[0], WANTS_FLOAT, address(rows, 0), rows.shape[1]
+        )
+
+
+@njit
+def _sigmoid(lanes, out):
+    for block in range(lanes.shape[0]):
+        place = address(lanes, block * lanes.shape[1] * 128)
+        gates.sigmoid_block(place, lanes.shape[1], address(out, block * 128), out.shape[1])
+
+
+@njit
+def _add_gated(lanes, gate, out):
+    for block in range(lanes.shape[0]):
+        at, place = address(lanes, block * lanes.shape[1] * 128), block * 128
+        gates.add_gated_block(at, lanes.shape[1], address(gate, place), address(out, place), out.shape[1])
+        gates.add_block(at, lanes.shape[1], address(out, place), out.shape[1])
+
+
+def _rows(n_tokens, n_channels):
+    return np.zeros((n_tokens, lay.vector_bytes(n_channels // 32)), np.uint8)
+
+
+def _values(rows, n_channels):
+    """The float32 part of vector rows."""
+    start = n_channels // 32 * lay.VALUES
+    return np.ascontiguousarray(rows[:, start : start + 4 * n_channels]).view(np.float32)
+
+
+def _lanes(x):
+    """(T, C) as the products leave it: (C / 32, T, 32)."""
+    return np.ascontiguousarray(x.reshape(len(x), -1, 32).transpose(1, 0, 2))
+
+
+def _normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def _run_layer_norm(x, weight, bias):
+    out = np.empty_like(x)
+    _layer_norm(x, weight, bias, out)
+    return out
+
+
+def _run_mix(x, before, share):
+    rows = _rows(*x.shape)
+    _mix(x, before, share, rows)
+    return _values(rows, x.shape[1])
+
+
+def _run_wkv(r, k, v, w, u, state):
+    state, rows = state.copy(), _rows(*k.shape)
+    kvr = np.ascontiguousarray(np.stack([_lanes(k), _lanes(v), _lanes(r)], axis=1))
+    _wkv(kvr, w, u, state, k.shape[1] // 32, rows)
+    return np.concatenate([_values(rows, k.shape[1]), state])
+
+
+def _wkv_reference(r, k, v, w, u, state):
+    state = state.astype(np.float64)
+    return np.concatenate([wkv.wkv_reference(r, k, v, w, u, state), state])
+
+
+def _wkv_inputs(shape, rng):
+    t, c = shape
+    state = np.stack([_normal(rng, c), 1 + rng.random(c, np.float32), _normal(rng, c)])
+    return *(_normal(rng, t, c) for _ in range(3)), -np.exp(_normal(rng, c)), _normal(rng, c), state
+
+
+def _run_squared_relu(x):
+    rows = _rows(*x.shape)
+    _squared_relu(_lanes(x), rows)
+    return _values(rows, x.shape[1])
+
+
+def _run_sigmoid(x):
+    out = np.empty_like(x)
+    _sigmoid(_lanes(x), out)
+    return out
+
+
+def _run_add_gated(x, gate, out):
+    out = out.copy()
+    _add_gated(_lanes(x), gate, out)
+    return out
+
+
+CASES = {
+    "layer_norm": Case(
+        lambda s, rng: (3 + _normal(rng, *s), _normal(rng, s[1]), _normal(rng, s[1])),
+        _run_layer_norm, norm.layer_norm_reference, 4e-6,
+    ),
+    "mix": Case(
+        lambda s, rng: (_normal(rng, *s), _normal(rng, *s), rng.random(s[1], np.float32)),
+        _run_mix, norm.mix_reference, 4 * FLOAT32,
+    ),
+    "wkv": Case(_wkv_inputs, _run_wkv, _wkv_reference, 2e-6),
+    "squared_relu": Case(
+        lambda s, rng: (_normal(rng, *s),), _run_squared_relu, gates.squared_relu_reference, 4 * FLOAT32
+    ),
+    "sigmoid": Case(
+        lambda s, rng: (20 * _normal(rng, *s),), _run_sigmoid, gates.sigmoid_reference, 4 * FLOAT32
+    ),
+    "add_gated": Case(
+        lambda s, rng: tuple(_normal(rng, *s) for _ in range(3)),
+        _run_add_gated, lambda x, gate, out: out.astype(np.float64) + gate * x.astype(np.float64) + x, 8 * FLOAT32,
+    ),
+}  # fmt: skip
+
+__all__ = [
+    "CASES", "FORMATS", "PRODUCT_SHAPES", "TIMED_SHAPES", "Case", "matmul_reference", "product_bound", "random_rows",
+    "run_product",
+]  # fmt: skip

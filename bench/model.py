@@ -1,0 +1,123 @@
+"""A card for one model: bytes a token, the memory's speed, the ceiling, and how near we come.
+
+Decoding reads every weight once a token, so its ceiling is bandwidth / bytes. A prompt reads
+them once for many tokens and is bound by arithmetic. Each decode timing is paired with a
+measurement of the bandwidth right before it; the share is the median of the pairs.
+
+    python bench/model.py --shape 1b5 --format Q4_1 [--head-q8-0]
+    python bench/model.py MODEL.bin
+
+The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+from measure import float32_rate, median_seconds, processor, read_rate, resident_anonymous, seconds
+from shapes import SHAPES
+from synthetic import write_synthetic
+
+from rwkv_np.format import read_model_file
+from rwkv_np.models import model_config
+from rwkv_np.models.v4_fused import FusedRWKV4
+
+FORMATS = ("FP32", "FP16", "Q4_0", "Q4_1", "Q4_1_O", "Q5_0", "Q5_1", "Q8_0")
+PROMPTS = (16, 128, 512)
+
+
+def load(path: Path, **options) -> FusedRWKV4:
+    """The fused engine on the model file at `path`."""
+    file = read_model_file(path)
+    return FusedRWKV4(model_config(file), file.parameters, **options)
+
+
+def load_seconds(path: Path, **options) -> tuple[FusedRWKV4, float]:
+    """The model, and the time that loading takes from a warm page cache with kernels compiled."""
+    load(path, **options)  # compiles, and brings the file into the page cache
+    models = []
+    taken = seconds(lambda: models.append(load(path, **options)))
+    return models[0], taken
+
+
+def decode(model: FusedRWKV4, pairs: int = 15, tokens: int = 4) -> tuple[list[float], list[float]]:
+    """(seconds a token, bandwidth right before), pair by pair."""
+    weights, taken, rates = model._weights.tiles, [], []
+    _, state = model.forward([1, 2, 3])
+    for i in range(pairs):
+        rates.append(read_rate(weights[: weights.size // 4096 * 4096], model._n_threads))
+        steps = []
+        for token in range(tokens):
+            steps.append(seconds(lambda token=token: results.append(model.forward(100 * i + token, state))))
+            state = results.pop()[1]
+        taken.append(float(np.median(steps)))
+    return taken, rates
+
+
+results: list = []
+
+
+def prefill(model: FusedRWKV4, n_tokens: int) -> float:
+    """Tokens a second of a prompt."""
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, n_tokens)
+    return n_tokens / median_seconds(lambda: model.forward(tokens), 5)
+
+
+def matrix_operations(model: FusedRWKV4) -> int:
+    """Multiplications and additions of the layers' matrices, for a token."""
+    c, f = model.config.n_embd, model.config.dim_ffn
+    return 2 * model.config.n_layer * (5 * c * c + 2 * c * f)
+
+
+def card(path: Path, threads: int | None, head_q8_0: bool) -> dict:
+    """Measure everything; the keys are the card's lines."""
+    options = {"threads": threads, "head_q8_0": head_q8_0}
+    model, loading = load_seconds(path, **options)
+    anonymous = resident_anonymous()
+    taken, rates = decode(model)
+    share = float(np.median([model.n_bytes_per_token / s / rate for s, rate in zip(taken, rates)]))
+    prompts = {n: prefill(model, n) for n in PROMPTS}
+    rate, float32 = prompts[128] * matrix_operations(model), float32_rate(4096, model.config.n_embd, 128)
+    return {
+        "model": path.name, "type": model.config.data_type, "layers": model.config.n_layer,
+        "n_embd": model.config.n_embd, "processor": processor(), "threads": model._n_threads,
+        "kernels": model.kernels.path, "head_q8_0": head_q8_0,
+        "bytes_per_token": model.n_bytes_per_token, "read_gb_s": float(np.median(rates)) / 1e9,
+        "ceiling_tok_s": float(np.median(rates)) / model.n_bytes_per_token,
+        "decode_tok_s": 1 / float(np.median(taken)), "decode_p10_p90_ms": [
+            1e3 * float(np.percentile(taken, p)) for p in (10, 90)
+        ],
+        "share_of_ceiling": share, "prefill_tok_s": prompts,
+        "prefill_over_decode": prompts[128] * float(np.median(taken)),
+        "prefill_gop_s": rate / 1e9, "numpy_float32_gop_s": float32 / 1e9, "prefill_over_numpy": rate / float32,
+        "load_s": loading, "load_gb_s": path.stat().st_size / loading / 1e9,
+        "rss_anon_gb": anonymous / 1e9 if anonymous else None,
+    }  # fmt: skip
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--shape", type=click.Choice(list(SHAPES)), help="Make a model of this published shape.")
+@click.option("--format", "type_name", type=click.Choice(FORMATS), default="Q4_1", help="Its data type.")
+@click.option("--threads", type=int, help="Threads; by default the physical cores.")
+@click.option("--head-q8-0", is_flag=True, help="Hold the head as Q8_0.")
+def main(model: Path | None, shape: str | None, type_name: str, threads: int | None, head_q8_0: bool) -> None:
+    """Measure MODEL, or a synthetic model of a given --shape."""
+    if (model is None) == (shape is None):
+        raise click.UsageError("Give either MODEL or --shape.")
+    with tempfile.TemporaryDirectory() as folder:
+        if model is None:
+            version = 100 if type_name == "Q4_1_O" else 101
+            model = write_synthetic(Path(folder) / f"{shape}-{type_name}.bin", shape, type_name, version)
+        found = card(model, threads, head_q8_0)
+    for name, value in found.items():
+        click.echo(f"{name:>22}  {f'{value:.3g}' if isinstance(value, float) else value}")
+    click.echo(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

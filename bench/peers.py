@@ -1,0 +1,127 @@
+"""The same model file in rwkv.cpp and here, in turn: A B A B, and the ratio pair by pair.
+
+rwkv.cpp is called through its C interface (rwkv.h), from a shared library that is built
+elsewhere. Taking turns in one process makes both meet the same neighbours on a shared machine.
+
+    python bench/peers.py MODEL.bin --rwkv-cpp PATH/librwkv.so
+
+The last line is one JSON document. Programs of April 2023 have no call for a sequence: their
+prefill is left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+from measure import seconds
+from model import load
+
+from rwkv_np.kernels.threads import default_threads
+
+Floats = ctypes.POINTER(ctypes.c_float)
+
+
+class RwkvCpp:
+    """A model in rwkv.cpp: `decode` reads one token, `prefill` a sequence; both keep the state."""
+
+    def __init__(self, library: Path, model: Path, threads: int) -> None:
+        self.lib = ctypes.CDLL(str(library))
+        self.has_sequence = hasattr(self.lib, "rwkv_eval_sequence")
+        self.lib.rwkv_init_from_file.restype = ctypes.c_void_p
+        # Since 2024 a third argument says how many layers go to a GPU; older libraries ignore it.
+        self.context = ctypes.c_void_p(self.lib.rwkv_init_from_file(str(model).encode(), threads, 0))
+        if not self.context:
+            raise click.ClickException(f"{library} cannot load {model}; its own message stands above")
+        self.state, self.logits = self._buffer("state"), self._buffer("logits")
+        self.started = False
+
+    def _buffer(self, what: str) -> np.ndarray:
+        """A buffer of the size that the library asks for; the April 2023 names say `buffer_element_count`."""
+        for name in (f"rwkv_get_{what}_len", f"rwkv_get_{what}_buffer_element_count"):
+            if hasattr(self.lib, name):
+                getattr(self.lib, name).restype = ctypes.c_size_t
+                return np.zeros(getattr(self.lib, name)(self.context), np.float32)
+        raise click.ClickException(f"the library has no rwkv_get_{what}_len: it is no rwkv.cpp that is known here")
+
+    def _pointers(self) -> tuple:
+        state = self.state.ctypes.data_as(Floats)
+        before = state if self.started else None
+        self.started = True
+        return before, state, self.logits.ctypes.data_as(Floats)
+
+    def decode(self, token: int) -> None:
+        """Read one token."""
+        if not self.lib.rwkv_eval(self.context, ctypes.c_uint32(token), *self._pointers()):
+            raise click.ClickException("rwkv_eval failed")
+
+    def prefill(self, tokens: np.ndarray) -> None:
+        """Read a sequence at once."""
+        ids = tokens.astype(np.uint32)
+        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
+        if not self.lib.rwkv_eval_sequence(self.context, pointer, ctypes.c_size_t(len(ids)), *self._pointers()):
+            raise click.ClickException("rwkv_eval_sequence failed")
+
+
+class Ours:
+    """The same two calls on the fused engine."""
+
+    def __init__(self, model: Path, threads: int, head_q8_0: bool) -> None:
+        self.model = load(model, threads=threads, head_q8_0=head_q8_0)
+        self.state = None
+
+    def decode(self, token: int) -> None:
+        """Read one token."""
+        _, self.state = self.model.forward(int(token), self.state)
+
+    def prefill(self, tokens: np.ndarray) -> None:
+        """Read a sequence at once."""
+        _, self.state = self.model.forward(tokens, self.state)
+
+
+def in_turn(a: Callable[[], object], b: Callable[[], object], pairs: int) -> np.ndarray:
+    """(pairs, 2) seconds of a and b, taken alternately, after one of each to warm up."""
+    a(), b()
+    return np.array([(seconds(a), seconds(b)) for _ in range(pairs)])
+
+
+def _summary(name: str, taken: np.ndarray, tokens: int) -> dict:
+    ratios = taken[:, 1] / taken[:, 0]
+    ours, theirs = tokens / np.median(taken, axis=0)
+    low, middle, high = np.percentile(ratios, (10, 50, 90))
+    click.echo(
+        f"{name:>8}  ours {ours:8.1f} tok/s  rwkv.cpp {theirs:8.1f} tok/s  "
+        f"ratio {middle:.2f} (10-90 %: {low:.2f}-{high:.2f})"
+    )
+    return {"ours_tok_s": ours, "rwkv_cpp_tok_s": theirs, "ratio": middle, "ratio_p10_p90": [low, high]}
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--rwkv-cpp", "library", required=True, type=click.Path(exists=True, path_type=Path), help="librwkv.so")
+@click.option("--threads", type=int, default=default_threads(), help="Threads of both.")
+@click.option("--head-q8-0", is_flag=True, help="Hold our head as Q8_0. rwkv.cpp keeps the file's.")
+@click.option("--pairs", type=int, default=7, help="Pairs of timings.")
+@click.option("--prompt", type=int, default=64, help="Tokens of a prompt; 128 abort rwkv.cpp at 1.5B.")
+def main(model: Path, library: Path, threads: int, head_q8_0: bool, pairs: int, prompt: int) -> None:
+    """Time MODEL in both programs."""
+    ours, theirs = Ours(model, threads, head_q8_0), RwkvCpp(library, model, threads)
+    tokens = np.random.default_rng(0).integers(0, ours.model.config.vocab_size, prompt)
+
+    def decode(program: Ours | RwkvCpp) -> Callable[[], None]:
+        return lambda: [program.decode(int(token)) for token in tokens[:8]] and None
+
+    found = {"model": model.name, "threads": threads, "head_q8_0": head_q8_0, "kernels": ours.model.kernels.path}
+    found["decode"] = _summary("decode", in_turn(decode(ours), decode(theirs), pairs), 8)
+    if theirs.has_sequence:
+        both = in_turn(lambda: ours.prefill(tokens), lambda: theirs.prefill(tokens), pairs)
+        found["prefill"] = _summary("prefill", both, prompt)
+    click.echo(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Model files of any published shape and any type with random weights, written in seconds.
+
+Speed depends on shapes and types, not on what was learned. Blocks are drawn once into a pool of
+a few MB and repeated from random places; scales are such that activations stay of order one, so
+that no kernel meets infinities or subnormal numbers that a real model would not show it.
+
+    python bench/synthetic.py 1b5 Q4_1 MODEL.bin
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from shapes import SHAPES, vocab_size
+
+from rwkv_np.format import Header, write_header, write_parameter_header
+from rwkv_np.models.v4 import parameter_shapes
+from rwkv_np.quants import DataType, by_name
+
+POOL_BLOCKS = 2**18
+CHUNK_BYTES = 2**24
+
+
+def _block_pool(data_type: DataType, n_in: int, rng: np.random.Generator) -> np.ndarray:
+    """Random blocks whose weights have the spread 1 / sqrt(n_in)."""
+    spread = np.float32(1 / np.sqrt(n_in))
+    if not data_type.is_quantized:
+        return (rng.standard_normal(4 * POOL_BLOCKS, np.float32) * spread).astype(data_type.block)
+    weights = rng.standard_normal((POOL_BLOCKS // 64, data_type.block_size), np.float32) * spread
+    return np.tile(data_type.encode(weights), 16)
+
+
+def _write_matrix(
+    file: BinaryIO, shape: tuple[int, ...], data_type: DataType, rng: np.random.Generator
+) -> None:
+    pool = _block_pool(data_type, shape[-1], rng).view(np.uint8)
+    size = data_type.block.itemsize
+    left = data_type.n_bytes(int(np.prod(shape)))
+    while left:
+        start = size * int(rng.integers(0, len(pool) // size // 2))
+        part = pool[start : start + min(left, CHUNK_BYTES)]
+        file.write(part.data)
+        left -= len(part)
+
+
+def _vector(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    if name.endswith("time_decay"):
+        return -np.exp(np.linspace(-5, 1, n)).astype(np.float32)
+    if ".time_mix" in name:
+        return rng.random(n, np.float32)
+    x = rng.standard_normal(n).astype(np.float32) / 10
+    return x + np.float32(1) if name.endswith("weight") else x
+
+
+def write_synthetic(path: Path | str, shape: str, type_name: str, version: int = 101, seed: int = 0) -> Path:
+    """Write a model file of that shape and type; the embedding and the head are FP16, as in real ones."""
+    n_layer, n_embd = SHAPES[shape]
+    data_type, float_type, vector_type = (by_name(name, version) for name in (type_name, "FP16", "FP32"))
+    assert data_type and float_type and vector_type
+    rng = np.random.default_rng(seed)
+    with open(path, "wb") as file:
+        write_header(file, Header(version, vocab_size(shape), n_embd, n_layer, data_type.code))
+        for name, size in parameter_shapes(n_layer, n_embd, 4 * n_embd, vocab_size(shape)).items():
+            is_outer = name in ("emb.weight", "head.weight")
+            stored = vector_type if len(size) == 1 else data_type
+            stored = float_type if is_outer and data_type.is_quantized else stored
+            write_parameter_header(file, name, size, stored)
+            if len(size) == 1:
+                file.write(_vector(name, size[0], rng).tobytes())
+            else:
+                _write_matrix(file, size, stored, rng)
+    return Path(path)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4 or sys.argv[1] not in SHAPES:
+        sys.exit(__doc__)
+    write_synthetic(sys.argv[3], sys.argv[1], sys.argv[2])

@@ -1,0 +1,133 @@
+"""How a matrix lies in memory while it is used, and how the vectors that meet it do.
+
+A matrix is cut into tiles of 32 rows, a tile into blocks of 32 columns, as the file formats
+are. What a file keeps row by row stands across rows here, in groups of 16 lanes, so that a
+vector register holds the same columns of 16 rows and no sum ever crosses lanes.
+
+    tile     block 0 | block 1 | ..., and so tile after tile: memory is read in one straight line
+    block    scales | quants                            (a multiple of 64 bytes: a cache line)
+    quants   for each group of 16 rows:
+               4 bits   4 x 64 bytes; byte 4r + i of vector j: column 4j + i low, 4j + i + 16 high
+               5 bits   the same, and 64 bytes whose bit s is the fifth bit of column 4s + i
+               8 bits   8 x 64 bytes; byte 4r + i of vector j: column 4j + i, signed
+    scales   d of 32 rows, then m of 32 rows where the format has a minimum (float16 or float32),
+             then value (float16) and column (a byte) of each row's outlier where it has outliers
+    floats   FP16 and FP32: for each column the 32 rows; no scales
+
+A vector (one column of x) is one row of bytes, n_blocks = n_in / 32 rounded up:
+
+    int8     n_in quants | scales | scales * sum of quants | -8 * sum of quants | float32 values
+
+The sums pay for zero points and minimums once a block instead of once a weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TILE_ROWS = 32
+BLOCK = 32
+GROUPS = TILE_ROWS // 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One format: how a block lies in the file, and what its numbers mean.
+
+    `bits` a weight; value = (q - zero) d, plus m where `has_min`. `header` bytes stand before
+    the fifth bits and the quants. `pairs`: neighbours share a byte (version 100), instead of
+    columns 16 apart (version 101).
+    """
+
+    name: str
+    bits: int
+    zero: int = 0
+    has_min: bool = False
+    scale_bytes: int = 2
+    pairs: bool = False
+    has_outliers: bool = False
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the weights are floats and meet float32 activations."""
+        return self.bits >= 16
+
+    @property
+    def header(self) -> int:
+        """Bytes of a file block before its fifth bits and quants."""
+        if self.is_float:
+            return 0
+        return self.scale_bytes * (1 + self.has_min) + 4 * self.has_outliers
+
+    @property
+    def file_block(self) -> int:
+        """Bytes of a block of 32 weights in the file."""
+        return self.header + BLOCK * self.bits // 8
+
+    @property
+    def group_quants(self) -> int:
+        """Packed bytes of the quants of 16 rows of a block."""
+        return 16 * BLOCK * self.bits // 8
+
+    @property
+    def scales(self) -> int:
+        """Packed bytes of the scales of 32 rows of a block, which stand before its quants."""
+        if self.is_float:
+            return 0
+        used = TILE_ROWS * (self.scale_bytes * (1 + self.has_min) + 3 * self.has_outliers)
+        return round_up(used, 64)
+
+    @property
+    def block_bytes(self) -> int:
+        """Packed bytes of 32 columns of 32 rows."""
+        return self.scales + GROUPS * self.group_quants
+
+    @property
+    def weight_max(self) -> int:
+        """The largest magnitude of a quant where it is read with a sign."""
+        return 128 if self.bits == 8 else 2**self.bits - 1
+
+    def tile_bytes(self, n_blocks: int) -> int:
+        """Bytes of a tile of `n_blocks` blocks a row."""
+        return n_blocks * self.block_bytes
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout("FP32", 32),
+        Layout("FP16", 16),
+        Layout("Q4_0", 4, zero=8),
+        Layout("Q4_1", 4, has_min=True),
+        Layout("Q5_0", 5, zero=16),
+        Layout("Q5_1", 5, has_min=True),
+        Layout("Q8_0", 8),
+        # Version 100. Its float32 scales stay float32: they cost 12 % more bytes, and rounding
+        # them would cost accuracy that the file paid for.
+        Layout("Q4_0_v100", 4, zero=8, scale_bytes=4, pairs=True),
+        Layout("Q4_1_v100", 4, has_min=True, scale_bytes=4, pairs=True),
+        Layout("Q4_1_O", 4, has_min=True, pairs=True, has_outliers=True),
+    )
+}
+
+# Where the parts of a vector's row start, in bytes a block.
+SCALES = BLOCK
+SUMS = SCALES + 4
+ZEROS = SUMS + 4
+VALUES = ZEROS + 4
+VECTOR_BLOCK = VALUES + 4 * BLOCK
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The next multiple that is not below n."""
+    return -(-n // multiple) * multiple
+
+
+def n_blocks_of(n_in: int) -> int:
+    """Blocks of 32 that cover `n_in` columns."""
+    return -(-n_in // BLOCK)
+
+
+def vector_bytes(n_blocks: int) -> int:
+    """Bytes of the row of one vector."""
+    return round_up(n_blocks * VECTOR_BLOCK, 64)

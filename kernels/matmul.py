@@ -1,0 +1,128 @@
+"""A packed matrix times vectors: decoding with one, a prompt with many.
+
+The model runs these loops inside its own parallel region (models/v4_fused.py); here they stand
+alone, for tests, for benchmarks, and for whoever has one matrix.
+
+Vectors are taken four at a time past one tile: the tile is read from memory once, and from the
+first-level cache for every further four.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import prange
+
+from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.cache import jit
+from rwkv_np.kernels.dispatch import choose
+from rwkv_np.kernels.pack import pack, place_alone, unpack_reference
+from rwkv_np.kernels.pointers import address, beyond, call_kernel
+from rwkv_np.kernels.threads import one_at_a_time
+from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
+from rwkv_np.kernels.vectors import WANTS_INT8, put_vector, quantize_reference, wants
+
+
+@jit()
+def multiply_tile(kernels, tile, vectors, vector_bytes, n_blocks, n_vectors, out, out_stride):
+    """out[v, :32] = tile @ vectors[v] for every v; pointers, and floats from result to result."""
+    vector = 0
+    for i in range(len(COUNTS) - 1, -1, -1):
+        while kernels[i] != 0 and n_vectors - vector >= COUNTS[i]:
+            x, result = beyond(vectors, vector * vector_bytes), beyond(out, vector * out_stride * 4)
+            call_kernel(kernels[i], tile, x, vector_bytes, n_blocks, result, out_stride)
+            vector += COUNTS[i]
+
+
+@jit(parallel=True, nogil=True)
+def _put_vectors(x, n_blocks, wanted, vectors):
+    for v in prange(x.shape[0]):
+        put_vector(address(x, v * x.shape[1] * 4), n_blocks, wanted, address(vectors, v * vectors.shape[1]))
+
+
+@jit(parallel=True, nogil=True)
+def _multiply(kernels, tiles, n_blocks, vectors, out):
+    for t in prange(tiles.shape[0]):
+        tile, result = address(tiles, t * tiles.shape[1]), address(out, t * lay.TILE_ROWS * 4)
+        n_vectors, out_stride = out.shape
+        multiply_tile(
+            kernels, tile, address(vectors, 0), vectors.shape[1], n_blocks, n_vectors, result, out_stride
+        )
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A matrix in tiles, and the kernels of one path that multiply it."""
+
+    layout: lay.Layout
+    n_rows: int
+    n_in: int
+    tiles: np.ndarray
+    kernels: np.ndarray
+
+    @classmethod
+    def from_file(cls, raw: np.ndarray, format: str, n_in: int, path: str | None = None) -> PackedMatrix:
+        """Pack the uint8 rows of a file (pack.pack) for `path`, by default this processor's best."""
+        layout = lay.LAYOUTS[format]
+        place = place_alone(layout, raw.shape[0], n_in)
+        tiles = np.empty((place.n_tiles, place.tile_bytes), np.uint8)
+        pack(raw, layout, n_in, tiles.reshape(-1), place)
+        return cls(layout, raw.shape[0], n_in, tiles, kernel_addresses(format, path or choose().path))
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of 32 columns in a row."""
+        return lay.n_blocks_of(self.n_in)
+
+
+def vectors_for(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
+    """The rows of bytes (layout.py) that `matrix` wants of float32 vectors (count, n_in)."""
+    padded = np.zeros((len(x), matrix.n_blocks * lay.BLOCK), np.float32)
+    padded[:, : matrix.n_in] = x
+    rows = np.zeros((len(x), lay.vector_bytes(matrix.n_blocks)), np.uint8)
+    with one_at_a_time:
+        _put_vectors(padded, matrix.n_blocks, wants(matrix.layout), rows)
+    return rows
+
+
+def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 rows (count, n_in) to int8 quants of that shape and float32 scales (count, n_in / 32)."""
+    n_blocks = x.shape[1] // lay.BLOCK
+    rows = np.empty((len(x), lay.vector_bytes(n_blocks)), np.uint8)
+    with one_at_a_time:
+        _put_vectors(np.ascontiguousarray(x, np.float32), n_blocks, WANTS_INT8, rows)
+    scales = np.ascontiguousarray(rows[:, n_blocks * lay.SCALES : n_blocks * lay.SUMS]).view(np.float32)
+    return rows[:, : n_blocks * lay.BLOCK].view(np.int8), scales
+
+
+def multiply(matrix: PackedMatrix, vectors: np.ndarray, out: np.ndarray) -> None:
+    """The product alone: rows from `vectors_for` into out (count, rows in whole tiles) float32."""
+    with one_at_a_time:
+        _multiply(matrix.kernels, matrix.tiles, matrix.n_blocks, vectors, out)
+
+
+def matmul(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
+    """x (count, n_in) float32 times the matrix: (count, n_rows) float32.
+
+    Raises   ValueError: x does not fit the matrix
+    """
+    if x.ndim != 2 or x.shape[1] != matrix.n_in:
+        raise ValueError(f"vectors are {x.shape}, the matrix wants (count, {matrix.n_in})")
+    out = np.empty((len(x), matrix.tiles.shape[0] * lay.TILE_ROWS), np.float32)
+    multiply(matrix, vectors_for(matrix, x), out)
+    return out[:, : matrix.n_rows]
+
+
+def matmul_reference(raw: np.ndarray, format: str, n_in: int, x: np.ndarray) -> np.ndarray:
+    """The definition, in float64: the file's weights times vectors as the format rounds them."""
+    layout = lay.LAYOUTS[format]
+    weights = unpack_reference(raw, layout, n_in)
+    if layout.is_float:
+        return x.astype(np.float64) @ weights.T
+    quants, scales = quantize_reference(x)
+    rounded = quants * np.repeat(scales.astype(np.float64), lay.BLOCK, axis=1)
+    if not layout.has_outliers:
+        return rounded @ weights.T
+    plain = unpack_reference(raw, layout, n_in, outliers=False)
+    return rounded @ plain.T + x.astype(np.float64) @ (weights - plain).T

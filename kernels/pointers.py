@@ -1,0 +1,118 @@
+"""Addresses of array elements, for intrinsics that move bytes.
+
+Numba's arrays know their element type; a packed tile is halves, nibbles and floats in turn.
+Offsets are in bytes and always non-negative. Pointers are derived by GEP from the array's own
+pointer: casts from integers met miscompiles in LLVM 22 before Numba 0.67.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from rwkv_np.kernels.vector import I8, I16, I32, I64, Emit
+
+POINTER = types.CPointer(types.uint8)
+
+
+@intrinsic
+def address(typingctx, array, offset):
+    """The place `offset` bytes behind the first element of a C-contiguous array."""
+
+    def codegen(context, builder, signature, args):
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
+        return builder.gep(builder.bitcast(data, I8.as_pointer()), [args[1]])
+
+    return POINTER(array, types.intp), codegen
+
+
+@intrinsic
+def beyond(typingctx, pointer, offset):
+    """The place `offset` bytes behind a pointer."""
+
+    def codegen(context, builder, signature, args):
+        return builder.gep(args[0], [args[1]])
+
+    return POINTER(pointer, types.intp), codegen
+
+
+@intrinsic
+def copy_bytes(typingctx, source, n_bytes, target):
+    """Copy between places that do not overlap. (Assigning slices of arrays takes Numba seconds to compile.)"""
+
+    def codegen(context, builder, signature, args):
+        cgutils.raw_memcpy(builder, args[2], args[0], args[1], I64(1))
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target), codegen
+
+
+@intrinsic
+def clear_bytes(typingctx, target, n_bytes):
+    """Set bytes to zero."""
+
+    def codegen(context, builder, signature, args):
+        cgutils.memset(builder, args[0], args[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp), codegen
+
+
+def _mover(kind):
+    @intrinsic
+    def move(typingctx, source, source_offset, target, target_offset):
+        def codegen(context, builder, signature, args):
+            emit = Emit(builder)
+            emit.store(emit.load(args[0], emit.value(args[1]), kind), args[2], emit.value(args[3]))
+            return context.get_dummy_value()
+
+        return types.void(source, types.intp, target, types.intp), codegen
+
+    return move
+
+
+def _reader(kind, numba_kind):
+    @intrinsic
+    def read(typingctx, source, offset):
+        def codegen(context, builder, signature, args):
+            emit = Emit(builder)
+            return emit.load(args[0], emit.value(args[1]), kind).llvm
+
+        return numba_kind(source, types.intp), codegen
+
+    return read
+
+
+def _writer(kind, numba_kind):
+    @intrinsic
+    def write(typingctx, value, target, offset):
+        def codegen(context, builder, signature, args):
+            emit = Emit(builder)
+            emit.store(emit.value(args[0]), args[1], emit.value(args[2]))
+            return context.get_dummy_value()
+
+        return types.void(numba_kind, target, types.intp), codegen
+
+    return write
+
+
+move_short, move_int = _mover(I16), _mover(I32)
+read_short, read_int = _reader(I16, types.uint16), _reader(I32, types.uint32)
+write_byte, write_short, write_int = _writer(I8, types.uint8), _writer(I16, types.uint16), _writer(I32, types.uint32)
+
+# A kernel compiled apart (tiles.py), called by its address:
+# (tile, vectors, bytes from vector to vector, blocks, results, floats from result to result).
+KERNEL_ARGS = (POINTER, POINTER, types.intp, types.intp, POINTER, types.intp)
+
+
+@intrinsic
+def call_kernel(typingctx, function, tile, x, x_stride, n_blocks, out, out_stride):
+    """Call the kernel at the address `function`; nothing is checked."""
+
+    def codegen(context, builder, signature, args):
+        pointer, number = I8.as_pointer(), I64
+        kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, number, number, pointer, number])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, *KERNEL_ARGS), codegen

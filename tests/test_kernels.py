@@ -1,0 +1,215 @@
+"""Every kernel against its NumPy reference, on every path that this processor can run."""
+
+import os
+import subprocess
+import sys
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+import pytest
+from kernel_cases import CASES, FORMATS, PRODUCT_SHAPES, matmul_reference, product_bound, random_rows, run_product
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from rwkv_np.kernels import dispatch
+from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.cache import source_hash
+from rwkv_np.kernels.exponential import exp_negative
+from rwkv_np.kernels.matmul import PackedMatrix, matmul, quantize
+from rwkv_np.kernels.pack import pack, place_alone
+from rwkv_np.kernels.pointers import address
+from rwkv_np.kernels.threads import check_team, default_threads
+from rwkv_np.kernels.tiles import COUNTS, emit_tile_product
+from rwkv_np.kernels.vector import FLOATS, Emit
+from rwkv_np.kernels.vectors import quantize_reference
+
+PATHS = dispatch.available_paths()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request):
+    if request.param > numba.config.NUMBA_NUM_THREADS:
+        pytest.skip("one processor")
+    before = numba.get_num_threads()
+    numba.set_num_threads(request.param)
+    yield request.param
+    numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("readonly", [False, True], ids=["writable", "readonly"])
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_products_match_the_reference(format, path, readonly, threads, rng):
+    for n_rows, n_in, count in PRODUCT_SHAPES:
+        raw, x = random_rows(format, n_rows, n_in, rng), rng.standard_normal((count, n_in)).astype(np.float32)
+        raw.flags.writeable = not readonly
+        difference = np.abs(run_product(raw, format, n_in, x, path) - matmul_reference(raw, format, n_in, x))
+        bound = product_bound(raw, format, n_in, x)
+        worst = np.unravel_index((difference / bound).argmax(), bound.shape)
+        assert (difference <= bound).all(), f"{n_rows} x {n_in}, vector and row {worst}: off by {difference[worst]}"
+
+
+@pytest.mark.parametrize("format", ["FP32", "FP16"])
+@pytest.mark.parametrize("n_in", [1, 8, 40, 72])
+def test_float_rows_need_not_fill_blocks(format, n_in, rng):
+    raw, x = random_rows(format, 7, n_in, rng), rng.standard_normal((3, n_in)).astype(np.float32)
+    expected = matmul_reference(raw, format, n_in, x)
+    np.testing.assert_allclose(run_product(raw, format, n_in, x), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_vector_has_the_same_product_alone_and_in_company(format, path, rng):
+    raw, x = random_rows(format, 40, 128, rng), rng.standard_normal((15, 128)).astype(np.float32)
+    matrix = PackedMatrix.from_file(raw, format, 128, path)
+    together = matmul(matrix, x)
+    for i in range(len(x)):
+        np.testing.assert_array_equal(matmul(matrix, x[i : i + 1])[0], together[i])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("format", ["Q8_0", "Q5_1", "Q4_0"])
+def test_the_largest_quants_do_not_overflow(format, path):
+    layout = lay.LAYOUTS[format]
+    raw = np.full((32, 2 * layout.file_block), 0x80 if format == "Q8_0" else 0xFF, np.uint8)
+    scales = np.full((32, 2, 1 + layout.has_min), 1, np.float16).view(np.uint8)
+    raw.reshape(32, 2, -1)[:, :, : layout.scale_bytes * (1 + layout.has_min)] = scales
+    for sign in (-1, 1):
+        x = np.full((1, 64), sign, np.float32)
+        np.testing.assert_allclose(run_product(raw, format, 64, x, path), matmul_reference(raw, format, 64, x), rtol=1e-6)
+
+
+def test_a_buffer_that_does_not_fit_is_refused(rng):
+    layout = lay.LAYOUTS["Q4_1"]
+    raw, place = random_rows("Q4_1", 64, 64, rng), place_alone(layout, 64, 64)
+    with pytest.raises(ValueError, match="no place for 64 rows"):
+        pack(raw, layout, 64, np.empty(place.n_tiles * place.tile_bytes - 1, np.uint8), place)
+    with pytest.raises(ValueError, match="rows of 96 weights have 40 bytes, not 60"):
+        pack(raw, layout, 96, np.empty(10**4, np.uint8), place)
+
+
+def test_vectors_that_do_not_fit_the_matrix_are_refused(rng):
+    matrix = PackedMatrix.from_file(random_rows("Q4_1", 8, 64, rng), "Q4_1", 64)
+    with pytest.raises(ValueError, match=r"vectors are \(2, 32\), the matrix wants \(count, 64\)"):
+        matmul(matrix, np.zeros((2, 32), np.float32))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_match_their_references(name, rng):
+    case = CASES[name]
+    for shape in case.shapes:
+        inputs = case.make(shape, rng)
+        out, expected = case.run(*inputs), case.reference(*inputs)
+        assert np.abs(out - expected).max() <= case.tolerance * max(1, np.abs(expected).max()), shape
+
+
+def test_quantized_vectors_equal_the_reference(rng):
+    x = (rng.standard_normal((5, 96)) * np.exp(4 * rng.standard_normal((5, 1)))).astype(np.float32)
+    x[1, 32:64], x[2, :32] = 0, 1e-38
+    quants, scales = quantize(x)
+    expected, expected_scales = quantize_reference(x)
+    np.testing.assert_array_equal(scales, expected_scales)
+    np.testing.assert_array_equal(quants, expected)
+    assert np.abs(quants).max() == 127
+
+
+@intrinsic
+def _exp_of_16(typingctx, x, out):
+    def codegen(context, builder, signature, args):
+        emit = Emit(builder)
+        emit.store(exp_negative(emit, emit.load(args[0], 0, FLOATS)), args[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(x, out), codegen
+
+
+@njit
+def _exp(x, out):
+    for i in range(0, x.size, 16):
+        _exp_of_16(address(x, 4 * i), address(out, 4 * i))
+
+
+def test_the_exponential_is_as_exact_as_float32():
+    x = np.concatenate([np.linspace(-87, 0, 16000), [0, -1e-30, -1e-7, -88, -1e30, -np.inf] + 10 * [-1]]).astype(np.float32)
+    out = np.empty_like(x)
+    _exp(x, out)
+    expected = np.exp(x.astype(np.float64))
+    assert (np.abs(out - expected) <= 1.5e-7 * expected + 1e-37).all()
+    assert out[-16 + 0] == 1 and (out[-13:-10] == 0).all()
+
+
+def test_wkv_does_not_overflow_with_huge_keys_and_an_empty_state(rng):
+    r, k, v, w, u, state = CASES["wkv"].make((50, 32), rng)
+    state[:] = np.array([[0], [0], [-1e30]])
+    k = k * 1e4
+    out = CASES["wkv"].run(r, k.astype(np.float32), v, w, u, state)
+    assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_aarch64_path_compiles_to_sdot(format):
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    layout = lay.LAYOUTS[format]
+    module = ir.Module("tile")
+    module.triple = "aarch64-unknown-linux-gnu"
+    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(64)
+    kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, number, number, pointer, number])
+    function = ir.Function(module, kind, "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    emit_tile_product(builder, layout, "neon", 2, *function.args)
+    builder.ret_void()
+    target = llvm.Target.from_triple(module.triple).create_target_machine(cpu="neoverse-n1", opt=3)
+    assembly = target.emit_assembly(llvm.parse_assembly(str(module)))
+    # 2 groups of rows x 8 steps x 4 registers x 2 vectors.
+    assert assembly.count("\tsdot") == (0 if layout.is_float else 128)
+    assert ("\tfmla" in assembly) == layout.is_float or "\tfmla" in assembly
+
+
+def test_the_oldest_x86_runs_the_generic_path_alone():
+    code = """
+from kernel_cases import *; import numpy as np
+from rwkv_np.kernels.dispatch import choose
+rng = np.random.default_rng(0)
+for format in ("Q4_1", "FP16"):
+    raw, x = random_rows(format, 40, 64, rng), rng.standard_normal((3, 64)).astype(np.float32)
+    error = np.abs(run_product(raw, format, 64, x) - matmul_reference(raw, format, 64, x))
+    assert (error <= product_bound(raw, format, 64, x)).all()
+print(choose().path)
+"""
+    env = os.environ | {"NUMBA_CPU_NAME": "generic", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert result.stdout == "generic\n", result.stderr
+
+
+def test_a_path_can_be_forced_and_one_that_cannot_run_is_not_taken(monkeypatch):
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: frozenset({"avx2", "fma", "f16c"}))
+    assert dispatch.choose("").path == "avx2"
+    assert dispatch.choose("generic") == ("generic", "RWKV_NP_KERNELS=generic")
+    assert dispatch.choose("vnni").path == "avx2" and "avx512vnni" in dispatch.choose("vnni").reason
+    assert dispatch.choose("sse9").path == "avx2" and "names no path" in dispatch.choose("sse9").reason
+
+
+def test_a_changed_source_has_another_cache_folder(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1")
+    (tmp_path / "b.py").write_text("y = 1")
+    before = source_hash(tmp_path)
+    assert source_hash(tmp_path) == before
+    (tmp_path / "b.py").write_text("y = 2")
+    assert source_hash(tmp_path) != before
+
+
+def test_threads_meet(threads):
+    assert check_team(threads)
+    assert 1 <= default_threads() <= numba.config.NUMBA_NUM_THREADS
+
+
+def test_counts_are_powers_of_two_from_one():
+    assert COUNTS[0] == 1 and all(b == 2 * a for a, b in zip(COUNTS, COUNTS[1:]))
