@@ -56,6 +56,11 @@ def folder() -> Path | None:
     return None
 
 
+def is_first_run() -> bool:
+    """Whether no kernel of these sources has been compiled and kept yet."""
+    return folder() is None or not any(folder().rglob("*.nbi"))
+
+
 @contextmanager
 def _numba_keeps_in_folder():
     """Numba asks for its cache folder while a function is decorated, and only then."""

@@ -102,7 +102,7 @@ def probabilities(
     if not np.isfinite(largest):
         raise InputError(f"the largest logit is {largest}: the model file is damaged, or every token is banned")
     if temperature == 0:
-        return logits.argmax(keepdims=True), np.ones(1)
+        return np.array([logits.argmax()]), np.ones(1)
     p = np.exp(logits.astype(np.float64) - largest)
     p /= p.sum()
     ids = _most_likely(p, top_p, top_k)

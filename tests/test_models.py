@@ -7,6 +7,8 @@ from conftest import GOLDEN, random_parameters, shared_file, write_model
 import rwkv_np
 from rwkv_np.errors import FormatError, InputError
 
+ENGINES = ("numpy", "fused")
+
 # Mean |difference| from the official package's float32 logits: what each type may cost.
 BOUNDS = {
     "FP16": 4.1e-4, "Q8_0": 0.0172, "Q5_1": 0.0757, "Q5_0": 0.1046, "Q4_1": 0.165, "Q4_0": 0.217,
@@ -27,20 +29,23 @@ def token_by_token(model, tokens):
     return np.stack(rows), state
 
 
-def test_float32_agrees_with_the_official_package(golden, official):
-    logits, _ = token_by_token(rwkv_np.load(golden("FP32.bin")), official["tokens"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_float32_agrees_with_the_official_package(golden, official, engine):
+    logits, _ = token_by_token(rwkv_np.load(golden("FP32.bin"), engine=engine), official["tokens"])
     np.testing.assert_allclose(logits, official["logits"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("end", BOUNDS)
-def test_each_type_costs_no_more_than_in_rwkv_cpp(golden, official, end):
-    logits, _ = token_by_token(rwkv_np.load(golden(f"{end}.bin")), official["tokens"])
+def test_each_type_costs_no_more_than_in_rwkv_cpp(golden, official, end, engine):
+    logits, _ = token_by_token(rwkv_np.load(golden(f"{end}.bin"), engine=engine), official["tokens"])
     assert np.abs(logits - official["logits"]).mean() <= BOUNDS[end]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("end", ["FP32", *BOUNDS])
-def test_a_sequence_gives_what_its_tokens_give_one_by_one(golden, official, end):
-    model = rwkv_np.load(golden(f"{end}.bin"))
+def test_a_sequence_gives_what_its_tokens_give_one_by_one(golden, official, end, engine):
+    model = rwkv_np.load(golden(f"{end}.bin"), engine=engine)
     logits, state = model.forward(official["tokens"], full_output=True)
     expected, expected_state = token_by_token(model, official["tokens"])
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
@@ -48,11 +53,12 @@ def test_a_sequence_gives_what_its_tokens_give_one_by_one(golden, official, end)
     np.testing.assert_allclose(state.shift, expected_state.shift, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("end", "bound"), [("FP32", 0.001), ("FP16", 0.0143), ("Q5_1", 0.31)])
-def test_the_trained_tiny_model_agrees_with_rwkv_cpp(end, bound):
+def test_the_trained_tiny_model_agrees_with_rwkv_cpp(end, bound, engine):
     path = shared_file(f"tiny-4v0/tiny-rwkv-4v0-660K-{end}.bin")
     expected = np.fromfile(shared_file("tiny-4v0/expected-logits-4v0-660K.bin"), "<f4")
-    logits, _ = rwkv_np.load(path).forward(list(b'"in'))
+    logits, _ = rwkv_np.load(path, engine=engine).forward(list(b'"in'))
     assert abs((logits - expected).sum()) <= bound
 
 
@@ -75,8 +81,9 @@ def test_fresh_random_checkpoints_agree_with_the_official_package(tmp_path, n_la
     expected, _ = official.RWKV(str(tmp_path / "model"), "cpu fp32", verbose=False).forward(
         tokens, None, full_output=True
     )
-    logits, _ = rwkv_np.load(tmp_path / "model.bin").forward(tokens, full_output=True)
-    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-5, atol=2e-5)
+    for engine in ENGINES:
+        logits, _ = rwkv_np.load(tmp_path / "model.bin", engine=engine).forward(tokens, full_output=True)
+        np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-5, atol=2e-5)
 
 
 def official_package():
@@ -133,9 +140,15 @@ def test_a_token_out_of_range_is_named_with_its_place(tiny_model):
 def test_threads_must_be_positive_and_do_not_change_the_logits(tiny_model):
     with pytest.raises(InputError, match="threads is 0"):
         rwkv_np.load(tiny_model, threads=0)
-    one, _ = rwkv_np.load(tiny_model, threads=1).forward([1, 2, 3])
-    two, _ = rwkv_np.load(tiny_model, threads=2).forward([1, 2, 3])
-    np.testing.assert_allclose(one, two, atol=1e-6)
+    for engine in ENGINES:
+        one, _ = rwkv_np.load(tiny_model, threads=1, engine=engine).forward([1, 2, 3])
+        two, _ = rwkv_np.load(tiny_model, threads=2, engine=engine).forward([1, 2, 3])
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_an_engine_that_is_none_is_refused(tiny_model):
+    with pytest.raises(InputError, match="engine is 'cuda'; expected fused or numpy"):
+        rwkv_np.load(tiny_model, engine="cuda")
 
 
 def test_config_tells_sizes_and_types(golden):

@@ -1,6 +1,7 @@
 """What the package gives to whoever installs or imports it."""
 
 import email
+import json
 import subprocess
 import sys
 import zipfile
@@ -18,8 +19,8 @@ def test_all_names_what_is_there():
     assert all(hasattr(rwkv_np, name) for name in rwkv_np.__all__)
 
 
-def test_importing_the_package_imports_neither_torch_nor_the_tokenizer_libraries():
-    code = "import sys, rwkv_np; print([m for m in ('torch', 'tokenizers', 'huggingface_hub') if m in sys.modules])"
+def test_importing_the_package_imports_no_library_that_only_some_commands_need():
+    code = "import sys, rwkv_np; print([m for m in ('torch', 'numba', 'tokenizers', 'huggingface_hub') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
@@ -58,6 +59,14 @@ def test_torch_is_no_requirement_of_the_package_itself(wheel):
 
 def test_the_command_line_shows_its_commands_and_its_version(run_cli):
     out = run_cli("--help").stdout
-    assert all(word in out for word in ("chat", "convert", "inspect"))
+    assert all(word in out for word in ("chat", "convert", "info", "inspect", "quantize"))
     assert rwkv_np.__version__ in run_cli("--version").stdout
     assert "No such command" in run_cli("chatt", code=2).stderr
+
+
+def test_info_shows_the_kernels_chosen_and_why(run_cli, monkeypatch):
+    out = run_cli("info").stdout
+    assert all(word in out for word in ("kernels", "because", "threads", "compiled code", "numba"))
+    monkeypatch.setenv("RWKV_NP_KERNELS", "generic")
+    found = json.loads(run_cli("info", "--json").stdout)
+    assert found["kernels"] == "generic" and found["because"] == "RWKV_NP_KERNELS=generic"

@@ -12,7 +12,9 @@ from rwkv_np.chat import repl
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.templates import TEMPLATES, template_for
 from rwkv_np.cli import Command
-from rwkv_np.models import load
+from rwkv_np.cli.progress import show_loading
+from rwkv_np.kernels.cache import is_first_run
+from rwkv_np.models import Model, load
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import load_tokenizer
 
@@ -28,7 +30,8 @@ _D = SamplingParams()
 @click.option("-p", "--prompt", help="Answer this once and exit.")
 @click.option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @click.option("--template", type=click.Choice(sorted(TEMPLATES)), help="[default: by the vocabulary]")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the matrix products.  [default: NumPy's]")
+@click.option("--threads", type=click.IntRange(1), help="[default: the physical cores that may be used]")
+@click.option("--head-q8-0", is_flag=True, help="Hold an FP16 head in 8 bits: fewer bytes to read for a token.")
 @click.option("--max-tokens", type=int, default=_D.max_tokens, help="Longest answer.")
 @click.option("--temperature", type=float, default=_D.temperature, help="0 always takes the likeliest token.")
 @click.option("--top-p", type=float, default=_D.top_p, help="Share of probability that is kept.")
@@ -39,8 +42,9 @@ _D = SamplingParams()
 @click.option("--penalty-decay", type=float, default=_D.penalty_decay, help="How slowly repetition is forgotten.")
 @click.option("--seed", type=int, help="Makes answers repeatable.")
 def command(
-    model: str, prompt: str | None, tokenizer: str | None, template: str | None, threads: int | None, **options: Any
-) -> None:
+    model: str, prompt: str | None, tokenizer: str | None, template: str | None,
+    threads: int | None, head_q8_0: bool, **options: Any,
+) -> None:  # fmt: skip
     """Talk with the model in the file MODEL.
 
     With -p, or when the input is no terminal, answers alone are written to the output:
@@ -48,7 +52,8 @@ def command(
     """
     _be_lenient(sys.stdout)
     params = SamplingParams(**options)
-    conversation = _open(model, tokenizer, template, threads, params)
+    loaded = _load(model, threads, head_q8_0)
+    conversation = _open(model, loaded, tokenizer, template, params)
     if prompt is not None:
         repl.answer(conversation, prompt)
     elif sys.stdin.isatty():
@@ -57,10 +62,15 @@ def command(
         repl.run_lines(conversation, iter(sys.stdin))
 
 
+def _load(path: str, threads: int | None, head_q8_0: bool) -> Model:
+    if is_first_run():
+        _notify("Compiling the kernels for this processor: once, in less than a minute.")
+    return load(path, threads, head_q8_0=head_q8_0, progress=show_loading)
+
+
 def _open(
-    path: str, tokenizer: str | None, template: str | None, threads: int | None, params: SamplingParams
+    path: str, model: Model, tokenizer: str | None, template: str | None, params: SamplingParams
 ) -> Conversation:
-    model = load(path, threads)
     c = model.config
     words = load_tokenizer(tokenizer, c.vocab_size, model_path=path, notify=_notify)
     chosen = TEMPLATES[template] if template else template_for(c.vocab_size)

@@ -41,3 +41,10 @@ def _bar(label: str, length: int) -> ProgressBar[str]:
         show_eta=True,
         item_show_func=lambda name: name or "",
     )
+
+
+def show_loading(what: str, done: int, total: int) -> None:
+    """One line that is written over as a model is loaded, and gone when it is; a terminal alone sees it."""
+    if sys.stderr.isatty():
+        text = f"{what}: {done} of {total}" if done < total else ""
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)

@@ -1,32 +1,56 @@
 """From a model file to a model that reads tokens: one architecture a module.
 
 Here a file is held against the architecture that its parameters' names suggest; v5, v6 and
-v7 become modules beside `v4.py` and rows of `ARCHITECTURES`.
+v7 become modules beside `v4.py` and rows of `ENGINES`.
 """
 
 from __future__ import annotations
 
+import importlib
+
 from rwkv_np.config import ModelConfig, identify
-from rwkv_np.errors import FormatError, PathLike
+from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.format import ModelFile, read_model_file
 from rwkv_np.models import v4
-from rwkv_np.models.base import Model
+from rwkv_np.models.base import Model, Progress
 from rwkv_np.quants import by_code
 
-ARCHITECTURES = {"v4": v4.RWKV4}
+# (architecture, engine) -> where its class is. Numba takes half a second to import: who only
+# looks at a file, or converts one, does not wait for it.
+ENGINES = {
+    ("v4", "fused"): ("rwkv_np.models.v4_fused", "FusedRWKV4"),
+    ("v4", "numpy"): ("rwkv_np.models.v4", "RWKV4"),
+}
+ARCHITECTURES = {architecture for architecture, _ in ENGINES}
 
 _MEND = "Convert the checkpoint again: python tools/convert.py CHECKPOINT.pth MODEL.bin"
 
 
-def load(path: PathLike, threads: int | None = None) -> Model:
+def load(
+    path: PathLike,
+    threads: int | None = None,
+    *,
+    engine: str = "fused",
+    head_q8_0: bool = False,
+    progress: Progress | None = None,
+) -> Model:
     """Map the model file at `path` and return the model in it.
 
-    threads  how many the matrix products may use; None leaves it to NumPy
-    Raises   FormatError, InputError, OSError
+    threads    how many work on a token; None: the physical cores that the process may use
+    engine     "fused": kernels on packed weights; "numpy": the plain graph, slow and to be read
+    head_q8_0  hold the head in 8 bits, where it is FP16 or FP32: fewer bytes to read for a token
+    progress   called with (what is being done, done, total) while kernels compile and weights load
+    Raises     FormatError, InputError, OSError
     """
     file = read_model_file(path)
     config = model_config(file)
-    return ARCHITECTURES[config.architecture](config, file.parameters, threads)
+    if (config.architecture, engine) not in ENGINES:
+        raise InputError(f"engine is {engine!r}; expected fused or numpy")
+    module, name = ENGINES[config.architecture, engine]
+    build = getattr(importlib.import_module(module), name)
+    options = {"head_q8_0": head_q8_0, "progress": progress} if engine == "fused" else {}
+    model: Model = build(config, file.parameters, threads, **options)
+    return model
 
 
 def model_config(file: ModelFile) -> ModelConfig:
@@ -59,4 +83,4 @@ def _check_header(file: ModelFile, n_layer: int, n_embd: int, dim_ffn: int, voca
             )
 
 
-__all__ = ["ARCHITECTURES", "Model", "load", "model_config"]
+__all__ = ["ENGINES", "Model", "load", "model_config"]

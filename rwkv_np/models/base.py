@@ -6,15 +6,17 @@ change. Text, sampling and files are the business of others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Union
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from rwkv_np.config import ModelConfig
 from rwkv_np.errors import InputError
 from rwkv_np.state import State, initial_state
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done (compiling, loading), how much of it is done, and how much there is."""
 
 Tokens = Union[int, Sequence[int], np.ndarray]
 
@@ -28,8 +30,6 @@ class Model:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; expected at least 1")
         self.config = config
-        self._threads = threads
-        self._pools = ThreadpoolController()
 
     def initial_state(self) -> State:
         """The state of this model before it has read anything."""
@@ -49,9 +49,7 @@ class Model:
         if state is not None:
             state.check(self.config)
         after = self.initial_state() if state is None else state.copy()
-        with self._pools.limit(limits=self._threads, user_api="blas"):
-            logits = self._read(ids, after, full_output)
-        return logits, after
+        return self._read(ids, after, full_output), after
 
     def _read(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
         """The architecture's own part: tokens (T,), `state` changed in place."""

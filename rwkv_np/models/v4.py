@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from rwkv_np.config import ModelConfig
 from rwkv_np.layers import Embedding, LayerNorm, Linear, mix, sigmoid, squared_relu, token_shift
@@ -98,6 +99,7 @@ class RWKV4(Model):
         self, config: ModelConfig, parameters: Mapping[str, Parameter], threads: int | None = None
     ) -> None:
         super().__init__(config, threads)
+        self._threads, self._pools = threads, ThreadpoolController()
         get = parameters
 
         def norm(name: str) -> LayerNorm:
@@ -114,6 +116,10 @@ class RWKV4(Model):
         self.head = Linear(get["head.weight"])
 
     def _read(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
+        with self._pools.limit(limits=self._threads, user_api="blas"):
+            return self._logits(tokens, state, full_output)
+
+    def _logits(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
         x = self.ln0(self.emb(tokens))
         for i, (ln1, time_mix, ln2, channel_mix) in enumerate(self.layers):
             x = x + time_mix(ln1(x), state.shift[i, 0], state.wkv[i])

@@ -7,7 +7,7 @@ pages can be dropped by the operating system at any time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numba
@@ -24,7 +24,7 @@ from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
 from rwkv_np.kernels.vectors import wants
 from rwkv_np.layers import Embedding
 from rwkv_np.models import v4_graph as graph
-from rwkv_np.models.base import Model
+from rwkv_np.models.base import Model, Progress
 from rwkv_np.parameter import Parameter
 from rwkv_np.quants import by_name
 from rwkv_np.state import State
@@ -40,8 +40,6 @@ VECTORS = (
     "att.time_first", "ln2.weight", "ln2.bias", "ffn.time_mix_k", "ffn.time_mix_r",
 )  # fmt: skip
 OUTER_VECTORS = ("blocks.0.ln0.weight", "blocks.0.ln0.bias", "ln_out.weight", "ln_out.bias")
-
-Progress = Callable[[str, int, int], None]
 
 
 def _no_progress(what: str, done: int, total: int) -> None:
@@ -83,9 +81,10 @@ class FusedRWKV4(Model):
         threads: int | None = None,
         *,
         head_q8_0: bool = False,
-        progress: Progress = _no_progress,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__(config, threads)
+        progress = progress or _no_progress
         self.kernels = dispatch.choose()
         self._n_threads = self._check_threads(threads)
         self._emb = Embedding(parameters["emb.weight"])

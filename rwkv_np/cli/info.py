@@ -1,0 +1,56 @@
+"""`rwkv-np info`: which kernels run here, and why."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Any
+
+import click
+
+from rwkv_np import __version__
+from rwkv_np.cli import Command
+
+# What decides between the paths; a processor has a hundred others.
+_TELLING = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "dotprod")
+
+
+@click.command(cls=Command, name="info", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
+def command(as_json: bool) -> None:
+    """Show the kernels chosen for this processor and the reason, threads, cache and versions."""
+    found = _info()
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        click.echo("\n".join(f"{name:16}{value}" for name, value in found.items()))
+
+
+def _info() -> dict[str, Any]:
+    import llvmlite
+    import numba
+    import numpy
+
+    from rwkv_np.kernels import cache, dispatch, threads
+
+    choice = dispatch.choose()
+    features = dispatch.cpu_features()
+    return {
+        "rwkv_np": __version__,
+        "kernels": choice.path,
+        "because": choice.reason,
+        "could run": ", ".join(dispatch.available_paths()),
+        "features": ", ".join(name for name in _TELLING if name in features) or "none that matter",
+        "threads": threads.default_threads(),
+        "compiled code": str(cache.folder() or "nowhere: compiled anew in each process"),
+        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "numpy": numpy.__version__,
+        "numba": numba.__version__,
+        "llvmlite": f"{llvmlite.__version__} (LLVM {'.'.join(map(str, _llvm_version()))})",
+    }
+
+
+def _llvm_version() -> tuple[int, ...]:
+    import llvmlite.binding
+
+    return tuple(llvmlite.binding.llvm_version_info)
