@@ -35,7 +35,7 @@ Arguments = Callable[[Path], Sequence["str | Path"]]
 class Run:
     """One process from its start to its end."""
 
-    seconds: float
+    seconds: float  # to within SAMPLE_S
     mb_per_s: float  # read and written
     peak_rss_anon_mb: float
     peak_rss_mb: float
@@ -50,17 +50,20 @@ def measure(arguments: Arguments, source: Path, destination: Path, cold: bool = 
         _drop_from_cache(source)
     command = arguments(destination)
     anon = total = 0
-    with tempfile.TemporaryFile("w+") as stdout:  # a pipe that nobody reads would stop the child
+    # Files, because a pipe that nobody reads would stop the child.
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=stdout)
+        child = subprocess.Popen(command, stdout=stdout, stderr=stderr)
         while child.poll() is None:
             memory = _memory_kb(child.pid)
             anon, total = max(anon, memory.get("RssAnon", 0)), max(total, memory.get("VmHWM", 0))
             time.sleep(SAMPLE_S)
         seconds = time.perf_counter() - start
         if child.returncode:
-            raise click.ClickException(f"{' '.join(map(str, command))} ended with exit code {child.returncode}")
-        call_seconds = _call_seconds(stdout)
+            raise click.ClickException(
+                f"{command[1]} ended with exit code {child.returncode}:\n{_text(stderr)}"
+            )
+        call_seconds = _call_seconds(_text(stdout))
     n_bytes = source.stat().st_size + destination.stat().st_size
     return Run(seconds, n_bytes / 1e6 / seconds, anon * 1024 / 1e6, total * 1024 / 1e6, call_seconds)
 
@@ -105,9 +108,13 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def _call_seconds(stdout: IO[str]) -> float | None:
-    stdout.seek(0)
-    lines = stdout.read().splitlines()
+def _text(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def _call_seconds(stdout: str) -> float | None:
+    lines = stdout.splitlines()
     if not lines or not lines[-1].startswith("{"):
         return None
     return float(json.loads(lines[-1])["seconds"])

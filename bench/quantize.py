@@ -76,8 +76,8 @@ def _first_run(ours: Arguments, source: Path, place: Path, data_type: str, disk:
     first = measure(ours, source, path)
     n_bytes = path.stat().st_size
     click.echo(
-        f"{source.name}: {source.stat().st_size / 1e6:,.1f} MB to {data_type}, {n_bytes / 1e6:,.1f} MB, which the "
-        f"disk writes in {n_bytes / 1e6 / disk:.2f} s; first run {first.seconds:.2f} s"
+        f"{source.name}: {source.stat().st_size / 1e6:,.1f} MB to {data_type}, {n_bytes / 1e6:,.1f} MB, "
+        f"which the disk writes in {n_bytes / 1e6 / disk:.2f} s; first run {first.seconds:.2f} s"
     )
     path.unlink()
     return n_bytes

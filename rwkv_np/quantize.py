@@ -33,8 +33,8 @@ from rwkv_np.output import check_destination, new_file
 from rwkv_np.parameter import Parameter
 from rwkv_np.quants import DATA_TYPES, DataType, by_name
 
-CHUNK = 2**19  # weights encoded at a time: 2 MB in float32; with smaller ones Python's share of the time shows
-MAX_THREADS = 16  # of themselves: one thread writes, which keeps up with no more, and each holds 5 MB
+CHUNK = 2**19  # weights encoded at a time, 2 MB in float32; with fewer, Python's share of the time shows
+MAX_THREADS = 16  # unless more are asked for: the one that writes keeps up with no more, and each holds 5 MB
 
 # The April 2023 program took numbers. 2 and 3 mean the types of those names in today's layout.
 NUMBERS = {"2": "Q4_0", "3": "Q4_1", "4": "Q4_1_O"}
@@ -67,6 +67,11 @@ class _Item:
     def is_copied(self) -> bool:
         return self.data_type == self.parameter.data_type
 
+    @property
+    def n_bytes(self) -> int:
+        """What it takes in the new file, its header included."""
+        return parameter_bytes(self.parameter.name, self.parameter.shape, self.data_type)
+
 
 Progress = Callable[[Quantized, int, int], None]
 """Called after each parameter with what became of it, the bytes written so far and in all."""
@@ -95,7 +100,7 @@ def quantize(
     name = NUMBERS.get(data_type, data_type)
     version = 100 if name == "Q4_1_O" else 101
     items = _plan(file, _type(name, version), [(pattern, _type(t, version)) for pattern, t in keep])
-    n_bytes = HEADER_BYTES + sum(parameter_bytes(i.parameter.name, i.parameter.shape, i.data_type) for i in items)
+    n_bytes = HEADER_BYTES + sum(item.n_bytes for item in items)
     check_destination(destination, source, overwrite, n_bytes)
     h = file.header
     with new_file(destination, overwrite=overwrite) as out:
@@ -130,7 +135,9 @@ def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]
     matrices = [p.name for p in file.parameters.values() if len(p.shape) == 2]
     for pattern, _ in keep:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in matrices):
-            raise InputError(f"the pattern {pattern!r} matches no matrix; rwkv-np inspect {file.path} lists them")
+            raise InputError(
+                f"the pattern {pattern!r} matches no matrix; rwkv-np inspect {file.path} lists them"
+            )
     return [_item(p, wanted, keep) for p in file.parameters.values()]
 
 
@@ -141,7 +148,8 @@ def _item(p: Parameter, wanted: DataType, keep: Sequence[tuple[str, DataType]]) 
         return _Item(p, p.data_type)
     chosen = matches[-1] if matches else wanted
     if p.shape[-1] % chosen.block_size:
-        return _Item(p, p.data_type, f"stays: its rows of {p.shape[-1]} are no multiple of {chosen.block_size}")
+        note = f"stays: its rows of {p.shape[-1]} are no multiple of {chosen.block_size}"
+        return _Item(p, p.data_type, note)
     return _Item(p, chosen)
 
 
@@ -151,7 +159,7 @@ def _n_threads() -> int:
     return min(n_cores, MAX_THREADS)
 
 
-# --- the work ---------------------------------------------------------------------------------------
+# --- the work -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -167,9 +175,10 @@ def _write(
     file: ModelFile, items: list[_Item], out: BinaryIO, threads: int, n_bytes: int, progress: Progress | None
 ) -> list[Quantized]:
     results = []
+    jobs = (_job(file.path, item, rows) for item, rows in _pieces(items))
     with ThreadPoolExecutor(threads) as pool:
         try:
-            chunks = _in_order(pool, threads + 2, (_job(file.path, item, rows) for item, rows in _pieces(items)))
+            chunks = _in_order(pool, threads + 2, jobs)
             for item in items:
                 p = item.parameter
                 write_parameter_header(out, p.name, p.shape, item.data_type)
@@ -212,9 +221,10 @@ def _write_chunks(item: _Item, chunks: Iterator[_Chunk], out: BinaryIO) -> Quant
         chunk = next(chunks)
         out.write(chunk.data.data)
         error, energy = error + chunk.error, energy + chunk.energy
+    n_bytes = out.tell() - start
     relative = None if item.is_copied else math.sqrt(error / energy) if energy else 0.0
     return Quantized(
-        p.name, p.shape, p.data_type.name, item.data_type.name, p.n_bytes, out.tell() - start, relative, item.note
+        p.name, p.shape, p.data_type.name, item.data_type.name, p.n_bytes, n_bytes, relative, item.note
     )
 
 
@@ -238,18 +248,19 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
         raise FormatError(path, _not_finite(p, rows, n_bad))
     if item.is_copied:
         return _Chunk(blocks.view(np.uint8), 0.0, 0.0)
-    if item.data_type.is_quantized:
-        data = np.empty((x.size // item.data_type.block_size, item.data_type.block.itemsize), np.uint8)
-        error, n_overflows = kernels.encode(item.data_type.name, x.reshape(len(data), -1), data)
-    else:
-        data = item.data_type.encode(x[:, None])
-        difference = data.astype(np.float32) - x
+    data_type = item.data_type
+    if kernels.has_encoder(data_type.name, data_type.block):
+        data = np.empty((x.size // data_type.block_size, data_type.block.itemsize), np.uint8)
+        error, n_overflows = kernels.encode(data_type.name, x.reshape(len(data), -1), data)
+    else:  # FP16, FP32, and beside Q4_1_O its contemporaries
+        data = data_type.encode(x.reshape(-1, data_type.block_size))
+        difference = data_type.decode(data).reshape(-1) - x
         error, n_overflows = kernels.sum_of_squares(difference), kernels.count_not_finite(difference)
     if n_overflows:
         raise FormatError(
             path,
             f"{p.name} holds values up to {np.abs(x).max():g}, too large for the float16 numbers of "
-            f"{item.data_type.name}; leave it as it is: --keep '{p.name}={p.data_type.name}'",
+            f"{data_type.name}; leave it as it is: --keep '{p.name}={p.data_type.name}'",
         )
     return _Chunk(data, error, kernels.sum_of_squares(x))
 

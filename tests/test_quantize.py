@@ -26,7 +26,7 @@ from rwkv_np.cli.quantize import command
 from rwkv_np.convert import convert
 from rwkv_np.errors import FormatError, InputError, OutputError
 from rwkv_np.format import read_model_file
-from rwkv_np.quantize import NUMBERS, TYPES, quantize
+from rwkv_np.quantize import TYPES, quantize
 from rwkv_np.quants import by_name
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +99,7 @@ def test_matrices_are_encoded_from_float32_and_all_else_is_copied(tmp_path, sour
             assert (p.data_type, p.data.tobytes()) == (before[name].data_type, before[name].data.tobytes())
 
 
-@pytest.mark.parametrize("number, data_type", NUMBERS.items())
+@pytest.mark.parametrize("number, data_type", [("2", "Q4_0"), ("3", "Q4_1"), ("4", "Q4_1_O")])
 def test_the_numbers_of_april_2023_give_their_files(tmp_path, number, data_type):
     result = CliRunner().invoke(command, [str(FP16), str(tmp_path / "q.bin"), number])
     assert result.exit_code == 0, result.output
@@ -229,6 +229,14 @@ def test_mixed_files_load_and_stay_near_the_unquantized_model(tmp_path, source, 
     official = np.load(GOLDEN / "logits.rwkv-pip-fp32.npz")
     logits, _ = rwkv_np.load(tmp_path / "q.bin").forward(official["tokens"], full_output=True)
     assert np.abs(logits - official["logits"]).mean() < 0.165  # what rwkv.cpp's Q4_1 file costs
+
+
+@pytest.mark.parametrize("data_type", ["Q4_0", "Q4_1"])
+def test_beside_q4_1_o_the_same_names_mean_the_blocks_of_april_2023(tmp_path, data_type):
+    quantize(FP16, tmp_path / "q.bin", "Q4_1_O", keep=[("blocks.*", data_type)])
+    golden = read_model_file(GOLDEN / f"golden-4v0.v100-{data_type}.bin").parameters
+    for name, p in read_model_file(tmp_path / "q.bin").parameters.items():
+        assert (p.data_type, p.data.tobytes()) == (golden[name].data_type, golden[name].data.tobytes())
 
 
 @pytest.mark.parametrize("pattern", ["blocks.7.*", "head", "Emb.weight", "ln_out.*"])
@@ -426,8 +434,9 @@ def large_model(tmp_path_factory):
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 1), (signal.SIGTERM, 128 + signal.SIGTERM)])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_signal_in_the_middle_leaves_neither_file_nor_part(tmp_path, large_model, signum, code, as_json):
+    tool, options = ROOT / "tools" / "quantize.py", ["--json"] * as_json
     child = subprocess.Popen(
-        [sys.executable, ROOT / "tools" / "quantize.py", large_model, tmp_path / "q.bin", "Q8_0", *["--json"] * as_json],
+        [sys.executable, tool, large_model, tmp_path / "q.bin", "Q8_0", *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while child.poll() is None and not any(p.stat().st_size > 10**7 for p in tmp_path.glob(".*.part")):

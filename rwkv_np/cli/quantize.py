@@ -13,7 +13,9 @@ from rwkv_np.cli.progress import byte_progress
 from rwkv_np.quantize import NUMBERS, TYPES, Quantized, quantize
 
 
-def _parse_keep(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+def _parse_keep(
+    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[str, str]]:
     pairs = [value.rpartition("=") for value in values]
     if wrong := [value for value, (pattern, _, _) in zip(values, pairs, strict=True) if not pattern]:
         raise click.BadParameter(f"{wrong[0]!r} is not of the form PATTERN=TYPE")
@@ -27,9 +29,10 @@ def _parse_keep(ctx: click.Context, option: click.Parameter, values: tuple[str, 
 @click.option("--head", metavar="TYPE", help="Type of head.weight, which stays as it is by default.")
 @click.option(
     "--keep", metavar="PATTERN=TYPE", multiple=True, callback=_parse_keep,
-    help="Type of the matrices whose names match, such as 'blocks.0.*=Q8_0'. May be repeated; the last match counts.",
+    help="Type of the matrices whose names match, such as 'blocks.0.*=Q8_0'. May be repeated; "
+    "the last match counts.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Threads of the encoder.  [default: all cores, at most 16]")
+@click.option("--threads", type=click.IntRange(1), help="Of the encoder.  [default: all cores, at most 16]")
 @click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 def command(
