@@ -56,9 +56,9 @@ def folder() -> Path | None:
     return None
 
 
-def is_first_run() -> bool:
-    """Whether no kernel of these sources has been compiled and kept yet."""
-    return folder() is None or not any(folder().rglob("*.nbi"))
+def is_first_run(module: str) -> bool:
+    """Whether no kernel of that module (the end of its name) has been compiled and kept yet."""
+    return folder() is None or not any(folder().rglob(f"{module}.*.nbi"))
 
 
 @contextmanager

@@ -6,17 +6,15 @@ no vectors of it (0.3 G weights/s). So a tile of blocks is turned on its side fi
 i is weight i of block L. Then LLVM unrolls the loop over i and makes vectors of that over lanes.
 
 One call is one thread without the GIL; whoever wants two cores calls it from two threads.
-
-This file is self-contained on purpose: Numba's cache looks at the time stamp of a kernel's own
-file alone, so a jitted function that stood in another could change without being compiled anew.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import blocks
+from rwkv_np.kernels.cache import jit
 
 BLOCK_SIZE = blocks.BLOCK_SIZE
 NO_OUTLIER = blocks.NO_OUTLIER
@@ -27,7 +25,7 @@ BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float32 but the sign
 FROM_HALF = np.float32(2.0**112)  # between the exponent biases of float16 and float32
 
-_jit = njit(nogil=True, cache=True, error_model="numpy")
+_jit = jit(nogil=True, error_model="numpy")
 
 
 @intrinsic

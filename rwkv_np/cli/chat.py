@@ -63,7 +63,7 @@ def command(
 
 
 def _load(path: str, threads: int | None, head_q8_0: bool) -> Model:
-    if is_first_run():
+    if is_first_run("v4_graph"):
         _notify("Compiling the kernels for this processor: once, in less than a minute.")
     return load(path, threads, head_q8_0=head_q8_0, progress=show_loading)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict
 
@@ -46,6 +47,10 @@ def command(
     """
     if head:
         keep = [("head.weight", head), *keep]
+    from rwkv_np.kernels.cache import is_first_run  # imports numba, which --help does not need
+
+    if is_first_run("encode"):
+        click.echo("Compiling the encoder for this processor: once, some seconds.", err=True)
     start = time.perf_counter()
     with byte_progress("Quantizing") as draw:
         results = quantize(
@@ -65,20 +70,13 @@ def command(
 
 def _total(results: list[Quantized], seconds: float) -> dict[str, float]:
     n_bytes = sum(result.n_bytes for result in results)
-    weights = sum(_n_weights(result) for result in results)
+    weights = sum(math.prod(result.shape) for result in results)
     return {
         "source_bytes": sum(result.source_bytes for result in results),
         "n_bytes": n_bytes,
         "bits_per_weight": 8 * n_bytes / weights,
         "seconds": round(seconds, 3),
     }
-
-
-def _n_weights(result: Quantized) -> int:
-    n = 1
-    for size in result.shape:
-        n *= size
-    return n
 
 
 def _show(r: Quantized, done: int, total: int) -> None:
