@@ -49,6 +49,17 @@ def test_an_answer_never_runs_into_the_persons_next_turn():
         assert "".join(conversation(script).ask("x")) == " A"
 
 
+def test_a_seed_repeats_a_conversation_but_not_an_answer():
+    def answers():
+        params = SamplingParams(temperature=1, top_p=1, seed=1, max_tokens=20, stop_ids=())
+        chat = Conversation(Echo(b""), PieceTokenizer([]), TEMPLATES["raven"], params)
+        chat.model.forward = lambda tokens, state=(): (np.zeros(256, np.float32), (*state, *np.atleast_1d(tokens)))
+        return ["".join(chat.ask("x")) for _ in range(2)]
+
+    first, second = answers()
+    assert [first, second] == answers() and first != second
+
+
 def test_reset_forgets_everything():
     chat = conversation()
     list(chat.ask("Hi"))

@@ -480,8 +480,8 @@ def test_a_neighbour_that_does_not_fit_is_passed_over(offline, tmp_path, bpe_fil
     told = []
     model_path = tmp_path / "model.bin"
     assert load_tokenizer(vocab_size=vocab_size, model_path=model_path, notify=told.append).name == name
-    assert len(told) == 1
-    assert "tokenizer.json" in told[0]
+    # A damaged file is told of; one of another model is no news.
+    assert ["tokenizer.json" in message for message in told] == [True] * is_damaged
 
 
 def test_a_neighbour_of_exactly_a_known_size_is_preferred(offline, tmp_path):

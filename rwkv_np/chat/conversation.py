@@ -27,6 +27,7 @@ class Conversation:
         self.params = replace(params, stop=(*params.stop, *template.stop))
         self._state: State | None = None
         self._answer: Completion | None = None
+        self._n_asked = 0
 
     @property
     def state(self) -> State | None:
@@ -42,9 +43,17 @@ class Conversation:
         prompt = self.template.turn(message)
         if self._state is not None:
             prompt = SEPARATOR + prompt
-        self._answer = generate(self.model, self.tokenizer, prompt, self.params, self._state, progress)
+        self._answer = generate(self.model, self.tokenizer, prompt, self._turn_params(), self._state, progress)
+        self._n_asked += 1
         return self._answer
+
+    def _turn_params(self) -> SamplingParams:
+        """The same seed for every turn would give a model that says little the same answer each time."""
+        if self.params.seed is None:
+            return self.params
+        return replace(self.params, seed=self.params.seed + self._n_asked)
 
     def reset(self) -> None:
         """Forget everything that was said."""
         self._state = self._answer = None
+        self._n_asked = 0

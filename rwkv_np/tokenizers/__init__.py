@@ -50,7 +50,7 @@ def load_tokenizer(
 
     `path` is a tokenizer.json, a folder that holds one, or "20B", "world" or "bytes" in any case
     (a file of such a name is given as ./world). `notify` is told, in one line, of a download and
-    of a file that was passed over. Raises TokenizerError: none is found, or it is damaged, or it
+    of a damaged file that was passed over. Raises TokenizerError: none is found, or it is damaged, or it
     does not fit; InputError: neither path nor vocab_size is given.
     """
     if path is not None:
@@ -106,18 +106,17 @@ def _pick_beside(
     notify: Notify | None,
     is_wanted: Callable[[BpeTokenizer], bool],
 ) -> BpeTokenizer | None:
-    """The first file beside the model that fits and is wanted; `notify` hears of those passed over."""
+    """The first file beside the model that is wanted; `notify` hears of those that are damaged.
+
+    One that belongs to another model is no news: folders hold several.
+    """
     for file in _files_beside(model_path):
         try:
-            tokenizer = BpeTokenizer(file, vocab_size)
+            if is_wanted(BpeTokenizer(file)):
+                return BpeTokenizer(file, vocab_size)
         except TokenizerError as error:
-            problem = str(error)
-        else:
-            if is_wanted(tokenizer):
-                return tokenizer
-            problem = f"{file}: it has {tokenizer.n_ids} ids"
-        if notify is not None:
-            notify(f"Passed over a tokenizer beside the model: {problem}")
+            if notify is not None:
+                notify(f"Passed over a tokenizer beside the model: {error}")
     return None
 
 
