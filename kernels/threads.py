@@ -19,7 +19,6 @@ import numba
 import numpy as np
 from numba import prange, types
 from numba.extending import intrinsic
-
 from rwkv_np.kernels.cache import jit
 
 # TBB last: see above. Numba decides at the first parallel call of the process; where that was
@@ -33,19 +32,26 @@ SLOT = 8  # int64s from one shared counter to the next: a cache line, or cores w
 SPINS = 2000  # turns of waiting, some 20 microseconds, before the processor is offered to others
 
 
+def most_threads() -> int:
+    """What Numba was started with; NUMBA_NUM_THREADS changes it."""
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
 def default_threads() -> int:
     """Physical cores that this process may use: a second thread on a core only gets in the way."""
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:  # not on macOS and Windows
-        return max(1, min(os.cpu_count() or 1, numba.config.NUMBA_NUM_THREADS))
+        return max(1, min(os.cpu_count() or 1, most_threads()))
     cores = {_core_of(cpu) for cpu in allowed}
-    return max(1, min(len(cores), numba.config.NUMBA_NUM_THREADS))
+    return max(1, min(len(cores), most_threads()))
 
 
 def _core_of(cpu):
     try:
-        with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii") as file:
+        with open(
+            f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii"
+        ) as file:
             return file.read()
     except OSError:
         return cpu
@@ -80,7 +86,7 @@ _yield_processor = types.ExternalFunction(
 
 
 def new_team(n_phases: int, n_threads: int) -> np.ndarray:
-    """The counters that threads share: for each phase one a thread, and one of items done. Zeros at the start."""
+    """The counters that threads share, all zero: for each phase one a thread, and one of items done."""
     return np.zeros((n_phases, SLOT * (n_threads + 1)), np.int64)
 
 

@@ -15,6 +15,9 @@ One token and a prompt take the same way, so they give the same bits, however a 
 C and F stand for the channels of x and of the feed-forward layer, in whole blocks of 32.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# (Jitted functions carry no annotations.)
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -208,7 +211,13 @@ def _key_and_gate(team, phase, rank, n_tokens, weights, scratch, layer, last):
         if item < n_keys:
             _multiply(weights, matrix + FFN_KEY, item, scratch.k, n_tokens, lanes, TILE_ROWS)
             squared_relu_block(
-                lanes, n_tokens, item, value[N_BLOCKS], value[WANTS], address(scratch.ffn, 0), scratch.ffn.shape[1]
+                lanes,
+                n_tokens,
+                item,
+                value[N_BLOCKS],
+                value[WANTS],
+                address(scratch.ffn, 0),
+                scratch.ffn.shape[1],
             )
         else:
             tile = item - n_keys
