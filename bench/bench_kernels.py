@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from kernel_cases import CASES, FORMATS, TIMED_SHAPES, matmul_reference, random_rows
 from measure import float32_rate, read_rate
-
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.matmul import PackedMatrix, matmul, multiply, vectors_for
@@ -57,7 +56,10 @@ def test_product(benchmark, format, path, shape, count):
     error = _error(raw, format, n_in, matrix, x[:8])
     if count > 16:
         matrix = PackedMatrix.from_file(raw, format, n_in, path)
-    vectors, out = vectors_for(matrix, x), np.empty((count, matrix.tiles.shape[0] * lay.TILE_ROWS), np.float32)
+    vectors, out = (
+        vectors_for(matrix, x),
+        np.empty((count, matrix.tiles.shape[0] * lay.TILE_ROWS), np.float32),
+    )
     benchmark.pedantic(lambda: multiply(matrix, vectors, out), rounds=ROUNDS, warmup_rounds=1)
     seconds = benchmark.stats.stats.median
     benchmark.extra_info["error"] = error

@@ -15,7 +15,6 @@ import numba
 import numpy as np
 from numba import prange, types
 from numba.extending import intrinsic
-
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.pointers import address
 from rwkv_np.kernels.threads import one_at_a_time

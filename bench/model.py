@@ -93,7 +93,8 @@ def card(path: Path, threads: int | None, head_q8_0: bool) -> dict:
         ],
         "share_of_ceiling": share, "prefill_tok_s": prompts,
         "prefill_over_decode": prompts[128] * float(np.median(taken)),
-        "prefill_gop_s": rate / 1e9, "numpy_float32_gop_s": float32 / 1e9, "prefill_over_numpy": rate / float32,
+        "prefill_gop_s": rate / 1e9, "numpy_float32_gop_s": float32 / 1e9,
+        "prefill_over_numpy": rate / float32,
         "load_s": loading, "load_gb_s": path.stat().st_size / loading / 1e9,
         "rss_anon_gb": anonymous / 1e9 if anonymous else None,
     }  # fmt: skip

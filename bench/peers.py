@@ -20,7 +20,6 @@ import click
 import numpy as np
 from measure import seconds
 from model import load
-
 from rwkv_np.kernels.threads import default_threads
 
 Floats = ctypes.POINTER(ctypes.c_float)
@@ -46,7 +45,9 @@ class RwkvCpp:
             if hasattr(self.lib, name):
                 getattr(self.lib, name).restype = ctypes.c_size_t
                 return np.zeros(getattr(self.lib, name)(self.context), np.float32)
-        raise click.ClickException(f"the library has no rwkv_get_{what}_len: it is no rwkv.cpp that is known here")
+        raise click.ClickException(
+            f"the library has no rwkv_get_{what}_len: it is no rwkv.cpp that is known here"
+        )
 
     def _pointers(self) -> tuple:
         state = self.state.ctypes.data_as(Floats)
@@ -63,7 +64,9 @@ class RwkvCpp:
         """Read a sequence at once."""
         ids = tokens.astype(np.uint32)
         pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
-        if not self.lib.rwkv_eval_sequence(self.context, pointer, ctypes.c_size_t(len(ids)), *self._pointers()):
+        if not self.lib.rwkv_eval_sequence(
+            self.context, pointer, ctypes.c_size_t(len(ids)), *self._pointers()
+        ):
             raise click.ClickException("rwkv_eval_sequence failed")
 
 
@@ -102,7 +105,9 @@ def _summary(name: str, taken: np.ndarray, tokens: int) -> dict:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--rwkv-cpp", "library", required=True, type=click.Path(exists=True, path_type=Path), help="librwkv.so")
+@click.option(
+    "--rwkv-cpp", "library", required=True, type=click.Path(exists=True, path_type=Path), help="librwkv.so"
+)
 @click.option("--threads", type=int, default=default_threads(), help="Threads of both.")
 @click.option("--head-q8-0", is_flag=True, help="Hold our head as Q8_0. rwkv.cpp keeps the file's.")
 @click.option("--pairs", type=int, default=7, help="Pairs of timings.")
@@ -115,7 +120,12 @@ def main(model: Path, library: Path, threads: int, head_q8_0: bool, pairs: int, 
     def decode(program: Ours | RwkvCpp) -> Callable[[], None]:
         return lambda: [program.decode(int(token)) for token in tokens[:8]] and None
 
-    found = {"model": model.name, "threads": threads, "head_q8_0": head_q8_0, "kernels": ours.model.kernels.path}
+    found = {
+        "model": model.name,
+        "threads": threads,
+        "head_q8_0": head_q8_0,
+        "kernels": ours.model.kernels.path,
+    }
     found["decode"] = _summary("decode", in_turn(decode(ours), decode(theirs), pairs), 8)
     if theirs.has_sequence:
         both = in_turn(lambda: ours.prefill(tokens), lambda: theirs.prefill(tokens), pairs)

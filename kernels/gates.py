@@ -6,7 +6,6 @@
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
-
 from rwkv_np.kernels.exponential import sigmoid
 from rwkv_np.kernels.layout import TILE_ROWS
 from rwkv_np.kernels.vector import FLOATS, LANES, Emit

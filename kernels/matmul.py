@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import prange
-
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.dispatch import choose

@@ -9,7 +9,6 @@ A row holds `n` channels and zeros up to whole blocks of 32: weights and biases 
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
-
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.vector import F32, FLOATS, LANES, Emit, Variable
 from rwkv_np.kernels.vectors import emit_block

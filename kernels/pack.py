@@ -11,10 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import prange
-
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import jit
-from rwkv_np.kernels.pointers import address, clear_bytes, move_int, move_short, read_int, read_short, write_byte, write_int, write_short
+from rwkv_np.kernels.pointers import (
+    address,
+    clear_bytes,
+    move_int,
+    move_short,
+    read_int,
+    read_short,
+    write_byte,
+    write_int,
+    write_short,
+)
 from rwkv_np.kernels.threads import one_at_a_time
 
 TILE_ROWS, BLOCK = lay.TILE_ROWS, lay.BLOCK

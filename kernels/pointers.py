@@ -9,7 +9,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
 from rwkv_np.kernels.vector import I8, I16, I32, I64, Emit
 
 POINTER = types.CPointer(types.uint8)
@@ -38,7 +37,7 @@ def beyond(typingctx, pointer, offset):
 
 @intrinsic
 def copy_bytes(typingctx, source, n_bytes, target):
-    """Copy between places that do not overlap. (Assigning slices of arrays takes Numba seconds to compile.)"""
+    """Copy between places that do not overlap; assigned slices of arrays take Numba seconds to compile."""
 
     def codegen(context, builder, signature, args):
         cgutils.raw_memcpy(builder, args[2], args[0], args[1], I64(1))
@@ -98,7 +97,11 @@ def _writer(kind, numba_kind):
 
 move_short, move_int = _mover(I16), _mover(I32)
 read_short, read_int = _reader(I16, types.uint16), _reader(I32, types.uint32)
-write_byte, write_short, write_int = _writer(I8, types.uint8), _writer(I16, types.uint16), _writer(I32, types.uint32)
+write_byte, write_short, write_int = (
+    _writer(I8, types.uint8),
+    _writer(I16, types.uint16),
+    _writer(I32, types.uint32),
+)
 
 # A kernel compiled apart (tiles.py), called by its address:
 # (tile, vectors, bytes from vector to vector, blocks, results, floats from result to result).

@@ -10,6 +10,7 @@ Formats differ in how a block's 8 steps are unpacked (`_unpack`), paths in how a
 compiled on its own, cached, and called by address, so that only what a model needs is built.
 
 A vector's result is the same to the last bit whatever the number of vectors beside it.
+The reference is `matmul.matmul_reference`.
 """
 
 import functools
@@ -17,7 +18,6 @@ import functools
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
-
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import compile_c
 from rwkv_np.kernels.dots import DOTS, half_to_float, look_up
@@ -32,11 +32,6 @@ MOST = {"vnni": 8}
 # How far before its use a cache line is asked for. With 8 vectors the processor cannot look far
 # enough ahead by itself: 2.9 times the time of one vector without this, 1.2 times with it.
 AHEAD = 8192
-
-
-def tile_product_reference(weights, x, out):
-    """The definition: (rows, n_in) float64 weights times vectors (count, n_in) into out (count, rows)."""
-    out[:] = x.astype(np.float64) @ weights.T
 
 
 def _unpack(emit, layout, path, tile, start, step, raw):
@@ -211,7 +206,6 @@ def tile_product(typingctx, format, path, count, tile, x, x_stride, n_blocks, ou
 
 @functools.cache
 def _compiled(format, path, count):
-
     @compile_c(types.void(*KERNEL_ARGS), nopython=True)
     def tile_kernel(tile, x, x_stride, n_blocks, out, out_stride):
         tile_product(format, path, count, tile, x, x_stride, n_blocks, out, out_stride)

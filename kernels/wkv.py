@@ -10,7 +10,6 @@ always 1: a single exponential gives both.
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
-
 from rwkv_np.kernels.exponential import exp_negative, sigmoid
 from rwkv_np.kernels.layout import TILE_ROWS
 from rwkv_np.kernels.vector import FLOATS, LANES, Emit, Variable
@@ -83,7 +82,9 @@ def wkv_block(typingctx, kvr, n_tokens, w, u, state, n_padded, block, n_blocks, 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
         kvr, w, u, state, rows = (args[i] for i in (0, 2, 3, 4, 9))
-        n_tokens, n_padded, block, n_blocks, wanted, row_bytes = (emit.value(args[i]) for i in (1, 5, 6, 7, 8, 10))
+        n_tokens, n_padded, block, n_blocks, wanted, row_bytes = (
+            emit.value(args[i]) for i in (1, 5, 6, 7, 8, 10)
+        )
         starts = [block * (4 * TILE_ROWS) + 4 * LANES * half for half in range(2)]
         lanes = [_Lanes(emit, (w, u), state, n_padded, at) for at in starts]
         with emit.loop(n_tokens) as t:

@@ -6,17 +6,18 @@ import numba
 import numpy as np
 import pytest
 from conftest import GOLDEN, random_parameters, write_model
+from rwkv_np.kernels import dispatch
 
 from rwkv_np.errors import InputError
 from rwkv_np.format import read_model_file
-from rwkv_np.kernels import dispatch
 from rwkv_np.models import model_config
 from rwkv_np.models.v4 import RWKV4
 from rwkv_np.models.v4_fused import CHUNK, FusedRWKV4
 
 # Mean |difference| from the official package's float32 logits: what each type may cost.
 BOUNDS = {
-    "FP32": 1e-6, "FP16": 4.1e-4, "Q8_0": 0.0172, "Q5_1": 0.0757, "Q5_0": 0.1046, "Q4_1": 0.165, "Q4_0": 0.217,
+    "FP32": 1e-6, "FP16": 4.1e-4, "Q8_0": 0.0172, "Q5_1": 0.0757, "Q5_0": 0.1046,
+    "Q4_1": 0.165, "Q4_0": 0.217,
     "v100-FP16": 4.1e-4, "v100-Q4_1_O": 0.107, "v100-Q4_1": 0.208, "v100-Q4_0": 0.304,
 }  # fmt: skip
 
@@ -79,15 +80,20 @@ def test_a_prompt_longer_than_a_chunk_gives_the_same_bits(tiny_model):
 
 @pytest.mark.parametrize("end", ["FP32", "Q4_1", "v100-Q4_1_O"])
 def test_the_number_of_threads_does_not_change_a_bit(golden, official, end):
-    expected, expected_state = load(golden(f"{end}.bin"), threads=1).forward(official["tokens"], full_output=True)
+    expected, expected_state = load(golden(f"{end}.bin"), threads=1).forward(
+        official["tokens"], full_output=True
+    )
     for threads in range(2, numba.config.NUMBA_NUM_THREADS + 1):
-        logits, state = load(golden(f"{end}.bin"), threads=threads).forward(official["tokens"], full_output=True)
+        logits, state = load(golden(f"{end}.bin"), threads=threads).forward(
+            official["tokens"], full_output=True
+        )
         np.testing.assert_array_equal(logits, expected)
         assert_same_state(state, expected_state)
 
 
 @pytest.mark.parametrize(
-    ("n_layer", "n_embd", "dim_ffn", "vocab_size"), [(1, 8, 8, 3), (3, 40, 56, 11), (2, 72, 288, 130), (5, 24, 96, 257)]
+    ("n_layer", "n_embd", "dim_ffn", "vocab_size"),
+    [(1, 8, 8, 3), (3, 40, 56, 11), (2, 72, 288, 130), (5, 24, 96, 257)],
 )  # fmt: skip
 def test_odd_sizes_agree_with_the_numpy_graph(tmp_path, n_layer, n_embd, dim_ffn, vocab_size):
     arrays = random_parameters(np.random.default_rng(n_embd), n_layer, n_embd, dim_ffn, vocab_size)
@@ -170,5 +176,5 @@ def test_loading_tells_how_far_it_is(golden):
 def test_impossible_thread_counts_are_refused(tiny_model):
     with pytest.raises(InputError, match="threads is 0"):
         load(tiny_model, threads=0)
-    with pytest.raises(InputError, match="NUMBA_NUM_THREADS=9999"):
+    with pytest.raises(InputError, match="set NUMBA_NUM_THREADS=9999"):
         load(tiny_model, threads=9999)

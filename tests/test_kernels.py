@@ -8,11 +8,18 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
-from kernel_cases import CASES, FORMATS, PRODUCT_SHAPES, matmul_reference, product_bound, random_rows, run_product
+from kernel_cases import (
+    CASES,
+    FORMATS,
+    PRODUCT_SHAPES,
+    matmul_reference,
+    product_bound,
+    random_rows,
+    run_product,
+)
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
-
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import source_hash
@@ -53,7 +60,9 @@ def test_products_match_the_reference(format, path, readonly, threads, rng):
         difference = np.abs(run_product(raw, format, n_in, x, path) - matmul_reference(raw, format, n_in, x))
         bound = product_bound(raw, format, n_in, x)
         worst = np.unravel_index((difference / bound).argmax(), bound.shape)
-        assert (difference <= bound).all(), f"{n_rows} x {n_in}, vector and row {worst}: off by {difference[worst]}"
+        assert (difference <= bound).all(), (
+            f"{n_rows} x {n_in}, vector and row {worst}: off by {difference[worst]}"
+        )
 
 
 @pytest.mark.parametrize("format", ["FP32", "FP16"])
@@ -83,7 +92,9 @@ def test_the_largest_quants_do_not_overflow(format, path):
     raw.reshape(32, 2, -1)[:, :, : layout.scale_bytes * (1 + layout.has_min)] = scales
     for sign in (-1, 1):
         x = np.full((1, 64), sign, np.float32)
-        np.testing.assert_allclose(run_product(raw, format, 64, x, path), matmul_reference(raw, format, 64, x), rtol=1e-6)
+        np.testing.assert_allclose(
+            run_product(raw, format, 64, x, path), matmul_reference(raw, format, 64, x), rtol=1e-6
+        )
 
 
 def test_a_buffer_that_does_not_fit_is_refused(rng):
@@ -137,7 +148,9 @@ def _exp(x, out):
 
 
 def test_the_exponential_is_as_exact_as_float32():
-    x = np.concatenate([np.linspace(-87, 0, 16000), [0, -1e-30, -1e-7, -88, -1e30, -np.inf] + 10 * [-1]]).astype(np.float32)
+    x = np.concatenate(
+        [np.linspace(-87, 0, 16000), [0, -1e-30, -1e-7, -88, -1e30, -np.inf] + 10 * [-1]]
+    ).astype(np.float32)
     out = np.empty_like(x)
     _exp(x, out)
     expected = np.exp(x.astype(np.float64))
@@ -185,7 +198,9 @@ for format in ("Q4_1", "FP16"):
 print(choose().path)
 """
     env = os.environ | {"NUMBA_CPU_NAME": "generic", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
     assert result.stdout == "generic\n", result.stderr
 
 

@@ -19,12 +19,12 @@ from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.matmul import quantize
 from rwkv_np.kernels.pack import Place, pack, place_alone
-from rwkv_np.kernels.threads import check_team, default_threads, new_team, one_at_a_time
+from rwkv_np.kernels.threads import check_team, default_threads, most_threads, new_team, one_at_a_time
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
 from rwkv_np.kernels.vectors import wants
 from rwkv_np.layers import Embedding
 from rwkv_np.models import v4_graph as graph
-from rwkv_np.models.base import Model, Progress
+from rwkv_np.models.base import Model, Progress, Tokens
 from rwkv_np.parameter import Parameter
 from rwkv_np.quants import by_name
 from rwkv_np.state import State
@@ -88,18 +88,21 @@ class FusedRWKV4(Model):
         self.kernels = dispatch.choose()
         self._n_threads = self._check_threads(threads)
         self._emb = Embedding(parameters["emb.weight"])
+        self._emb_rows = _float_rows(parameters["emb.weight"])
+        empty = self.initial_state()
+        self._state_kind = (empty.architecture, empty.shift.shape, empty.wkv.shape)
         self._n_padded = lay.round_up(config.n_embd, lay.BLOCK)
         self._weights = self._pack(parameters, head_q8_0, progress)
-        self._team = new_team(self._n_threads)
+        self._team = new_team(graph.n_phases(config.n_layer), self._n_threads)
         self._scratch = self._new_scratch(1)
         self._compile_graph(progress)
 
     def _check_threads(self, threads: int | None) -> int:
         n_threads = default_threads() if threads is None else threads
-        available = numba.config.NUMBA_NUM_THREADS
-        if n_threads > available:
+        if n_threads > most_threads():
             raise InputError(
-                f"threads is {n_threads}; Numba was started with at most {available}: set NUMBA_NUM_THREADS={n_threads}"
+                f"threads is {n_threads}; Numba was started with at most {most_threads()}. "
+                f"To allow more: set NUMBA_NUM_THREADS={n_threads}"
             )
         return n_threads if n_threads == 1 or check_team(n_threads) else 1
 
@@ -122,10 +125,15 @@ class FusedRWKV4(Model):
         with one_at_a_time:
             numba.set_num_threads(self._n_threads)
             logits = np.empty((0, lay.TILE_ROWS), np.float32)
-            graph.read_tokens(self._team, self._n_threads, 0, self._weights, self._scratch, shift, wkv, logits)
+            self._team[:] = 0
+            graph.read_tokens(
+                self._team, self._n_threads, 0, self._weights, self._scratch, shift, wkv, logits
+            )
         progress("compiling the graph", 1, 1)
 
-    def _pack(self, parameters: Mapping[str, Parameter], head_q8_0: bool, progress: Progress) -> graph.Weights:
+    def _pack(
+        self, parameters: Mapping[str, Parameter], head_q8_0: bool, progress: Progress
+    ) -> graph.Weights:
         matrices = self._matrices(parameters, head_q8_0)
         self._compile_kernels(sorted({layout_of(p).name for p in matrices}), progress)
         places = _places(matrices)
@@ -135,7 +143,9 @@ class FusedRWKV4(Model):
             raw = parameter.data.reshape(parameter.shape[0], -1)
             pack(raw, layout_of(parameter), parameter.shape[1], tiles, place)
         progress("loading", len(matrices), len(matrices))
-        return graph.Weights(tiles, self._table(matrices, places), self._vectors(parameters), self.config.n_embd)
+        return graph.Weights(
+            tiles, self._table(matrices, places), self._vectors(parameters), self.config.n_embd
+        )
 
     def _matrices(self, parameters: Mapping[str, Parameter], head_q8_0: bool) -> list[Parameter]:
         """Every matrix in the order of `Weights.matrices`, the head last."""
@@ -168,9 +178,25 @@ class FusedRWKV4(Model):
         c, f = self._n_padded, lay.round_up(self.config.dim_ffn, lay.BLOCK)
         rows = [np.zeros((n_tokens, lay.vector_bytes(n // lay.BLOCK)), np.uint8) for n in (c, c, c, c, f)]
         floats = [np.zeros(shape, np.float32) for shape in (
-            (n_tokens, c), (n_tokens, c), c, (self._n_threads, 2, c), (self._n_threads, 3 * n_tokens * lay.TILE_ROWS),
+            (n_tokens, c), (n_tokens, c), c, (self._n_threads, 2, c),
+            (self._n_threads, 3 * n_tokens * lay.TILE_ROWS),
         )]  # fmt: skip
         return graph.Scratch(*floats, *rows)
+
+    def forward(
+        self, tokens: Tokens, state: State | None = None, full_output: bool = False
+    ) -> tuple[np.ndarray, State]:
+        """As `Model.forward`; BLAS is not used here, and limiting its threads took 0.1 ms a token."""
+        ids = self._check_tokens(tokens)
+        if state is None:
+            after = self.initial_state()
+        else:
+            # The weights have driven Python's own data out of every cache by now: a call here takes
+            # several times what it takes in a loop of its own, so the whole check is kept for errors.
+            if (state.architecture, state.shift.shape, state.wkv.shape) != self._state_kind:
+                state.check(self.config)
+            after = state.copy()
+        return self._read(ids, after, full_output), after
 
     def _read(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
         n_vocab = lay.round_up(self.config.vocab_size, lay.TILE_ROWS)
@@ -184,7 +210,8 @@ class FusedRWKV4(Model):
                 is_last = start + len(ids) == len(tokens)
                 wanted = logits[start : start + len(ids)] if full_output else logits if is_last else nothing
                 self._read_chunk(ids, shift, wkv, wanted)
-            state.shift[:], state.wkv[:] = self._unpadded(shift), self._unpadded(wkv)
+            if shift is not state.shift:
+                state.shift[:], state.wkv[:] = self._unpadded(shift), self._unpadded(wkv)
         logits = logits[:, : self.config.vocab_size]
         return logits if full_output else logits[0]
 
@@ -192,7 +219,9 @@ class FusedRWKV4(Model):
         if len(ids) > len(self._scratch.x):
             self._scratch = self._new_scratch(min(CHUNK, lay.round_up(len(ids), 16)))
         scratch = self._scratch
-        scratch.x[: len(ids), : self.config.n_embd] = self._emb(ids)
+        rows = self._emb(ids) if self._emb_rows is None else self._emb_rows[ids]
+        scratch.x[: len(ids), : self.config.n_embd] = rows
+        self._team[:] = 0
         graph.read_tokens(self._team, self._n_threads, len(ids), self._weights, scratch, shift, wkv, logits)
 
     def _padded(self, state: np.ndarray) -> np.ndarray:
@@ -213,6 +242,13 @@ def _aligned(n_bytes: int) -> np.ndarray:
     return buffer[start : start + n_bytes]
 
 
+def _float_rows(parameter: Parameter) -> np.ndarray | None:
+    """The rows of a float matrix as they lie in the mapped file, which NumPy converts by itself."""
+    if parameter.data_type.is_quantized:
+        return None
+    return np.asarray(parameter.blocks())
+
+
 def _places(matrices: list[Parameter]) -> list[Place]:
     """Each matrix behind the one before, but the three that one thread reads together interleaved."""
     places: list[Place] = []
@@ -220,9 +256,7 @@ def _places(matrices: list[Parameter]) -> list[Place]:
     while len(places) < len(matrices):
         # A layer begins with key, value and receptance; the head is the last, and alone.
         together = 3 if len(places) % graph.N_MATRICES == 0 and len(places) + 3 <= len(matrices) else 1
-        group = [
-            place_alone(layout_of(p), *p.shape) for p in matrices[len(places) : len(places) + together]
-        ]
+        group = [place_alone(layout_of(p), *p.shape) for p in matrices[len(places) : len(places) + together]]
         stride = sum(place.tile_bytes for place in group)
         for place in group:
             places.append(replace(place, start=start, stride=stride))

@@ -1,8 +1,8 @@
 """RWKV-4's graph as one parallel region: all layers of a run of tokens, without leaving Numba.
 
 The equations are those of `v4.py`, phase by phase; there they are to be read. Here every phase
-is a list of items that threads take (32 channels of all tokens, or a few tokens), and threads
-meet between phases, six times a layer:
+is a list of items that threads take (32 channels of all tokens, or a few tokens); a phase begins
+when the one before is done. A layer has six:
 
     norm, mix      items: runs of tokens     writes the vectors that r, k and v take
     r, k, v, wkv   items: 32 channels        writes the vector that the output matrix takes
@@ -14,6 +14,9 @@ meet between phases, six times a layer:
 One token and a prompt take the same way, so they give the same bits, however a prompt is cut.
 C and F stand for the channels of x and of the feed-forward layer, in whole blocks of 32.
 """
+
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# (Jitted functions carry no annotations.)
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from rwkv_np.kernels.layout import TILE_ROWS
 from rwkv_np.kernels.matmul import multiply_tile
 from rwkv_np.kernels.norm import layer_norm_row, mix_row
 from rwkv_np.kernels.pointers import address, beyond, copy_bytes
-from rwkv_np.kernels.threads import meet, next_item
+from rwkv_np.kernels.threads import finish, next_item
 from rwkv_np.kernels.vectors import put_vector
 from rwkv_np.kernels.wkv import wkv_block
 
@@ -41,6 +44,8 @@ N_MATRICES = 7
 # Columns of `Weights.matrices`.
 START, STRIDE, N_TILES, N_BLOCKS, WANTS, KERNELS = range(6)
 
+PHASES = 6  # of a layer
+HEAD_TILES = 4  # that a thread takes at once: there are hundreds
 RUN = 8  # tokens that a thread normalizes together: its first token's predecessor comes on top
 
 
@@ -110,9 +115,10 @@ def _mix_token(weights, layer, share, matrix, x, before, rows, token):
 
 
 @jit()
-def _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, last, is_time_mix):
+def _norm_and_mix(team, phase, rank, n_tokens, weights, scratch, layer, last, is_time_mix):
     first = LN1_W if is_time_mix else LN2_W
-    run = next_item(team, rank, n_threads, (n_tokens + RUN - 1) // RUN)
+    n_runs, n_done = (n_tokens + RUN - 1) // RUN, 0
+    run = next_item(team, phase, rank, n_runs)
     while run >= 0:
         if run > 0:
             _norm_token(weights, scratch, layer, first, run * RUN - 1, rank)
@@ -131,7 +137,16 @@ def _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, last
             if token == n_tokens - 1:
                 # Not into the state yet: another thread may be mixing the first token with it.
                 copy_bytes(x, scratch.last.nbytes, address(scratch.last, 0))
-        run = next_item(team, rank, n_threads, (n_tokens + RUN - 1) // RUN)
+        n_done += 1
+        run = next_item(team, phase, rank, n_runs)
+    finish(team, phase, n_done, n_runs)
+
+
+@jit()
+def _remember(scratch, item, last):
+    """Whoever has the first item of the next phase puts the last token's norm into the state."""
+    if item == 0:
+        copy_bytes(address(scratch.last, 0), scratch.last.nbytes, last)
 
 
 @jit()
@@ -145,12 +160,13 @@ def _multiply(weights, matrix, tile, rows, n_tokens, out, out_stride):
 
 
 @jit()
-def _time_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, wkv):
+def _time_mix(team, phase, rank, n_tokens, weights, scratch, layer, last, wkv):
     matrix, n_tiles = layer * N_MATRICES, scratch.x.shape[1] // TILE_ROWS
     output = weights.matrices[matrix + OUTPUT]
     decay, first = _vector(weights.vectors, layer, DECAY), _vector(weights.vectors, layer, FIRST)
-    tile = next_item(team, rank, n_threads, n_tiles)
+    n_done, tile = 0, next_item(team, phase, rank, n_tiles)
     while tile >= 0:
+        _remember(scratch, tile, last)
         lanes, size = address(scratch.lanes, rank * scratch.lanes.shape[1] * 4), n_tokens * TILE_ROWS * 4
         k, v, r = lanes, beyond(lanes, size), beyond(lanes, 2 * size)
         _multiply(weights, matrix + KEY, tile, scratch.k, n_tokens, k, TILE_ROWS)
@@ -160,14 +176,16 @@ def _time_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, wkv):
             lanes, n_tokens, decay, first, _vector(wkv, layer, 0), wkv.shape[2], tile,
             output[N_BLOCKS], output[WANTS], address(scratch.out, 0), scratch.out.shape[1],
         )  # fmt: skip
-        tile = next_item(team, rank, n_threads, n_tiles)
+        n_done += 1
+        tile = next_item(team, phase, rank, n_tiles)
+    finish(team, phase, n_done, n_tiles)
 
 
 @jit()
-def _add_output(team, rank, n_threads, n_tokens, weights, scratch, layer, is_time_mix):
+def _add_output(team, phase, rank, n_tokens, weights, scratch, layer, is_time_mix):
     n_channels = scratch.x.shape[1]
     lanes = address(scratch.lanes, rank * scratch.lanes.shape[1] * 4)
-    tile = next_item(team, rank, n_threads, n_channels // TILE_ROWS)
+    n_done, tile = 0, next_item(team, phase, rank, n_channels // TILE_ROWS)
     while tile >= 0:
         x, gate = address(scratch.x, tile * TILE_ROWS * 4), address(scratch.gate, tile * TILE_ROWS * 4)
         if is_time_mix:
@@ -176,96 +194,114 @@ def _add_output(team, rank, n_threads, n_tokens, weights, scratch, layer, is_tim
         else:
             _multiply(weights, layer * N_MATRICES + FFN_VALUE, tile, scratch.ffn, n_tokens, lanes, TILE_ROWS)
             add_gated_block(lanes, n_tokens, gate, x, n_channels)
-        tile = next_item(team, rank, n_threads, n_channels // TILE_ROWS)
+        n_done += 1
+        tile = next_item(team, phase, rank, n_channels // TILE_ROWS)
+    finish(team, phase, n_done, n_channels // TILE_ROWS)
 
 
 @jit()
-def _key_and_gate(team, rank, n_threads, n_tokens, weights, scratch, layer):
+def _key_and_gate(team, phase, rank, n_tokens, weights, scratch, layer, last):
     matrix, n_channels = layer * N_MATRICES, scratch.x.shape[1]
     value, n_keys = weights.matrices[matrix + FFN_VALUE], weights.matrices[matrix + FFN_KEY, N_TILES]
     lanes = address(scratch.lanes, rank * scratch.lanes.shape[1] * 4)
     n_items = n_keys + n_channels // TILE_ROWS
-    item = next_item(team, rank, n_threads, n_items)
+    n_done, item = 0, next_item(team, phase, rank, n_items)
     while item >= 0:
+        _remember(scratch, item, last)
         if item < n_keys:
             _multiply(weights, matrix + FFN_KEY, item, scratch.k, n_tokens, lanes, TILE_ROWS)
             squared_relu_block(
-                lanes, n_tokens, item, value[N_BLOCKS], value[WANTS], address(scratch.ffn, 0), scratch.ffn.shape[1]
+                lanes,
+                n_tokens,
+                item,
+                value[N_BLOCKS],
+                value[WANTS],
+                address(scratch.ffn, 0),
+                scratch.ffn.shape[1],
             )
         else:
             tile = item - n_keys
             _multiply(weights, matrix + FFN_RECEPTANCE, tile, scratch.r, n_tokens, lanes, TILE_ROWS)
             sigmoid_block(lanes, n_tokens, address(scratch.gate, tile * TILE_ROWS * 4), n_channels)
-        item = next_item(team, rank, n_threads, n_items)
+        n_done += 1
+        item = next_item(team, phase, rank, n_items)
+    finish(team, phase, n_done, n_items)
 
 
 @jit()
-def _read_layer(team, rank, n_threads, n_tokens, weights, scratch, layer, shift, wkv):
-    before, ffn_before = _vector(shift, layer, 0), _vector(shift, layer, 1)
-    _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, before, True)
-    meet(team, n_threads)
-    if rank == 0:
-        copy_bytes(address(scratch.last, 0), scratch.last.nbytes, before)
-    _time_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, wkv)
-    meet(team, n_threads)
-    _add_output(team, rank, n_threads, n_tokens, weights, scratch, layer, True)
-    meet(team, n_threads)
-    _norm_and_mix(team, rank, n_threads, n_tokens, weights, scratch, layer, ffn_before, False)
-    meet(team, n_threads)
-    if rank == 0:
-        copy_bytes(address(scratch.last, 0), scratch.last.nbytes, ffn_before)
-    _key_and_gate(team, rank, n_threads, n_tokens, weights, scratch, layer)
-    meet(team, n_threads)
-    _add_output(team, rank, n_threads, n_tokens, weights, scratch, layer, False)
-    meet(team, n_threads)
+def _read_layer(team, rank, n_tokens, weights, scratch, layer, shift, wkv):
+    phase, last, ffn_last = 1 + PHASES * layer, _vector(shift, layer, 0), _vector(shift, layer, 1)
+    _norm_and_mix(team, phase, rank, n_tokens, weights, scratch, layer, last, True)
+    _time_mix(team, phase + 1, rank, n_tokens, weights, scratch, layer, last, wkv)
+    _add_output(team, phase + 2, rank, n_tokens, weights, scratch, layer, True)
+    _norm_and_mix(team, phase + 3, rank, n_tokens, weights, scratch, layer, ffn_last, False)
+    _key_and_gate(team, phase + 4, rank, n_tokens, weights, scratch, layer, ffn_last)
+    _add_output(team, phase + 5, rank, n_tokens, weights, scratch, layer, False)
 
 
 @jit()
-def _norm_embeddings(team, rank, n_threads, n_tokens, weights, scratch):
+def _norm_embeddings(team, rank, n_tokens, weights, scratch):
     layer = weights.vectors.shape[0] - 1
-    token = next_item(team, rank, n_threads, n_tokens)
+    n_done, token = 0, next_item(team, 0, rank, n_tokens)
     while token >= 0:
         _norm_token(weights, scratch, layer, LN0_W, token, rank)
         copy_bytes(_normed(scratch, rank, token), scratch.last.nbytes, _row(scratch.x, token))
-        token = next_item(team, rank, n_threads, n_tokens)
+        n_done += 1
+        token = next_item(team, 0, rank, n_tokens)
+    finish(team, 0, n_done, n_tokens)
 
 
 @jit()
-def _read_head(team, rank, n_threads, n_tokens, weights, scratch, first, logits):
-    """Logits behind the tokens from `first` on."""
+def _norm_for_head(team, phase, rank, n_tokens, weights, scratch, first):
     layer = weights.vectors.shape[0] - 1
     head = weights.matrices[layer * N_MATRICES]
-    token = next_item(team, rank, n_threads, n_tokens - first)
+    n_done, token = 0, next_item(team, phase, rank, n_tokens - first)
     while token >= 0:
         _norm_token(weights, scratch, layer, LN_OUT_W, first + token, rank)
         put_vector(_normed(scratch, rank, first + token), head[N_BLOCKS], head[WANTS], _row(scratch.r, token))
-        token = next_item(team, rank, n_threads, n_tokens - first)
-    meet(team, n_threads)
-    tile = next_item(team, rank, n_threads, head[N_TILES])
-    while tile >= 0:
-        out = address(logits, tile * TILE_ROWS * 4)
-        _multiply(weights, layer * N_MATRICES, tile, scratch.r, n_tokens - first, out, logits.shape[1])
-        tile = next_item(team, rank, n_threads, head[N_TILES])
-    meet(team, n_threads)  # the next call finds its work dealt
+        n_done += 1
+        token = next_item(team, phase, rank, n_tokens - first)
+    finish(team, phase, n_done, n_tokens - first)
 
 
 @jit()
-def _read_on_one_thread(team, rank, n_threads, n_tokens, weights, scratch, shift, wkv, logits):
-    _norm_embeddings(team, rank, n_threads, n_tokens, weights, scratch)
-    meet(team, n_threads)
+def _read_head(team, phase, rank, n_tokens, weights, scratch, logits):
+    matrix = (weights.vectors.shape[0] - 1) * N_MATRICES
+    n_tiles = weights.matrices[matrix, N_TILES]
+    n_items, n_done = (n_tiles + HEAD_TILES - 1) // HEAD_TILES, 0
+    item = next_item(team, phase, rank, n_items)
+    while item >= 0:
+        for tile in range(item * HEAD_TILES, min(n_tiles, (item + 1) * HEAD_TILES)):
+            out = address(logits, tile * TILE_ROWS * 4)
+            _multiply(weights, matrix, tile, scratch.r, n_tokens, out, logits.shape[1])
+        n_done += 1
+        item = next_item(team, phase, rank, n_items)
+    finish(team, phase, n_done, n_items)
+
+
+@jit()
+def _read_on_one_thread(team, rank, n_tokens, weights, scratch, shift, wkv, logits):
+    _norm_embeddings(team, rank, n_tokens, weights, scratch)
     for layer in range(shift.shape[0]):
-        _read_layer(team, rank, n_threads, n_tokens, weights, scratch, layer, shift, wkv)
-    if logits.shape[0] > 0:
-        _read_head(team, rank, n_threads, n_tokens, weights, scratch, n_tokens - logits.shape[0], logits)
+        _read_layer(team, rank, n_tokens, weights, scratch, layer, shift, wkv)
+    n_wanted, phase = logits.shape[0], 1 + PHASES * shift.shape[0]
+    if n_wanted > 0:
+        _norm_for_head(team, phase, rank, n_tokens, weights, scratch, n_tokens - n_wanted)
+        _read_head(team, phase + 1, rank, n_wanted, weights, scratch, logits)
 
 
 @jit(parallel=True, nogil=True)
 def read_tokens(team, n_threads, n_tokens, weights, scratch, shift, wkv, logits):
     """Read n_tokens, whose embeddings stand in scratch.x, and give the last rows their logits.
 
-    Shapes   shift (n_layer, 2, C), wkv (n_layer, 3, C) float32, changed in place;
-             logits (0 .. n_tokens, V in whole tiles) float32
+    Shapes   team (n_phases(n_layer), ...) zeros; shift (n_layer, 2, C) and wkv (n_layer, 3, C)
+             float32, changed in place; logits (0 .. n_tokens, V in whole tiles) float32
     """
     for i in prange(n_threads):
         rank = np.int64(i)  # Numba counts without sign in here, and would compile everything twice
-        _read_on_one_thread(team, rank, n_threads, n_tokens, weights, scratch, shift, wkv, logits)
+        _read_on_one_thread(team, rank, n_tokens, weights, scratch, shift, wkv, logits)
+
+
+def n_phases(n_layer: int) -> int:
+    """Phases of a run of tokens: the embedding, the layers, and two of the head."""
+    return 1 + PHASES * n_layer + 2
