@@ -6,6 +6,7 @@ import numba
 import numpy as np
 import pytest
 from conftest import GOLDEN, random_parameters, write_model
+from synthetic import write_synthetic
 from rwkv_np.kernels import dispatch
 
 from rwkv_np.errors import InputError
@@ -178,3 +179,10 @@ def test_impossible_thread_counts_are_refused(tiny_model):
         load(tiny_model, threads=0)
     with pytest.raises(InputError, match="set NUMBA_NUM_THREADS=9999"):
         load(tiny_model, threads=9999)
+
+
+@pytest.mark.parametrize(("type_name", "version"), [("Q4_1", 101), ("Q4_1_O", 100), ("FP16", 101)])
+def test_synthetic_models_can_be_run(tmp_path, type_name, version):
+    model = load(write_synthetic(tmp_path / "toy.bin", "toy", type_name, version))
+    logits, _ = model.forward([1, 2, 3])
+    assert model.config.data_type == type_name and np.isfinite(logits).all() and logits.std() > 0
