@@ -36,13 +36,13 @@ class State:
 
     def check(self, config: ModelConfig) -> None:
         """Raise InputError unless this is a state of a model of that shape."""
-        wanted = initial_state(config)
-        for name in ("architecture", "shift", "wkv"):
-            found, expected = (_shape(getattr(state, name)) for state in (self, wanted))
-            if found != expected:
+        found = {"architecture": self.architecture, "shift": self.shift.shape, "wkv": self.wkv.shape}
+        expected = {"architecture": config.architecture, **_shapes(config)}
+        for name, value in found.items():
+            if value != expected[name]:
                 raise InputError(
-                    f"the state belongs to another model: its {name} is {found}; this model "
-                    f"({config.n_layer} layers, n_embd {config.n_embd}) expects {expected}"
+                    f"the state belongs to another model: its {name} is {value}; this model "
+                    f"({config.n_layer} layers, n_embd {config.n_embd}) expects {expected[name]}"
                 )
 
     def save(self, path: PathLike, overwrite: bool = False) -> None:
@@ -73,13 +73,11 @@ def load_state(path: PathLike, config: ModelConfig) -> State:
 
 def initial_state(config: ModelConfig) -> State:
     """The state of a model that has read nothing."""
-    shift = np.zeros((config.n_layer, 2, config.n_embd), np.float32)
-    wkv = np.zeros((config.n_layer, 3, config.n_embd), np.float32)
+    shapes = _shapes(config)
+    wkv = np.zeros(shapes["wkv"], np.float32)
     wkv[:, 2] = -1e30  # the exponent of an empty sum: any real key exceeds it
-    return State(config.architecture, shift, wkv)
+    return State(config.architecture, np.zeros(shapes["shift"], np.float32), wkv)
 
 
-def _shape(value: str | np.ndarray) -> str | tuple[int, ...]:
-    return value.shape if isinstance(value, np.ndarray) else value
-
-
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    return {"shift": (config.n_layer, 2, config.n_embd), "wkv": (config.n_layer, 3, config.n_embd)}

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rwkv_np.kernels import encode as kernels
+
 from rwkv_np.quants import DATA_TYPES
 
 NAMES = list(kernels.ENCODERS)

@@ -20,7 +20,8 @@ def test_all_names_what_is_there():
 
 
 def test_importing_the_package_imports_no_library_that_only_some_commands_need():
-    code = "import sys, rwkv_np; print([m for m in ('torch', 'numba', 'tokenizers', 'huggingface_hub') if m in sys.modules])"
+    libraries = ("torch", "numba", "tokenizers", "huggingface_hub")
+    code = f"import sys, rwkv_np; print([name for name in {libraries} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 

@@ -51,7 +51,9 @@ def test_any_finite_block_encodes_to_finite_values_of_the_right_size(data_type, 
     assert blocks.dtype == data_type.block and blocks.shape == (2,)
     back = data_type.decode(blocks)
     assert np.isfinite(back).all()
-    assert (np.abs(back - x).max(-1) <= 0.15 * np.abs(x).max(-1) + np.ptp(x, axis=-1) / 15 + 1e-6).all()
+    # A scale is good to 2^-25 at best, as float16 has it, and is multiplied by up to 127 steps.
+    allowed = 0.15 * np.abs(x).max(-1) + np.ptp(x, axis=-1) / 15 + 127 * 2.0**-25
+    assert (np.abs(back - x).max(-1) <= 1.01 * allowed).all()
 
 
 @pytest.mark.parametrize("data_type", DATA_TYPES, ids=lambda t: f"{t.name}-v{t.versions[0]}")

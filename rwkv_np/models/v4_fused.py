@@ -24,7 +24,7 @@ from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
 from rwkv_np.kernels.vectors import wants
 from rwkv_np.layers import Embedding
 from rwkv_np.models import v4_graph as graph
-from rwkv_np.models.base import Model, Progress, Tokens
+from rwkv_np.models.base import Model, Progress
 from rwkv_np.parameter import Parameter
 from rwkv_np.quants import by_name
 from rwkv_np.state import State
@@ -89,8 +89,6 @@ class FusedRWKV4(Model):
         self._n_threads = self._check_threads(threads)
         self._emb = Embedding(parameters["emb.weight"])
         self._emb_rows = _float_rows(parameters["emb.weight"])
-        empty = self.initial_state()
-        self._state_kind = (empty.architecture, empty.shift.shape, empty.wkv.shape)
         self._n_padded = lay.round_up(config.n_embd, lay.BLOCK)
         self._weights = self._pack(parameters, head_q8_0, progress)
         self._team = new_team(graph.n_phases(config.n_layer), self._n_threads)
@@ -182,21 +180,6 @@ class FusedRWKV4(Model):
             (self._n_threads, 3 * n_tokens * lay.TILE_ROWS),
         )]  # fmt: skip
         return graph.Scratch(*floats, *rows)
-
-    def forward(
-        self, tokens: Tokens, state: State | None = None, full_output: bool = False
-    ) -> tuple[np.ndarray, State]:
-        """As `Model.forward`; BLAS is not used here, and limiting its threads took 0.1 ms a token."""
-        ids = self._check_tokens(tokens)
-        if state is None:
-            after = self.initial_state()
-        else:
-            # The weights have driven Python's own data out of every cache by now: a call here takes
-            # several times what it takes in a loop of its own, so the whole check is kept for errors.
-            if (state.architecture, state.shift.shape, state.wkv.shape) != self._state_kind:
-                state.check(self.config)
-            after = state.copy()
-        return self._read(ids, after, full_output), after
 
     def _read(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
         n_vocab = lay.round_up(self.config.vocab_size, lay.TILE_ROWS)
