@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import click
@@ -46,19 +47,17 @@ def load_seconds(path: Path, **options) -> tuple[FusedRWKV4, float]:
 
 def decode(model: FusedRWKV4, pairs: int = 15, tokens: int = 4) -> tuple[list[float], list[float]]:
     """(seconds a token, bandwidth right before), pair by pair."""
-    weights, taken, rates = model._weights.tiles, [], []
+    weights, taken, rates = model.tiles[: model.tiles.size // 4096 * 4096], [], []
     _, state = model.forward([1, 2, 3])
     for i in range(pairs):
-        rates.append(read_rate(weights[: weights.size // 4096 * 4096], model._n_threads))
+        rates.append(read_rate(weights, model.n_threads))
         steps = []
         for token in range(tokens):
-            steps.append(seconds(lambda token=token: results.append(model.forward(100 * i + token, state))))
-            state = results.pop()[1]
+            start = time.perf_counter()
+            _, state = model.forward((tokens * i + token) % model.config.vocab_size, state)
+            steps.append(time.perf_counter() - start)
         taken.append(float(np.median(steps)))
     return taken, rates
-
-
-results: list = []
 
 
 def prefill(model: FusedRWKV4, n_tokens: int) -> float:
@@ -84,7 +83,7 @@ def card(path: Path, threads: int | None, head_q8_0: bool) -> dict:
     rate, float32 = prompts[128] * matrix_operations(model), float32_rate(4096, model.config.n_embd, 128)
     return {
         "model": path.name, "type": model.config.data_type, "layers": model.config.n_layer,
-        "n_embd": model.config.n_embd, "processor": processor(), "threads": model._n_threads,
+        "n_embd": model.config.n_embd, "processor": processor(), "threads": model.n_threads,
         "kernels": model.kernels.path, "head_q8_0": head_q8_0,
         "bytes_per_token": model.n_bytes_per_token, "read_gb_s": float(np.median(rates)) / 1e9,
         "ceiling_tok_s": float(np.median(rates)) / model.n_bytes_per_token,

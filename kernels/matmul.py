@@ -1,10 +1,10 @@
 """A packed matrix times vectors: decoding with one, a prompt with many.
 
-The model runs these loops inside its own parallel region (models/v4_fused.py); here they stand
+The model runs these loops inside its own parallel region (models/v4_graph.py); here they stand
 alone, for tests, for benchmarks, and for whoever has one matrix.
 
-Vectors are taken four at a time past one tile: the tile is read from memory once, and from the
-first-level cache for every further four.
+Up to eight vectors go past a tile at once: the tile is read from memory for the first eight, and
+from a cache for all others.
 """
 
 from __future__ import annotations

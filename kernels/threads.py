@@ -3,7 +3,7 @@
 A launch of Numba's parallel loops costs as much as a small matrix, so a model enters one for a
 whole token. Its work is a row of phases, each a number of items; threads take items, and go on
 to the next phase when all items are done. A barrier would wait for all threads instead: where
-another program had one of two processors, a token took eight times as long.
+another program had one of two processors, a token took seven times as long; so it takes twice.
 
 Which thread computes what is left to chance; what is computed never depends on it. Two things
 are asked of the threading layer: that threads run at once (TBB may run them one after the

@@ -6,8 +6,8 @@ import numba
 import numpy as np
 import pytest
 from conftest import GOLDEN, random_parameters, write_model
-from synthetic import write_synthetic
 from rwkv_np.kernels import dispatch
+from synthetic import write_synthetic
 
 from rwkv_np.errors import InputError
 from rwkv_np.format import read_model_file

@@ -105,6 +105,16 @@ class FusedRWKV4(Model):
         return n_threads if n_threads == 1 or check_team(n_threads) else 1
 
     @property
+    def n_threads(self) -> int:
+        """How many threads work on a token."""
+        return self._n_threads
+
+    @property
+    def tiles(self) -> np.ndarray:
+        """All packed matrices, one behind the other (layout.py)."""
+        return self._weights.tiles
+
+    @property
     def n_bytes_per_token(self) -> int:
         """Bytes of weights that are read for a token and its logits: what bounds the speed."""
         return int(self._weights.tiles.size)

@@ -15,9 +15,6 @@ One token and a prompt take the same way, so they give the same bits, however a 
 C and F stand for the channels of x and of the feed-forward layer, in whole blocks of 32.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-# (Jitted functions carry no annotations.)
-
 from __future__ import annotations
 
 from typing import NamedTuple
