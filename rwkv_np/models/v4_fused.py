@@ -146,14 +146,15 @@ class FusedRWKV4(Model):
         self._compile_kernels(sorted({layout_of(p).name for p in matrices}), progress)
         places = _places(matrices)
         tiles = _aligned(max(place.start + place.n_tiles * place.stride for place in places))
-        for i, (parameter, place) in enumerate(zip(matrices, places)):
-            progress("loading", i, len(matrices))
+        table, n_matrices = self._table(matrices, places), len(matrices)
+        for i in range(n_matrices):
+            progress("loading", i, n_matrices)
+            # The last comes first: a head made in Q8_0 is held in memory until it is in its place.
+            parameter, place = matrices.pop(), places.pop()
             raw = parameter.data.reshape(parameter.shape[0], -1)
             pack(raw, layout_of(parameter), parameter.shape[1], tiles, place)
-        progress("loading", len(matrices), len(matrices))
-        return graph.Weights(
-            tiles, self._table(matrices, places), self._vectors(parameters), self.config.n_embd
-        )
+        progress("loading", n_matrices, n_matrices)
+        return graph.Weights(tiles, table, self._vectors(parameters), self.config.n_embd)
 
     def _matrices(self, parameters: Mapping[str, Parameter], head_q8_0: bool) -> list[Parameter]:
         """Every matrix in the order of `Weights.matrices`, the head last."""
