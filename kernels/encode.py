@@ -15,6 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import blocks
 from rwkv_np.kernels.cache import jit
+from rwkv_np.kernels.floats import narrow, widen
 
 BLOCK_SIZE = blocks.BLOCK_SIZE
 NO_OUTLIER = blocks.NO_OUTLIER
@@ -23,7 +24,6 @@ LANES = 128  # blocks turned at once: a tile of 16 KB, which stays in the fastes
 # 0.5 itself would round 0.49999997 up: the sum is rounded before it is cut off.
 BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float32 but the sign
-FROM_HALF = np.float32(2.0**112)  # between the exponent biases of float16 and float32
 
 _jit = jit(nogil=True, error_model="numpy")
 
@@ -36,87 +36,6 @@ def _fma(typingctx, a, b, c):
         return builder.fma(*args)
 
     return types.float32(types.float32, types.float32, types.float32), codegen
-
-
-# === float16 and float32 === #
-
-
-def widen_reference(halves, x):
-    """x (n,) float32 = the float16 values whose bits are `halves` (n,) uint16; returns the number not finite."""
-    x[:] = halves.view(np.float16)
-    return int(np.count_nonzero(~np.isfinite(x)))
-
-
-@_jit
-def widen(halves, x):
-    """As `widen_reference`, in integers: Numba has no float16 on the CPU. Infinities come out as 65536."""
-    bits = x.view(np.uint32)
-    n_infinite = 0
-    for i in range(halves.size):
-        bits[i] = np.uint32(halves[i] & 0x7FFF) << 13
-        n_infinite += (halves[i] & 0x7C00) == 0x7C00
-    for i in range(x.size):
-        x[i] *= FROM_HALF  # exact, subnormal numbers included
-    for i in range(halves.size):
-        bits[i] |= np.uint32(halves[i] & 0x8000) << 16
-    return n_infinite
-
-
-def count_not_finite_reference(x):
-    """How many of x (n,) float32 are infinite or no number."""
-    return int(np.count_nonzero(~np.isfinite(x)))
-
-
-@_jit
-def count_not_finite(x):
-    """As `count_not_finite_reference`, without a temporary array."""
-    bits = x.view(np.uint32)
-    n = 0
-    for i in range(bits.size):
-        n += (bits[i] & 0x7F800000) == 0x7F800000
-    return n
-
-
-def sum_of_squares_reference(x):
-    """The sum of the squares of x (n,) float32."""
-    return float(np.square(x, dtype=np.float64).sum())
-
-
-@_jit
-def sum_of_squares(x):
-    """As `sum_of_squares_reference`, good to about 1e-5: each lane sums in float32."""
-    lanes, total = np.zeros(LANES, np.float32), 0.0
-    n_whole = x.size // LANES * LANES
-    for start in range(0, n_whole, LANES):
-        part = x[start : start + LANES]
-        for lane in range(LANES):
-            lanes[lane] += part[lane] * part[lane]
-    for lane in range(LANES):
-        total += lanes[lane]
-    for i in range(n_whole, x.size):
-        total += x[i] * x[i]
-    return total
-
-
-def narrow_reference(x, halves):
-    """halves (n,) uint16 = the bits of x (n,) float32 in float16, to the nearest, ties to even."""
-    with np.errstate(over="ignore"):
-        halves[:] = x.astype(np.float16).view(np.uint16)
-
-
-@_jit
-def narrow(x, halves):
-    """As `narrow_reference`, without a branch. No number may be NaN."""
-    bits = x.view(np.int32)
-    small = np.empty(x.size, np.float32)
-    for i in range(x.size):
-        small[i] = np.abs(x[i]) + np.float32(0.5)  # rounds to 2^-24, the unit of subnormal halves
-    for i in range(x.size):
-        magnitude = bits[i] & 0x7FFFFFFF
-        normal = (min(magnitude, 0x47800000) - (112 << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13
-        subnormal = small.view(np.int32)[i] - 0x3F000000
-        half = subnormal if magnitude < 0x38800000 else normal
-        halves[i] = half | ((bits[i] >> 16) & 0x8000)
 
 
 # === A tile: (32, LANES); the loops run over all lanes, of which the last tile leaves some unused === #

@@ -235,15 +235,16 @@ def _job(path: str, item: _Item, rows: slice) -> Callable[[], _Chunk]:
 def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
     """The rows in their new type."""
     from rwkv_np.kernels import encode as kernels  # imports numba, which takes half a second
+    from rwkv_np.kernels import floats
 
     p = item.parameter
     blocks = np.array(p.blocks()[rows]).reshape(-1)
     if p.data_type.name == "FP16":
         x = np.empty(blocks.size, np.float32)
-        n_bad = kernels.widen(blocks.view(np.uint16), x)
+        n_bad = floats.widen(blocks.view(np.uint16), x)
     else:
         x = blocks
-        n_bad = kernels.count_not_finite(x)
+        n_bad = floats.count_not_finite(x)
     if n_bad:
         raise FormatError(path, _not_finite(p, rows, n_bad))
     if item.is_copied:
@@ -255,14 +256,14 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
     else:  # FP16, FP32, and beside Q4_1_O its contemporaries
         data = data_type.encode(x.reshape(-1, data_type.block_size))
         difference = data_type.decode(data).reshape(-1) - x
-        error, n_overflows = kernels.sum_of_squares(difference), kernels.count_not_finite(difference)
+        error, n_overflows = floats.sum_of_squares(difference), floats.count_not_finite(difference)
     if n_overflows:
         raise FormatError(
             path,
             f"{p.name} holds values up to {np.abs(x).max():g}, too large for the float16 numbers of "
             f"{data_type.name}; leave it as it is: --keep '{p.name}={p.data_type.name}'",
         )
-    return _Chunk(data, error, kernels.sum_of_squares(x))
+    return _Chunk(data, error, floats.sum_of_squares(x))
 
 
 def _not_finite(p: Parameter, rows: slice, n_bad: int) -> str:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rwkv_np.kernels import encode as kernels
+from rwkv_np.kernels import floats
 
 from rwkv_np.quants import DATA_TYPES
 
@@ -86,8 +87,8 @@ def test_scales_that_overflow_float16_are_counted(name):
 def test_every_half_widens_to_its_float():
     halves = np.arange(65536, dtype=np.uint16)
     x, expected = np.empty(65536, np.float32), np.empty(65536, np.float32)
-    n = kernels.widen_reference(halves, expected)
-    assert kernels.widen(halves, x) == n == 2048
+    n = floats.widen_reference(halves, expected)
+    assert floats.widen(halves, x) == n == 2048
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(x[finite].view(np.uint32), expected[finite].view(np.uint32))
 
@@ -99,10 +100,16 @@ def test_floats_narrow_to_the_nearest_half():
     x = np.concatenate([bits, near, near + 1, near - 1]).view(np.float32)
     x = x[~np.isnan(x)]
     found, expected = np.empty(x.size, np.uint16), np.empty(x.size, np.uint16)
-    kernels.narrow(x, found)
-    kernels.narrow_reference(x, expected)
+    floats.narrow(x, found)
+    floats.narrow_reference(x, expected)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_what_is_not_finite_is_counted():
-    assert kernels.count_not_finite(np.array([1, np.nan, -np.inf, 3e38, np.inf], np.float32)) == 3
+    assert floats.count_not_finite(np.array([1, np.nan, -np.inf, 3e38, np.inf], np.float32)) == 3
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 5000])
+def test_squares_are_summed(size):
+    x = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    assert floats.sum_of_squares(x) == pytest.approx(floats.sum_of_squares_reference(x), rel=1e-5)
