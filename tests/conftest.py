@@ -23,7 +23,7 @@ if os.environ.get("CI"):
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 # Without torch, an optional package, no checkpoint can be read: these files would not even import.
-collect_ignore = [] if HAS_TORCH else ["test_checkpoint.py", "test_convert.py", "test_output.py"]
+collect_ignore = [] if HAS_TORCH else ["test_checkpoint.py", "test_convert.py", "test_output.py", "test_quantize.py"]
 
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
