@@ -31,7 +31,8 @@ def source_hash(sources: Path = Path(__file__).parent) -> str:
     return found.hexdigest()[:16]
 
 
-def _base() -> Path:
+def base() -> Path:
+    """Where everything is kept that can be made again."""
     if os.environ.get(ENV):
         return Path(os.environ[ENV])
     if sys.platform == "win32":
@@ -44,8 +45,8 @@ def _base() -> Path:
 @functools.cache
 def folder() -> Path | None:
     """The folder of these sources' kernels, made if need be; None where none can be written."""
-    for base in (_base(), Path(tempfile.gettempdir()) / "rwkv-np"):
-        path = base / source_hash()
+    for place in (base(), Path(tempfile.gettempdir()) / "rwkv-np"):
+        path = place / source_hash()
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / f"writable-{os.getpid()}").touch()

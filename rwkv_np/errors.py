@@ -1,15 +1,17 @@
 """Every error that this package raises on purpose.
 
 RwkvError
-    FileError            a file cannot be used as what it was given as
-        FormatError      it is not a model file that this version can read
-        CheckpointError  it is not an RWKV-4 checkpoint
-        StateFileError   it is not a saved state of this model
-        TokenizerError   the tokenizer is missing, damaged, or does not fit the model
-        OutputError      the destination cannot be written
-    InputError           an argument cannot be true (also a ValueError)
-    MissingPackageError  an optional package is needed and not installed
-    DownloadError        a file could not be fetched
+    FileError                  a file cannot be used as what it was given as
+        FormatError            it is not a model file that this version can read
+        CheckpointError        it is not an RWKV-4 checkpoint
+        StateFileError         it is not a saved state of this model
+        ConversationFileError  it is not a saved conversation with this model
+        SettingsFileError      it holds settings or an opening, with a mistake in them
+        TokenizerError         the tokenizer is missing, damaged, or does not fit the model
+        OutputError            the destination cannot be written
+    InputError                 an argument cannot be true (also a ValueError)
+    MissingPackageError        an optional package is needed and not installed
+    DownloadError              a file could not be fetched
 
 A message says where, what was found, what was expected, and the command that mends it.
 A bug of ours stays an AssertionError or whatever Python makes of it, with its traceback.
@@ -26,6 +28,14 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 class RwkvError(Exception):
     """Any error that this package raises on purpose."""
+
+
+def one_line(error: Exception) -> str:
+    """What an RwkvError or OSError says on a screen."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return str(error)
 
 
 class FileError(RwkvError):
@@ -47,6 +57,14 @@ class CheckpointError(FileError):
 
 class StateFileError(FileError):
     """`path` is not a saved state, or not one of this model."""
+
+
+class ConversationFileError(FileError):
+    """`path` is not a saved conversation, or not one with this model."""
+
+
+class SettingsFileError(FileError):
+    """`path`, which a person wrote (settings, an opening), holds a mistake."""
 
 
 class TokenizerError(FileError):

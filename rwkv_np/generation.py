@@ -23,19 +23,30 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Step:
-    """A token that was chosen, and the state before the model read it."""
+class Position:
+    """Where a reader stands: the state after all it has read, and logits for what comes next.
 
-    token: int
+    logits  (V,); None before anything has been read in which they would stand
+    """
+
+    logits: np.ndarray | None
     state: State
 
 
 @dataclass(frozen=True)
+class Step:
+    """A token that was chosen, and where the model stood when it was."""
+
+    token: int
+    at: Position
+
+
+@dataclass(frozen=True)
 class End:
-    """Why no more tokens come ("stop_id", "length", "interrupted"), and the state after all of them."""
+    """Why no more tokens come ("stop_id", "length", "interrupted"), and where the model stands after all."""
 
     reason: str
-    state: State
+    at: Position
 
 
 class Interrupted(Exception):
@@ -67,27 +78,31 @@ def generate_tokens(
     model: Model,
     prompt: Sequence[int],
     params: SamplingParams,
-    state: State | None = None,
+    start: Position,
     *,
+    said: Sequence[int] = (),
     is_interrupted: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> Generator[Step, None, End]:
     """Yield a Step for each token chosen after `prompt`; the generator's value is the End.
 
-    A stop id is neither yielded nor read. `is_interrupted` is asked before each token.
+    A stop id is neither yielded nor read. `is_interrupted` is asked before each token. The prompt
+    may be empty where `start` has logits; `said` is then the text that goes on, for the penalties.
     """
-    before = model.initial_state() if state is None else state
-    try:
-        logits, after = prefill(model, prompt, before, is_interrupted=is_interrupted, progress=progress)
-    except Interrupted:
-        return End("interrupted", before)
-    sampler = Sampler(params)
+    at = start
+    if len(prompt) or at.logits is None:
+        try:
+            at = Position(*prefill(model, prompt, at.state, is_interrupted=is_interrupted, progress=progress))
+        except Interrupted:
+            return End("interrupted", start)
+    sampler = Sampler(params, said)
     for _ in range(params.max_tokens):
         if is_interrupted():
-            return End("interrupted", after)
-        token = sampler.choose(logits)
+            return End("interrupted", at)
+        assert at.logits is not None
+        token = sampler.choose(at.logits)
         if token in params.stop_ids:
-            return End("stop_id", after)
-        yield Step(token, after)
-        logits, after = model.forward(token, after)
-    return End("length", after)
+            return End("stop_id", at)
+        yield Step(token, at)
+        at = Position(*model.forward(token, at.state))
+    return End("length", at)

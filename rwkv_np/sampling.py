@@ -9,7 +9,7 @@ Source: the sampler of the official `rwkv` package, with which the tests compare
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +30,7 @@ class SamplingParams:
     penalty_decay      what is left of those times after each further token
     seed               makes the choice repeatable; None does not
     logit_bias         token id -> what is added to its logit (-inf bans it)
+    not_first          token ids that a text may not begin with: an answer should not begin by ending
     stop               strings that end the text; never part of it
     stop_ids           token ids that end it (0 is RWKV's end of text)
     max_tokens         how many tokens to choose at most
@@ -44,6 +45,7 @@ class SamplingParams:
     penalty_decay: float = 0.996
     seed: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    not_first: frozenset[int] = frozenset()
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = (0,)
     max_tokens: int = 512
@@ -56,6 +58,12 @@ class SamplingParams:
         if isinstance(self.stop, str) or "" in self.stop:
             raise InputError(f"stop is {self.stop!r}; expected a sequence of strings, none of them empty")
 
+
+# Those that a person sets; the others belong to a model or to a program.
+SETTINGS = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "penalty_decay", "seed",
+    "max_tokens",
+)  # fmt: skip
 
 _RANGES = (
     ("temperature", 0, 100),
@@ -136,17 +144,23 @@ def _nucleus_edge(p: np.ndarray, top_p: float) -> float:
 
 
 class Sampler:
-    """Chooses tokens one after another, keeping the counts of the penalties and the random state."""
+    """Chooses tokens one after another, keeping the counts of the penalties and the random state.
 
-    def __init__(self, params: SamplingParams) -> None:
+    said  tokens of the text that is being continued: they count as chosen
+    """
+
+    def __init__(self, params: SamplingParams, said: Iterable[int] = ()) -> None:
         self.params = params
+        self._bias = {**params.logit_bias, **dict.fromkeys(params.not_first, -np.inf)}
         self._counts: dict[int, float] = {}
         self._random = np.random.default_rng(params.seed)
+        for token in said:
+            self._count(token)
 
     def choose(self, logits: np.ndarray) -> int:
         """The next token id, given the logits (V,) for it."""
         p = self.params
-        logits = add_bias(logits, p.logit_bias)
+        logits, self._bias = add_bias(logits, self._bias), dict(p.logit_bias)  # the first is behind us
         logits = penalize(logits, self._counts, p.presence_penalty, p.frequency_penalty)
         ids, weights = probabilities(logits, p.temperature, p.top_p, p.top_k, p.min_p)
         token = int(ids[np.searchsorted(np.cumsum(weights), self._random.random(), "right").clip(0, ids.size - 1)])

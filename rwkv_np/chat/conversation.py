@@ -1,59 +1,262 @@
-"""A conversation: the state after everything said so far, and how the next thing is said.
+"""A conversation: turns, the states between them, and the ways to go back and on.
 
-It knows templates and states, not terminals. An answer that was cut short counts as far as it
-was shown; one that never came (an error) leaves the conversation where it was.
+A state is all that the model remembers, and it is small, so the last ones are kept: undoing,
+asking again and forking cost nothing. Older ones are let go of (2.6 MB each at 7B) and made
+again from the tokens when they are needed. It knows templates and states, not terminals.
+
+An answer is recorded when it ends. One that was broken off counts as far as it was shown; one
+whose prompt was given up, or that failed, leaves everything as it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
-from rwkv_np.chat.templates import SEPARATOR, Template
-from rwkv_np.completion import Completion, generate
-from rwkv_np.generation import Progress
+from rwkv_np.chat.opening_cache import OpeningCache
+from rwkv_np.chat.templates import FREE, SEPARATOR, Template
+from rwkv_np.chat.turn import Turn
+from rwkv_np.completion import Completion
+from rwkv_np.errors import InputError
+from rwkv_np.generation import Position, Progress, prefill
 from rwkv_np.models.base import Model
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.state import State
 from rwkv_np.tokenizers import Tokenizer
 
+KEPT = 16  # states of that many last turns are kept
+MAIN = "main"
+
 
 class Conversation:
-    """Turns between a person and a model."""
+    """What a person and a model have said to each other.
+
+    template   how the model is spoken to
+    params     how it answers; may be replaced at any time
+    opening    the text that was read before the first message
+    branches   name -> turns; `branch` names the one that is gone on with
+    aside      the last free generation or independent question, which the conversation knows nothing of
+    n_asked    how many answers were begun: each has a seed of its own
+    """
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer, template: Template, params: SamplingParams
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        template: Template,
+        params: SamplingParams,
+        opening: str = "",
+        cache: OpeningCache | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.template = model, tokenizer, template
-        self.params = replace(params, stop=(*params.stop, *template.stop))
-        self._state: State | None = None
-        self._answer: Completion | None = None
-        self._n_asked = 0
+        self.model, self.tokenizer, self.template, self.params = model, tokenizer, template, params
+        self.branches: dict[str, list[Turn]] = {MAIN: []}
+        self.branch = MAIN
+        self.aside: Turn | None = None
+        self._is_aside_last = False
+        self.n_asked = 0
+        self.opening = opening
+        self.cache = cache
+        self._opening_state: State | None = None
+
+    # --- where the conversation stands
 
     @property
-    def state(self) -> State | None:
-        """The state after the last answer that ended; None before the first."""
-        if self._answer is not None and self._answer.state is not None:
-            return self._answer.state
-        return self._state
+    def turns(self) -> list[Turn]:
+        """The turns of the branch at hand."""
+        return self.branches[self.branch]
 
-    def ask(self, message: str, progress: Progress | None = None) -> Completion:
-        """Say `message`; iterate over what is returned for the answer."""
-        self._state = self.state
+    @property
+    def last(self) -> Turn | None:
+        """What was answered last, be it an aside or a turn."""
+        return self.aside if self._is_aside_last else self.turns[-1] if self.turns else None
+
+    def state(self, progress: Progress | None = None) -> State:
+        """The state after the last turn."""
+        return self._state_after(self.turns, progress)
+
+    def begin(self, progress: Progress | None = None) -> State:
+        """Read the opening, or remember it; returns the state after it."""
+        if self._opening_state is None:
+            self._opening_state = self._read_opening(progress)
+        return self._opening_state
+
+    def remember_opening(self, state: State) -> None:
+        """Take `state` for the one after the opening."""
+        self._opening_state = state
+
+    def position_after(self, turns: list[Turn], progress: Progress | None = None) -> Position:
+        """Where the model stands after `turns`: kept, or made again from the last one that is."""
+        first = 0 if self.template.is_dialogue else len(turns) - 1
+        known = max((n for n in range(first, len(turns)) if turns[n].ended), default=first - 1)
+        position = turns[known].ended if known >= first else None
+        position = position or Position(None, self.begin(progress))
+        for turn in turns[known + 1 :]:
+            ids = (*turn.prompt, *turn.tokens)
+            turn.ended = position = Position(*prefill(self.model, ids, position.state, progress=progress))
+        return position
+
+    def reset(self, opening: str | None = None) -> None:
+        """Go back to the opening, or begin with another; other branches stay."""
+        if opening is not None and opening != self.opening:
+            self.opening, self._opening_state = opening, None
+        self.branches[self.branch], self._is_aside_last = [], False
+
+    def undo(self, n: int = 1) -> list[Turn]:
+        """Take back the last `n` turns, and return them."""
+        if not 1 <= n <= len(self.turns):
+            raise InputError(f"{n} turns cannot be undone; there are {len(self.turns)}")
+        kept, undone = self.turns[:-n], self.turns[-n:]
+        self.branches[self.branch], self._is_aside_last = kept, False
+        return undone
+
+    def fork(self, name: str) -> None:
+        """Go on under another name; the branch at hand stays as it is."""
+        if name in self.branches:
+            raise InputError(f"there is a branch {name!r} already; choose another name, or /switch {name}")
+        self.branches[name] = list(self.turns)
+        self.switch(name)
+
+    def switch(self, name: str) -> None:
+        """Go on with another branch."""
+        if name not in self.branches:
+            raise InputError(f"there is no branch {name!r}; there are {', '.join(self.branches)}")
+        self.branch, self._is_aside_last = name, False
+
+    # --- what the model is asked; iterate over what is returned
+
+    def ask(self, message: str, progress: Progress | None = None, **changes: Any) -> Completion:
+        """Say `message`; `changes` are settings for this answer alone."""
+        return self._ask(message, list(self.turns), progress, changes)
+
+    def edit(self, message: str, progress: Progress | None = None, **changes: Any) -> Completion:
+        """Say `message` in place of the last one."""
+        self._require_turn()
+        return self._ask(message, self.turns[:-1], progress, changes)
+
+    def ask_aside(
+        self,
+        message: str,
+        template: Template = FREE,
+        progress: Progress | None = None,
+        *,
+        after_opening: bool = False,
+        **changes: Any,
+    ) -> Completion:
+        """Answer a message that is no part of the conversation, from nothing or from the opening."""
+        state = self.begin(progress) if after_opening else self.model.initial_state()
+        turn = self._turn(message, template, is_first=not (after_opening and self.opening))
+        return self._answer(turn, Position(None, state), self._put_aside, changes, progress)
+
+    def answer_again(self, turn: Turn | None = None, progress: Progress | None = None, **changes: Any) -> Completion:
+        """Another answer in place of the last one: of the last turn, or of the aside if that is given."""
+        turn = turn or self._require_turn()
+        again = Turn(turn.message, turn.prompt, turn.stop)
+        put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
+        if turn.asked:
+            return self._answer(again, turn.asked, put, changes)
+        state = self._state_after(self.turns[:-1], progress)  # an aside always has its position
+        return self._answer(again, Position(None, state), put, changes, progress)
+
+    def go_on(self, progress: Progress | None = None, **changes: Any) -> Completion:
+        """Let the last answer go on, be it broken off or at what it took for its end."""
+        turn = self.last or self._require_turn()
+        start = turn.ended or self.position_after(self.turns, progress)
+        put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
+        return self._answer(Turn(turn.message, turn.prompt, turn.stop), start, put, changes, earlier=turn)
+
+    # --- how it is done
+
+    def _require_turn(self) -> Turn:
+        if not self.turns:
+            raise InputError("nothing has been said yet; say something first")
+        return self.turns[-1]
+
+    def _ask(self, message: str, base: list[Turn], progress: Progress | None, changes: dict[str, Any]) -> Completion:
+        state = self._state_after(base, progress)
+        has_begun = self.template.is_dialogue and (base or self.opening)
+        turn = self._turn(message, self.template, is_first=not has_begun)
+        return self._answer(turn, Position(None, state), self._putter(base), changes, progress)
+
+    def _turn(self, message: str, template: Template, is_first: bool) -> Turn:
         # The separator that ended the last answer was rolled back with its stop string.
-        prompt = self.template.turn(message)
-        if self._state is not None:
-            prompt = SEPARATOR + prompt
-        self._answer = generate(self.model, self.tokenizer, prompt, self._turn_params(), self._state, progress)
-        self._n_asked += 1
-        return self._answer
+        text = ("" if is_first else SEPARATOR) + template.turn(message)
+        return Turn(message, tuple(self.tokenizer.encode_prompt(text)), template.stop)
 
-    def _turn_params(self) -> SamplingParams:
-        """The same seed for every turn would give a model that says little the same answer each time."""
-        if self.params.seed is None:
-            return self.params
-        return replace(self.params, seed=self.params.seed + self._n_asked)
+    def _answer(
+        self,
+        turn: Turn,
+        start: Position,
+        put: Callable[[Turn], None],
+        changes: dict[str, Any],
+        progress: Progress | None = None,
+        earlier: Turn | None = None,
+    ) -> Completion:
+        """The answer to `turn`, whose prompt is read first unless `start` is after it."""
+        prompt = turn.prompt if start.logits is None else ()
 
-    def reset(self) -> None:
-        """Forget everything that was said."""
-        self._state = self._answer = None
-        self._n_asked = 0
+        def record(done: Completion) -> None:
+            if done.position is start and prompt:
+                return  # given up while it was read
+            turn.record(done, self.tokenizer, earlier)
+            put(turn)
+
+        params = self._params(turn.stop, self._not_first(turn, earlier), changes)
+        unfinished = earlier.unfinished if earlier else None
+        return Completion(
+            self.model, self.tokenizer, prompt, params, start, progress, unfinished=unfinished, on_end=record
+        )
+
+    def _not_first(self, turn: Turn, earlier: Turn | None) -> frozenset[int]:
+        """What was broken off may go on with anything; what has ended by itself would only end again."""
+        would_end = earlier.is_finished if earlier else SEPARATOR in turn.stop
+        return self._endings if would_end else frozenset()
+
+    def _params(self, stop: tuple[str, ...], not_first: frozenset[int], changes: dict[str, Any]) -> SamplingParams:
+        params = replace(self.params, **changes)
+        params = replace(params, stop=(*params.stop, *stop), not_first=params.not_first | not_first)
+        if params.seed is not None:
+            # The same seed for every turn would give a model that says little the same answer each time.
+            params = replace(params, seed=params.seed + self.n_asked)
+        self.n_asked += 1
+        return params
+
+    def _putter(self, base: list[Turn]) -> Callable[[Turn], None]:
+        branch = self.branch
+
+        def put(turn: Turn) -> None:
+            turns = self.branches[branch] = [*base, turn]
+            self._is_aside_last = False
+            for i, old in enumerate(turns[:-1]):
+                old.forget(also_end=i < len(turns) - KEPT)
+
+        return put
+
+    def _put_aside(self, turn: Turn) -> None:
+        self.aside, self._is_aside_last = turn, True
+
+    @cached_property
+    def _endings(self) -> frozenset[int]:
+        """Ids with which an answer would end before it has begun: line breaks, and the stop ids."""
+        pieces = ((token, self.tokenizer.token_bytes(token)) for token in range(self.tokenizer.n_ids))
+        blank = {token for token, piece in pieces if b"\n" in piece and not piece.strip()}
+        return frozenset(blank | {token for token in self.params.stop_ids if token < self.tokenizer.n_ids})
+
+    def _read_opening(self, progress: Progress | None) -> State:
+        if not self.opening:
+            return self.model.initial_state()
+        tokens = self.tokenizer.encode(self.opening)
+        known = self.cache.get(tokens) if self.cache else None
+        if known is not None:
+            return known
+        _, state = prefill(self.model, tokens, progress=progress)
+        if self.cache:
+            self.cache.put(tokens, state)
+        return state
+
+    def _state_after(self, turns: list[Turn], progress: Progress | None) -> State:
+        """The state that the next message is read in; a single round always begins anew."""
+        if self.template.is_dialogue and turns:
+            return self.position_after(turns, progress).state
+        return self.begin(progress)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from rwkv_np import __version__
-from rwkv_np.errors import RwkvError
+from rwkv_np.errors import RwkvError, one_line
 
 _COMMANDS = ("chat", "convert", "info", "inspect", "quantize")
 
@@ -29,11 +29,8 @@ class Command(click.Command):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click leaves quietly: `rwkv-np inspect MODEL.bin | head`
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{where}{error.strerror or error}") from error
-        except RwkvError as error:
-            raise click.ClickException(str(error)) from error
+        except (OSError, RwkvError) as error:
+            raise click.ClickException(one_line(error)) from error
 
 
 class _Group(click.Group):

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, TextIO
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
 import click
+import platformdirs
 
 from rwkv_np.chat import repl
 from rwkv_np.chat.conversation import Conversation
-from rwkv_np.chat.templates import TEMPLATES, template_for
+from rwkv_np.chat.language import LANGUAGES, Language, guess_language
+from rwkv_np.chat.opening import NO_OPENING, Opening, bundled_opening, read_opening
+from rwkv_np.chat.opening_cache import OpeningCache
+from rwkv_np.chat.screen import JsonScreen, Screen
+from rwkv_np.chat.session import Session
+from rwkv_np.chat.templates import TEMPLATES, Template, template_for
 from rwkv_np.cli import Command
+from rwkv_np.cli.config import default_path, read_config
 from rwkv_np.cli.progress import show_loading
-from rwkv_np.kernels.cache import is_first_run
+from rwkv_np.errors import InputError
+from rwkv_np.fingerprint import fingerprint
+from rwkv_np.kernels import cache, dispatch
 from rwkv_np.models import Model, load
-from rwkv_np.sampling import SamplingParams
-from rwkv_np.tokenizers import load_tokenizer
+from rwkv_np.sampling import SETTINGS, SamplingParams
+from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
 _D = SamplingParams()
+_F = TypeVar("_F", bound=Callable[..., Any])
+INTERRUPTED = 130  # the exit status of what Ctrl-C ended
+
+
+def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
+    """An option that an environment variable can set as well."""
+    name = names[-1].removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=f"RWKV_NP_{name}", show_envvar=True, **settings)
 
 
 @click.command(
@@ -26,59 +45,114 @@ _D = SamplingParams()
     name="chat",
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
-@click.argument("model", type=click.Path())
+@click.argument("model", type=click.Path(), envvar="RWKV_NP_MODEL")
 @click.option("-p", "--prompt", help="Answer this once and exit.")
-@click.option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
-@click.option("--template", type=click.Choice(sorted(TEMPLATES)), help="[default: by the vocabulary]")
-@click.option("--threads", type=click.IntRange(1), help="[default: the physical cores that may be used]")
-@click.option("--head-q8-0", is_flag=True, help="Hold an FP16 head in 8 bits: fewer bytes to read for a token.")
-@click.option("--max-tokens", type=int, default=_D.max_tokens, help="Longest answer.")
-@click.option("--temperature", type=float, default=_D.temperature, help="0 always takes the likeliest token.")
-@click.option("--top-p", type=float, default=_D.top_p, help="Share of probability that is kept.")
-@click.option("--top-k", type=int, default=_D.top_k, help="How many tokens are kept; 0 is all.")
-@click.option("--min-p", type=float, default=_D.min_p, help="Least probability, as a share of the largest.")
-@click.option("--presence-penalty", type=float, default=_D.presence_penalty, help="Against any repetition.")
-@click.option("--frequency-penalty", type=float, default=_D.frequency_penalty, help="Against each repetition.")
-@click.option("--penalty-decay", type=float, default=_D.penalty_decay, help="How slowly repetition is forgotten.")
-@click.option("--seed", type=int, help="Makes answers repeatable.")
-def command(
-    model: str, prompt: str | None, tokenizer: str | None, template: str | None,
-    threads: int | None, head_q8_0: bool, **options: Any,
-) -> None:  # fmt: skip
+@click.option("-f", "--file", type=click.Path(), help="Answer what is in this file (- is the input) and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Write each answer as a line of JSON.")
+@click.option("--load", "load_path", type=click.Path(), help="Go on with a saved conversation.")
+@click.option("--save", "save_path", type=click.Path(), help="Save the conversation there after each answer.")
+@_option("--language", type=click.Choice(LANGUAGES), help="Of the opening and the program.  [default: the locale's]")
+@_option("--template", type=click.Choice(sorted(TEMPLATES)), help="How to speak.  [default: by the vocabulary]")
+@_option("--system", metavar="TEXT", help="What the model reads first, in place of an opening dialogue.")
+@_option("--opening", metavar="FILE", help="An opening dialogue of your own (TOML or JSON), or: none.")
+@_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
+@_option("--threads", type=click.IntRange(1), help="[default: the physical cores that may be used]")
+@_option("--head-q8-0", is_flag=True, help="Hold an FP16 head in 8 bits: fewer bytes to read for a token.")
+@_option("--max-tokens", type=int, default=_D.max_tokens, help="Longest answer.")
+@_option("--temperature", type=float, default=_D.temperature, help="0 always takes the likeliest token.")
+@_option("--top-p", type=float, default=_D.top_p, help="Share of probability that is kept.")
+@_option("--top-k", type=int, default=_D.top_k, help="How many tokens are kept; 0 is all.")
+@_option("--min-p", type=float, default=_D.min_p, help="Least probability, as a share of the largest.")
+@_option("--presence-penalty", type=float, default=_D.presence_penalty, help="Against any repetition.")
+@_option("--frequency-penalty", type=float, default=_D.frequency_penalty, help="Against each repetition.")
+@_option("--penalty-decay", type=float, default=_D.penalty_decay, help="How slowly repetition is forgotten.")
+@_option("--seed", type=int, help="Makes answers repeatable.  [default: none]")
+@_option("--quiet", is_flag=True, help="No line of figures after an answer.")
+@_option("--history", metavar="FILE", help="Where typed lines are kept, or: none.  [default: the user's state folder]")
+@_option(
+    "--config", type=click.Path(), is_eager=True, expose_value=False, callback=read_config,
+    help=f"Defaults of these options, in TOML.  [default: {default_path()}]",
+)  # fmt: skip
+def command(model: str, prompt: str | None, file: str | None, as_json: bool, **options: Any) -> None:
     """Talk with the model in the file MODEL.
 
-    With -p, or when the input is no terminal, answers alone are written to the output:
-    one for the prompt, or one for each line of input.
+    With -p or -f, or when the input is no terminal, answers alone are written to the output:
+    one, or one for each line of input. The exit status is 0, 1 after an error, 130 after Ctrl-C.
     """
     _be_lenient(sys.stdout)
-    params = SamplingParams(**options)
-    loaded = _load(model, threads, head_q8_0)
-    conversation = _open(model, loaded, tokenizer, template, params)
-    if prompt is not None:
-        repl.answer(conversation, prompt)
+    params = SamplingParams(**{name: options[name] for name in SETTINGS})
+    language = Language(options["language"] or guess_language())
+    screen = (JsonScreen if as_json else Screen)(language, quiet=options["quiet"])
+    message = _one_message(prompt, file)
+    session = _open(model, screen, params, options)
+    if message is not None:
+        session.say(message)
     elif sys.stdin.isatty():
-        repl.run(conversation)
+        from rwkv_np.chat.editor import Editor  # prompt_toolkit: of use at a terminal alone
+
+        repl.run(session, Editor(session, _history(options["history"])))
+        return
     else:
-        repl.run_lines(conversation, iter(sys.stdin))
+        repl.run_lines(session, sys.stdin)
+    if session.was_interrupted:
+        sys.exit(INTERRUPTED)
+
+
+def _one_message(prompt: str | None, path: str | None) -> str | None:
+    """What -f and -p say, in that order; None where neither is given."""
+    if path is None:
+        return prompt
+    data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from None
+    return "\n".join(part for part in (text.strip(), prompt) if part)
+
+
+def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, Any]) -> Session:
+    """Load model, tokenizer and opening, and the conversation to go on with."""
+    if options["system"] and options["opening"]:
+        raise click.UsageError("--system and --opening both say how the conversation begins; give one of them")
+    model = _load(path, options["threads"], options["head_q8_0"])
+    c = model.config
+    words = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=_notify)
+    template = TEMPLATES[options["template"]] if options["template"] else template_for(c.vocab_size)
+    opening = _opening(words, template, options)
+    template = opening.named(template)
+    _notify(
+        f"{os.path.basename(path)}: RWKV-4, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
+        f"{words.name} tokenizer, {template.name} template"
+    )
+    mark = fingerprint(path)
+    known = OpeningCache(cache.base() / "openings", f"{mark} {dispatch.choose().path} {cache.source_hash()}", c)
+    conversation = Conversation(model, words, template, params, opening.render(template), known)
+    session = Session(conversation, screen, {"name": os.path.basename(path), "fingerprint": mark})
+    session.open(options["load_path"], options["save_path"])
+    return session
+
+
+def _opening(tokenizer: Tokenizer, template: Template, options: dict[str, Any]) -> Opening:
+    """The one that was asked for; by itself, a model known to chat gets that of the language."""
+    if options["system"]:
+        return Opening(text=options["system"])
+    if options["opening"]:
+        return NO_OPENING if options["opening"] == "none" else read_opening(options["opening"])
+    if options["language"] or tokenizer.name in ("20B", "World"):
+        return bundled_opening(template, options["language"] or guess_language())
+    return NO_OPENING
 
 
 def _load(path: str, threads: int | None, head_q8_0: bool) -> Model:
-    if is_first_run("v4_graph"):
+    if cache.is_first_run("v4_graph"):
         _notify("Compiling the kernels for this processor: once, in less than a minute.")
     return load(path, threads, head_q8_0=head_q8_0, progress=show_loading)
 
 
-def _open(
-    path: str, model: Model, tokenizer: str | None, template: str | None, params: SamplingParams
-) -> Conversation:
-    c = model.config
-    words = load_tokenizer(tokenizer, c.vocab_size, model_path=path, notify=_notify)
-    chosen = TEMPLATES[template] if template else template_for(c.vocab_size)
-    _notify(
-        f"{os.path.basename(path)}: RWKV-4, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
-        f"{words.name} tokenizer, {chosen.name} template"
-    )
-    return Conversation(model, words, chosen, params)
+def _history(path: str | None) -> Path | None:
+    if path == "none":
+        return None
+    return Path(path) if path else platformdirs.user_state_path("rwkv-np", appauthor=False) / "history"
 
 
 def _notify(message: str) -> None:

@@ -1,0 +1,232 @@
+"""What each command does to a session. Which words call it is the business of commands.py.
+
+Every function takes the session and the rest of the line. One that raises has changed nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rwkv_np.chat.opening import Opening
+from rwkv_np.chat.saved import load_conversation, save_conversation
+from rwkv_np.chat.settings import describe_settings, parse_setting
+from rwkv_np.chat.templates import FREE, TEMPLATES, Template
+from rwkv_np.errors import InputError
+from rwkv_np.memory import anonymous_memory
+
+if TYPE_CHECKING:
+    from rwkv_np.chat.session import Session
+
+
+class Leave(Exception):
+    """The person wants to go."""
+
+
+# --- answers
+
+
+def answer_again(session: Session, _: str) -> None:
+    c = session.conversation
+    aside = c.last if c.last is c.aside else None
+    session.show(c.answer_again(aside, session.screen.reading, **session.changes), _message(session))
+
+
+def answer_turn_again(session: Session, _: str) -> None:
+    again = session.conversation.answer_again(None, session.screen.reading, **session.changes)
+    session.show(again, session.conversation.turns[-1].message)
+
+
+def answer_aside_again(session: Session, _: str) -> None:
+    c = session.conversation
+    if c.aside is None:
+        raise InputError("nothing has been generated with /gen, /i, /qa or /qq yet")
+    session.show(c.answer_again(c.aside, **session.changes), c.aside.message)
+
+
+def go_on(session: Session, _: str) -> None:
+    on = session.conversation.go_on(session.screen.reading, **session.changes)
+    session.show(on, _message(session), goes_on=True)
+
+
+def _message(session: Session) -> str:
+    last = session.conversation.last
+    return last.message if last else ""
+
+
+def edit(session: Session, text: str) -> None:
+    if not session.conversation.turns:
+        raise InputError("nothing has been said yet; there is nothing to edit")
+    session.draft = session.conversation.turns[-1].message
+    if text:
+        session.say(text)
+    else:
+        session.screen.say("edit")
+
+
+def generate(session: Session, text: str) -> None:
+    _ask_aside(session, text, FREE)
+
+
+def instruct(session: Session, text: str) -> None:
+    _ask_aside(session, text, TEMPLATES["instruction"])
+
+
+def ask_alone(session: Session, text: str) -> None:
+    _ask_aside(session, text, TEMPLATES["qa"])
+
+
+def ask_after_opening(session: Session, text: str) -> None:
+    _ask_aside(session, text, session.conversation.template, after_opening=True)
+
+
+def _ask_aside(session: Session, text: str, template: Template, *, after_opening: bool = False) -> None:
+    completion = session.conversation.ask_aside(
+        text, template, session.screen.reading, after_opening=after_opening, **session.changes
+    )
+    session.show(completion, text, name=template.bot or "…")
+
+
+# --- the conversation
+
+
+def undo(session: Session, n: str) -> None:
+    if n and not n.isdigit():
+        raise InputError(f"/undo {n}: expected how many turns to take back, as in /undo 2")
+    undone = session.conversation.undo(int(n or 1))
+    session.screen.say("undone", said=_shortened(undone[0].message), left=len(session.conversation.turns))
+
+
+def reset(session: Session, _: str) -> None:
+    session.conversation.reset()
+    session.attached = ""
+    session.screen.say("reset")
+
+
+def begin_with(session: Session, text: str) -> None:
+    c = session.conversation
+    if not text:
+        session.screen.show(c.opening or session.screen.language.say("no_opening"))
+        return
+    c.reset(Opening(text=text).render(c.template))
+    c.begin(session.screen.reading)
+    session.screen.say("system")
+
+
+def fork(session: Session, name: str) -> None:
+    if name:
+        session.conversation.fork(name)
+        session.screen.say("forked", name=name)
+    else:
+        _list_branches(session)
+
+
+def switch(session: Session, name: str) -> None:
+    if name:
+        session.conversation.switch(name)
+        session.screen.say("switched", name=name)
+        _show_last(session)
+    else:
+        _list_branches(session)
+
+
+def _list_branches(session: Session) -> None:
+    c = session.conversation
+    for name, turns in c.branches.items():
+        last = f"  {_shortened(turns[-1].message)}" if turns else ""
+        session.screen.show(f"{'*' if name == c.branch else ' '} {name} ({len(turns)}){last}")
+
+
+def save(session: Session, path: str) -> None:
+    path = os.path.expanduser(path) or session.file or ""
+    if not path:
+        raise InputError("name a file, as in /save talk.chat")
+    # A file of this sitting is kept up to date; any other is somebody's.
+    save_conversation(session.conversation, path, session.model, overwrite=path == session.file)
+    session.file = path
+    session.screen.say("saved", path=path, turns=len(session.conversation.turns))
+
+
+def load(session: Session, path: str) -> None:
+    path = os.path.expanduser(path)
+    session.conversation = load_conversation(path, session.conversation, session.model)
+    session.file = path
+    session.screen.say("loaded", path=path, turns=len(session.conversation.turns))
+    _show_last(session)
+
+
+def _show_last(session: Session) -> None:
+    c = session.conversation
+    if c.turns:
+        session.screen.show(f"{c.template.user}: {c.turns[-1].message}\n{c.template.bot}:{c.turns[-1].text}")
+
+
+# --- looking and setting
+
+
+def change_setting(session: Session, text: str) -> None:
+    name, value = parse_setting(text)
+    if name == "quiet":
+        session.screen.quiet = bool(value)
+    else:
+        changed: dict[str, Any] = {name: value}
+        session.conversation.params = replace(session.conversation.params, **changed)
+    session.screen.note(f"{name} = {value}")
+
+
+def show_settings(session: Session, _: str) -> None:
+    session.screen.show(describe_settings(session.conversation.params, session.screen.quiet))
+
+
+def show_stats(session: Session, _: str) -> None:
+    c, say = session.conversation, session.screen.language.say
+    state = c.state()
+    n_tokens = sum(len(turn.prompt) + len(turn.tokens) for turn in c.turns)
+    m = c.model.config
+    lines = [
+        say("stats_model", model=session.model["name"], layers=m.n_layer, embd=m.n_embd, type=m.data_type),
+        say("stats_talk", branch=c.branch, turns=len(c.turns), tokens=n_tokens),
+        say("stats_state", size=f"{(state.shift.nbytes + state.wkv.nbytes) / 1e6:.2f}"),
+    ]
+    if memory := anonymous_memory():
+        lines.append(say("memory", size=f"{memory / 1e9:.2f}"))
+    session.screen.show("\n".join(lines))
+
+
+def show_tokens(session: Session, text: str) -> None:
+    tokenizer = session.conversation.tokenizer
+    ids = tokenizer.encode(text)
+    pieces = (f"{token} {_piece(tokenizer.token_bytes(token))}" for token in ids)
+    session.screen.show("  ".join(pieces))
+    session.screen.say("tokens", tokens=len(ids), characters=len(text))
+
+
+def _piece(data: bytes) -> str:
+    """A token as a string, or as bytes where it is a part of a character."""
+    try:
+        return repr(data.decode())
+    except UnicodeDecodeError:
+        return repr(data)
+
+
+def read_file(session: Session, path: str) -> None:
+    with open(os.path.expanduser(path), "rb") as file:
+        data = file.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from None
+    if not text.strip():
+        raise InputError(f"{path}: the file is empty")
+    session.attached = f"{session.attached}\n{text}".strip()
+    session.screen.say("read", path=path, tokens=len(session.conversation.tokenizer.encode(text)))
+
+
+def leave(session: Session, _: str) -> None:
+    raise Leave
+
+
+def _shortened(text: str, length: int = 40) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"

@@ -1,0 +1,102 @@
+"""What can be typed beside messages: one table of commands.
+
+The forms that begin with a plus are those of rwkv.cpp's and ChatRWKV's chats. What a command
+says of itself is in the languages' files; a test sees that none is missing there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rwkv_np.chat import actions
+from rwkv_np.errors import InputError
+
+if TYPE_CHECKING:
+    from rwkv_np.chat.session import Session
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: `argument` is how its help writes it, in brackets where it may be left out.
+
+    completes  what the Tab key offers there
+    old        its form in rwkv.cpp's chat
+    """
+
+    name: str
+    run: Callable[[Session, str], None]
+    argument: str = ""
+    completes: str = ""
+    old: str = ""
+
+
+def _help(session: Session, name: str) -> None:
+    texts = session.screen.language.help
+    if name:
+        shown = [_by_name(f"/{name.lstrip('/+')}")]
+    else:
+        shown = list(COMMANDS)
+    for command in shown:
+        old = f"  ({command.old})" if command.old else ""
+        session.screen.show(f"{f'/{command.name} {command.argument}':22}{texts[command.name]}{old}")
+    if not name:
+        session.screen.say("keys")
+
+
+COMMANDS = (
+    Command("regen", actions.answer_again, old="+"),
+    Command("continue", actions.go_on, old="+++"),
+    Command("undo", actions.undo, "[N]"),
+    Command("edit", actions.edit, "[TEXT]"),
+    Command("reset", actions.reset, old="+reset"),
+    Command("fork", actions.fork, "[NAME]"),
+    Command("switch", actions.switch, "[NAME]", completes="branch"),
+    Command("save", actions.save, "[FILE]", completes="file"),
+    Command("load", actions.load, "FILE", completes="file"),
+    Command("system", actions.begin_with, "[TEXT]"),
+    Command("set", actions.change_setting, "NAME VALUE", completes="setting"),
+    Command("settings", actions.show_settings),
+    Command("stats", actions.show_stats),
+    Command("tokens", actions.show_tokens, "TEXT"),
+    Command("read", actions.read_file, "FILE", completes="file"),
+    Command("gen", actions.generate, "TEXT", old="+gen"),
+    Command("i", actions.instruct, "INSTRUCTION", old="+i"),
+    Command("qa", actions.ask_after_opening, "QUESTION", old="+qa"),
+    Command("qq", actions.ask_alone, "QUESTION", old="+qq"),
+    Command("help", _help, "[COMMAND]", completes="command"),
+    Command("exit", actions.leave),
+)
+_BY_NAME = {command.name: command for command in COMMANDS}
+_OLD = {command.old: command for command in COMMANDS if command.old}
+# In rwkv.cpp's chat "+" answers the last message again, "++" the last free generation.
+_OLD |= {"+": Command("+", actions.answer_turn_again), "++": Command("++", actions.answer_aside_again)}
+
+
+def find_command(line: str) -> tuple[Command, str] | None:
+    """The command in `line` and its argument; None where it is a message.
+
+    Raises InputError where it begins with a slash and is no command. (Two slashes begin a message.)
+    """
+    word, argument = (*line.split(maxsplit=1), "", "")[:2]
+    if line.startswith("/") and not line.startswith("//"):
+        command = _by_name(word)
+        if command.argument[:1].isalpha() and not argument:
+            raise InputError(f"{word} needs more: {word} {command.argument}")
+        return command, argument
+    old = _OLD.get(word.lower())
+    # "+1" is a message, and so is "+ 2": only what takes an argument may have one.
+    if old and bool(argument) == bool(old.argument):
+        return old, argument
+    return None
+
+
+def _by_name(word: str) -> Command:
+    name = {"quit": "exit", "clear": "reset"}.get(word[1:], word[1:])
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    near = difflib.get_close_matches(name, _BY_NAME, 1, cutoff=0.5)
+    mend = f"did you mean /{near[0]}?" if near else "/help lists them."
+    raise InputError(f"{word} is no command; {mend} (To send a message that begins with a slash, type two.)")

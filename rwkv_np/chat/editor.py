@@ -1,0 +1,118 @@
+"""The line that the person types on: prompt_toolkit, with our keys, history and completion.
+
+Enter sends, as in every chat; a pasted text keeps its lines, and Alt+Enter or a backslash at
+the end of a line begins another. History lasts between sittings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import create_output
+
+from rwkv_np.chat.commands import COMMANDS
+from rwkv_np.chat.session import Session
+from rwkv_np.chat.settings import NAMES
+
+
+class Editor:
+    """Reads what the person types; `history` is a file, or None for this sitting alone."""
+
+    def __init__(self, session: Session, history: Path | None) -> None:
+        self._session = session
+        self._prompt: PromptSession[str] = PromptSession(
+            history=_open_history(history),
+            completer=CommandCompleter(session),
+            complete_while_typing=False,
+            key_bindings=_keys(),
+            prompt_continuation=lambda width, line, wrapped: " " * width,
+            enable_suspend=True,
+            # Answers may go to a file while somebody types.
+            output=create_output(always_prefer_tty=True),
+        )
+
+    def read(self) -> str:
+        """A line, or several. Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
+        name = self._session.conversation.template.user
+        return self._prompt.prompt(
+            FormattedText([("bold ansigreen", f"{name}: ")]), default=self._session.draft or ""
+        )
+
+
+def _open_history(path: Path | None) -> History:
+    """The history in that file, which nobody else may read; one in memory where none can be kept."""
+    if path is None:
+        return InMemoryHistory()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(path))
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.document.char_before_cursor == "\\" and buffer.document.is_cursor_at_the_end:
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    return keys
+
+
+class CommandCompleter(Completer):
+    """Commands after a slash, and what their arguments may be."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        text = document.text_before_cursor
+        if not text.startswith("/") or "\n" in text:
+            return
+        word, space, argument = text[1:].partition(" ")
+        if not space:
+            yield from self._commands(word)
+            return
+        kind = next((command.completes for command in COMMANDS if command.name == word), "")
+        if kind == "file":
+            yield from self._paths.get_completions(Document(argument), complete_event)
+        else:
+            yield from _matching(argument, self._choices(kind))
+
+    def _commands(self, word: str) -> Iterator[Completion]:
+        for command in COMMANDS:
+            if command.name.startswith(word):
+                text = command.name + (" " if command.argument else "")
+                meaning = self._session.screen.language.help[command.name]
+                yield Completion(text, -len(word), display=f"/{command.name}", display_meta=meaning)
+
+    def _choices(self, kind: str) -> Iterable[str]:
+        if kind == "branch":
+            return self._session.conversation.branches
+        if kind == "setting":
+            return NAMES
+        return [command.name for command in COMMANDS] if kind == "command" else ()
+
+
+def _matching(word: str, choices: Iterable[str]) -> Iterator[Completion]:
+    return (Completion(choice, -len(word)) for choice in choices if choice.startswith(word))

@@ -1,0 +1,37 @@
+"""The language of a chat: which one, and what the program says in it.
+
+Each language is one TOML file; a test holds them against each other. Errors that name files
+and settings stay in English, as the options do: they are searched for on the web.
+"""
+
+from __future__ import annotations
+
+import locale
+import os
+from pathlib import Path
+from typing import Any
+
+from rwkv_np.toml import read_toml
+
+LANGUAGES = ("en", "zh", "ja")
+
+
+def guess_language() -> str:
+    """The language of the locale if it is one of ours, else English."""
+    said = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), None)
+    said = said or locale.getlocale()[0] or ""
+    return said[:2].lower() if said[:2].lower() in LANGUAGES else "en"
+
+
+class Language:
+    """What the program says: `say` for messages, `help` for commands."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        texts = read_toml(Path(__file__).parent / "languages" / f"{name}.toml")
+        self._messages: dict[str, str] = texts["messages"]
+        self.help: dict[str, str] = texts["commands"]
+
+    def say(self, message: str, /, **values: Any) -> str:
+        """The message of that name, with its {values} filled in."""
+        return self._messages[message].format(**values)

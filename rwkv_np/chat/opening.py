@@ -1,0 +1,98 @@
+"""The opening of a conversation: what the model reads before the first message.
+
+A base model told nothing answers in any voice; a few lines of dialogue show it who speaks, in
+which language and how fully. The bundled openings are files of the same form as a person's own:
+
+    text = "The following is ..."            # how it begins; optional
+    turns = [["a message", "its answer"]]    # what has been said already; optional
+    user = "Bob"                             # names other than the template's; optional
+    bot = "Alice"
+
+{user} and {bot} in them stand for the names. A JSON file may have the same keys, or those of
+rwkv.cpp's chat prompts: "prompt", "user", "assistant" and "separator".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rwkv_np.chat.templates import SEPARATOR, Template, closed_up, tidy
+from rwkv_np.errors import InputError, PathLike, SettingsFileError
+from rwkv_np.toml import read_toml
+
+_FOLDER = Path(__file__).parent / "openings"
+_RWKV_CPP = {"prompt": "text", "assistant": "bot"}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is read before the first message; all of it may be missing."""
+
+    text: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
+    bot: str | None = None
+
+    def named(self, template: Template) -> Template:
+        """`template` with the names of this opening."""
+        return replace(template, user=self.user or template.user, bot=self.bot or template.bot)
+
+    def render(self, template: Template) -> str:
+        """The text that the model reads, without the blank line that ends its last turn."""
+        if not template.is_dialogue and (self.text or self.turns):
+            raise InputError(
+                f"the template {template.name} has single rounds and takes no opening; "
+                "leave --opening and --system out, or choose --template raven or world"
+            )
+        parts = [self.text, *(f"{template.turn(message)} {closed_up(answer)}" for message, answer in self.turns)]
+        text = SEPARATOR.join(tidy(part) for part in parts if part.strip())
+        return text.replace("{user}", template.user).replace("{bot}", template.bot)
+
+
+NO_OPENING = Opening()
+
+
+def bundled_opening(template: Template, language: str) -> Opening:
+    """The opening of that language for models of that family; none for single rounds."""
+    if not template.is_dialogue:
+        return NO_OPENING
+    return read_opening(_FOLDER / f"{template.name}-{language}.toml")
+
+
+def read_opening(path: PathLike) -> Opening:
+    """The opening in a TOML or JSON file. Raises SettingsFileError, OSError."""
+    found = _read_json(path) if os.fspath(path).endswith(".json") else read_toml(path)
+    turns = found.pop("turns", [])
+    if not _are_pairs(turns):
+        raise SettingsFileError(path, 'turns are no list of pairs; expected turns = [["message", "answer"], ...]')
+    known = ("text", "user", "bot")
+    for key, value in found.items():
+        if key not in known:
+            raise SettingsFileError(path, f"has the key {key!r}; an opening has {', '.join(known)} and turns")
+        if not isinstance(value, str):
+            raise SettingsFileError(path, f"{key} is {value!r}; expected a string")
+    return Opening(turns=tuple((message, answer) for message, answer in turns), **found)
+
+
+def _are_pairs(turns: Any) -> bool:
+    return isinstance(turns, list) and all(
+        isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn) for turn in turns
+    )
+
+
+def _read_json(path: PathLike) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        found = json.loads(data.decode("utf-8-sig"))
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise SettingsFileError(path, f"is no valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise SettingsFileError(path, f"holds a {type(found).__name__}; expected an object with text and turns")
+    if found.pop("separator", ":") != ":":
+        raise SettingsFileError(path, "separator is not a colon; every RWKV-4 chat model expects one")
+    return {_RWKV_CPP.get(str(key), str(key)): value for key, value in found.items()}

@@ -1,0 +1,136 @@
+"""What the person sees: answers on stdout, everything else on stderr.
+
+Piped output holds answers alone. Colour is for terminals, and for those who have not set
+NO_COLOR. What a model writes is text, never a command to the terminal: control characters
+are made visible.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import IO, Any
+
+from rwkv_np.chat.language import Language
+from rwkv_np.completion import Completion
+from rwkv_np.memory import anonymous_memory
+
+_DIM, _BOLD_CYAN, _RED, _RESET = "\x1b[2m", "\x1b[1;36m", "\x1b[31m", "\x1b[0m"
+_ERASE_LINE = "\r\x1b[K"
+# C0 and C1 controls but for tab and line feed: an answer must not move the cursor or set the title.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def has_color(stream: IO[str]) -> bool:
+    """Whether colour is welcome there."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class Screen:
+    """Writes answers and notes, in one language; `quiet` leaves the line of figures out."""
+
+    def __init__(self, language: Language, *, quiet: bool = False) -> None:
+        self.language, self.quiet = language, quiet
+        self._dim = has_color(sys.stderr)
+        self._bright = has_color(sys.stdout)
+
+    # --- answers
+
+    def name(self, name: str) -> None:
+        """Who is about to speak: of use to a person, not to a pipe."""
+        if sys.stdout.isatty():
+            label = f"{name}:"
+            print(f"{_BOLD_CYAN}{label}{_RESET}" if self._bright else label, end=" ", flush=True)
+
+    def answer(self, completion: Completion, message: str = "", *, goes_on: bool = False) -> None:
+        """Stream `completion` as it is made, then say why it ended and what it took.
+
+        goes_on  it is the rest of an answer, whose leading space belongs between the two
+        """
+        has_begun = goes_on
+        for piece in completion:
+            text = piece if has_begun else piece.lstrip()
+            has_begun = has_begun or bool(text)
+            print(self._printable(text), end="", flush=True)
+        print(flush=True)
+        self._say_why(completion)
+        if sys.stdout.isatty() and not self.quiet:
+            self.note(self.figures(completion))
+
+    def _printable(self, text: str) -> str:
+        if not sys.stdout.isatty():
+            return text
+        return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+    def _say_why(self, completion: Completion) -> None:
+        if sys.stdout.isatty() and completion.stop_reason in ("length", "interrupted"):
+            self.say(completion.stop_reason, tokens=len(completion.tokens))
+
+    def figures(self, completion: Completion) -> str:
+        """What an answer took, in a line."""
+        t = completion.timings
+        parts = [self.language.say("answer_rate", tokens=len(completion.tokens), rate=_rate(t.tokens, t.seconds))]
+        if t.prompt_seconds and completion.prompt:
+            rate = _rate(t.prompt_tokens, t.prompt_seconds)
+            parts.append(self.language.say("prompt_rate", tokens=t.prompt_tokens, rate=rate))
+        if memory := anonymous_memory():
+            parts.append(self.language.say("memory", size=f"{memory / 1e9:.2f}"))
+        return f"[{' · '.join(parts)}]"
+
+    # --- everything else
+
+    def say(self, message: str, /, **values: Any) -> None:
+        """A message of the language, by its name."""
+        self.note(self.language.say(message, **values))
+
+    def note(self, text: str) -> None:
+        """A line beside the conversation."""
+        print(f"{_DIM}{text}{_RESET}" if self._dim else text, file=sys.stderr, flush=True)
+
+    def show(self, text: str) -> None:
+        """What was asked for: as bright as an answer, but no answer."""
+        print(text, file=sys.stderr, flush=True)
+
+    def error(self, text: str) -> None:
+        label = f"{_RED}Error:{_RESET}" if self._dim else "Error:"
+        print(f"{label} {text}", file=sys.stderr, flush=True)
+
+    def reading(self, done: int, total: int) -> None:
+        """How much of a prompt has been read; a terminal alone sees it, and short ones are not worth it."""
+        if sys.stderr.isatty() and total > 128:
+            line = self.language.say("reading", done=done, total=total) if done < total else ""
+            print(f"{_ERASE_LINE}{line}", end="", file=sys.stderr, flush=True)
+
+
+class JsonScreen(Screen):
+    """Each answer as one line of JSON; notes go where they always go."""
+
+    def name(self, name: str) -> None:
+        pass
+
+    def answer(self, completion: Completion, message: str = "", *, goes_on: bool = False) -> None:
+        for _ in completion:
+            pass
+        t = completion.timings
+        print(
+            json.dumps(
+                {
+                    "message": message,
+                    "text": completion.text.lstrip(),
+                    "tokens": completion.tokens,
+                    "stop_reason": completion.stop_reason,
+                    "prompt_tokens": t.prompt_tokens,
+                    "prompt_seconds": round(t.prompt_seconds, 6),
+                    "seconds": round(t.seconds, 6),
+                    "tokens_per_second": round(t.tokens / t.seconds, 3) if t.seconds else None,
+                },
+                ensure_ascii=False,
+            ),
+            flush=True,
+        )
+
+
+def _rate(tokens: int, seconds: float) -> str:
+    return f"{tokens / seconds:.1f}" if tokens and seconds else "-"

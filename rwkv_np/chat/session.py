@@ -1,0 +1,113 @@
+"""One sitting: a conversation, a screen, and what a line of input does to them.
+
+A line is a command (commands.py) or a message. Terminal, pipe and single prompts all go
+through `handle`; where lines come from is the business of repl.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from rwkv_np.chat.commands import find_command
+from rwkv_np.chat.conversation import Conversation
+from rwkv_np.chat.saved import load_conversation, save_conversation
+from rwkv_np.chat.screen import Screen
+from rwkv_np.completion import Completion
+from rwkv_np.errors import InputError
+from rwkv_np.output import check_destination
+
+# rwkv.cpp's chat takes these inside a message, for that message alone.
+_INLINE = re.compile(r"(?:^|(?<=\s))-(temp|top_p)=(\S*)(?:\s+|$)")
+_INLINE_NAMES = {"temp": "temperature", "top_p": "top_p"}
+
+
+class Session:
+    """A conversation on a screen.
+
+    model     name and fingerprint of the model file
+    attached  text that /read took from files, for the next message
+    draft     a message to be edited, which then takes the place of the last one
+    file      where the conversation was saved to or loaded from last
+    """
+
+    def __init__(self, conversation: Conversation, screen: Screen, model: dict[str, str]) -> None:
+        self.conversation, self.screen, self.model = conversation, screen, model
+        self.attached = ""
+        self.draft: str | None = None
+        self.file: str | None = None
+        self.changes: dict[str, Any] = {}
+        self.was_interrupted = False
+        self._kept_in: str | None = None
+
+    def open(self, load: str | None, save: str | None) -> None:
+        """Begin: read the opening, or go on with the conversation in `load`; keep it in `save`.
+
+        Raises ConversationFileError, OutputError (now, not after the first answer), OSError
+        """
+        if load:
+            self.conversation = load_conversation(load, self.conversation, self.model)
+            self.file = load
+        if save and save != load:
+            check_destination(save, None, overwrite=False)
+        self._kept_in = save
+        self.conversation.begin(self.screen.reading)
+
+    def handle(self, line: str) -> None:
+        """Do what a line of input says. Raises RwkvError, OSError: nothing was changed; Leave: to go."""
+        line, self.changes = _take_inline_settings(line.strip())
+        found = find_command(line)
+        if found:
+            command, argument = found
+            command.run(self, argument)
+        elif line or self.attached:
+            self.say(line[1:] if line.startswith("//") else line)
+
+    def say(self, message: str) -> None:
+        """Send a message, with what was read from files before it, and show the answer."""
+        text = f"{self.attached}\n{message}".strip()
+        if self.draft is not None:
+            self.show(self.conversation.edit(text, self.screen.reading, **self.changes), text)
+        else:
+            self.show(self.conversation.ask(text, self.screen.reading, **self.changes), text)
+        self.attached, self.draft = "", None
+
+    def show(
+        self, completion: Completion, message: str = "", *, goes_on: bool = False, name: str | None = None
+    ) -> None:
+        """Show an answer as it is made; Ctrl-C ends it, and only it."""
+        if not goes_on:
+            self.screen.name(self.conversation.template.bot if name is None else name)
+        with _ctrl_c_interrupts(completion):
+            self.screen.answer(completion, message, goes_on=goes_on)
+        self.was_interrupted = completion.stop_reason == "interrupted"
+        if self._kept_in:
+            save_conversation(self.conversation, self._kept_in, self.model, overwrite=True)
+
+
+def _take_inline_settings(line: str) -> tuple[str, dict[str, float]]:
+    """(`line` without them, what they set)."""
+    changes = {}
+    for name, value in _INLINE.findall(line):
+        try:
+            changes[_INLINE_NAMES[name]] = float(value)
+        except ValueError:
+            raise InputError(f"-{name}={value} in the message; expected a number, as in -{name}=0.8") from None
+    return (_INLINE.sub("", line).strip(), changes) if changes else (line, changes)
+
+
+@contextlib.contextmanager
+def _ctrl_c_interrupts(completion: Completion) -> Iterator[None]:
+    """Ctrl-C ends the answer after the token at hand, however often it is pressed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: completion.interrupt())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,54 @@
+"""Settings that can be changed while talking: their names, and their values as a person types them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Union
+
+from rwkv_np.errors import InputError
+from rwkv_np.sampling import SETTINGS, SamplingParams
+
+NAMES = (*SETTINGS, "quiet")
+_WHOLE = ("top_k", "max_tokens", "seed")
+_SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
+
+Value = Union[float, int, bool, None]
+
+
+def parse_setting(text: str) -> tuple[str, Value]:
+    """The name and the value in "temperature 0.7" or "temperature=0.7". Raises InputError."""
+    parts = re.split(r"[\s=]+", text.strip().lower())
+    name = parts[0].replace("-", "_")
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, 1, cutoff=0.3)
+        mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
+        raise InputError(f"there is no setting {name!r}; {mend}" if name else f"name one of {', '.join(NAMES)}")
+    if len(parts) != 2:
+        raise InputError(f"{name} needs one value, as in /set {name} {_example(name)}")
+    return name, _parse_value(name, parts[1])
+
+
+def _parse_value(name: str, value: str) -> Value:
+    if name == "seed" and value == "none":
+        return None
+    try:
+        if name == "quiet":
+            return _SWITCH[value]
+        return int(value) if name in _WHOLE else float(value)
+    except (ValueError, KeyError):
+        raise InputError(f"{name} cannot be {value!r}; expected something like {_example(name)}") from None
+
+
+def _example(name: str) -> str:
+    default = getattr(SamplingParams(), name, "on")
+    return "1, or none" if default is None else str(default)
+
+
+def describe_settings(params: SamplingParams, quiet: bool) -> str:
+    """All settings, a line each, and the default where one differs from it."""
+    lines = []
+    for name in SETTINGS:
+        value, default = getattr(params, name), getattr(SamplingParams(), name)
+        lines.append(f"{name:18}{value}" + ("" if value == default else f"   (default {default})"))
+    return "\n".join([*lines, f"{'quiet':18}{'on' if quiet else 'off'}"])

@@ -1,0 +1,49 @@
+"""The settings file: defaults of a command's options, in a table of the command's name.
+
+    [chat]
+    temperature = 0.8
+    language = "zh"
+
+An option on the command line wins over its environment variable, and that over the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import click
+import platformdirs
+
+from rwkv_np.errors import SettingsFileError
+from rwkv_np.toml import read_toml
+
+
+def default_path() -> Path:
+    """Where the file is looked for."""
+    return platformdirs.user_config_path("rwkv-np", appauthor=False) / "config.toml"
+
+
+def read_config(ctx: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """An option's callback: make what the file says the defaults of `ctx`. The default one need not exist."""
+    if path is None and not default_path().exists():
+        return None
+    path = path or str(default_path())
+    found = read_toml(path).get(ctx.command.name or "", {})
+    if not isinstance(found, dict):
+        raise SettingsFileError(path, f"{ctx.command.name} is no table; expected a line [{ctx.command.name}]")
+    options = {option.name: option for option in ctx.command.params if option.name}
+    ctx.default_map = {name: _checked(ctx, path, options, name, value) for name, value in found.items()}
+    return path
+
+
+def _checked(ctx: click.Context, path: str, options: dict[str, click.Parameter], name: str, value: Any) -> Any:
+    if name not in options:
+        near = difflib.get_close_matches(name, options, 1, cutoff=0.3)
+        raise SettingsFileError(path, f"there is no setting {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    try:
+        options[name].type_cast_value(ctx, value)
+    except click.BadParameter as error:
+        raise SettingsFileError(path, f"{name}: {error.message}") from error
+    return value
