@@ -48,6 +48,7 @@ class Completion(Iterator[str]):
     text         the text so far; what an `unfinished` one held counts, what came before that does not
     position     where the model stands after `text`, or None while it is still being written
     state        the state of that
+    n_new        how many tokens were written, without those of an unfinished text
     asked        where it stood after the prompt, or None while that is being read
     stop_reason  None while writing, then "stop" (a stop string), "stop_id", "length" or "interrupted"
     held         once it was broken off: see Unfinished
@@ -88,11 +89,16 @@ class Completion(Iterator[str]):
         self._shown = len(self._data)
         self._stream = TextStream()
         self.text = self._stream.push(self._data)
+        self._n_before = len(self._held)
         self.timings = Timings(prompt_tokens=len(self.prompt))
 
     @property
     def state(self) -> State | None:
         return self.position.state if self.position else None
+
+    @property
+    def n_new(self) -> int:
+        return max(0, len(self.tokens) - self._n_before)
 
     @property
     def held(self) -> tuple[Step, ...]:

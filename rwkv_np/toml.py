@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from rwkv_np.errors import PathLike, SettingsFileError
+from rwkv_np.text import decode_utf8
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -14,12 +15,10 @@ else:
 
 
 def read_toml(path: PathLike) -> dict[str, Any]:
-    """What the file at `path` says. Raises SettingsFileError, which names the line; OSError."""
+    """What the file at `path` says. Raises SettingsFileError with the line, InputError, OSError."""
     with open(path, "rb") as file:
         data = file.read()
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise SettingsFileError(path, f"byte {error.start} is no UTF-8; save the file as UTF-8") from error
+        return tomllib.loads(decode_utf8(data, path))
     except tomllib.TOMLDecodeError as error:
         raise SettingsFileError(path, f"is no valid TOML: {error}") from error

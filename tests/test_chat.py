@@ -1,5 +1,7 @@
-"""The chat as its user has it: answers streamed, turns remembered, Ctrl-C survived."""
+"""The chat without a terminal: prompts, files, pipes, settings, exit codes. (With one: test_chat_terminal.py.)"""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -7,84 +9,8 @@ import sys
 import numpy as np
 import pytest
 from conftest import random_parameters, write_model
-from test_completion import GREEDY, PieceTokenizer, ScriptedModel
 
-from rwkv_np.chat.conversation import Conversation
-from rwkv_np.chat.templates import TEMPLATES, template_for
-from rwkv_np.sampling import SamplingParams
-
-pexpect = pytest.importorskip("pexpect", reason="the terminal is played by pexpect (not on Windows)")
-
-
-class Echo(ScriptedModel):
-    """Answers every prompt that ends in ':' with the same script, and remembers what it read."""
-
-    def forward(self, tokens, state=()):
-        after = (*state, *np.atleast_1d(tokens).tolist())
-        said = len(after) - 1 - max(i for i, token in enumerate(after) if token == ord(":"))
-        logits = np.zeros(1000, np.float32)
-        logits[self.script[said]] = 99
-        return logits, after
-
-
-def conversation(script=b" Hello!\n\nBob", template="raven"):
-    params = SamplingParams(**GREEDY, max_tokens=50)
-    return Conversation(Echo(script), PieceTokenizer([]), TEMPLATES[template], params)
-
-
-def text_read(chat):
-    return bytes(chat.state).decode()
-
-
-def test_the_model_reads_a_conversation_as_its_training_text_has_it():
-    chat = conversation()
-    assert "".join(chat.ask("Hi  ")) == " Hello!"
-    assert text_read(chat) == "Bob: Hi\n\nAlice: Hello!"
-    assert "".join(chat.ask("And\r\n\r\n \n\nthen?")) == " Hello!"
-    assert text_read(chat) == "Bob: Hi\n\nAlice: Hello!\n\nBob: And\nthen?\n\nAlice: Hello!"
-
-
-def test_an_answer_never_runs_into_the_persons_next_turn():
-    for script in (b" A\nBob: B", b" A\n\nB", b" A\nAlice: B"):
-        assert "".join(conversation(script).ask("x")) == " A"
-
-
-def test_a_seed_repeats_a_conversation_but_not_an_answer():
-    def answers():
-        params = SamplingParams(temperature=1, top_p=1, seed=1, max_tokens=20, stop_ids=())
-        chat = Conversation(Echo(b""), PieceTokenizer([]), TEMPLATES["raven"], params)
-        chat.model.forward = lambda tokens, state=(): (np.zeros(256, np.float32), (*state, *np.atleast_1d(tokens)))
-        return ["".join(chat.ask("x")) for _ in range(2)]
-
-    first, second = answers()
-    assert [first, second] == answers() and first != second
-
-
-def test_reset_forgets_everything():
-    chat = conversation()
-    list(chat.ask("Hi"))
-    chat.reset()
-    assert chat.state is None
-    list(chat.ask("again"))
-    assert text_read(chat) == "Bob: again\n\nAlice: Hello!"
-
-
-def test_an_answer_that_fails_leaves_the_conversation_where_it_was():
-    chat = conversation()
-    list(chat.ask("Hi"))
-    before = chat.state
-    chat.model.script = []  # the next answer raises in its first token
-    with pytest.raises(IndexError):
-        list(chat.ask("more"))
-    assert chat.state == before
-
-
-def test_the_template_is_chosen_by_the_vocabulary():
-    assert template_for(50277).turn("x") == "Bob: x\n\nAlice:"
-    assert template_for(65536).turn("x") == "User: x\n\nAssistant:"
-
-
-# --- the program: its first start compiles kernels, hence the patience ---------------------------
+from rwkv_np.models import load
 
 
 @pytest.fixture
@@ -95,6 +21,20 @@ def talkative(tmp_path):
     arrays["ln_out.weight"][:], arrays["ln_out.bias"][:] = 0, 1
     arrays["head.weight"][ord("a")] = 1
     return write_model(tmp_path / "talkative.bin", arrays)
+
+
+@pytest.fixture(autouse=True)
+def nobodys_settings(tmp_path, monkeypatch):
+    """No settings of whoever runs the tests."""
+    monkeypatch.setenv("RWKV_NP_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    (tmp_path / "config.toml").touch()
+
+
+@pytest.fixture
+def chat(run_cli, talkative):
+    """Run `rwkv-np chat` with that model, in this process."""
+    return lambda *args, **options: run_cli("chat", talkative, "--temperature", "0", *args, **options)
 
 
 def chat_command(model, *options):
@@ -116,10 +56,98 @@ def test_piped_lines_are_answered_one_by_one_in_one_conversation(talkative):
     assert child.stdout == "aaa\naaa\n" and child.returncode == 0
 
 
-def test_a_seed_makes_an_answer_repeatable(tiny_model):
+def test_commands_work_in_a_pipe_and_an_unknown_one_ends_it(chat):
+    result = chat("--max-tokens", 3, stdin="/set max_tokens 2\nHi\n/regen\n/nonsense\nHo\n", code=1)
+    assert result.stdout == "aa\naa\n" and "Error: /nonsense is no command" in result.stderr
+    assert chat("--max-tokens", 3, stdin="Hi\n/exit\nHo\n").stdout == "aaa\n"
+
+
+def test_a_file_is_one_message_with_the_prompt_after_it(chat, tmp_path):
+    (tmp_path / "q.txt").write_text("One.\n\n/two\n", encoding="utf-8")
+    result = chat("-f", tmp_path / "q.txt", "-p", "Why?", "--max-tokens", 2, "--json")
+    assert json.loads(result.stdout)["message"] == "One.\n\n/two\nWhy?"
+    result = chat("-f", "-", "--max-tokens", 2, "--json", stdin="+ a\nb")
+    assert json.loads(result.stdout)["message"] == "+ a\nb"
+
+
+def test_a_file_that_is_no_text_is_named_with_the_place(chat, tmp_path):
+    (tmp_path / "q.bin").write_bytes(b"abc\xff")
+    assert "q.bin: byte 3 (0xff) is no UTF-8" in chat("-f", tmp_path / "q.bin", code=1).stderr
+    assert "none: No such file" in chat("-f", tmp_path / "none", code=1).stderr
+
+
+def test_json_lines_say_what_was_said_and_why_it_ended(chat):
+    lines = [json.loads(line) for line in chat("--json", "--max-tokens", 3, stdin="你\nb\n").stdout.splitlines()]
+    assert [(x["message"], x["text"], x["tokens"], x["stop_reason"]) for x in lines] == [
+        ("你", "aaa", [97] * 3, "length"),
+        ("b", "aaa", [97] * 3, "length"),
+    ]
+    assert all(x["seconds"] > 0 and x["prompt_seconds"] > 0 and x["tokens_per_second"] > 0 for x in lines)
+    assert lines[0]["prompt_tokens"] == len("Bob: 你\n\nAlice:".encode())
+
+
+def test_ctrl_c_ends_a_prompts_answer_with_what_there_is_and_status_130(talkative):
+    command = chat_command(talkative, "-p", "x", "--max-tokens", 2_000_000)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout.read(5) == b"aaaaa"
+        child.send_signal(signal.SIGINT)
+        assert set(child.stdout.read()) <= set(b"a\n")
+    assert child.returncode == 130
+
+
+def test_a_seed_makes_an_answer_repeatable(run_cli, tiny_model):
     options = ["-p", "x", "--seed", 4, "--temperature", 1.5, "--top-p", 1, "--max-tokens", 40]
-    first, second = (run_chat(tiny_model, *options).stdout for _ in range(2))
+    first, second = (run_cli("chat", tiny_model, *options).stdout for _ in range(2))
     assert first == second and len(first) > 5
+
+
+# --- settings
+
+
+def n_tokens(result):
+    return len(result.stdout.strip())
+
+
+def test_an_option_wins_over_the_environment_and_that_over_the_file(chat, tmp_path, monkeypatch):
+    (tmp_path / "config.toml").write_text("[chat]\nmax_tokens = 3\n")
+    assert n_tokens(chat("-p", "x")) == 3
+    monkeypatch.setenv("RWKV_NP_MAX_TOKENS", "4")
+    assert n_tokens(chat("-p", "x")) == 4
+    assert n_tokens(chat("-p", "x", "--max-tokens", 5)) == 5
+
+
+def test_another_settings_file_may_be_named(chat, tmp_path):
+    (tmp_path / "mine.toml").write_text("[chat]\nmax_tokens = 6\n")
+    assert n_tokens(chat("-p", "x", "--config", tmp_path / "mine.toml")) == 6
+
+
+def test_the_settings_file_may_name_the_model(run_cli, talkative, tmp_path):
+    model = json.dumps(str(talkative))
+    (tmp_path / "config.toml").write_text(f"[chat]\nmodel = {model}\nmax_tokens = 2\ntemperature = 0")
+    assert run_cli("chat", "-p", "x").stdout == "aa\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[chat]\ntemperatur = 1", "there is no setting 'temperatur'; did you mean temperature?"),
+        ("[chat]\nmax_tokens = 'many'", "max_tokens: 'many' is not a valid integer"),
+        ("[chat]\nlanguage = 'de'", "language: 'de' is not one of 'en', 'zh', 'ja'"),
+        ("[chat\n", "is no valid TOML: "),
+        ("chat = 1", "chat is no table; expected a line [chat]"),
+    ],
+)
+def test_a_mistake_in_the_settings_file_is_named(chat, tmp_path, text, message):
+    (tmp_path / "config.toml").write_text(text)
+    error = chat("-p", "x", code=1).stderr
+    assert error.startswith(f"Error: {tmp_path / 'config.toml'}: ") and message in error
+
+
+def test_every_default_is_in_the_help(run_cli):
+    text = " ".join(run_cli("chat", "--help").stdout.split())
+    for default in ("512", "1.0", "0.5", "0.2", "0.996", "none", "the locale's", "by the vocabulary", "config.toml"):
+        assert f"default: {default}" in text or default == "config.toml" and default in text
+    assert text.count("env var: RWKV_NP_") >= 18
 
 
 @pytest.mark.parametrize(
@@ -128,18 +156,29 @@ def test_a_seed_makes_an_answer_repeatable(tiny_model):
         (["--top-p", "2"], "Error: top_p is 2.0; expected 0 to 1"),
         (["--tokenizer", "world"], "Error: World: "),
         (["--tokenizer", "/none/tokenizer.json"], "Error: /none/tokenizer.json: "),
+        (["--opening", "/none/opening.toml"], "Error: /none/opening.toml: "),
+        (["--template", "qa", "--system", "x"], "Error: the template qa has single rounds"),
+        (["--load", "/none/talk.chat"], "/none/talk.chat: No such file"),
+        (["--save", "/none/talk.chat"], "the folder /none does not exist"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_no_traceback(talkative, options, message):
-    child = run_chat(talkative, "-p", "x", *options)
-    assert child.returncode == 1 and child.stdout == ""
-    assert child.stderr.startswith(message) and len(child.stderr.splitlines()) == 1
+def test_what_cannot_be_is_one_line_on_stderr(chat, options, message):
+    result = chat("-p", "x", *options, code=1)
+    assert message in result.stderr and result.stdout == ""
 
 
-def test_a_checkpoint_given_to_chat_is_answered_with_the_command_that_converts_it(golden):
-    child = run_chat(golden("pth"), "-p", "x")
-    assert child.returncode == 1
-    assert "is a PyTorch checkpoint" in child.stderr and f"python tools/convert.py {golden('pth')}" in child.stderr
+def test_an_error_of_the_program_shows_no_traceback(talkative):
+    child = run_chat(talkative, "-p", "x", "--top-p", 2)
+    assert child.returncode == 1 and child.stdout == "" and len(child.stderr.splitlines()) == 1
+
+
+def test_a_system_text_and_an_opening_exclude_each_other(chat):
+    assert "give one of them" in chat("-p", "x", "--system", "a", "--opening", "none", code=2).stderr
+
+
+def test_a_checkpoint_given_to_chat_is_answered_with_the_command_that_converts_it(run_cli, golden):
+    error = run_cli("chat", golden("pth"), "-p", "x", code=1).stderr
+    assert "is a PyTorch checkpoint" in error and f"python tools/convert.py {golden('pth')}" in error
 
 
 def test_chatting_never_imports_torch(talkative):
@@ -152,39 +191,62 @@ def test_chatting_never_imports_torch(talkative):
     assert child.stdout == "aa\n", child.stderr
 
 
-@pytest.fixture
-def terminal(talkative):
-    command, *args = chat_command(talkative, "--max-tokens", 2_000_000)
-    child = pexpect.spawn(command, args, encoding="utf-8", timeout=120, dimensions=(24, 80))
-    child.expect("> ")
-    yield child
-    child.close(force=True)
+# --- openings and saved conversations
 
 
-def test_ctrl_c_ends_the_answer_and_keeps_the_conversation(terminal):
-    terminal.sendline("hello")
-    terminal.expect("aaaaaaaaaa")
-    terminal.kill(signal.SIGINT)
-    terminal.expect_exact("[stopped]")
-    terminal.expect("> ")
-    terminal.sendline("又一次")
-    terminal.expect("aaaaaaaaaa")
-    terminal.sendcontrol("c")
-    terminal.expect_exact("[stopped]")
-    terminal.expect("> ")
-    terminal.sendeof()
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
+def prompt_tokens(result):
+    return [json.loads(line)["prompt_tokens"] for line in result.stdout.splitlines()]
 
 
-def test_ctrl_c_at_the_prompt_says_how_to_leave(terminal):
-    terminal.sendcontrol("c")
-    terminal.expect("/exit or Ctrl-D leaves")
-    terminal.expect("> ")
-    terminal.sendline("/nonsense")
-    terminal.expect("/nonsense is no command")
-    terminal.sendline("/reset")
-    terminal.expect("forgotten")
-    terminal.sendline("/exit")
-    terminal.expect(pexpect.EOF)
+def test_an_opening_of_ones_own_changes_the_answer(run_cli, tiny_model, tmp_path):
+    (tmp_path / "mine.toml").write_text('turns = [["a", "b"]]\nuser = "Ann"\nbot = "Ben"\n', encoding="utf-8")
+    options = ["-p", "x", "--temperature", 0, "--max-tokens", 20, "--json", "--presence-penalty", 2]
+    plain, own, english = (
+        json.loads(run_cli("chat", tiny_model, *options, *more).stdout)
+        for more in ([], ["--opening", tmp_path / "mine.toml"], ["--language", "en"])
+    )
+    assert own["prompt_tokens"] == len("\n\nAnn: x\n\nBen:") and english["prompt_tokens"] == len("\n\nBob: x\n\nAlice:")
+    assert plain["prompt_tokens"] == len("Bob: x\n\nAlice:")  # a model of no known family gets no opening by itself
+    assert len({plain["text"], own["text"], english["text"]}) == 3
+
+
+def test_an_opening_is_read_once_and_then_remembered_on_disk(run_cli, tiny_model, tmp_path, monkeypatch):
+    options = [tiny_model, "-p", "x", "--language", "zh", "--temperature", 0, "--max-tokens", 5, "--json"]
+    load(tiny_model)  # kernels come from their usual place ...
+    monkeypatch.setenv("RWKV_NP_CACHE", str(tmp_path / "cache"))  # ... and openings from an empty one
+    read = []
+    monkeypatch.setattr("rwkv_np.chat.conversation.prefill", lambda *a, **k: read.append(1) or prefill(*a, **k))
+    from rwkv_np.generation import prefill
+
+    answers = [json.loads(run_cli("chat", *options).stdout)["tokens"] for _ in range(2)]
+    assert answers[0] == answers[1] and len(read) == 1
+    (kept,) = (tmp_path / "cache" / "openings").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-40])  # damaged: read again, not trusted
+    assert json.loads(run_cli("chat", *options).stdout)["tokens"] == answers[0] and len(read) == 2
+    run_cli("chat", *options, "--system", "Another one.", "--language", "en")
+    assert len(read) == 3
+
+
+def test_a_conversation_is_kept_after_each_answer_and_gone_on_with(run_cli, tiny_model, tmp_path):
+    options = [tiny_model, "--seed", 3, "--top-p", 1, "--max-tokens", 12, "--json"]
+    whole = run_cli("chat", *options, stdin="one\ntwo\nthree\n").stdout.splitlines()
+    kept = tmp_path / "talk.chat"
+    run_cli("chat", *options, "--save", kept, stdin="one\n")
+    run_cli("chat", *options, "--load", kept, "--save", kept, stdin="two\n")
+    last = run_cli("chat", tiny_model, "--json", "--load", kept, "-p", "three").stdout
+    assert json.loads(last)["tokens"] == json.loads(whole[2])["tokens"]
+
+
+def test_a_file_that_exists_is_not_saved_over_unless_it_was_loaded(chat, tmp_path):
+    (tmp_path / "talk.chat").write_text("mine")
+    assert "exists already" in chat("-p", "x", "--save", tmp_path / "talk.chat", code=1).stderr
+    assert (tmp_path / "talk.chat").read_text() == "mine"
+
+
+def test_output_survives_a_terminal_without_the_characters(talkative):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    child = subprocess.run(
+        chat_command(talkative, "--language", "zh", "-p", "x", "--max-tokens", "2"),
+        capture_output=True, timeout=180, env=environment,
+    )  # fmt: skip
+    assert child.stdout == b"aa\n" and child.returncode == 0

@@ -4,12 +4,11 @@ The model is scripted: it says the tokens it is told to, and its state is the li
 has read, so that "the state of a conversation in which the stop never came" can be compared.
 """
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import GREEDY, PieceTokenizer, splits
 
 import rwkv_np
 from rwkv_np.completion import Completion
@@ -18,7 +17,6 @@ from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import load_tokenizer
 
 PROMPT = (300, 301)
-GREEDY = dict(temperature=0, presence_penalty=0, frequency_penalty=0)
 
 
 class ScriptedModel:
@@ -39,35 +37,11 @@ class ScriptedModel:
         return logits, after
 
 
-class PieceTokenizer:
-    """Ids below 256 are bytes; the piece i of a text is 400 + i."""
-
-    def __init__(self, pieces):
-        self.pieces = pieces
-
-    def token_bytes(self, token):
-        return self.pieces[token - 400] if token >= 400 else bytes([token]) if token < 256 else b""
-
-    def encode(self, text):
-        return list(text.encode())
-
-    encode_prompt = encode
-
-
 def complete(pieces, **settings):
     model = ScriptedModel(range(400, 400 + len(pieces)))
     params = SamplingParams(max_tokens=len(pieces), **GREEDY, **settings)
     completion = Completion(model, PieceTokenizer(pieces), PROMPT, params)
     return completion, list(completion)
-
-
-def splits(data):
-    """Every way to cut bytes into pieces."""
-    places = range(1, len(data))
-    for n in range(len(data)):
-        for cuts in itertools.combinations(places, n):
-            bounds = (0, *cuts, len(data))
-            yield [data[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def read_by(completion):

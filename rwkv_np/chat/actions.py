@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkv_np.chat.opening import Opening
@@ -15,6 +16,7 @@ from rwkv_np.chat.settings import describe_settings, parse_setting
 from rwkv_np.chat.templates import FREE, TEMPLATES, Template
 from rwkv_np.errors import InputError
 from rwkv_np.memory import anonymous_memory
+from rwkv_np.text import decode_utf8
 
 if TYPE_CHECKING:
     from rwkv_np.chat.session import Session
@@ -85,7 +87,7 @@ def _ask_aside(session: Session, text: str, template: Template, *, after_opening
     completion = session.conversation.ask_aside(
         text, template, session.screen.reading, after_opening=after_opening, **session.changes
     )
-    session.show(completion, text, name=template.bot or "…")
+    session.show(completion, text, name=template.bot)
 
 
 # --- the conversation
@@ -211,12 +213,7 @@ def _piece(data: bytes) -> str:
 
 
 def read_file(session: Session, path: str) -> None:
-    with open(os.path.expanduser(path), "rb") as file:
-        data = file.read()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from None
+    text = decode_utf8(Path(path).expanduser().read_bytes(), path)
     if not text.strip():
         raise InputError(f"{path}: the file is empty")
     session.attached = f"{session.attached}\n{text}".strip()

@@ -40,7 +40,7 @@ class Screen:
 
     def name(self, name: str) -> None:
         """Who is about to speak: of use to a person, not to a pipe."""
-        if sys.stdout.isatty():
+        if name and sys.stdout.isatty():
             label = f"{name}:"
             print(f"{_BOLD_CYAN}{label}{_RESET}" if self._bright else label, end=" ", flush=True)
 
@@ -66,12 +66,12 @@ class Screen:
 
     def _say_why(self, completion: Completion) -> None:
         if sys.stdout.isatty() and completion.stop_reason in ("length", "interrupted"):
-            self.say(completion.stop_reason, tokens=len(completion.tokens))
+            self.say(completion.stop_reason, tokens=completion.n_new)
 
     def figures(self, completion: Completion) -> str:
         """What an answer took, in a line."""
         t = completion.timings
-        parts = [self.language.say("answer_rate", tokens=len(completion.tokens), rate=_rate(t.tokens, t.seconds))]
+        parts = [self.language.say("answer_rate", tokens=completion.n_new, rate=_rate(t.tokens, t.seconds))]
         if t.prompt_seconds and completion.prompt:
             rate = _rate(t.prompt_tokens, t.prompt_seconds)
             parts.append(self.language.say("prompt_rate", tokens=t.prompt_tokens, rate=rate))

@@ -10,6 +10,8 @@ import importlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -23,14 +25,24 @@ _COMMANDS = ("chat", "convert", "info", "inspect", "quantize")
 class Command(click.Command):
     """Shows the errors that we mean to raise as one line; a bug of ours keeps its traceback."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _errors_in_one_line():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         _exit_on_signals()
-        try:
+        with _errors_in_one_line():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # click leaves quietly: `rwkv-np inspect MODEL.bin | head`
-        except (OSError, RwkvError) as error:
-            raise click.ClickException(one_line(error)) from error
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # click leaves quietly: `rwkv-np inspect MODEL.bin | head`
+    except (OSError, RwkvError) as error:
+        raise click.ClickException(one_line(error)) from error
 
 
 class _Group(click.Group):

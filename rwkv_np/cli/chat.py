@@ -22,11 +22,11 @@ from rwkv_np.chat.templates import TEMPLATES, Template, template_for
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import default_path, read_config
 from rwkv_np.cli.progress import show_loading
-from rwkv_np.errors import InputError
 from rwkv_np.fingerprint import fingerprint
 from rwkv_np.kernels import cache, dispatch
 from rwkv_np.models import Model, load
 from rwkv_np.sampling import SETTINGS, SamplingParams
+from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
 _D = SamplingParams()
@@ -103,11 +103,7 @@ def _one_message(prompt: str | None, path: str | None) -> str | None:
     if path is None:
         return prompt
     data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from None
-    return "\n".join(part for part in (text.strip(), prompt) if part)
+    return "\n".join(part for part in (decode_utf8(data, path).strip(), prompt) if part)
 
 
 def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, Any]) -> Session:

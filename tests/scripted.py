@@ -1,0 +1,90 @@
+"""A model that says what the test tells it to, and a tokenizer for it.
+
+A state is the tuple of all tokens read, so that "the state of a conversation in which that was
+never said" can be compared. Answers begin after a colon: a test's answers hold none as a byte,
+only inside pieces.
+"""
+
+import itertools
+
+import numpy as np
+
+from rwkv_np.chat.conversation import Conversation
+from rwkv_np.chat.templates import TEMPLATES
+from rwkv_np.sampling import SamplingParams
+
+GREEDY = dict(temperature=0, presence_penalty=0, frequency_penalty=0)
+PIECE = 400  # the id of a text's first piece; ids below 256 are bytes
+END = 0  # end of text, the second choice everywhere and the first when the script is over
+
+
+class PieceTokenizer:
+    """Ids below 256 are bytes; the piece i of a text is 400 + i."""
+
+    name, n_ids = "pieces", 256
+
+    def __init__(self, pieces=()):
+        self.pieces = list(pieces)
+
+    def token_bytes(self, token):
+        return self.pieces[token - PIECE] if token >= PIECE else bytes([token]) if token < 256 else b""
+
+    def decode(self, tokens):
+        return b"".join(map(self.token_bytes, tokens)).decode(errors="replace")
+
+    def encode(self, text):
+        return list(text.encode())
+
+    encode_prompt = encode
+
+
+class Echo:
+    """Answers every prompt that ends in a colon (and a line break) with the same tokens.
+
+    n_read  how many tokens it was given
+    """
+
+    def __init__(self, script):
+        self.script = list(script)
+        self.n_read = 0
+
+    def initial_state(self):
+        return ()
+
+    def forward(self, tokens, state=None):
+        new = np.atleast_1d(tokens).tolist()
+        self.n_read += len(new)
+        after = (*(state or ()), *new)
+        begin = max((i for i, token in enumerate(after) if token == ord(":")), default=-1) + 1
+        said = len(after) - begin - (after[begin : begin + 1] == (ord("\n"),))
+        logits = np.zeros(1000, np.float32)
+        logits[END] = 50
+        if said < len(self.script):
+            logits[self.script[said]] = 99
+        return logits, after
+
+
+def conversation(pieces=(b" Hello", b"!", b"\n", b"\n"), template="raven", *, opening="", **settings):
+    """A conversation with a model whose every answer is `pieces`, a token each."""
+    params = SamplingParams(**(GREEDY | {"max_tokens": 50} | settings))
+    script = range(PIECE, PIECE + len(pieces))
+    return Conversation(Echo(script), PieceTokenizer(pieces), TEMPLATES[template], params, opening)
+
+
+def text_read(chat):
+    """Everything that the model remembers, as text."""
+    return chat.tokenizer.decode(chat.state())
+
+
+def say(chat, message="x"):
+    """The answer to `message`."""
+    return "".join(chat.ask(message))
+
+
+def splits(data):
+    """Every way to cut bytes into pieces."""
+    places = range(1, len(data))
+    for n in range(len(data)):
+        for cuts in itertools.combinations(places, n):
+            bounds = (0, *cuts, len(data))
+            yield [data[a:b] for a, b in itertools.pairwise(bounds)]

@@ -1,0 +1,161 @@
+"""Saved conversations: the same next tokens, or a clear refusal; nothing is ever half done."""
+
+import errno
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import random_parameters, write_model
+
+from rwkv_np.chat.conversation import Conversation
+from rwkv_np.chat.saved import load_conversation, save_conversation
+from rwkv_np.chat.templates import TEMPLATES
+from rwkv_np.errors import ConversationFileError, OutputError
+from rwkv_np.fingerprint import fingerprint
+from rwkv_np.models import load
+from rwkv_np.sampling import SETTINGS, SamplingParams
+from rwkv_np.tokenizers import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load(write_model(tmp_path_factory.mktemp("m") / "m.bin", random_parameters(np.random.default_rng(0))))
+
+
+MODEL = {"name": "m.bin", "fingerprint": "f" * 32}
+
+
+@pytest.fixture
+def chat(model):
+    return fresh(model)
+
+
+def fresh(model, template="raven", **settings):
+    params = SamplingParams(**({"top_p": 1.0, "seed": 7, "max_tokens": 8} | settings))
+    return Conversation(model, load_tokenizer("bytes"), TEMPLATES[template], params, "An opening.")
+
+
+def say(chat, message):
+    answer = chat.ask(message)
+    list(answer)
+    return answer.tokens
+
+
+def test_a_loaded_conversation_goes_on_with_the_very_same_tokens(chat, model, tmp_path):
+    for message in ("one", "二", "three"):
+        say(chat, message)
+    chat.fork("side")
+    say(chat, "four")
+    chat.switch("main")
+    save_conversation(chat, tmp_path / "a", MODEL)
+    loaded = load_conversation(tmp_path / "a", fresh(model, "world", seed=None, temperature=0.1), MODEL)
+    assert [turn.message for turn in loaded.turns] == ["one", "二", "three"]
+    assert [turn.text for turn in loaded.turns] == [turn.text for turn in chat.turns]
+    assert loaded.params == chat.params and loaded.template == chat.template and loaded.opening == chat.opening
+    for act in (lambda c: list(c.go_on()), lambda c: list(c.answer_again()), lambda c: say(c, "next"),
+                lambda c: c.undo(3) and say(c, "other"), lambda c: c.switch("side") or say(c, "five"),
+                lambda c: c.reset() or say(c, "anew")):  # fmt: skip
+        assert act(loaded) == act(chat)
+        np.testing.assert_array_equal(loaded.state().wkv, chat.state().wkv)
+
+
+def test_a_conversation_of_single_rounds_and_an_empty_one_are_saved_too(model, tmp_path):
+    chat = fresh(model, "qa")
+    chat.opening = ""
+    say(chat, "one")
+    save_conversation(chat, tmp_path / "a", MODEL)
+    loaded = load_conversation(tmp_path / "a", fresh(model), MODEL)
+    assert say(loaded, "two") == say(chat, "two")
+    save_conversation(fresh(model), tmp_path / "b", MODEL)
+    assert load_conversation(tmp_path / "b", chat, MODEL).turns == []
+
+
+def test_what_was_said_can_be_read_in_the_file(chat, tmp_path):
+    say(chat, "你好")
+    save_conversation(chat, tmp_path / "a", MODEL)
+    with zipfile.ZipFile(tmp_path / "a") as archive:
+        text = archive.read("conversation.json").decode()
+    assert '"message": "你好"' in text and json.loads(text)["model"] == MODEL
+
+
+def test_another_model_is_refused_and_named(chat, tmp_path):
+    save_conversation(chat, tmp_path / "a", MODEL)
+    with pytest.raises(ConversationFileError, match="was held with m.bin, and the model here is n.bin"):
+        load_conversation(tmp_path / "a", chat, {"name": "n.bin", "fingerprint": "0"})
+
+
+@pytest.fixture
+def saved(chat, tmp_path):
+    say(chat, "one")
+    save_conversation(chat, tmp_path / "a", MODEL)
+    return tmp_path / "a"
+
+
+def test_a_file_cut_short_anywhere_is_refused(chat, saved):
+    data = saved.read_bytes()
+    for end in range(0, len(data), 97):
+        saved.write_bytes(data[:end])
+        with pytest.raises(ConversationFileError, match="is damaged, or no saved conversation"):
+            load_conversation(saved, chat, MODEL)
+
+
+def test_a_changed_byte_is_refused_or_changes_nothing(chat, saved):
+    data = saved.read_bytes()
+    tokens = chat.turns[-1].tokens
+    for at in range(0, len(data), 61):
+        saved.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+        try:
+            loaded = load_conversation(saved, chat, MODEL)
+        except ConversationFileError:
+            continue
+        assert loaded.turns[-1].tokens == tokens  # a time stamp, or the like
+        np.testing.assert_array_equal(loaded.state().wkv, chat.state().wkv)
+
+
+@pytest.mark.parametrize("change", [
+    {"format": "other"}, {"version": 2}, {"branches": []}, {"branch": "none"}, {"template": {}}, {"model": None},
+    {"settings": {}}, {"branches": {"main": [{}]}}, {"n_asked": "x"},
+])  # fmt: skip
+def test_a_file_that_says_impossible_things_is_refused(chat, saved, change):
+    rewrite(saved, change)
+    with pytest.raises(ConversationFileError):
+        load_conversation(saved, chat, MODEL)
+
+
+def test_impossible_settings_are_named(chat, saved):
+    rewrite(saved, {"settings": dict.fromkeys(SETTINGS, 0) | {"top_p": 3}})
+    with pytest.raises(ConversationFileError, match="impossible settings: top_p is 3"):
+        load_conversation(saved, chat, MODEL)
+
+
+def rewrite(path, change):
+    """Change what the text in a saved conversation says."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["conversation.json"] = json.dumps(json.loads(members["conversation.json"]) | change).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(chat, saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="could not be written: No space left on device"):
+        save_conversation(chat, saved, MODEL, overwrite=True)
+    assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
+
+
+def test_fingerprints_tell_models_apart(tmp_path):
+    arrays = random_parameters(np.random.default_rng(0))
+    same = [write_model(tmp_path / name, arrays) for name in "ab"]
+    quantized = write_model(tmp_path / "q", arrays, "Q8_0")
+    arrays["blocks.1.ffn.value.weight"][3:] += 1e-3
+    tuned = write_model(tmp_path / "t", arrays)
+    assert fingerprint(same[0]) == fingerprint(same[1])
+    assert len({fingerprint(path) for path in (same[0], quantized, tuned)}) == 3

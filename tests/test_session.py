@@ -1,0 +1,257 @@
+"""What a line of input does: commands, old commands, settings, files; with a scripted model."""
+
+import io
+import json
+import re
+
+import pytest
+from scripted import conversation, text_read
+
+from rwkv_np.chat import commands, repl
+from rwkv_np.chat.language import LANGUAGES, Language, guess_language
+from rwkv_np.chat.screen import JsonScreen, Screen
+from rwkv_np.chat.session import Session
+from rwkv_np.errors import InputError
+
+
+def session(*pieces, screen=Screen, **options):
+    chat = conversation(*([pieces] if pieces else []), **options)
+    return Session(chat, screen(Language("en")), {"name": "model.bin", "fingerprint": "f"})
+
+
+@pytest.fixture
+def do(capsys):
+    """Handle lines in a session; returns (stdout, stderr)."""
+
+    def handle(at, *lines):
+        capsys.readouterr()
+        for line in lines:
+            at.handle(line)
+        return capsys.readouterr()
+
+    return handle
+
+
+def test_a_message_is_answered_on_stdout_alone(do):
+    at = session()
+    assert do(at, "Hi") == ("Hello!\n", "")
+    assert do(at, "", "   ") == ("", "")
+
+
+def test_two_slashes_begin_a_message(do):
+    at = session()
+    do(at, "//etc/passwd is a file")
+    assert at.conversation.turns[-1].message == "/etc/passwd is a file"
+
+
+@pytest.mark.parametrize("line", ["+1 for that", "+", "++i", "+ 2", "+i", "+genius", "+++ a"])
+def test_a_plus_that_is_no_command_begins_a_message(do, line):
+    at = session()
+    if line == "+":
+        with pytest.raises(InputError, match="nothing has been said"):
+            at.handle(line)
+    else:
+        do(at, line)
+        assert at.conversation.turns[-1].message == line
+
+
+def test_an_unknown_command_suggests_the_nearest_and_does_nothing():
+    at = session()
+    for line, hint in (("/regne", "did you mean /regen?"), ("/sav x", "/save?"), ("/zzz", "/help lists them")):
+        with pytest.raises(InputError, match=re.escape(hint)):
+            at.handle(line)
+    assert at.conversation.turns == []
+
+
+def test_a_command_without_what_it_needs_says_how_it_is_written():
+    with pytest.raises(InputError, match="/load needs more: /load FILE"):
+        session().handle("/load")
+
+
+def test_each_old_command_does_what_rwkv_cpps_does(do):
+    at = session(b" A", b" B", max_tokens=1, opening="Open.")
+    chat = at.conversation
+    do(at, "Hi", "+")
+    assert len(chat.turns) == 1 and text_read(chat) == "Open.\n\nBob: Hi\n\nAlice: A"
+    assert do(at, "+gen Once:").out == "A\n" and chat.aside.message == "Once:"
+    assert do(at, "+++").out == " B\n" and chat.aside.text == " A B"
+    assert do(at, "++").out == "A\n" and chat.aside.text == " A"
+    do(at, "+QA why?")
+    assert bytes(chat.aside.asked.state) == b"Open.\n\nBob: why?\n\nAlice:"
+    do(at, "+qq why?")
+    assert bytes(chat.aside.asked.state) == b"Q: why?\n\nA:"
+    do(at, "+i Do it.")
+    assert b"# Instruction:\nDo it.\n\n# Response:\n" in bytes(chat.aside.asked.state)
+    do(at, "+reset")
+    assert text_read(chat) == "Open."
+
+
+def test_regen_and_continue_are_for_what_was_answered_last(do):
+    at = session(b" A", b" B", max_tokens=1)
+    do(at, "Hi", "/gen Once:", "/continue")
+    assert at.conversation.aside.text == " A B" and at.conversation.turns[0].text == " A"
+    do(at, "/regen", "/undo")
+    assert at.conversation.aside.text == " A" and at.conversation.turns == []
+
+
+def test_settings_inside_a_message_hold_for_it_alone(do):
+    at = session()
+    seen = []
+    at.conversation.ask = lambda message, progress, **changes: seen.append((message, changes)) or 1 / 0
+    for line in ("-temp=0.5 Hi there -top_p=0.3", "co-temp=1 is text", "3 -top_p= 4"):
+        with pytest.raises((ZeroDivisionError, InputError)):
+            at.handle(line)
+    assert seen == [("Hi there", {"temperature": 0.5, "top_p": 0.3}), ("co-temp=1 is text", {})]
+    with pytest.raises(InputError, match="-temp=hot in the message; expected a number"):
+        at.handle("x -temp=hot")
+
+
+def test_settings_are_set_shown_and_checked(do):
+    at = session()
+    do(at, "/set temperature 0.7", "/set top-p=0.3", "/set seed 5", "/set max_tokens 9", "/set quiet on")
+    p = at.conversation.params
+    assert (p.temperature, p.top_p, p.seed, p.max_tokens, at.screen.quiet) == (0.7, 0.3, 5, 9, True)
+    shown = do(at, "/settings").err
+    assert re.search(r"^top_p +0\.3   \(default 0\.5\)$", shown, re.M) and re.search(r"^quiet +on$", shown, re.M)
+    do(at, "/set seed none")
+    assert at.conversation.params.seed is None
+    for line, message in (
+        ("/set temperatur 1", "did you mean temperature?"),
+        ("/set temperature", "needs one value, as in /set temperature 1.0"),
+        ("/set temperature hot", "temperature cannot be 'hot'"),
+        ("/set top_p 2", "top_p is 2.0; expected 0 to 1"),
+        ("/set max_tokens 1.5", "max_tokens cannot be '1.5'"),
+        ("/set quiet maybe", "quiet cannot be 'maybe'"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            at.handle(line)
+    assert at.conversation.params.temperature == 0.7
+
+
+def test_a_file_goes_before_the_next_message(do, tmp_path):
+    at = session()
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffOne.\r\n\r\nTwo: 你好\n".encode())
+    assert "a.txt: 20 tokens" in do(at, f"/read {path}").err
+    do(at, "What is this?")
+    assert at.conversation.turns[-1].message == "One.\r\n\r\nTwo: 你好\nWhat is this?"
+    assert "Bob: One.\nTwo: 你好\nWhat is this?\n\nAlice:" in text_read(at.conversation)
+    do(at, "And?")
+    assert at.conversation.turns[-1].message == "And?"
+
+
+def test_a_file_that_cannot_be_read_is_said_and_nothing_is_attached(tmp_path):
+    at = session()
+    (tmp_path / "bad").write_bytes(b"abc\xff")
+    (tmp_path / "empty").write_bytes(b" \n")
+    with pytest.raises(InputError, match=re.escape("byte 3 (0xff) is no UTF-8")):
+        at.handle(f"/read {tmp_path / 'bad'}")
+    with pytest.raises(InputError, match="the file is empty"):
+        at.handle(f"/read {tmp_path / 'empty'}")
+    with pytest.raises(FileNotFoundError):
+        at.handle(f"/read {tmp_path / 'none'}")
+    assert at.attached == ""
+
+
+def test_an_edit_takes_the_place_of_the_last_message(do):
+    at = session()
+    with pytest.raises(InputError, match="nothing to edit"):
+        at.handle("/edit")
+    do(at, "one", "/edit")
+    assert at.draft == "one"
+    do(at, "zwei")
+    assert [turn.message for turn in at.conversation.turns] == ["zwei"] and at.draft is None
+    do(at, "/edit drei", "vier")
+    assert [turn.message for turn in at.conversation.turns] == ["drei", "vier"]
+
+
+def test_branches_are_listed_and_switched(do):
+    at = session()
+    do(at, "one", "/fork side", "two")
+    assert do(at, "/switch").err == "  main (1)  one\n* side (2)  two\n"
+    assert "Bob: one\nAlice: Hello!" in do(at, "/switch main").err
+    with pytest.raises(InputError, match="there is no branch 'x'; there are main, side"):
+        at.handle("/switch x")
+
+
+def test_a_system_text_begins_anew_and_is_shown(do):
+    at = session(opening="Old.")
+    do(at, "one", "/system A pirate, {bot}, speaks.")
+    assert text_read(at.conversation) == "A pirate, Alice, speaks."
+    assert do(at, "/system").err == "A pirate, Alice, speaks.\n"
+
+
+def test_tokens_are_shown_with_what_they_stand_for(do):
+    err = do(session(), "/tokens hé").err
+    assert err.splitlines() == [r"104 'h'  195 b'\xc3'  169 b'\xa9'", "3 tokens, 2 characters"]
+
+
+def test_help_names_every_command_and_one(do):
+    err = do(session(), "/help").err
+    assert all(f"\n/{command.name} " in f"\n{err}" for command in commands.COMMANDS)
+    assert do(session(), "/help regen").err.startswith("/regen ")
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_every_language_says_everything(name):
+    english, language = Language("en"), Language(name)
+    assert list(language.help) == [command.name for command in commands.COMMANDS]
+    assert list(language._messages) == list(english._messages)
+    for key, text in english._messages.items():
+        assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", language._messages[key])), key
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "ja_JP.UTF-8"}, "ja"),
+        ({"LANG": "de_DE.UTF-8"}, "en"),
+        ({"LANG": "C"}, "en"),
+    ],
+)
+def test_the_language_is_that_of_the_locale(monkeypatch, environment, language):
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert guess_language() == language
+
+
+def test_json_lines_hold_text_tokens_reason_and_timings(do):
+    at = session(b" Hel", b"lo\n", b"\nBob", screen=JsonScreen)
+    (line,) = do(at, "Hi 你").out.splitlines()
+    found = json.loads(line)
+    assert found.pop("prompt_seconds") >= 0 and found.pop("seconds") >= 0 and "tokens_per_second" in found
+    found.pop("tokens_per_second")
+    assert found == {
+        "message": "Hi 你",
+        "text": "Hello",
+        "tokens": [400, *b"lo"],
+        "stop_reason": "stop",
+        "prompt_tokens": len("Bob: Hi 你\n\nAlice:".encode()),
+    }
+    assert "你" in line
+
+
+def test_at_a_terminal_an_error_ends_nothing(capsys):
+    at = session()
+    lines = iter(["/regne", "/load /none/x", KeyboardInterrupt, "Hi", "/exit", "never"])
+
+    class Typed:
+        def read(self):
+            line = next(lines)
+            if line is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            return line
+
+    repl.run(at, Typed())
+    out, err = capsys.readouterr()
+    assert out == "Hello!\n" and "Error: /regne is no command" in err and "/none/x: No such file" in err
+    assert next(lines) == "never"
+
+
+def test_in_a_pipe_the_first_error_ends_it(capsys):
+    with pytest.raises(InputError, match="/regne"):
+        repl.run_lines(session(), io.StringIO("Hi\n\n/regne\nHo\n"))
+    assert capsys.readouterr().out == "Hello!\n"
