@@ -6,17 +6,14 @@ through `handle`; where lines come from is the business of repl.py.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import signal
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 from rwkv_np.chat.commands import find_command
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.screen import Screen
+from rwkv_np.chat.terminal import ctrl_c_interrupts, typing_unseen
 from rwkv_np.completion import Completion
 from rwkv_np.errors import InputError
 from rwkv_np.output import check_destination
@@ -82,7 +79,7 @@ class Session:
         """Show an answer as it is made; Ctrl-C ends it, and only it."""
         if not goes_on:
             self.screen.name(self.conversation.template.bot if name is None else name)
-        with _ctrl_c_interrupts(completion):
+        with ctrl_c_interrupts(completion), typing_unseen():
             self.screen.answer(completion, message, goes_on=goes_on)
         self.was_interrupted = completion.stop_reason == "interrupted"
         if self._kept_in:
@@ -98,16 +95,3 @@ def _take_inline_settings(line: str) -> tuple[str, dict[str, float]]:
         except ValueError:
             raise InputError(f"-{name}={value} in the message; expected a number, as in -{name}=0.8") from None
     return (_INLINE.sub("", line).strip(), changes) if changes else (line, changes)
-
-
-@contextlib.contextmanager
-def _ctrl_c_interrupts(completion: Completion) -> Iterator[None]:
-    """Ctrl-C ends the answer after the token at hand, however often it is pressed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread alone
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: completion.interrupt())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
