@@ -76,6 +76,7 @@ class Completion(Iterator[str]):
         self.prompt = tuple(tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else prompt)
         if not isinstance(start, Position):
             start = Position(None, model.initial_state() if start is None else start)
+        self._start = start
         self._steps = generate_tokens(
             model, self.prompt, params, start, said=unfinished.tokens,
             is_interrupted=lambda: self._is_interrupted, progress=progress,
@@ -95,6 +96,11 @@ class Completion(Iterator[str]):
     @property
     def state(self) -> State | None:
         return self.position.state if self.position else None
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the prompt was read to its end."""
+        return self.asked is not None or (self.position is not None and self.position is not self._start)
 
     @property
     def n_new(self) -> int:

@@ -158,6 +158,7 @@ def test_every_default_is_in_the_help(run_cli):
         (["--tokenizer", "/none/tokenizer.json"], "Error: /none/tokenizer.json: "),
         (["--opening", "/none/opening.toml"], "Error: /none/opening.toml: "),
         (["--template", "qa", "--system", "x"], "Error: the template qa has single rounds"),
+        (["-p", " "], "Error: the message is empty"),
         (["--load", "/none/talk.chat"], "/none/talk.chat: No such file"),
         (["--save", "/none/talk.chat"], "the folder /none does not exist"),
     ],

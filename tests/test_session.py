@@ -140,6 +140,25 @@ def test_a_file_goes_before_the_next_message(do, tmp_path):
     assert at.conversation.turns[-1].message == "And?"
 
 
+def test_a_message_given_up_while_it_was_read_keeps_the_file_and_the_edit(do):
+    at = session()
+    do(at, "one", "/edit")
+    at.attached = "a file"
+    ask = at.conversation.edit
+
+    def given_up(*args, **changes):
+        answer = ask(*args, **changes)
+        answer.interrupt()
+        return answer
+
+    at.conversation.edit = given_up
+    do(at, "two")
+    assert at.attached == "a file" and at.draft == "one" and at.was_interrupted
+    at.conversation.edit = ask
+    do(at, "two")
+    assert [turn.message for turn in at.conversation.turns] == ["a file\ntwo"] and at.draft is None
+
+
 def test_a_file_that_cannot_be_read_is_said_and_nothing_is_attached(tmp_path):
     at = session()
     (tmp_path / "bad").write_bytes(b"abc\xff")
@@ -179,6 +198,15 @@ def test_a_system_text_begins_anew_and_is_shown(do):
     do(at, "one", "/system A pirate, {bot}, speaks.")
     assert text_read(at.conversation) == "A pirate, Alice, speaks."
     assert do(at, "/system").err == "A pirate, Alice, speaks.\n"
+
+
+def test_an_opening_that_was_not_read_to_its_end_changes_nothing(do, monkeypatch):
+    at = session(opening="Old.")
+    do(at, "one")
+    at.conversation.model.forward = None
+    with pytest.raises(TypeError):
+        at.handle("/system New.")
+    assert text_read(at.conversation).startswith("Old.\n\nBob: one") and at.conversation.opening == "Old."
 
 
 def test_tokens_are_shown_with_what_they_stand_for(do):

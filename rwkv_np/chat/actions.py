@@ -111,8 +111,7 @@ def begin_with(session: Session, text: str) -> None:
     if not text:
         session.screen.show(c.opening or session.screen.language.say("no_opening"))
         return
-    c.reset(Opening(text=text).render(c.template))
-    c.begin(session.screen.reading)
+    c.reset(Opening(text=text).render(c.template), session.screen.reading)
     session.screen.say("system")
 
 

@@ -79,7 +79,7 @@ class Conversation:
     def begin(self, progress: Progress | None = None) -> State:
         """Read the opening, or remember it; returns the state after it."""
         if self._opening_state is None:
-            self._opening_state = self._read_opening(progress)
+            self._opening_state = self._read_opening(self.opening, progress)
         return self._opening_state
 
     def remember_opening(self, state: State) -> None:
@@ -97,10 +97,11 @@ class Conversation:
             turn.ended = position = Position(*prefill(self.model, ids, position.state, progress=progress))
         return position
 
-    def reset(self, opening: str | None = None) -> None:
+    def reset(self, opening: str | None = None, progress: Progress | None = None) -> None:
         """Go back to the opening, or begin with another; other branches stay."""
         if opening is not None and opening != self.opening:
-            self.opening, self._opening_state = opening, None
+            self._opening_state = self._read_opening(opening, progress)
+            self.opening = opening
         self.branches[self.branch], self._is_aside_last = [], False
 
     def undo(self, n: int = 1) -> list[Turn]:
@@ -197,8 +198,8 @@ class Conversation:
         prompt = turn.prompt if start.logits is None else ()
 
         def record(done: Completion) -> None:
-            if done.position is start and prompt:
-                return  # given up while it was read
+            if prompt and not done.was_read:
+                return
             turn.record(done, self.tokenizer, earlier)
             put(turn)
 
@@ -243,10 +244,10 @@ class Conversation:
         blank = {token for token, piece in pieces if b"\n" in piece and not piece.strip()}
         return frozenset(blank | {token for token in self.params.stop_ids if token < self.tokenizer.n_ids})
 
-    def _read_opening(self, progress: Progress | None) -> State:
-        if not self.opening:
+    def _read_opening(self, text: str, progress: Progress | None) -> State:
+        if not text:
             return self.model.initial_state()
-        tokens = self.tokenizer.encode(self.opening)
+        tokens = self.tokenizer.encode(text)
         known = self.cache.get(tokens) if self.cache else None
         if known is not None:
             return known

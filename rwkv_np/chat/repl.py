@@ -38,7 +38,7 @@ def run(session: Session, lines: Lines) -> None:
         except Leave:
             return
         except KeyboardInterrupt:  # while something was read: the answer itself ends by itself
-            session.screen.say("interrupted")
+            session.screen.say("given_up")
         except (RwkvError, OSError) as error:
             session.screen.error(one_line(error))
 

@@ -65,7 +65,11 @@ class Screen:
         return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
     def _say_why(self, completion: Completion) -> None:
-        if sys.stdout.isatty() and completion.stop_reason in ("length", "interrupted"):
+        if not sys.stdout.isatty():
+            return
+        if not completion.was_read:
+            self.say("given_up")
+        elif completion.stop_reason in ("length", "interrupted"):
             self.say(completion.stop_reason, tokens=completion.n_new)
 
     def figures(self, completion: Completion) -> str:

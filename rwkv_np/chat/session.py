@@ -67,11 +67,13 @@ class Session:
     def say(self, message: str) -> None:
         """Send a message, with what was read from files before it, and show the answer."""
         text = f"{self.attached}\n{message}".strip()
-        if self.draft is not None:
-            self.show(self.conversation.edit(text, self.screen.reading, **self.changes), text)
-        else:
-            self.show(self.conversation.ask(text, self.screen.reading, **self.changes), text)
-        self.attached, self.draft = "", None
+        if not text:
+            raise InputError("the message is empty; say something")
+        ask = self.conversation.ask if self.draft is None else self.conversation.edit
+        answer = ask(text, self.screen.reading, **self.changes)
+        self.show(answer, text)
+        if answer.was_read:
+            self.attached, self.draft = "", None
 
     def show(
         self, completion: Completion, message: str = "", *, goes_on: bool = False, name: str | None = None

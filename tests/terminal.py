@@ -1,0 +1,223 @@
+"""The chat as it stands on a screen: the real program in a pseudo-terminal, and an emulator to read it.
+
+Tests look at what a person would see, rows of characters, rather than at the bytes that paint
+them: a prompt drawn over an answer, or half of a wide character, is an error here too. Models
+are made by hand to say a given text, or to say what depends on everything they have read.
+"""
+
+import os
+import site
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import random_parameters, write_model
+
+from rwkv_np.kernels import cache
+
+pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are played by pexpect (not on Windows)")
+pyte = pytest.importorskip("pyte", reason="the screen is played by pyte")
+
+PATIENCE = 90  # seconds for anything to appear: a first start compiles kernels, and machines are busy
+ENTER, ESCAPE, TAB, UP = "\r", "\x1b", "\t", "\x1b[A"
+
+
+class Screen(pyte.Screen):
+    """A screen that keeps the rows that scroll away, and answers the program's questions."""
+
+    def __init__(self, columns, lines, answer):
+        self.past, self._answer = [], answer
+        super().__init__(columns, lines)
+
+    def row(self, y):
+        return "".join(self.buffer[y][x].data for x in range(self.columns)).rstrip()
+
+    def index(self):
+        if self.cursor.y == (self.margins.bottom if self.margins else self.lines - 1):
+            self.past.append(self.row(0))
+        super().index()
+
+    def write_process_input(self, data):
+        self._answer(data)
+
+    @property
+    def rows(self):
+        """All that was ever shown and not painted over, from the first row to the cursor's."""
+        return [*self.past, *(self.row(y) for y in range(self.cursor.y + 1))]
+
+
+class Terminal:
+    """A program on a screen of 24 rows of 80 columns; `name` begins the line that its user types on."""
+
+    def __init__(self, command, env, cwd, name="Bob:"):
+        self.name, self.raw, self._begin = name, "", 0
+        self.child = pexpect.spawn(
+            command[0], command[1:], env=env, cwd=str(cwd), dimensions=(24, 80), encoding="utf-8", timeout=PATIENCE
+        )
+        self.child.delaybeforesend = None
+        self.screen = Screen(80, 24, self.child.send)
+        self._stream = pyte.Stream(self.screen)
+
+    @property
+    def shown(self):
+        """What stands on the screen since the last line was sent, without the prompt below it."""
+        return "\n".join(self.screen.rows[self._begin :])
+
+    def look(self):
+        """Paint what the program has written meanwhile; False when it has ended."""
+        try:
+            data = self.child.read_nonblocking(65536, timeout=0.1)
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
+        self.raw += data
+        self._stream.feed(data)
+        return True
+
+    def until(self, is_there, what):
+        end = time.monotonic() + PATIENCE
+        while not is_there():
+            if not self.look() and not is_there() or time.monotonic() > end:
+                pytest.fail(f"never seen: {what}; on the screen:\n" + "\n".join(self.screen.rows))
+
+    def see(self, *texts):
+        """Wait until all `texts` stand in what was shown since the last line was sent."""
+        for text in texts:
+            self.until(lambda text=text: text in self.shown, repr(text))
+
+    def ready(self, draft=""):
+        """Wait for a new line to type on; returns what was shown above it."""
+        line = f"{self.name} {draft}".rstrip()
+        rows = self.screen.rows
+
+        def is_there():
+            nonlocal rows
+            rows = self.screen.rows
+            return len(rows) > self._begin and rows[-1] == line
+
+        self.until(is_there, f"the prompt {line!r}")
+        return "\n".join(rows[self._begin : -1])
+
+    def press(self, keys, shown=None):
+        """Send keys, and wait until the line holds `shown`."""
+        self.child.send(keys)
+        if shown is not None:
+            self.until(lambda: self.screen.rows[-1].endswith(shown), f"the line {shown!r}")
+
+    def enter(self):
+        self._begin = len(self.screen.rows)
+        self.child.send(ENTER)
+
+    def start(self, line):
+        """Type a line and send it."""
+        self.press(line, shown=line[-60:])
+        self.enter()
+
+    def say(self, line):
+        """Type a line, send it, and wait for the next prompt; returns what was shown between."""
+        self.start(line)
+        return self.ready()
+
+    def interrupt(self):
+        self.child.send("\x03")
+
+    def leave(self):
+        """Ctrl-D; returns the exit status."""
+        self.child.send("\x04")
+        return self.wait()
+
+    def wait(self):
+        end = time.monotonic() + PATIENCE
+        while self.look() and time.monotonic() < end:
+            pass
+        self.child.close()
+        return self.child.exitstatus
+
+    def resize(self, columns):
+        self.child.setwinsize(24, columns)
+        self.screen.resize(24, columns)
+
+
+@pytest.fixture
+def sit_down(tmp_path):
+    """Start the chat: sit_down(model, option, ...); its files are in tmp_path, as if that were home."""
+    open_terminals = []
+
+    def start(model, *options, name="Bob:", prefix=(), **env):
+        command = [sys.executable, "-m", "rwkv_np.chat", str(model), *map(str, options)]
+        terminal = Terminal([*prefix, *command], {**environment(tmp_path), **env}, tmp_path, name)
+        open_terminals.append(terminal)
+        if not prefix:
+            terminal.ready()
+        return terminal
+
+    yield start
+    for terminal in open_terminals:
+        terminal.child.close(force=True)
+
+
+def environment(home):
+    """A new user's environment; compiled kernels alone are where they always are."""
+    mine = ("RWKV_NP_", "LC_", "LANG", "XDG_", "NO_COLOR", "PROMPT_TOOLKIT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
+    return kept | {
+        "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "XDG_CONFIG_HOME": str(home / "config"),
+        "RWKV_NP_CACHE": str(cache.base()), "PYTHONUSERBASE": site.getuserbase(),
+        "LANG": "C.UTF-8", "TERM": "xterm-256color",
+    }  # fmt: skip
+
+
+# --- models ----------------------------------------------------------------------------------------------
+
+
+def speaker(path, text, ends=True):
+    """A model that answers " `text`" to everything: the last two bytes alone decide on the next one.
+
+    In `text`, two bytes that follow each other must always have the same successor.
+    """
+    data = b": " + text.encode() + (b"\n\n\0" if ends else b"")
+    after = {}
+    for *pair, successor in zip(data, data[1:], data[2:]):
+        if after.setdefault(tuple(pair), successor) != successor:
+            raise ValueError(f"{bytes(pair)!r} has two successors in {text!r}")
+    # A weaker rule where an answer begins, also after a heading's line end, and the weakest for all else.
+    alone = {ord(":"): ord(" "), ord(" "): data[2]}
+    after[ord(":"), ord("\n")] = data[2]
+    return write_model(path, _by_rules(after, alone, ord(" ") if ends else data[-1]))
+
+
+def _by_rules(after, alone, otherwise):
+    """A layer whose attention fetches the byte before, and whose feed-forward units are the rules.
+
+    Channels 0-255 are this byte, then the next; 256-511 the byte before; 512 is always 1.
+    """
+    c, rules = 513, len(after) + len(alone) + 1
+    arrays = {name: np.zeros_like(x) for name, x in random_parameters(np.random.default_rng(0), 1, c, rules).items()}
+    b, hot, byte = "blocks.0", np.float32(c**0.5), np.arange(256)
+    for norm in ("blocks.0.ln0", "blocks.0.ln1", "ln_out"):
+        arrays[f"{norm}.weight"][:] = 1
+    arrays[f"{b}.ln2.weight"][:512], arrays[f"{b}.ln2.bias"][512] = 1.4 / hot, 1
+    arrays["emb.weight"][byte, byte] = arrays["head.weight"][byte, byte] = 1
+    arrays[f"{b}.att.time_first"][:], arrays[f"{b}.att.time_decay"][:] = 30, -1
+    arrays[f"{b}.att.value.weight"][256 + byte, byte] = 2
+    arrays[f"{b}.att.output.weight"][256 + byte, 256 + byte] = 1
+    arrays[f"{b}.ffn.time_mix_k"][:] = 1
+    key, value = arrays[f"{b}.ffn.key.weight"], arrays[f"{b}.ffn.value.weight"]
+    for i, ((before, this), successor) in enumerate(after.items()):
+        key[i, [this, 256 + before, 512]], value[successor, i] = (1, 1, -1.5), 1e6
+    for i, (this, successor) in enumerate(alone.items(), len(after)):
+        key[i, this], value[successor, i] = 1, 1e4
+    key[-1, 512], value[otherwise, -1] = 1, 1e3
+    return arrays
+
+
+def rambler(path, seed=0):
+    """A random model that says letters without an end; which ones depends on all that it has read."""
+    arrays = random_parameters(np.random.default_rng(seed))
+    letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
+    arrays["ln_out.weight"][0], arrays["ln_out.bias"][0] = 0, 1
+    arrays["head.weight"][:, 0] = -1000
+    arrays["head.weight"][letters, 0] = 0
+    return write_model(path, arrays)
