@@ -181,16 +181,20 @@ def test_reset_goes_back_to_the_beginning_of_this_branch_alone():
     say(chat)
     chat.fork("other")
     chat.reset()
-    assert chat.state() == () and len(chat.branches["main"]) == 1
+    assert chat.state() == () and len(chat.branches["main"].turns) == 1
     assert text_read(chat) == "" and say(chat, "again") == " Hello!"
 
 
 def test_another_opening_begins_anew():
     chat = conversation(opening="Old.")
     say(chat)
+    chat.fork("other")
     chat.reset("New.")
     say(chat, "y")
     assert text_read(chat) == "New.\n\nBob: y\n\nAlice: Hello!"
+    chat.switch("main")  # which began with the old one, whatever is undone or made again
+    chat.turns[-1].ended = None
+    assert text_read(chat) == "Old.\n\nBob: x\n\nAlice: Hello!"
 
 
 # --- asides

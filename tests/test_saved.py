@@ -31,9 +31,9 @@ def chat(model):
     return fresh(model)
 
 
-def fresh(model, template="raven", **settings):
+def fresh(model, template="raven", opening="An opening.", **settings):
     params = SamplingParams(**({"top_p": 1.0, "seed": 7, "max_tokens": 8} | settings))
-    return Conversation(model, load_tokenizer("bytes"), TEMPLATES[template], params, "An opening.")
+    return Conversation(model, load_tokenizer("bytes"), TEMPLATES[template], params, opening)
 
 
 def say(chat, message):
@@ -47,6 +47,8 @@ def test_a_loaded_conversation_goes_on_with_the_very_same_tokens(chat, model, tm
         say(chat, message)
     chat.fork("side")
     say(chat, "four")
+    chat.fork("anew")
+    chat.reset("Another opening.")
     chat.switch("main")
     save_conversation(chat, tmp_path / "a", MODEL)
     loaded = load_conversation(tmp_path / "a", fresh(model, "world", seed=None, temperature=0.1), MODEL)
@@ -55,14 +57,14 @@ def test_a_loaded_conversation_goes_on_with_the_very_same_tokens(chat, model, tm
     assert loaded.params == chat.params and loaded.template == chat.template and loaded.opening == chat.opening
     for act in (lambda c: list(c.go_on()), lambda c: list(c.answer_again()), lambda c: say(c, "next"),
                 lambda c: c.undo(3) and say(c, "other"), lambda c: c.switch("side") or say(c, "five"),
+                lambda c: c.switch("anew") or say(c, "six"),
                 lambda c: c.reset() or say(c, "anew")):  # fmt: skip
         assert act(loaded) == act(chat)
         np.testing.assert_array_equal(loaded.state().wkv, chat.state().wkv)
 
 
 def test_a_conversation_of_single_rounds_and_an_empty_one_are_saved_too(model, tmp_path):
-    chat = fresh(model, "qa")
-    chat.opening = ""
+    chat = fresh(model, "qa", "")
     say(chat, "one")
     save_conversation(chat, tmp_path / "a", MODEL)
     loaded = load_conversation(tmp_path / "a", fresh(model), MODEL)

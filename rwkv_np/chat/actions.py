@@ -134,9 +134,9 @@ def switch(session: Session, name: str) -> None:
 
 def _list_branches(session: Session) -> None:
     c = session.conversation
-    for name, turns in c.branches.items():
-        last = f"  {_shortened(turns[-1].message)}" if turns else ""
-        session.screen.show(f"{'*' if name == c.branch else ' '} {name} ({len(turns)}){last}")
+    for name, branch in c.branches.items():
+        last = f"  {_shortened(branch.turns[-1].message)}" if branch.turns else ""
+        session.screen.show(f"{'*' if name == c.branch else ' '} {name} ({len(branch.turns)}){last}")
 
 
 def save(session: Session, path: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from rwkv_np.chat.opening_cache import OpeningCache
 from rwkv_np.chat.templates import FREE, SEPARATOR, Template
-from rwkv_np.chat.turn import Turn
+from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.completion import Completion
 from rwkv_np.errors import InputError
 from rwkv_np.generation import Position, Progress, prefill
@@ -35,8 +35,7 @@ class Conversation:
 
     template   how the model is spoken to
     params     how it answers; may be replaced at any time
-    opening    the text that was read before the first message
-    branches   name -> turns; `branch` names the one that is gone on with
+    branches   lines of it by their names; `branch` names the one that is gone on with
     aside      the last free generation or independent question, which the conversation knows nothing of
     n_asked    how many answers were begun: each has a seed of its own
     """
@@ -51,21 +50,29 @@ class Conversation:
         cache: OpeningCache | None = None,
     ) -> None:
         self.model, self.tokenizer, self.template, self.params = model, tokenizer, template, params
-        self.branches: dict[str, list[Turn]] = {MAIN: []}
+        self.branches = {MAIN: Branch(opening)}
         self.branch = MAIN
         self.aside: Turn | None = None
         self._is_aside_last = False
         self.n_asked = 0
-        self.opening = opening
         self.cache = cache
-        self._opening_state: State | None = None
 
     # --- where the conversation stands
 
     @property
-    def turns(self) -> list[Turn]:
-        """The turns of the branch at hand."""
+    def here(self) -> Branch:
+        """The branch at hand."""
         return self.branches[self.branch]
+
+    @property
+    def turns(self) -> list[Turn]:
+        """What was said in the branch at hand."""
+        return self.here.turns
+
+    @property
+    def opening(self) -> str:
+        """The text that the branch at hand began with."""
+        return self.here.opening
 
     @property
     def last(self) -> Turn | None:
@@ -76,47 +83,39 @@ class Conversation:
         """The state after the last turn."""
         return self._state_after(self.turns, progress)
 
-    def begin(self, progress: Progress | None = None) -> State:
-        """Read the opening, or remember it; returns the state after it."""
-        if self._opening_state is None:
-            self._opening_state = self._read_opening(self.opening, progress)
-        return self._opening_state
+    def begin(self, progress: Progress | None = None, branch: Branch | None = None) -> State:
+        """Read the opening (of the branch at hand), or remember it; returns the state after it."""
+        branch = branch or self.here
+        if branch.start is None:
+            branch.start = self._read_opening(branch.opening, progress)
+        return branch.start
 
-    def remember_opening(self, state: State) -> None:
-        """Take `state` for the one after the opening."""
-        self._opening_state = state
-
-    def position_after(self, turns: list[Turn], progress: Progress | None = None) -> Position:
-        """Where the model stands after `turns`: kept, or made again from the last one that is."""
-        first = 0 if self.template.is_dialogue else len(turns) - 1
-        known = max((n for n in range(first, len(turns)) if turns[n].ended), default=first - 1)
-        position = turns[known].ended if known >= first else None
-        position = position or Position(None, self.begin(progress))
-        for turn in turns[known + 1 :]:
-            ids = (*turn.prompt, *turn.tokens)
-            turn.ended = position = Position(*prefill(self.model, ids, position.state, progress=progress))
-        return position
+    def position(self, progress: Progress | None = None, branch: Branch | None = None) -> Position:
+        """Where the model stands after the last turn (of the branch at hand): with logits if there is one."""
+        branch = branch or self.here
+        return self._position_after(branch, branch.turns, progress)
 
     def reset(self, opening: str | None = None, progress: Progress | None = None) -> None:
         """Go back to the opening, or begin with another; other branches stay."""
+        begun = Branch(self.opening, self.begin(progress))
         if opening is not None and opening != self.opening:
-            self._opening_state = self._read_opening(opening, progress)
-            self.opening = opening
-        self.branches[self.branch], self._is_aside_last = [], False
+            begun = Branch(opening, self._read_opening(opening, progress))
+        self.branches[self.branch], self._is_aside_last = begun, False
 
     def undo(self, n: int = 1) -> list[Turn]:
         """Take back the last `n` turns, and return them."""
         if not 1 <= n <= len(self.turns):
             raise InputError(f"{n} turns cannot be undone; there are {len(self.turns)}")
-        kept, undone = self.turns[:-n], self.turns[-n:]
-        self.branches[self.branch], self._is_aside_last = kept, False
+        undone = self.turns[-n:]
+        del self.turns[-n:]
+        self._is_aside_last = False
         return undone
 
     def fork(self, name: str) -> None:
         """Go on under another name; the branch at hand stays as it is."""
         if name in self.branches:
             raise InputError(f"there is a branch {name!r} already; choose another name, or /switch {name}")
-        self.branches[name] = list(self.turns)
+        self.branches[name] = self.here.fork()
         self.switch(name)
 
     def switch(self, name: str) -> None:
@@ -163,7 +162,7 @@ class Conversation:
     def go_on(self, progress: Progress | None = None, **changes: Any) -> Completion:
         """Let the last answer go on, be it broken off or at what it took for its end."""
         turn = self.last or self._require_turn()
-        start = turn.ended or self.position_after(self.turns, progress)
+        start = turn.ended or self.position(progress)
         put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
         return self._answer(Turn(turn.message, turn.prompt, turn.stop), start, put, changes, earlier=turn)
 
@@ -224,10 +223,10 @@ class Conversation:
         return params
 
     def _putter(self, base: list[Turn]) -> Callable[[Turn], None]:
-        branch = self.branch
+        branch = self.here
 
         def put(turn: Turn) -> None:
-            turns = self.branches[branch] = [*base, turn]
+            turns = branch.turns = [*base, turn]
             self._is_aside_last = False
             for i, old in enumerate(turns[:-1]):
                 old.forget(also_end=i < len(turns) - KEPT)
@@ -256,8 +255,19 @@ class Conversation:
             self.cache.put(tokens, state)
         return state
 
+    def _position_after(self, branch: Branch, turns: list[Turn], progress: Progress | None) -> Position:
+        """Where it stands after the branch's first turns: kept, or made again from the last one that is."""
+        first = 0 if self.template.is_dialogue else len(turns) - 1
+        known = max((n for n in range(first, len(turns)) if turns[n].ended), default=first - 1)
+        position = turns[known].ended if known >= first else None
+        position = position or Position(None, self.begin(progress, branch))
+        for turn in turns[known + 1 :]:
+            ids = (*turn.prompt, *turn.tokens)
+            turn.ended = position = Position(*prefill(self.model, ids, position.state, progress=progress))
+        return position
+
     def _state_after(self, turns: list[Turn], progress: Progress | None) -> State:
         """The state that the next message is read in; a single round always begins anew."""
         if self.template.is_dialogue and turns:
-            return self.position_after(turns, progress).state
+            return self._position_after(self.here, turns, progress).state
         return self.begin(progress)

@@ -19,7 +19,7 @@ import numpy as np
 
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.templates import TEMPLATES, Template
-from rwkv_np.chat.turn import Turn
+from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.errors import ConversationFileError, InputError, PathLike
 from rwkv_np.generation import Position
 from rwkv_np.output import new_file
@@ -36,15 +36,22 @@ def save_conversation(
     conversation: Conversation, path: PathLike, model: dict[str, str], overwrite: bool = False
 ) -> None:
     """Write `conversation` to `path`; `model` has the name and the fingerprint of its model. Raises OutputError."""
-    positions = {"opening": Position(None, conversation.begin())}
-    for i, turns in enumerate(conversation.branches.values()):
-        if turns:
-            positions[f"branch{i}"] = conversation.position_after(turns)
+    positions = _positions(conversation)
     with new_file(path, overwrite=overwrite, durable=True) as file, zipfile.ZipFile(file, "w") as archive:
         text = json.dumps(_describe(conversation, model), ensure_ascii=False, indent=1)
         archive.writestr(_TEXT, text, zipfile.ZIP_DEFLATED)
         for name, position in positions.items():
             _write_position(archive, name, position)
+
+
+def _positions(conversation: Conversation) -> dict[str, Position]:
+    """Where the model stands at both ends of each branch: "0.start", "0.end", "1.start", ..."""
+    positions = {}
+    for i, branch in enumerate(conversation.branches.values()):
+        positions[f"{i}.start"] = Position(None, conversation.begin(branch=branch))
+        if branch.turns:
+            positions[f"{i}.end"] = conversation.position(branch=branch)
+    return positions
 
 
 def _describe(conversation: Conversation, model: dict[str, str]) -> dict[str, Any]:
@@ -54,16 +61,16 @@ def _describe(conversation: Conversation, model: dict[str, str]) -> dict[str, An
         "version": VERSION,
         "model": model,
         "template": {"name": c.template.name, "user": c.template.user, "bot": c.template.bot},
-        "opening": c.opening,
         "settings": {name: getattr(c.params, name) for name in SETTINGS},
         "n_asked": c.n_asked,
         "branch": c.branch,
-        "branches": {name: [_turn_fields(turn) for turn in turns] for name, turns in c.branches.items()},
+        "branches": {name: _branch_fields(branch) for name, branch in c.branches.items()},
     }
 
 
-def _turn_fields(turn: Turn) -> dict[str, Any]:
-    return {name: getattr(turn, name) for name in _TURN}
+def _branch_fields(branch: Branch) -> dict[str, Any]:
+    turns = [{name: getattr(turn, name) for name in _TURN} for turn in branch.turns]
+    return {"opening": branch.opening, "turns": turns}
 
 
 def _write_position(archive: zipfile.ZipFile, name: str, position: Position) -> None:
@@ -117,16 +124,16 @@ def _restore(path: PathLike, said: dict[str, Any], members: Any, like: Conversat
         params = replace(like.params, **{name: said["settings"][name] for name in SETTINGS})
     except InputError as error:
         raise ConversationFileError(path, f"has impossible settings: {error}") from error
-    restored = Conversation(
-        like.model, like.tokenizer, _template(said["template"]), params, str(said["opening"]), like.cache
-    )
-    restored.branches = {name: [_turn(fields) for fields in turns] for name, turns in said["branches"].items()}
-    restored.branch, restored.n_asked = said["branch"], int(said["n_asked"])
-    restored.remember_opening(_read_position(path, members, "opening", like).state)
-    for i, turns in enumerate(restored.branches.values()):
-        if turns:
-            turns[-1].ended = _read_position(path, members, f"branch{i}", like)
-    restored.switch(restored.branch)
+    restored = Conversation(like.model, like.tokenizer, _template(said["template"]), params, cache=like.cache)
+    restored.branches = {}
+    for i, (name, fields) in enumerate(said["branches"].items()):
+        start = _read_position(path, members, f"{i}.start", like).state
+        branch = Branch(str(fields["opening"]), start, [_turn(turn) for turn in fields["turns"]])
+        if branch.turns:
+            branch.turns[-1].ended = _read_position(path, members, f"{i}.end", like)
+        restored.branches[name] = branch
+    restored.n_asked = int(said["n_asked"])
+    restored.switch(said["branch"])
     return restored
 
 

@@ -1,11 +1,15 @@
-"""One message, its answer, and where the model stood around it."""
+"""What was said: a message and its answer, and the line of them that begins with an opening.
+
+Beside the text lie the states that the model had there, as far as they are kept.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rwkv_np.completion import Completion, Unfinished
 from rwkv_np.generation import Position, Step
+from rwkv_np.state import State
 from rwkv_np.tokenizers import Tokenizer
 
 
@@ -58,3 +62,21 @@ class Turn:
         self.asked, self.held = None, ()
         if also_end:
             self.ended = None
+
+
+@dataclass(eq=False)
+class Branch:
+    """One line of a conversation.
+
+    opening  the text that is read before the first message
+    start    the state after it; None until it has been read
+    turns    what was said since
+    """
+
+    opening: str = ""
+    start: State | None = None
+    turns: list[Turn] = field(default_factory=list)
+
+    def fork(self) -> Branch:
+        """A line that begins as this one does; turns are shared, and changed in neither."""
+        return Branch(self.opening, self.start, list(self.turns))
