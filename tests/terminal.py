@@ -13,7 +13,6 @@ import time
 import numpy as np
 import pytest
 from conftest import random_parameters, write_model
-
 from rwkv_np.kernels import cache
 
 pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are played by pexpect (not on Windows)")

@@ -5,12 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import random_parameters, write_model
 
+from rwkv_np.chat import opening
 from rwkv_np.models import load
+
+ENGLISH = Path(opening.__file__).parent / "openings" / "raven-en.toml"
 
 
 @pytest.fixture
@@ -204,7 +208,7 @@ def test_an_opening_of_ones_own_changes_the_answer(run_cli, tiny_model, tmp_path
     options = ["-p", "x", "--temperature", 0, "--max-tokens", 20, "--json", "--presence-penalty", 2]
     plain, own, english = (
         json.loads(run_cli("chat", tiny_model, *options, *more).stdout)
-        for more in ([], ["--opening", tmp_path / "mine.toml"], ["--language", "en"])
+        for more in (["--language", "ja"], ["--opening", tmp_path / "mine.toml"], ["--opening", ENGLISH])
     )
     assert own["prompt_tokens"] == len("\n\nAnn: x\n\nBen:") and english["prompt_tokens"] == len("\n\nBob: x\n\nAlice:")
     assert plain["prompt_tokens"] == len("Bob: x\n\nAlice:")  # a model of no known family gets no opening by itself
@@ -212,7 +216,7 @@ def test_an_opening_of_ones_own_changes_the_answer(run_cli, tiny_model, tmp_path
 
 
 def test_an_opening_is_read_once_and_then_remembered_on_disk(run_cli, tiny_model, tmp_path, monkeypatch):
-    options = [tiny_model, "-p", "x", "--language", "zh", "--temperature", 0, "--max-tokens", 5, "--json"]
+    options = [tiny_model, "-p", "x", "--opening", ENGLISH, "--temperature", 0, "--max-tokens", 5, "--json"]
     load(tiny_model)  # kernels come from their usual place ...
     monkeypatch.setenv("RWKV_NP_CACHE", str(tmp_path / "cache"))  # ... and openings from an empty one
     read = []
@@ -224,7 +228,7 @@ def test_an_opening_is_read_once_and_then_remembered_on_disk(run_cli, tiny_model
     (kept,) = (tmp_path / "cache" / "openings").iterdir()
     kept.write_bytes(kept.read_bytes()[:-40])  # damaged: read again, not trusted
     assert json.loads(run_cli("chat", *options).stdout)["tokens"] == answers[0] and len(read) == 2
-    run_cli("chat", *options, "--system", "Another one.", "--language", "en")
+    run_cli("chat", *options[:3], "--system", "Another one.")
     assert len(read) == 3
 
 

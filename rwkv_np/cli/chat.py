@@ -129,12 +129,12 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
 
 
 def _opening(tokenizer: Tokenizer, template: Template, options: dict[str, Any]) -> Opening:
-    """The one that was asked for; by itself, a model known to chat gets that of the language."""
+    """The one that was asked for, or for the families that learned to chat with one, that of the language."""
     if options["system"]:
         return Opening(text=options["system"])
     if options["opening"]:
         return NO_OPENING if options["opening"] == "none" else read_opening(options["opening"])
-    if options["language"] or tokenizer.name in ("20B", "World"):
+    if tokenizer.name in ("20B", "World"):
         return bundled_opening(template, options["language"] or guess_language())
     return NO_OPENING
 
