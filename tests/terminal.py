@@ -105,8 +105,12 @@ class Terminal:
         if shown is not None:
             self.until(lambda: self.screen.rows[-1].endswith(shown), f"the line {shown!r}")
 
-    def enter(self):
+    def begin(self):
+        """What comes below the cursor's row is what counts from now on."""
         self._begin = len(self.screen.rows)
+
+    def enter(self):
+        self.begin()
         self.child.send(ENTER)
 
     def start(self, line):
@@ -139,8 +143,8 @@ class Terminal:
         self.screen.resize(24, columns)
 
 
-@pytest.fixture
-def sit_down(tmp_path):
+@pytest.fixture(name="sit_down")
+def chat_starter(tmp_path):
     """Start the chat: sit_down(model, option, ...); its files are in tmp_path, as if that were home."""
     open_terminals = []
 
