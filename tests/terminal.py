@@ -18,7 +18,7 @@ from rwkv_np.kernels import cache
 pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are played by pexpect (not on Windows)")
 pyte = pytest.importorskip("pyte", reason="the screen is played by pyte")
 
-PATIENCE = 90  # seconds for anything to appear: a first start compiles kernels, and machines are busy
+PATIENCE = 60
 ENTER, ESCAPE, TAB, UP = "\r", "\x1b", "\t", "\x1b[A"
 
 

@@ -37,16 +37,16 @@ def test_an_english_conversation_can_be_gone_back_in_and_gone_on_with(sit_down, 
     chat = sit_down(english, *GREEDY)
     answer, figures = chat.say("How are you?").split("\n")
     assert answer == f"Alice: {ENGLISH}"
-    assert figures.startswith("[18 tokens, ") and " tokens/s · prompt " in figures
+    assert figures.startswith("[18 tokens, ") and "/s · prompt " in figures
     for line in ("/regen", "+", "/edit And you?"):
         assert chat.say(line).startswith(f"Alice: {ENGLISH}\n"), line
     for line in ("/continue", "+++"):
         assert ENGLISH in chat.say(line), line
-    assert chat.say("/undo") == "Taken back: And you? (0 turns left)"
+    assert chat.say("/undo") == "Taken back: And you? (turns left: 0)"
     assert "there are 0" in chat.say("/undo 2") and "nothing has been said yet" in chat.say("/edit")
     chat.say("one")
     assert chat.say("/reset") == "Everything said is forgotten."
-    assert "0 turns" in chat.say("/stats")
+    assert "turns 0," in chat.say("/stats")
     chat.start("/exit")
     assert chat.wait() == 0
 
@@ -65,8 +65,10 @@ def test_a_chinese_conversation_is_chinese_and_its_characters_whole(sit_down, tm
     chat.enter()
     assert chat.ready().startswith(f"Alice: {CHINESE}\n[25 个 token，")
     for line, text in (
-        ("/help", "重新回答上一条消息"), ("/reset", "已清空对话。"), ("/save 谈话.chat", "已保存到 谈话.chat：共 0 轮。"),
-        ("/load 谈话.chat", "已从 谈话.chat 载入：共 0 轮。"), ("/tokens 茶", "3 个 token，1 个字符"),
+        ("/help", "重新回答上一条消息"), ("/reset", "已清空对话。"),
+        ("/save 谈话.chat", "已保存到 谈话.chat：共 0 轮。"),
+        ("/load 谈话.chat", "已从 谈话.chat 载入：共 0 轮。"),
+        ("/tokens 茶", "3 个 token，1 个字符"),
     ):  # fmt: skip
         assert text in chat.say(line)
     assert chat.leave() == 0
@@ -98,7 +100,7 @@ def test_asides_are_answered_and_leave_the_conversation_as_it_was(sit_down, engl
     for line in ("/gen Once upon", "+gen Once upon", "/i Say hello", "+i Say hello", "/qa Well?", "+qa Well?",
                  "/qq Well?", "+qq Well?", "++"):  # fmt: skip
         assert ENGLISH in chat.say(line), line
-    assert "0 turns" in chat.say("/stats")
+    assert "turns 0," in chat.say("/stats")
 
 
 def test_settings_hold_until_they_are_changed_or_for_one_message(sit_down, random_model):
@@ -121,9 +123,9 @@ def test_texts_can_be_looked_at_read_from_files_and_put_at_the_beginning(sit_dow
     assert "There is no opening" in chat.say("/system")
     assert "begins anew" in chat.say("/system Alice is a cat.") and chat.say("/system") == "Alice is a cat."
     (tmp_path / "note.txt").write_text("A long story.\n")
-    assert "14 tokens" in chat.say("/read note.txt") and "No such file" in chat.say("/read none.txt")
+    assert "13 tokens" in chat.say("/read note.txt") and "No such file" in chat.say("/read none.txt")
     chat.say("What is it about?")
-    assert chat.say("/undo") == "Taken back: A long story. What is it about? (0 turns left)"
+    assert chat.say("/undo") == "Taken back: A long story. What is it about? (turns left: 0)"
 
 
 def test_branches_of_a_conversation_can_be_gone_between(sit_down, random_model):
@@ -163,13 +165,13 @@ def test_after_a_save_and_a_kill_the_very_same_tokens_come_next(sit_down, random
     expected = [uninterrupted.say(message) for message in talk]
     first = sit_down(random_model, *RANDOM)
     assert first.say(talk[0]) == expected[0] and first.say(talk[1]) == expected[1]
-    assert first.say("/save talk.chat") == "Saved to talk.chat: 2 turns."
+    assert first.say("/save talk.chat") == "Saved to talk.chat (turns: 2)."
     first.start("lost with the power")
     first.child.kill(signal.SIGKILL)
     loaded = sit_down(random_model, "--load", "talk.chat", "--quiet")
     assert loaded.say(talk[2]) == expected[2], "--load"
     shown = loaded.say("/load talk.chat")
-    assert "Loaded from talk.chat: 2 turns." in shown and "Bob: 你好吗\nAlice:" in shown
+    assert "Loaded from talk.chat (turns: 2)." in shown and "Bob: 你好吗\nAlice:" in shown
     assert loaded.say(talk[2]) == expected[2], "/load"
 
 
@@ -193,7 +195,7 @@ def test_a_file_of_another_model_or_a_damaged_one_changes_nothing(sit_down, rand
     for name in ("short.chat", "flipped.chat"):
         assert chat.say(f"/load {name}").startswith(f"Error: {name}: is damaged")
     assert chat.say("/load none.chat") == "Error: none.chat: No such file or directory"
-    assert chat.say("/undo") == "Taken back: Stay (0 turns left)"
+    assert chat.say("/undo") == "Taken back: Stay (turns left: 0)"
 
 
 def test_a_save_that_finds_no_room_leaves_the_old_file_and_the_chat_goes_on(sit_down, random_model, tmp_path):
@@ -211,7 +213,7 @@ def test_a_save_that_finds_no_room_leaves_the_old_file_and_the_chat_goes_on(sit_
     assert (tmp_path / "talk.chat").read_bytes() == old and not list(tmp_path.glob("*.part"))
     assert chat.say("three").startswith("Alice: ")
     resource.prlimit(chat.child.pid, resource.RLIMIT_FSIZE, (hard, hard))
-    assert chat.say("/save") == "Saved to talk.chat: 3 turns."
+    assert chat.say("/save") == "Saved to talk.chat (turns: 3)."
 
 
 def test_a_file_of_somebody_else_is_not_replaced(sit_down, english, tmp_path):

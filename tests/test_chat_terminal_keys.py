@@ -40,7 +40,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat_however_often_it_is_pressed(sit_
             chat.interrupt()
         shown = chat.ready()
         assert shown.startswith("Alice: aaaaaaaaaa") and "a\n[stopped: /continue goes on, /regen begins again]" in shown
-    assert "2 turns" in chat.say("/stats"), "what was shown of an answer counts"
+    assert "turns 2," in chat.say("/stats"), "what was shown of an answer counts"
     chat.start("/continue")
     chat.see("aaaaaaaaaa")
     chat.interrupt()
@@ -104,7 +104,7 @@ def test_a_draft_takes_the_place_of_the_last_message_unless_ctrl_c_gives_it_up(s
         chat.press(keys)
         shown = chat.ready()
     assert shown == "Alice: Hello! I am fine."
-    assert chat.say("/undo") == "Taken back: How are you? (0 turns left)"
+    assert chat.say("/undo") == "Taken back: How are you? (turns left: 0)"
 
 
 @pytest.mark.parametrize("keys", [ESCAPE + ENTER, "\\" + ENTER])
@@ -116,7 +116,7 @@ def test_a_message_of_two_lines_can_be_typed(sit_down, english, keys):
     assert chat.screen.rows[-2] == "Bob: first"
     chat.enter()
     assert chat.ready() == "Alice: Hello! I am fine."
-    assert chat.say("/undo") == "Taken back: first second (0 turns left)"
+    assert chat.say("/undo") == "Taken back: first second (turns left: 0)"
 
 
 def test_a_paste_of_many_lines_is_one_message_and_waits_for_enter(sit_down, english):

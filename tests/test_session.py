@@ -132,7 +132,7 @@ def test_a_file_goes_before_the_next_message(do, tmp_path):
     at = session()
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffOne.\r\n\r\nTwo: 你好\n".encode())
-    assert "a.txt: 20 tokens" in do(at, f"/read {path}").err
+    assert "a.txt: 19 tokens" in do(at, f"/read {path}").err
     do(at, "What is this?")
     assert at.conversation.turns[-1].message == "One.\r\n\r\nTwo: 你好\nWhat is this?"
     assert "Bob: One.\nTwo: 你好\nWhat is this?\n\nAlice:" in text_read(at.conversation)

@@ -216,7 +216,7 @@ def read_file(session: Session, path: str) -> None:
     if not text.strip():
         raise InputError(f"{path}: the file is empty")
     session.attached = f"{session.attached}\n{text}".strip()
-    session.screen.say("read", path=path, tokens=len(session.conversation.tokenizer.encode(text)))
+    session.screen.say("read", path=path, tokens=len(session.conversation.tokenizer.encode(text.strip())))
 
 
 def leave(session: Session, _: str) -> None:

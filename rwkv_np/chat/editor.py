@@ -13,6 +13,7 @@ from pathlib import Path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
+from prompt_toolkit.filters import is_searching
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -61,12 +62,13 @@ def _open_history(path: Path | None) -> History:
 
 def _keys() -> KeyBindings:
     keys = KeyBindings()
+    is_typing = ~is_searching  # in a search, Enter takes the line that was found
 
-    @keys.add("escape", "enter")
+    @keys.add("escape", "enter", filter=is_typing)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
-    @keys.add("enter")
+    @keys.add("enter", filter=is_typing)
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.document.char_before_cursor == "\\" and buffer.document.is_cursor_at_the_end:

@@ -8,24 +8,23 @@ are made visible.
 from __future__ import annotations
 
 import json
-import os
 import re
+import shutil
 import sys
-from typing import IO, Any
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any
+from unicodedata import east_asian_width
 
 from rwkv_np.chat.language import Language
 from rwkv_np.completion import Completion
+from rwkv_np.console import has_color, is_drawable
 from rwkv_np.memory import anonymous_memory
 
 _DIM, _BOLD_CYAN, _RED, _RESET = "\x1b[2m", "\x1b[1;36m", "\x1b[31m", "\x1b[0m"
 _ERASE_LINE = "\r\x1b[K"
 # C0 and C1 controls but for tab and line feed: an answer must not move the cursor or set the title.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def has_color(stream: IO[str]) -> bool:
-    """Whether colour is welcome there."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class Screen:
@@ -38,26 +37,26 @@ class Screen:
 
     # --- answers
 
-    def name(self, name: str) -> None:
-        """Who is about to speak: of use to a person, not to a pipe."""
-        if name and sys.stdout.isatty():
-            label = f"{name}:"
-            print(f"{_BOLD_CYAN}{label}{_RESET}" if self._bright else label, end=" ", flush=True)
-
-    def answer(self, completion: Completion, message: str = "", *, goes_on: bool = False) -> None:
+    def answer(self, completion: Completion, message: str = "", name: str = "", *, goes_on: bool = False) -> None:
         """Stream `completion` as it is made, then say why it ended and what it took.
 
+        name     who speaks: of use to a person, not to a pipe
         goes_on  it is the rest of an answer, whose leading space belongs between the two
         """
-        has_begun = goes_on
-        for piece in completion:
-            text = piece if has_begun else piece.lstrip()
-            has_begun = has_begun or bool(text)
+        for text in _trimmed(completion, goes_on):
+            # The name comes after the prompt has been read, whose progress is drawn on this line.
+            self._name(name)
+            name = ""
             print(self._printable(text), end="", flush=True)
+        self._name(name)
         print(flush=True)
         self._say_why(completion)
         if sys.stdout.isatty() and not self.quiet:
             self.note(self.figures(completion))
+
+    def _name(self, name: str) -> None:
+        if name and sys.stdout.isatty():
+            print(f"{_BOLD_CYAN}{name}:{_RESET}" if self._bright else f"{name}:", end=" ")
 
     def _printable(self, text: str) -> str:
         if not sys.stdout.isatty():
@@ -91,6 +90,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """A line beside the conversation."""
+        text = _wrapped(text)
         print(f"{_DIM}{text}{_RESET}" if self._dim else text, file=sys.stderr, flush=True)
 
     def show(self, text: str) -> None:
@@ -103,7 +103,7 @@ class Screen:
 
     def reading(self, done: int, total: int) -> None:
         """How much of a prompt has been read; a terminal alone sees it, and short ones are not worth it."""
-        if sys.stderr.isatty() and total > 128:
+        if is_drawable(sys.stderr) and total > 128:
             line = self.language.say("reading", done=done, total=total) if done < total else ""
             print(f"{_ERASE_LINE}{line}", end="", file=sys.stderr, flush=True)
 
@@ -111,10 +111,7 @@ class Screen:
 class JsonScreen(Screen):
     """Each answer as one line of JSON; notes go where they always go."""
 
-    def name(self, name: str) -> None:
-        pass
-
-    def answer(self, completion: Completion, message: str = "", *, goes_on: bool = False) -> None:
+    def answer(self, completion: Completion, message: str = "", name: str = "", *, goes_on: bool = False) -> None:
         for _ in completion:
             pass
         t = completion.timings
@@ -134,6 +131,24 @@ class JsonScreen(Screen):
             ),
             flush=True,
         )
+
+
+def _trimmed(pieces: Iterable[str], goes_on: bool) -> Iterator[str]:
+    """`pieces` without space before the first word, and without line breaks after the last."""
+    held, has_begun = "", goes_on
+    for piece in pieces:
+        text = held + (piece if has_begun else piece.lstrip())
+        has_begun = has_begun or bool(text)
+        yield (shown := text.rstrip("\n"))
+        held = text[len(shown) :]
+
+
+def _wrapped(text: str) -> str:
+    """`text` broken between words where the terminal ends; wide characters it breaks rightly itself."""
+    if not sys.stderr.isatty() or any(east_asian_width(c) in "WF" for c in text):
+        return text
+    columns = shutil.get_terminal_size().columns
+    return "\n".join(textwrap.fill(line, columns, break_on_hyphens=False) for line in text.splitlines())
 
 
 def _rate(tokens: int, seconds: float) -> str:

@@ -79,10 +79,10 @@ class Session:
         self, completion: Completion, message: str = "", *, goes_on: bool = False, name: str | None = None
     ) -> None:
         """Show an answer as it is made; Ctrl-C ends it, and only it."""
-        if not goes_on:
-            self.screen.name(self.conversation.template.bot if name is None else name)
+        if name is None and not goes_on:
+            name = self.conversation.template.bot
         with ctrl_c_interrupts(completion), typing_unseen():
-            self.screen.answer(completion, message, goes_on=goes_on)
+            self.screen.answer(completion, message, name or "", goes_on=goes_on)
         self.was_interrupted = completion.stop_reason == "interrupted"
         if self._kept_in:
             save_conversation(self.conversation, self._kept_in, self.model, overwrite=True)

@@ -50,5 +50,6 @@ def describe_settings(params: SamplingParams, quiet: bool) -> str:
     lines = []
     for name in SETTINGS:
         value, default = getattr(params, name), getattr(SamplingParams(), name)
-        lines.append(f"{name:18}{value}" + ("" if value == default else f"   (default {default})"))
+        shown = "none" if value is None else value
+        lines.append(f"{name:18}{shown}" + ("" if value == default else f"   (default {default})"))
     return "\n".join([*lines, f"{'quiet':18}{'on' if quiet else 'off'}"])

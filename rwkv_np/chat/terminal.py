@@ -37,7 +37,8 @@ def typing_unseen() -> Iterator[None]:
         return
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
-    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    # NOFLSH: else Ctrl-C throws away what was typed before it, and what is still to be shown.
+    silent = [*before[:3], before[3] & ~termios.ECHO | termios.NOFLSH, *before[4:]]
     termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
     try:
         yield

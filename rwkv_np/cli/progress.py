@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rwkv_np.console import is_drawable
+
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
@@ -45,6 +47,6 @@ def _bar(label: str, length: int) -> ProgressBar[str]:
 
 def show_loading(what: str, done: int, total: int) -> None:
     """One line that is written over as a model is loaded, and gone when it is; a terminal alone sees it."""
-    if sys.stderr.isatty():
+    if is_drawable(sys.stderr):
         text = f"{what}: {done} of {total}" if done < total else ""
         click.echo(f"\r\x1b[K{text}", nl=False, err=True)
