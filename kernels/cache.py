@@ -42,10 +42,10 @@ def _base() -> Path:
 
 
 @functools.cache
-def folder() -> Path | None:
-    """The folder of these sources' kernels, made if need be; None where none can be written."""
+def place(name: str) -> Path | None:
+    """The folder `name` for what can be made again, made if need be; None where none can be written."""
     for base in (_base(), Path(tempfile.gettempdir()) / "rwkv-np"):
-        path = base / source_hash()
+        path = base / name
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / f"writable-{os.getpid()}").touch()
@@ -54,6 +54,12 @@ def folder() -> Path | None:
             continue
         return path
     return None
+
+
+@functools.cache
+def folder() -> Path | None:
+    """The folder of these sources' kernels; None where none can be written."""
+    return place(source_hash())
 
 
 def is_first_run(module: str) -> bool:

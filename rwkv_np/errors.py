@@ -5,6 +5,8 @@ RwkvError
         FormatError      it is not a model file that this version can read
         CheckpointError  it is not an RWKV-4 checkpoint
         StateFileError   it is not a saved state of this model
+        TextError        it is not a text that can be evaluated
+        BaseFileError    it does not hold a base's predictions of this text
         TokenizerError   the tokenizer is missing, damaged, or does not fit the model
         OutputError      the destination cannot be written
     InputError           an argument cannot be true (also a ValueError)
@@ -47,6 +49,14 @@ class CheckpointError(FileError):
 
 class StateFileError(FileError):
     """`path` is not a saved state, or not one of this model."""
+
+
+class TextError(FileError):
+    """`path` is not a text that a model can be evaluated on."""
+
+
+class BaseFileError(FileError):
+    """`path` does not hold a base model's predictions of this text."""
 
 
 class TokenizerError(FileError):
