@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import GOLDEN, random_parameters, shared_file, write_model
+from conftest import GOLDEN, official_package, random_parameters, shared_file, write_model
 
 import rwkv_np
 from rwkv_np.errors import FormatError, InputError
@@ -84,17 +84,6 @@ def test_fresh_random_checkpoints_agree_with_the_official_package(tmp_path, n_la
     for engine in ENGINES:
         logits, _ = rwkv_np.load(tmp_path / "model.bin", engine=engine).forward(tokens, full_output=True)
         np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-5, atol=2e-5)
-
-
-def official_package():
-    """rwkv.model, with the switches that it reads from the environment when it is imported."""
-    import os
-    import warnings
-
-    os.environ |= {"RWKV_V7_ON": "0", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("rwkv.model")
 
 
 def test_forward_leaves_the_state_it_is_given(tiny_model):

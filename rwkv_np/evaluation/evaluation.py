@@ -104,7 +104,7 @@ class Evaluation:
                     readers[0] = SavingReader(readers[0], file, _header(rows[0], models[0], passage), passage)
                 walk(readers, passage, record, show)
         finally:
-            _take(record, rows)
+            _take(record, rows, passage.skip)
 
     def _guess(
         self, items: Sequence[Item], models: Sequence[Model], rows: Sequence[Row], progress: Progress
@@ -129,15 +129,15 @@ def _header(row: Row, model: Model, passage: Passage) -> Header:
     )
 
 
-def _take(record: Record, rows: Sequence[Row]) -> None:
-    """Put what is known into the rows, the base's first."""
+def _take(record: Record, rows: Sequence[Row], first: int) -> None:
+    """Put what is known into the rows, the base's first; counting began at position `first`."""
     if record.n < LEAST:
         return
     base = record.scores(0)
     rows[0].quality = quality(base)
     for i, row in enumerate(rows[1:], start=1):
         scores = record.scores(i)
-        row.quality, row.kl_by_position = quality(scores, base), by_position(scores.kl)
+        row.quality, row.kl_by_position = quality(scores, base), by_position(scores.kl, first)
 
 
 def _figures(record: Record, rows: Sequence[Row]) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
+from numpy.typing import ArrayLike
 
 # Around a point, in points of 1/72 inch, the best place first, and how the name is aligned there.
 PLACES = (
@@ -21,9 +22,13 @@ PLACES = (
     (-9, 12, "right", "center"), (-9, -12, "right", "center"), (9, 24, "left", "center"),
     (9, -24, "left", "center"), (-9, 24, "right", "center"), (-9, -24, "right", "center"),
 )  # fmt: skip
-POINT = 22  # pixels across, rings included, which a name keeps away from
+POINT = 14  # across, in points, rings included: names keep away from it
 LINE = 0.045  # from one name to the next at the lines' ends, of the axes' height
 SIZE = 9
+
+
+Line = tuple[tuple[float, float], tuple[float, float]]
+"""From one place in data coordinates to another."""
 
 
 class Label(NamedTuple):
@@ -35,19 +40,24 @@ class Label(NamedTuple):
     colour: str
 
 
-def label_points(axes: Axes, labels: Sequence[Label]) -> None:
-    """Name each point, where there is room."""
-    _lay_out(axes)
-    points = axes.transData.transform([(label.x, label.y) for label in labels])
-    taken = [Bbox.from_bounds(x - POINT / 2, y - POINT / 2, POINT, POINT) for x, y in points]
+def label_points(axes: Axes, labels: Sequence[Label], lines: Sequence[Line] = ()) -> None:
+    """Name each point where there is room; `lines` between points are kept free too."""
+    along = [np.linspace(start, end, 30) for start, end in lines]
+    taken = [*_boxes(axes, [(label.x, label.y) for label in labels], POINT)]
+    taken += [box for places in along for box in _boxes(axes, places, 2)]
     for label in labels:
         if label.text:
             taken.append(_label_point(axes, label, taken))
 
 
+def _boxes(axes: Axes, places: ArrayLike, size: float) -> list[Bbox]:
+    """A square of `size` points around each of some places in data coordinates."""
+    width = size * axes.figure.dpi / 72
+    return [Bbox.from_bounds(x - width / 2, y - width / 2, width, width) for x, y in axes.transData.transform(places)]
+
+
 def label_ends(axes: Axes, labels: Sequence[Label]) -> None:
     """Name lines to the right of their ends, in the ends' order."""
-    _lay_out(axes)
     ends = sorted(labels, key=lambda label: label.y)
     heights = [axes.transAxes.inverted().transform(axes.transData.transform((e.x, e.y)))[1] for e in ends]
     for end, height in zip(ends, apart(heights)):
@@ -65,13 +75,6 @@ def apart(heights: Sequence[float]) -> list[float]:
     for i in range(len(found) - 1, -1, -1):
         found[i] = min(found[i], 1.0 if i == len(found) - 1 else found[i + 1] - LINE)
     return found
-
-
-def _lay_out(axes: Axes) -> None:
-    """Let constrained layout and automatic limits settle: places in pixels are asked for next."""
-    figure = axes.figure
-    assert isinstance(figure, Figure)
-    figure.draw_without_rendering()
 
 
 def _label_point(axes: Axes, label: Label, taken: Sequence[Bbox]) -> Bbox:

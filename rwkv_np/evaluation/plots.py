@@ -19,14 +19,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rwkv_np.errors import PathLike
-from rwkv_np.evaluation.labels import Label, label_ends, label_points
+from rwkv_np.evaluation.labels import Label, Line, label_ends, label_points
+from rwkv_np.evaluation.quality import Estimate
 from rwkv_np.evaluation.report import Report, Row
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 DOTS_PER_INCH = 130
 
-Drawer = Callable[[Axes, Report], None]
+Drawer = Callable[[Axes, Report], Callable[[], None]]
+"""Draws into axes, and returns what sets the names: that comes when all has been drawn and laid out."""
 
 
 def draw(report: Report, folder: PathLike) -> list[Path]:
@@ -34,34 +36,37 @@ def draw(report: Report, folder: PathLike) -> list[Path]:
     known = {name: drawer for name, drawer in PLOTS.items() if _is_known(report, name)}
     paths = [_save(report, {name: known[name]}, [[name]], Path(folder) / f"{name}.png") for name in known]
     if len(known) > 1:
-        mosaic = [[*list(known)[:-1]], ["kl-position"] * (len(known) - 1)]
+        above = [name for name in known if name != "kl-position"]
+        mosaic = [above, ["kl-position"] * len(above)]
         paths.append(_save(report, known, mosaic, Path(folder) / "report.png"))
     return paths
 
 
-def quality_against_bits(axes: Axes, report: Report) -> None:
+def quality_against_bits(axes: Axes, report: Report) -> Callable[[], None]:
     """Mean KL divergence over the bits of a weight; rings where activations are float32."""
     rows = [row for row in _measured(report) if row.variant_of is None or row.has_float32_activations]
-    _points(axes, report, rows, [row.cost.bits_per_weight if row.cost else 0.0 for row in rows])
+    labels, lines = _points(axes, report, rows, [row.cost.bits_per_weight if row.cost else 0.0 for row in rows])
     axes.set_xlabel("bits per weight, of the whole file")
     has_rings = any(row.has_float32_activations for row in rows)
     _title(axes, "Quality against size", report, "; rings: float32 activations" if has_rings else "")
+    return lambda: label_points(axes, labels, lines)
 
 
-def quality_against_speed(axes: Axes, report: Report) -> None:
+def quality_against_speed(axes: Axes, report: Report) -> Callable[[], None]:
     """Mean KL divergence over tokens decoded a second; rings where the head is held in 8 bits."""
     rows = [row for row in _measured(report) if row.cost and row.cost.decode]
     rates = [row.cost.decode or 0.0 for row in rows if row.cost]
-    _points(axes, report, rows, rates)
+    labels, lines = _points(axes, report, rows, rates)
     axes.set_xlim(0, 1.3 * max(rates))
     axes.set_xlabel("decoding, tokens per second (faster to the right)")
     base = report.row(report.base)
     facts = f"; {report.base} decodes {base.cost.decode:,.0f}/s" if base and base.cost and base.cost.decode else ""
     has_rings = any(row.variant_of for row in rows)
     _title(axes, "Quality against speed", report, facts + ("; rings: head in 8 bits" if has_rings else ""))
+    return lambda: label_points(axes, labels, lines)
 
 
-def kl_over_position(axes: Axes, report: Report) -> None:
+def kl_over_position(axes: Axes, report: Report) -> Callable[[], None]:
     """Mean KL divergence along the text."""
     rows = [row for row in _measured(report) if row.kl_by_position and row.variant_of in (None, report.base)]
     labels = []
@@ -76,13 +81,14 @@ def kl_over_position(axes: Axes, report: Report) -> None:
     axes.set_xlabel("position in the text, tokens")
     axes.set_ylabel("mean KL divergence, nats")
     _title(axes, "Along the text", report)
-    label_ends(axes, labels)
+    return lambda: label_ends(axes, labels)
 
 
+# The names at the ends of lines stand outside the axes and make them narrower, so they are set first.
 PLOTS: dict[str, Drawer] = {
+    "kl-position": kl_over_position,
     "quality-bits": quality_against_bits,
     "speed-quality": quality_against_speed,
-    "kl-position": kl_over_position,
 }
 
 
@@ -98,15 +104,23 @@ def _is_known(report: Report, name: str) -> bool:
 
 def _save(report: Report, drawers: dict[str, Drawer], mosaic: list[Any], path: Path) -> Path:
     """Not through pyplot, which would keep figures and choose a backend for the whole process."""
-    figure = Figure(figsize=(7.5 * len(mosaic[0]), 5 * len(mosaic)), layout="constrained")
+    size = (7.5 * len(mosaic[0]), 5 * len(mosaic))
+    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
-    for name, axes in figure.subplot_mosaic(mosaic).items():
-        axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        drawers[str(name)](axes, report)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    plots = figure.subplot_mosaic(mosaic)
+    for set_names in [drawer(_plain(plots[name]), report) for name, drawer in drawers.items()]:
+        figure.draw_without_rendering()
+        set_names()
+    figure.savefig(path)
     return path
+
+
+def _plain(axes: Axes) -> Axes:
+    """A faint grid, and no frame to the top and the right."""
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
 
 
 def _style(report: Report, row: Row) -> tuple[str, str]:
@@ -123,21 +137,26 @@ def _title(axes: Axes, title: str, report: Report, more: str = "") -> None:
     axes.text(0, 1.02, below, transform=axes.transAxes, fontsize=9, color="#444444")
 
 
-def _points(axes: Axes, report: Report, rows: Sequence[Row], xs: Sequence[float]) -> None:
-    """A point with its standard error for each row, the mean KL divergence upwards; models have names."""
-    labels, names = [], [row.name for row in rows]
-    ys = [row.quality.kl.value for row in rows if row.quality and row.quality.kl]
+def _points(
+    axes: Axes, report: Report, rows: Sequence[Row], xs: Sequence[float]
+) -> tuple[list[Label], list[Line]]:
+    """A point with its error for each row, the mean KL divergence upwards; a line from model to variant."""
+    labels, lines, models = [], [], {row.name: (row, x) for row, x in zip(rows, xs)}
     for row, x in zip(rows, xs):
-        assert row.quality and row.quality.kl
-        (colour, marker), kl = _style(report, row), row.quality.kl
+        (colour, marker), kl = _style(report, row), _kl(row)
         ring = {"markersize": 12, "markerfacecolor": "none"} if row.variant_of else {"markersize": 7}
         axes.errorbar(x, kl.value, yerr=kl.error, color=colour, marker=marker, capsize=3, linewidth=1, **ring)
-        has_own_name = row.variant_of in (None, report.base)
-        if not has_own_name:
-            model = names.index(str(row.variant_of))
-            axes.plot([xs[model], x], [ys[model], kl.value], color=colour, linewidth=0.8, linestyle=":")
-        labels.append(Label(row.name if has_own_name else "", x, kl.value, colour))
+        if row.variant_of in models:
+            model, model_x = models[row.variant_of]
+            lines.append(((model_x, _kl(model).value), (x, kl.value)))
+            axes.plot(*zip(*lines[-1]), color=colour, linewidth=0.8, linestyle=":")
+        labels.append(Label("" if row.variant_of in models else row.name, x, kl.value, colour))
     axes.set_yscale("log")
     axes.margins(x=0.2, y=0.12)
     axes.set_ylabel("mean KL divergence, nats (better below)")
-    label_points(axes, labels)
+    return labels, lines
+
+
+def _kl(row: Row) -> Estimate:
+    assert row.quality and row.quality.kl
+    return row.quality.kl

@@ -37,7 +37,10 @@ class Record:
         return Scores(*(array[: self.n] for array in self._arrays[model]))
 
 
-def by_position(x: np.ndarray, n_bins: int = 40) -> list[tuple[int, int, float]]:
-    """Means of x (n,) over up to `n_bins` runs of positions: (first, behind the last, mean)."""
+def by_position(x: np.ndarray, first: int = 0, n_bins: int = 40) -> list[tuple[int, int, float]]:
+    """Means of x (n,), which begins at position `first`, over up to `n_bins` runs of positions.
+
+    Returns  (first position, behind the last, mean) of each run
+    """
     edges = np.linspace(0, len(x), min(n_bins, len(x)) + 1).astype(int)
-    return [(int(a), int(b), float(x[a:b].mean())) for a, b in zip(edges[:-1], edges[1:])]
+    return [(first + int(a), first + int(b), float(x[a:b].mean())) for a, b in zip(edges[:-1], edges[1:])]
