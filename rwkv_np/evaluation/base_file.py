@@ -8,8 +8,9 @@
 
 Little-endian. A row holds the log-probabilities after one token, ln p(v) = lowest + step * steps[v],
 over the row's whole range, and is normalized again when it is read. The range is some 20 to 50, so
-a log-probability is off by up to 4e-4, half a step; that alone moves a KL divergence by a mean of
-step² / 24, some 1e-8, and tells FP16 from FP32 no longer, but everything from Q8_0 on.
+a log-probability is off by up to 4e-4, half a step. That alone is a KL divergence of step² / 24, some
+1e-8, where many tokens are likely, and less where few are: FP16 can no longer be told from FP32, but
+everything from Q8_0 on.
 
 A file is 2 (V + 4) bytes a position: 13 GB for 100,000 tokens at a vocabulary of 65536. It is
 written and read in passing, never held.
