@@ -211,6 +211,22 @@ def test_another_tokenizer_has_its_own_tokens():
     assert len(text.tokenize(WORDS, load_tokenizer("world"))) < len(ids)
 
 
+def test_a_tokenizer_that_changed_under_its_name_has_its_own_tokens(tmp_path):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    found = []
+    for corpus in ("walrus said time", "many things come"):
+        trained = Tokenizer(models.BPE())
+        trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trained.train_from_iterator([corpus] * 9, trainers.BpeTrainer(vocab_size=262, initial_alphabet=alphabet))
+        trained.save(str(tmp_path / "tokenizer.json"))
+        tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+        found.append(text.tokenize(WORDS, tokenizer).tolist())
+        assert found[-1] == tokenizer.encode(WORDS)
+    assert found[0] != found[1]
+
+
 def test_a_damaged_or_absent_cache_costs_time_alone(tmp_path, monkeypatch):
     tokenizer = load_tokenizer("bytes")
     expected = text.tokenize(WORDS, tokenizer)
@@ -260,6 +276,7 @@ def test_the_rounding_of_a_kept_base_costs_what_is_documented(spread, most, leas
     log_probs = log_softmax(spread * np.random.default_rng(0).standard_normal((200, 2000)))
     rows = base_file.encode(log_probs)
     cost = score([log_probs, base_file.decode(rows)], np.zeros(200, int))[1].kl.mean()
+    assert cost < 1e-7
     assert least < cost / (np.mean(rows["step"].astype(float) ** 2) / 24) < most
 
 
@@ -340,9 +357,9 @@ def test_formats_are_made_measured_and_removed_one_after_the_other(words, model_
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     most = []
     plan = make_plan([made(model_fp16, "Q4_1")], source=str(model_fp16), formats=["Q4_0", "Q4_1", "Q8_0"])
+    assert len(plan.groups) == 3  # Q4_1 is there already, and is not made a second time
     session = Session(plan, untimed(words))
     session.run(lambda *_: most.append(len(list(folder.rglob("*.bin")))))
-    # The model that is there already is measured as it is, not made a second time.
     assert names(session.report) == ["FP16", "Q4_1", "Q4_0", "Q8_0"]
     assert max(most) == 1 and not list(folder.iterdir())
     assert session.report.row("Q4_0").file == "model-FP16-Q4_0.bin"

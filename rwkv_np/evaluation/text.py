@@ -1,8 +1,7 @@
 """A text to be predicted: read, checked, turned into token ids, and those kept for the next time.
 
 A text of a million tokens takes a tokenizer longer than loading a model. The ids are kept in the
-cache folder under a hash of all that they follow from: the text, the tokenizer's vocabulary, and
-the file that it came from.
+cache folder under a hash of what they follow from: the text and the tokenizer.
 """
 
 from __future__ import annotations
@@ -72,13 +71,8 @@ def _place(text: str, tokenizer: Tokenizer) -> Path | None:
     folder = cache.place(CACHE)
     if folder is None:
         return None
-    found = hashlib.sha256(text.encode("utf-8"))
-    found.update(f"\0{tokenizer.name}\0{tokenizer.n_ids}\0".encode())
-    for token in range(tokenizer.n_ids):
-        piece = tokenizer.token_bytes(token)
-        found.update(len(piece).to_bytes(4, "little") + piece)
-    # Two files may have one vocabulary and differ in their merges: such a tokenizer's name is its path.
-    if os.path.isfile(tokenizer.name):
+    found = hashlib.sha256(f"{tokenizer.name}\0{tokenizer.n_ids}\0{text}".encode())
+    if os.path.isfile(tokenizer.name):  # the model's own tokenizer.json, whose contents may change
         found.update(Path(tokenizer.name).read_bytes())
     return folder / f"{found.hexdigest()[:32]}.npy"
 
