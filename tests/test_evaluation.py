@@ -382,13 +382,17 @@ def test_float32_activations_are_a_row_of_their_own_and_a_share(words, model_fp1
     assert 0 < share.weights < share.total and share.activations == share.total - share.weights
 
 
-def test_a_head_in_8_bits_is_a_row_of_its_own_for_each_float_head(words, model_fp16):
+def test_the_other_way_to_hold_a_head_is_a_row_of_its_own(words, model_fp16):
     whole = model_fp16.with_name("whole.bin")
     quantize(model_fp16, whole, "Q4_1", keep=[("head.weight", "Q4_1")])
-    report = evaluate([str(model_fp16), str(whole)], untimed(words), variants=Variants(head_q8_0=True))
-    assert names(report) == ["FP16", "FP16, Q8_0 head", "Q4_1"]
-    head = report.rows[1]
-    assert head.head_type == "Q8_0" and head.variant_of == "FP16" and 0 < head.quality.kl.value < 0.01
+    paths = [str(model_fp16), made(model_fp16, "Q5_1"), str(whole)]
+    report = evaluate(paths, untimed(words), variants=Variants(both_heads=True))
+    assert [(row.name, row.head_type, row.variant_of) for row in report.rows] == [
+        ("FP16", "FP32", None), ("FP16, Q8_0 head", "Q8_0", "FP16"),
+        ("Q5_1", "Q8_0", None), ("Q5_1, FP32 head", "FP32", "Q5_1"), ("Q4_1", "Q4_1", None),
+    ]  # fmt: skip
+    kl = {row.name: row.quality.kl.value for row in report.rows[1:]}
+    assert 0 < kl["FP16, Q8_0 head"] < 0.01 and kl["Q5_1"] != kl["Q5_1, FP32 head"]
 
 
 def test_models_of_one_type_are_told_apart_by_their_files(words, model_fp16, tmp_path):

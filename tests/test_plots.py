@@ -40,7 +40,7 @@ def report(*, timed=True, variants=True):
         rate = 100 * 16 / BITS[name] if timed else None
         rows.append(row(name, kl, decode=rate))
         if variants:
-            rows.append(row(f"{name}, Q8_0 head", kl + 5e-5, name, rate and 1.2 * rate))
+            rows.append(row(f"{name}, FP16 head", kl + 5e-5, name, rate and 1.2 * rate))
             rows.append(row(f"{name}, float32 activations", 0.9 * kl, name, has_float32_activations=True))
     return Report("FP16", {}, rows)
 
@@ -91,7 +91,7 @@ def test_models_differ_in_colour_and_in_marker():
     colours, markers = zip(*styles)
     assert len(set(colours)) == len(set(markers)) == len(LOSSES)
     model, head, float32 = (plots._style(found, found.row(f"Q4_1{end}")) for end in
-                            ("", ", Q8_0 head", ", float32 activations"))  # fmt: skip
+                            ("", ", FP16 head", ", float32 activations"))  # fmt: skip
     assert model == head == float32
 
 

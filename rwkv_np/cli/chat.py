@@ -31,7 +31,7 @@ _D = SamplingParams()
 @click.option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @click.option("--template", type=click.Choice(sorted(TEMPLATES)), help="[default: by the vocabulary]")
 @click.option("--threads", type=click.IntRange(1), help="[default: the physical cores that may be used]")
-@click.option("--head-q8-0", is_flag=True, help="Hold an FP16 head in 8 bits: fewer bytes to read for a token.")
+@click.option("--head-q8-0/--head-fp16", default=None, help="Hold an FP16 head in 8 bits.  [default: if quantized]")
 @click.option("--max-tokens", type=int, default=_D.max_tokens, help="Longest answer.")
 @click.option("--temperature", type=float, default=_D.temperature, help="0 always takes the likeliest token.")
 @click.option("--top-p", type=float, default=_D.top_p, help="Share of probability that is kept.")
@@ -43,7 +43,7 @@ _D = SamplingParams()
 @click.option("--seed", type=int, help="Makes answers repeatable.")
 def command(
     model: str, prompt: str | None, tokenizer: str | None, template: str | None,
-    threads: int | None, head_q8_0: bool, **options: Any,
+    threads: int | None, head_q8_0: bool | None, **options: Any,
 ) -> None:  # fmt: skip
     """Talk with the model in the file MODEL.
 
@@ -62,7 +62,7 @@ def command(
         repl.run_lines(conversation, iter(sys.stdin))
 
 
-def _load(path: str, threads: int | None, head_q8_0: bool) -> Model:
+def _load(path: str, threads: int | None, head_q8_0: bool | None) -> Model:
     if is_first_run("v4_graph"):
         _notify("Compiling the kernels for this processor: once, in less than a minute.")
     return load(path, threads, head_q8_0=head_q8_0, progress=show_loading)

@@ -41,7 +41,7 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | Non
 @click.option("--skip", type=click.IntRange(0), default=0, help="First tokens that are read and not counted.")
 @click.option("--window", type=click.IntRange(2), help="Forget all every so many tokens.  [default: never]")
 @click.option("--float32-activations", is_flag=True, help="Also compute with these: the weights' share. Slow.")
-@click.option("--head-q8-0", is_flag=True, help="Also measure each model with its head held in 8 bits.")
+@click.option("--both-heads", is_flag=True, help="Also hold each head the other way: as Q8_0, or as in the file.")
 @click.option("--save-base", type=click.Path(), help="Keep the base's predictions in this file, ...")
 @click.option("--base-file", type=click.Path(), help="... to be held against when two models do not fit.")
 @click.option("--no-timing", is_flag=True, help="Measure neither speed nor memory.")
@@ -51,7 +51,7 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | Non
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 def command(
     models: tuple[str, ...], base: str | None, formats: list[str], source: str | None, base_file: str | None,
-    float32_activations: bool, head_q8_0: bool, no_timing: bool, out: str | None, overwrite: bool, as_json: bool,
+    float32_activations: bool, both_heads: bool, no_timing: bool, out: str | None, overwrite: bool, as_json: bool,
     **conditions: Any,
 ) -> None:  # fmt: skip
     """Measure what quantization costs: the quality, memory and speed of MODELS, held against the first.
@@ -69,7 +69,7 @@ def command(
         folder.prepare(out, overwrite)
     plan = make_plan(
         models, base=base, source=source, formats=formats, base_file=base_file,
-        variants=Variants(float32_activations, head_q8_0),
+        variants=Variants(float32_activations, both_heads),
     )  # fmt: skip
     session = Session(plan, Conditions(**conditions, is_timed=not no_timing), notify=_notify)
     try:

@@ -13,37 +13,43 @@ from dataclasses import dataclass, replace
 
 from rwkv_np.errors import InputError
 from rwkv_np.format import read_model_file
-from rwkv_np.models import load, model_config
+from rwkv_np.models import head, load, model_config
 from rwkv_np.models.base import Model
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row of the report."""
+    """A row of the report.
+
+    head_type  the type that the head is held in; head_q8_0 is what `load` is told of it
+    """
 
     name: str
     path: str
     data_type: str
-    head_type: str
-    n_embd: int
     vocab_size: int
+    head_type: str
+    other_head_type: str | None = None
     variant_of: str | None = None
-    has_head_q8_0: bool = False
+    head_q8_0: bool | None = None
     has_float32_activations: bool = False
 
     def load(self, threads: int | None) -> Model:
         """The model, ready to read."""
         engine = "numpy" if self.has_float32_activations else "fused"
-        return load(self.path, threads, engine=engine, head_q8_0=self.has_head_q8_0)
+        return load(self.path, threads, engine=engine, head_q8_0=self.head_q8_0)
 
-    def variants(self, float32_activations: bool, head_q8_0: bool) -> Iterator[Candidate]:
+    def variants(self, float32_activations: bool, both_heads: bool) -> Iterator[Candidate]:
         """This one, and those of its variants that are asked for and differ from it."""
         yield self
         if float32_activations and is_quantized(self.data_type):
             name = f"{self.name}, float32 activations"
             yield replace(self, name=name, variant_of=self.name, has_float32_activations=True)
-        if head_q8_0 and not is_quantized(self.head_type) and self.n_embd % 32 == 0:
-            yield replace(self, name=f"{self.name}, Q8_0 head", variant_of=self.name, has_head_q8_0=True)
+        if both_heads and self.other_head_type:
+            name, is_q8_0 = f"{self.name}, {self.other_head_type} head", self.other_head_type == "Q8_0"
+            yield replace(
+                self, name=name, variant_of=self.name, head_type=self.other_head_type, head_q8_0=is_q8_0
+            )
 
 
 def is_quantized(data_type: str) -> bool:
@@ -52,13 +58,15 @@ def is_quantized(data_type: str) -> bool:
 
 
 def candidate(path: str, name: str | None = None) -> Candidate:
-    """The model file at `path` as it is. Raises FormatError, OSError."""
+    """The model file at `path` as it is held by default. Raises FormatError, OSError."""
     file = read_model_file(path)
-    config = model_config(file)
+    config, matrix = model_config(file), file.parameters[head.NAME]
+    head_type, other = matrix.data_type.name, "Q8_0" if head.can_be_q8_0(matrix) else None
+    if other and head.is_q8_0_by_default(config):
+        head_type, other = other, head_type
     return Candidate(
-        name or config.data_type, os.fspath(path), config.data_type,
-        file.parameters["head.weight"].data_type.name, config.n_embd, config.vocab_size,
-    )  # fmt: skip
+        name or config.data_type, os.fspath(path), config.data_type, config.vocab_size, head_type, other
+    )
 
 
 def candidates(paths: Sequence[str]) -> list[Candidate]:

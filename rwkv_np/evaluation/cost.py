@@ -62,7 +62,7 @@ def cost(candidate: Candidate, threads: int | None = None) -> Cost:
     known = size(candidate.path)
     if candidate.has_float32_activations:
         return known
-    options = json.dumps({"threads": threads, "head_q8_0": candidate.has_head_q8_0})
+    options = json.dumps({"threads": threads, "head_q8_0": candidate.head_q8_0})
     kept = _n_kept_kernels()
     measured = _measure_in_child(candidate.path, options)
     if _n_kept_kernels() != kept:

@@ -74,9 +74,8 @@ class Evaluation:
 
     def _row(self, candidate: Candidate) -> Row:
         """The candidate's row, a new one the first time: the base comes again with each group."""
-        head_type = "Q8_0" if candidate.has_head_q8_0 else candidate.head_type
         return self.report.row(candidate.name) or self.report.add(Row(
-            candidate.name, os.path.basename(candidate.path), candidate.data_type, head_type,
+            candidate.name, os.path.basename(candidate.path), candidate.data_type, candidate.head_type,
             candidate.variant_of, candidate.has_float32_activations,
         ))  # fmt: skip
 

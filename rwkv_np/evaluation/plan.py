@@ -27,10 +27,10 @@ class Variants:
     """Which variants of each model are measured beside it."""
 
     float32_activations: bool = False
-    head_q8_0: bool = False
+    both_heads: bool = False
 
     def of(self, one: Candidate) -> list[Candidate]:
-        return list(one.variants(self.float32_activations, self.head_q8_0))
+        return list(one.variants(self.float32_activations, self.both_heads))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def quality_against_bits(axes: Axes, report: Report) -> Callable[[], None]:
 
 
 def quality_against_speed(axes: Axes, report: Report) -> Callable[[], None]:
-    """Mean KL divergence over tokens decoded a second; rings where the head is held in 8 bits."""
+    """Mean KL divergence over tokens decoded a second; rings where the head is held otherwise."""
     rows = [row for row in _measured(report) if row.cost and row.cost.decode]
     rates = [row.cost.decode or 0.0 for row in rows if row.cost]
     labels, lines = _points(axes, report, rows, rates)
@@ -62,7 +62,7 @@ def quality_against_speed(axes: Axes, report: Report) -> Callable[[], None]:
     base = report.row(report.base)
     facts = f"; {report.base} decodes {base.cost.decode:,.0f}/s" if base and base.cost and base.cost.decode else ""
     has_rings = any(row.variant_of for row in rows)
-    _title(axes, "Quality against speed", report, facts + ("; rings: head in 8 bits" if has_rings else ""))
+    _title(axes, "Quality against speed", report, facts + ("; rings: the other head" if has_rings else ""))
     return lambda: label_points(axes, labels, lines)
 
 
