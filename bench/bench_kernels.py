@@ -15,9 +15,10 @@ import os
 import numpy as np
 import pytest
 from kernel_cases import CASES, FORMATS, TIMED_SHAPES, matmul_reference, random_rows
-from measure import float32_rate, read_rate
+from measure import float32_rate
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.bandwidth import read_rate
 from rwkv_np.kernels.matmul import PackedMatrix, matmul, multiply, vectors_for
 from rwkv_np.kernels.threads import default_threads
 

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from pathlib import Path
 
 import click
 import numpy as np
-from measure import float32_rate, median_seconds, processor, read_rate, resident_anonymous, seconds
+from measure import float32_rate
 from shapes import SHAPES
 from synthetic import write_synthetic
 
+from rwkv_np.evaluation.machine import processor, resident_anonymous
+from rwkv_np.evaluation.speed import decode, prefill, seconds
 from rwkv_np.format import read_model_file
 from rwkv_np.models import model_config
 from rwkv_np.models.v4_fused import FusedRWKV4
@@ -45,27 +46,6 @@ def load_seconds(path: Path, **options) -> tuple[FusedRWKV4, float]:
     return models[0], taken
 
 
-def decode(model: FusedRWKV4, pairs: int = 15, tokens: int = 4) -> tuple[list[float], list[float]]:
-    """(seconds a token, bandwidth right before), pair by pair."""
-    weights, taken, rates = model.tiles[: model.tiles.size // 4096 * 4096], [], []
-    _, state = model.forward([1, 2, 3])
-    for i in range(pairs):
-        rates.append(read_rate(weights, model.n_threads))
-        steps = []
-        for token in range(tokens):
-            start = time.perf_counter()
-            _, state = model.forward((tokens * i + token) % model.config.vocab_size, state)
-            steps.append(time.perf_counter() - start)
-        taken.append(float(np.median(steps)))
-    return taken, rates
-
-
-def prefill(model: FusedRWKV4, n_tokens: int) -> float:
-    """Tokens a second of a prompt."""
-    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, n_tokens)
-    return n_tokens / median_seconds(lambda: model.forward(tokens), 5)
-
-
 def matrix_operations(model: FusedRWKV4) -> int:
     """Multiplications and additions of the layers' matrices, for a token."""
     c, f = model.config.n_embd, model.config.dim_ffn
@@ -77,21 +57,20 @@ def card(path: Path, threads: int | None, head_q8_0: bool) -> dict:
     options = {"threads": threads, "head_q8_0": head_q8_0}
     model, loading = load_seconds(path, **options)
     anonymous = resident_anonymous()
-    taken, rates = decode(model)
-    share = float(np.median([model.n_bytes_per_token / s / rate for s, rate in zip(taken, rates)]))
+    decoding = decode(model)
     prompts = {n: prefill(model, n) for n in PROMPTS}
     rate, float32 = prompts[128] * matrix_operations(model), float32_rate(4096, model.config.n_embd, 128)
     return {
         "model": path.name, "type": model.config.data_type, "layers": model.config.n_layer,
         "n_embd": model.config.n_embd, "processor": processor(), "threads": model.n_threads,
         "kernels": model.kernels.path, "head_q8_0": head_q8_0,
-        "bytes_per_token": model.n_bytes_per_token, "read_gb_s": float(np.median(rates)) / 1e9,
-        "ceiling_tok_s": float(np.median(rates)) / model.n_bytes_per_token,
-        "decode_tok_s": 1 / float(np.median(taken)), "decode_p10_p90_ms": [
-            1e3 * float(np.percentile(taken, p)) for p in (10, 90)
+        "bytes_per_token": model.n_bytes_per_token, "read_gb_s": decoding.bandwidth / 1e9,
+        "ceiling_tok_s": decoding.bandwidth / model.n_bytes_per_token,
+        "decode_tok_s": decoding.tokens_per_s, "decode_p10_p90_ms": [
+            1e3 * float(np.percentile(decoding.seconds, p)) for p in (10, 90)
         ],
-        "share_of_ceiling": share, "prefill_tok_s": prompts,
-        "prefill_over_decode": prompts[128] * float(np.median(taken)),
+        "share_of_ceiling": decoding.share, "prefill_tok_s": prompts,
+        "prefill_over_decode": prompts[128] / decoding.tokens_per_s,
         "prefill_gop_s": rate / 1e9, "numpy_float32_gop_s": float32 / 1e9,
         "prefill_over_numpy": rate / float32,
         "load_s": loading, "load_gb_s": path.stat().st_size / loading / 1e9,

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import click
 import numpy as np
-from measure import seconds
 from model import load
 from rwkv_np.kernels.threads import default_threads
+
+from rwkv_np.evaluation.speed import seconds
 
 Floats = ctypes.POINTER(ctypes.c_float)
 

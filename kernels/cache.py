@@ -31,8 +31,7 @@ def source_hash(sources: Path = Path(__file__).parent) -> str:
     return found.hexdigest()[:16]
 
 
-def base() -> Path:
-    """Where everything is kept that can be made again."""
+def _base() -> Path:
     if os.environ.get(ENV):
         return Path(os.environ[ENV])
     if sys.platform == "win32":
@@ -42,11 +41,10 @@ def base() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rwkv-np"
 
 
-@functools.cache
-def folder() -> Path | None:
-    """The folder of these sources' kernels, made if need be; None where none can be written."""
-    for place in (base(), Path(tempfile.gettempdir()) / "rwkv-np"):
-        path = place / source_hash()
+def place(name: str) -> Path | None:
+    """The folder `name` for what can be made again, made if need be; None where none can be written."""
+    for base in (_base(), Path(tempfile.gettempdir()) / "rwkv-np"):
+        path = base / name
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / f"writable-{os.getpid()}").touch()
@@ -55,6 +53,12 @@ def folder() -> Path | None:
             continue
         return path
     return None
+
+
+@functools.cache
+def folder() -> Path | None:
+    """The folder of these sources' kernels; None where none can be written."""
+    return place(source_hash())
 
 
 def is_first_run(module: str) -> bool:

@@ -7,6 +7,8 @@ RwkvError
         StateFileError         it is not a saved state of this model
         ConversationFileError  it is not a saved conversation with this model
         SettingsFileError      it holds settings or an opening, with a mistake in them
+        TextError              it is no UTF-8, or not a text that can be evaluated
+        BaseFileError          it does not hold a base's predictions of this text
         TokenizerError         the tokenizer is missing, damaged, or does not fit the model
         OutputError            the destination cannot be written
     InputError                 an argument cannot be true (also a ValueError)
@@ -65,6 +67,14 @@ class ConversationFileError(FileError):
 
 class SettingsFileError(FileError):
     """`path`, which a person wrote (settings, an opening), holds a mistake."""
+
+
+class TextError(FileError):
+    """`path` is no text in UTF-8, or none that a model can be evaluated on."""
+
+
+class BaseFileError(FileError):
+    """`path` does not hold a base model's predictions of this text."""
 
 
 class TokenizerError(FileError):

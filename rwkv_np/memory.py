@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 
-def anonymous_memory() -> int | None:
-    """Bytes that the system cannot drop and read again (RssAnon); None where that is not told.
 
-    A mapped model file is not among them: what is in memory of it is the system's to keep or drop.
+def resident_anonymous() -> int | None:
+    """Bytes of memory that belong to this process alone, mapped files left out; None where unknown.
+
+    Linux alone tells it: what is left out are pages of the model file, which the kernel takes back at will.
     """
     try:
-        with open("/proc/self/status") as file:
-            line = next(line for line in file if line.startswith("RssAnon"))
-    except (OSError, StopIteration):  # not Linux
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
         return None
-    return int(line.split()[1]) * 1024
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), None)

@@ -15,7 +15,7 @@ else:
 
 
 def read_toml(path: PathLike) -> dict[str, Any]:
-    """What the file at `path` says. Raises SettingsFileError with the line, InputError, OSError."""
+    """What the file at `path` says. Raises SettingsFileError with the line, TextError, OSError."""
     with open(path, "rb") as file:
         data = file.read()
     try:

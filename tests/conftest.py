@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 
 import hypothesis
@@ -23,7 +24,8 @@ if os.environ.get("CI"):
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 # Without torch, an optional package, no checkpoint can be read: these files would not even import.
-collect_ignore = [] if HAS_TORCH else ["test_checkpoint.py", "test_convert.py", "test_output.py", "test_quantize.py"]
+NEED_TORCH = ("checkpoint", "convert", "evaluation_definitions", "output", "quantize")
+collect_ignore = [] if HAS_TORCH else [f"test_{name}.py" for name in NEED_TORCH]
 
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -39,6 +41,14 @@ def shared_file(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{name} is not beside this checkout")
     return path
+
+
+def official_package():
+    """rwkv.model, with the switches that it reads from the environment when it is imported."""
+    os.environ |= {"RWKV_V7_ON": "0", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("rwkv.model")
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_a_file_is_one_message_with_the_prompt_after_it(chat, tmp_path):
 
 def test_a_file_that_is_no_text_is_named_with_the_place(chat, tmp_path):
     (tmp_path / "q.bin").write_bytes(b"abc\xff")
-    assert "q.bin: byte 3 (0xff) is no UTF-8" in chat("-f", tmp_path / "q.bin", code=1).stderr
+    assert "q.bin: byte 0xFF at offset 3 is no UTF-8" in chat("-f", tmp_path / "q.bin", code=1).stderr
     assert "none: No such file" in chat("-f", tmp_path / "none", code=1).stderr
 
 

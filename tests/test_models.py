@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import GOLDEN, random_parameters, shared_file, write_model
+from conftest import GOLDEN, official_package, random_parameters, shared_file, write_model
 
 import rwkv_np
 from rwkv_np.errors import FormatError, InputError
@@ -38,7 +38,8 @@ def test_float32_agrees_with_the_official_package(golden, official, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("end", BOUNDS)
 def test_each_type_costs_no_more_than_in_rwkv_cpp(golden, official, end, engine):
-    logits, _ = token_by_token(rwkv_np.load(golden(f"{end}.bin"), engine=engine), official["tokens"])
+    model = rwkv_np.load(golden(f"{end}.bin"), engine=engine, head_q8_0=False)  # as rwkv.cpp holds it
+    logits, _ = token_by_token(model, official["tokens"])
     assert np.abs(logits - official["logits"]).mean() <= BOUNDS[end]
 
 
@@ -54,11 +55,22 @@ def test_a_sequence_gives_what_its_tokens_give_one_by_one(golden, official, end,
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("end", "is_q8_0"), [("FP16", False), ("Q4_1", True), ("v100-Q4_1_O", True)])
+def test_a_quantized_model_holds_its_head_in_8_bits_unless_told_otherwise(golden, end, is_q8_0, engine):
+    logits = {
+        head_q8_0: rwkv_np.load(golden(f"{end}.bin"), engine=engine, head_q8_0=head_q8_0).forward([1, 2])[0]
+        for head_q8_0 in (None, False, True)
+    }
+    np.testing.assert_array_equal(logits[None], logits[is_q8_0])
+    assert (logits[True] != logits[False]).any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("end", "bound"), [("FP32", 0.001), ("FP16", 0.0143), ("Q5_1", 0.31)])
 def test_the_trained_tiny_model_agrees_with_rwkv_cpp(end, bound, engine):
     path = shared_file(f"tiny-4v0/tiny-rwkv-4v0-660K-{end}.bin")
     expected = np.fromfile(shared_file("tiny-4v0/expected-logits-4v0-660K.bin"), "<f4")
-    logits, _ = rwkv_np.load(path, engine=engine).forward(list(b'"in'))
+    logits, _ = rwkv_np.load(path, engine=engine, head_q8_0=False).forward(list(b'"in'))
     assert abs((logits - expected).sum()) <= bound
 
 
@@ -84,17 +96,6 @@ def test_fresh_random_checkpoints_agree_with_the_official_package(tmp_path, n_la
     for engine in ENGINES:
         logits, _ = rwkv_np.load(tmp_path / "model.bin", engine=engine).forward(tokens, full_output=True)
         np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-5, atol=2e-5)
-
-
-def official_package():
-    """rwkv.model, with the switches that it reads from the environment when it is imported."""
-    import os
-    import warnings
-
-    os.environ |= {"RWKV_V7_ON": "0", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("rwkv.model")
 
 
 def test_forward_leaves_the_state_it_is_given(tiny_model):

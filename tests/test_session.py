@@ -11,7 +11,7 @@ from rwkv_np.chat import commands, repl
 from rwkv_np.chat.language import LANGUAGES, Language, guess_language
 from rwkv_np.chat.screen import JsonScreen, Screen
 from rwkv_np.chat.session import Session
-from rwkv_np.errors import InputError
+from rwkv_np.errors import InputError, TextError
 
 
 def session(*pieces, screen=Screen, **options):
@@ -163,7 +163,7 @@ def test_a_file_that_cannot_be_read_is_said_and_nothing_is_attached(tmp_path):
     at = session()
     (tmp_path / "bad").write_bytes(b"abc\xff")
     (tmp_path / "empty").write_bytes(b" \n")
-    with pytest.raises(InputError, match=re.escape("byte 3 (0xff) is no UTF-8")):
+    with pytest.raises(TextError, match="byte 0xFF at offset 3 is no UTF-8"):
         at.handle(f"/read {tmp_path / 'bad'}")
     with pytest.raises(InputError, match="the file is empty"):
         at.handle(f"/read {tmp_path / 'empty'}")

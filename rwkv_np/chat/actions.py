@@ -15,7 +15,7 @@ from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.settings import describe_settings, parse_setting
 from rwkv_np.chat.templates import FREE, TEMPLATES, Template
 from rwkv_np.errors import InputError
-from rwkv_np.memory import anonymous_memory
+from rwkv_np.memory import resident_anonymous
 from rwkv_np.text import decode_utf8
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def show_stats(session: Session, _: str) -> None:
         say("stats_talk", branch=c.branch, turns=len(c.turns), tokens=n_tokens),
         say("stats_state", size=f"{(state.shift.nbytes + state.wkv.nbytes) / 1e6:.2f}"),
     ]
-    if memory := anonymous_memory():
+    if memory := resident_anonymous():
         lines.append(say("memory", size=f"{memory / 1e9:.2f}"))
     session.screen.show("\n".join(lines))
 

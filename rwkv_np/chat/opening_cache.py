@@ -22,28 +22,32 @@ KEPT = 32  # files: 83 MB of 7B states
 
 
 class OpeningCache:
-    """Openings that one model has read; `key` names the model and what computes it."""
+    """Openings that one model has read; `key` names the model and what computes it, no folder keeps none."""
 
-    def __init__(self, folder: Path, key: str, config: ModelConfig) -> None:
+    def __init__(self, folder: Path | None, key: str, config: ModelConfig) -> None:
         self.folder, self.key, self.config = folder, key, config
 
     def get(self, tokens: Sequence[int]) -> State | None:
         """The state after `tokens`, if it was kept."""
+        if self.folder is None:
+            return None
+        path = self.folder / self._name(tokens)
         with contextlib.suppress(StateFileError, OSError):
-            state = load_state(self._path(tokens), self.config)
-            self._path(tokens).touch()  # in use: not among the oldest
+            state = load_state(path, self.config)
+            path.touch()  # in use: not among the oldest
             return state
         return None
 
     def put(self, tokens: Sequence[int], state: State) -> None:
         """Keep the state after `tokens`, in place of the one that was not used for longest."""
+        if self.folder is None:
+            return
         with contextlib.suppress(OutputError, OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            state.save(self._path(tokens), overwrite=True)
+            state.save(self.folder / self._name(tokens), overwrite=True)
             files = sorted(self.folder.glob("*.state"), key=lambda path: path.stat().st_mtime, reverse=True)
             for old in files[KEPT:]:
                 old.unlink(missing_ok=True)
 
-    def _path(self, tokens: Sequence[int]) -> Path:
-        name = hashlib.sha256(self.key.encode() + b"\0" + np.asarray(tokens, "<i4").tobytes())
-        return self.folder / f"{name.hexdigest()[:32]}.state"
+    def _name(self, tokens: Sequence[int]) -> str:
+        found = hashlib.sha256(self.key.encode() + b"\0" + np.asarray(tokens, "<i4").tobytes())
+        return f"{found.hexdigest()[:32]}.state"

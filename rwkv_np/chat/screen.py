@@ -19,7 +19,7 @@ from unicodedata import east_asian_width
 from rwkv_np.chat.language import Language
 from rwkv_np.completion import Completion
 from rwkv_np.console import has_color, is_drawable
-from rwkv_np.memory import anonymous_memory
+from rwkv_np.memory import resident_anonymous
 
 _DIM, _BOLD_CYAN, _RED, _RESET = "\x1b[2m", "\x1b[1;36m", "\x1b[31m", "\x1b[0m"
 _ERASE_LINE = "\r\x1b[K"
@@ -78,7 +78,7 @@ class Screen:
         if t.prompt_seconds and completion.prompt:
             rate = _rate(t.prompt_tokens, t.prompt_seconds)
             parts.append(self.language.say("prompt_rate", tokens=t.prompt_tokens, rate=rate))
-        if memory := anonymous_memory():
+        if memory := resident_anonymous():
             parts.append(self.language.say("memory", size=f"{memory / 1e9:.2f}"))
         return f"[{' · '.join(parts)}]"
 

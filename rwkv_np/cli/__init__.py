@@ -19,7 +19,7 @@ import click
 from rwkv_np import __version__
 from rwkv_np.errors import RwkvError, one_line
 
-_COMMANDS = ("chat", "convert", "info", "inspect", "quantize")
+_COMMANDS = ("chat", "convert", "evaluate", "info", "inspect", "quantize")
 
 
 class Command(click.Command):

@@ -36,7 +36,7 @@ INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
 def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     """An option that an environment variable can set as well."""
-    name = names[-1].removeprefix("--").replace("-", "_").upper()
+    name = names[-1].split("/")[0].removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=f"RWKV_NP_{name}", show_envvar=True, **settings)
 
 
@@ -57,7 +57,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option("--opening", metavar="FILE", help="An opening dialogue of your own (TOML or JSON), or: none.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores that may be used]")
-@_option("--head-q8-0", is_flag=True, help="Hold an FP16 head in 8 bits: fewer bytes to read for a token.")
+@_option("--head-q8-0/--head-fp16", default=None, help="Hold an FP16 head in 8 bits.  [default: if quantized]")
 @_option("--max-tokens", type=int, default=_D.max_tokens, help="Longest answer.")
 @_option("--temperature", type=float, default=_D.temperature, help="0 always takes the likeliest token.")
 @_option("--top-p", type=float, default=_D.top_p, help="Share of probability that is kept.")
@@ -121,7 +121,7 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
         f"{words.name} tokenizer, {template.name} template"
     )
     mark = fingerprint(path)
-    known = OpeningCache(cache.base() / "openings", f"{mark} {dispatch.choose().path} {cache.source_hash()}", c)
+    known = OpeningCache(cache.place("openings"), f"{mark} {dispatch.choose().path} {cache.source_hash()}", c)
     conversation = Conversation(model, words, template, params, opening.render(template), known)
     session = Session(conversation, screen, {"name": os.path.basename(path), "fingerprint": mark})
     session.open(options["load_path"], options["save_path"])
@@ -139,7 +139,7 @@ def _opening(tokenizer: Tokenizer, template: Template, options: dict[str, Any]) 
     return NO_OPENING
 
 
-def _load(path: str, threads: int | None, head_q8_0: bool) -> Model:
+def _load(path: str, threads: int | None, head_q8_0: bool | None) -> Model:
     if cache.is_first_run("v4_graph"):
         _notify("Compiling the kernels for this processor: once, in less than a minute.")
     return load(path, threads, head_q8_0=head_q8_0, progress=show_loading)

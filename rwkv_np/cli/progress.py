@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -50,3 +52,38 @@ def show_loading(what: str, done: int, total: int) -> None:
     if is_drawable(sys.stderr):
         text = f"{what}: {done} of {total}" if done < total else ""
         click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+class RunningLine:
+    """Long work's figures so far, in one line that is written over; every 30 s a new one in a log.
+
+    Called with the figures in a few words, how much is done, and how much there is.
+    """
+
+    def __init__(self) -> None:
+        self._is_terminal = is_drawable(sys.stderr)
+        self._every_s = 0.1 if self._is_terminal else 30.0
+        self._start = self._shown = time.monotonic()
+        self._first = 0  # what was done when the clock was started, which was with other work
+
+    def __call__(self, figures: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done <= self._first or self._first == 0:
+            self._start, self._first = now, done
+        elif now - self._shown >= self._every_s or (done == total and self._is_terminal):
+            left = (now - self._start) / (done - self._first) * (total - done)
+            self._show(f"{done:,} of {total:,}, {_clock(left)} left: {figures}", is_last=done == total)
+            self._shown = now
+
+    def _show(self, text: str, is_last: bool) -> None:
+        if not self._is_terminal:
+            click.echo(text, err=True)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        click.echo(f"\r\x1b[K{'' if is_last else text[:width]}", nl=False, err=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

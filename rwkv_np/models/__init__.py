@@ -11,7 +11,7 @@ import importlib
 from rwkv_np.config import ModelConfig, identify
 from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.format import ModelFile, read_model_file
-from rwkv_np.models import v4
+from rwkv_np.models import head, v4
 from rwkv_np.models.base import Model, Progress
 from rwkv_np.quants import by_code
 
@@ -31,14 +31,15 @@ def load(
     threads: int | None = None,
     *,
     engine: str = "fused",
-    head_q8_0: bool = False,
+    head_q8_0: bool | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Map the model file at `path` and return the model in it.
 
     threads    how many work on a token; None: the physical cores that the process may use
     engine     "fused": kernels on packed weights; "numpy": the plain graph, slow and to be read
-    head_q8_0  hold the head in 8 bits, where it is FP16 or FP32: fewer bytes to read for a token
+    head_q8_0  hold an FP16 or FP32 head in 8 bits: fewer bytes to read for a token; None: where the
+               other matrices are quantized (head.py says what it costs)
     progress   called with (what is being done, done, total) while kernels compile and weights load
     Raises     FormatError, InputError, OSError
     """
@@ -48,8 +49,9 @@ def load(
         raise InputError(f"engine is {engine!r}; expected fused or numpy")
     module, name = ENGINES[config.architecture, engine]
     build = getattr(importlib.import_module(module), name)
-    options = {"head_q8_0": head_q8_0, "progress": progress} if engine == "fused" else {}
-    model: Model = build(config, file.parameters, threads, **options)
+    if head_q8_0 is None:
+        head_q8_0 = head.is_q8_0_by_default(config)
+    model: Model = build(config, file.parameters, threads, head_q8_0=head_q8_0, progress=progress)
     return model
 
 

@@ -21,7 +21,8 @@ from threadpoolctl import ThreadpoolController
 
 from rwkv_np.config import ModelConfig
 from rwkv_np.layers import Embedding, LayerNorm, Linear, mix, sigmoid, squared_relu, token_shift
-from rwkv_np.models.base import Model
+from rwkv_np.models import head
+from rwkv_np.models.base import Model, Progress
 from rwkv_np.parameter import Parameter
 from rwkv_np.state import State
 
@@ -96,7 +97,13 @@ class RWKV4(Model):
     """The RWKV-4 graph over the parameters of a model file."""
 
     def __init__(
-        self, config: ModelConfig, parameters: Mapping[str, Parameter], threads: int | None = None
+        self,
+        config: ModelConfig,
+        parameters: Mapping[str, Parameter],
+        threads: int | None = None,
+        *,
+        head_q8_0: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__(config, threads)
         self._threads, self._pools = threads, ThreadpoolController()
@@ -113,7 +120,7 @@ class RWKV4(Model):
             for b in blocks
         ]
         self.ln_out = norm("ln_out")
-        self.head = Linear(get["head.weight"])
+        self.head = Linear(head.held(get, head_q8_0))
 
     def _read(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
         with self._pools.limit(limits=self._threads, user_api="blas"):

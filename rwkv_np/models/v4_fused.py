@@ -17,16 +17,15 @@ from rwkv_np.config import ModelConfig
 from rwkv_np.errors import InputError
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.matmul import quantize
 from rwkv_np.kernels.pack import Place, pack, place_alone
 from rwkv_np.kernels.threads import check_team, default_threads, most_threads, new_team, one_at_a_time
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
 from rwkv_np.kernels.vectors import wants
 from rwkv_np.layers import Embedding
+from rwkv_np.models import head
 from rwkv_np.models import v4_graph as graph
 from rwkv_np.models.base import Model, Progress
 from rwkv_np.parameter import Parameter
-from rwkv_np.quants import by_name
 from rwkv_np.state import State
 
 # Tokens that go through the layers together. More would not fit into the caches.
@@ -53,24 +52,11 @@ def layout_of(parameter: Parameter) -> lay.Layout:
     return lay.LAYOUTS[f"{data_type.name}_v100" if is_old else data_type.name]
 
 
-def _as_q8_0(parameter: Parameter) -> Parameter:
-    """The same matrix in Q8_0 blocks, made a few rows at a time."""
-    q8_0 = by_name("Q8_0")
-    assert q8_0 is not None
-    n_rows, n_in = parameter.shape
-    blocks = np.empty((n_rows, n_in // lay.BLOCK), q8_0.block)
-    for rows, w in parameter.chunks(2**22):
-        quants, scales = quantize(w)
-        blocks["d"][rows] = scales
-        blocks["qs"][rows] = quants.reshape(len(w), -1, lay.BLOCK)
-    return Parameter(parameter.name, parameter.shape, q8_0, blocks.view(np.uint8).reshape(-1))
-
-
 class FusedRWKV4(Model):
     """RWKV-4 over packed weights.
 
     threads    how many work on a token; None: the physical cores that the process may use
-    head_q8_0  hold the head as Q8_0: at small sizes an FP16 head is most of the bytes of a token
+    head_q8_0  whether to hold a float head as Q8_0
     progress   called with (what is being done, done, total) while loading
     """
 
@@ -159,10 +145,7 @@ class FusedRWKV4(Model):
     def _matrices(self, parameters: Mapping[str, Parameter], head_q8_0: bool) -> list[Parameter]:
         """Every matrix in the order of `Weights.matrices`, the head last."""
         names = [f"blocks.{i}.{name}.weight" for i in range(self.config.n_layer) for name in MATRICES]
-        head = parameters["head.weight"]
-        if head_q8_0 and not head.data_type.is_quantized and head.shape[1] % lay.BLOCK == 0:
-            head = _as_q8_0(head)
-        return [parameters[name] for name in names] + [head]
+        return [parameters[name] for name in names] + [head.held(parameters, head_q8_0)]
 
     def _table(self, matrices: list[Parameter], places: list[Place]) -> np.ndarray:
         table = np.zeros((len(matrices), graph.KERNELS + len(COUNTS)), np.int64)

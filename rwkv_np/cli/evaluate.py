@@ -1,0 +1,99 @@
+"""`rwkv-np evaluate`: what quantization costs, measured on anyone's model and text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rwkv_np.cli import Command
+from rwkv_np.cli.progress import RunningLine
+from rwkv_np.quantize import TYPES
+
+if TYPE_CHECKING:
+    from rwkv_np.evaluation import Report
+
+INTERRUPTED = 130  # the exit status that shells give to Ctrl-C
+
+
+def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | None) -> list[str]:
+    formats = [name.strip() for name in (value or "").split(",") if name.strip()]
+    if unknown := [name for name in formats if name not in TYPES]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(TYPES)}")
+    return formats
+
+
+@click.command(
+    cls=Command,
+    name="evaluate",
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
+@click.argument("models", type=click.Path(), nargs=-1)
+@click.option("--text", type=click.Path(), help="UTF-8 text to predict, best one that the model has not seen.")
+@click.option("--lambada", type=click.Path(), help='JSONL file of {"text": ...}: is the last word guessed?')
+@click.option("--base", type=click.Path(), help="What the others are held against.  [default: the first model]")
+@click.option("--formats", metavar="TYPE,...", callback=_parse_formats, help="Also measure these, made by --from.")
+@click.option("--from", "source", type=click.Path(), help="FP16 or FP32 file to quantize; then also the base.")
+@click.option("--out", type=click.Path(), help="Folder for report.json, report.md and plots.")
+@click.option("--limit", type=click.IntRange(1), help="Tokens of the text, and passages of --lambada, to read.")
+@click.option("--skip", type=click.IntRange(0), default=0, help="First tokens that are read and not counted.")
+@click.option("--window", type=click.IntRange(2), help="Forget all every so many tokens.  [default: never]")
+@click.option("--float32-activations", is_flag=True, help="Also compute with these: the weights' share. Slow.")
+@click.option("--both-heads", is_flag=True, help="Also hold each head the other way: as Q8_0, or as in the file.")
+@click.option("--save-base", type=click.Path(), help="Keep the base's predictions in this file, ...")
+@click.option("--base-file", type=click.Path(), help="... to be held against when two models do not fit.")
+@click.option("--no-timing", is_flag=True, help="Measure neither speed nor memory.")
+@click.option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
+@click.option("--threads", type=click.IntRange(1), help="[default: the physical cores that may be used]")
+@click.option("--overwrite", is_flag=True, help="Replace a report in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
+def command(
+    models: tuple[str, ...], base: str | None, formats: list[str], source: str | None, base_file: str | None,
+    float32_activations: bool, both_heads: bool, no_timing: bool, out: str | None, overwrite: bool, as_json: bool,
+    **conditions: Any,
+) -> None:  # fmt: skip
+    """Measure what quantization costs: the quality, memory and speed of MODELS, held against the first.
+
+    Ctrl-C shows what is known by then; the exit status is then 130.
+
+    \b
+    rwkv-np evaluate model-FP16.bin model-Q5_1.bin model-Q4_1.bin --text wiki.txt --out report
+    rwkv-np evaluate model-Q4_1.bin --formats Q4_0,Q5_1,Q8_0 --from model-FP16.bin --text wiki.txt
+    """
+    # Imports numba, which --help does not need.
+    from rwkv_np.evaluation import Conditions, Session, Variants, folder, make_plan
+
+    if out:
+        folder.prepare(out, overwrite)
+    plan = make_plan(
+        models, base=base, source=source, formats=formats, base_file=base_file,
+        variants=Variants(float32_activations, both_heads),
+    )  # fmt: skip
+    session = Session(plan, Conditions(**conditions, is_timed=not no_timing), notify=_notify)
+    try:
+        session.run(RunningLine())
+    except KeyboardInterrupt:
+        _notify("")  # the terminal has written ^C into the line
+    _show(session.report, out, overwrite, as_json)
+
+
+def _show(report: Report, out: str | None, overwrite: bool, as_json: bool) -> None:
+    from rwkv_np.evaluation import folder, terminal
+
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        click.echo(terminal(report, shutil.get_terminal_size((200, 24)).columns))
+    if out:
+        names = ", ".join(path.name for path in folder.write(report, out, overwrite))
+        _notify(f"{out}: {names}")
+        if not folder.can_plot():
+            _notify("The plots are left out; they need matplotlib: pip install 'rwkv-np[plot]'")
+    if report.is_partial:
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _notify(message: str) -> None:
+    click.echo(message, err=True)

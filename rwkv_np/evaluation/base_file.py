@@ -1,0 +1,171 @@
+"""A base model's predictions of a text, kept in a file: for when two models do not fit into memory.
+
+    magic   8 bytes "RWKVBASE"
+    header  uint32 length, then JSON of that length: version, name, data_type, head_type,
+            vocab_size, n_rows, window
+    tokens  uint32[n_rows + 1], padded before to a multiple of 4
+    rows    n_rows of { float32 lowest, float32 step, uint16 steps[vocab_size] }
+
+Little-endian. A row holds the log-probabilities after one token, ln p(v) = lowest + step * steps[v],
+over the row's whole range, and is normalized again when it is read. The range is some 20 to 50, so
+a log-probability is off by up to 4e-4, half a step. That alone is a KL divergence of step² / 24, some
+1e-8, where many tokens are likely, and less where few are: FP16 can no longer be told from FP32, but
+everything from Q8_0 on.
+
+A file is 2 (V + 4) bytes a position: 13 GB for 100,000 tokens at a vocabulary of 65536. It is
+written and read in passing, never held.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import asdict, dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from rwkv_np.errors import BaseFileError, PathLike
+from rwkv_np.evaluation.divergence import log_softmax
+from rwkv_np.evaluation.walk import Passage, Reader
+
+MAGIC = b"RWKVBASE"
+VERSION = 1
+STEPS = 65535
+BLOCK = 16  # rows encoded together
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a base file says of itself."""
+
+    version: int
+    name: str
+    data_type: str
+    head_type: str
+    vocab_size: int
+    n_rows: int
+    window: int | None
+
+    @property
+    def token_bytes(self) -> int:
+        return 4 * (self.n_rows + 1)
+
+    @property
+    def n_bytes(self) -> int:
+        """What follows the header."""
+        return self.token_bytes + self.n_rows * row_type(self.vocab_size).itemsize
+
+
+def row_type(vocab_size: int) -> np.dtype:
+    """How a row lies in the file."""
+    return np.dtype([("lowest", "<f4"), ("step", "<f4"), ("steps", "<u2", (vocab_size,))])
+
+
+def encode(log_probs: np.ndarray) -> np.ndarray:
+    """(n, V) log-probabilities to n rows."""
+    rows = np.empty(len(log_probs), row_type(log_probs.shape[1]))
+    rows["lowest"] = log_probs.min(axis=1)
+    rows["step"] = (log_probs.max(axis=1) - rows["lowest"]) / STEPS
+    step = np.where(rows["step"] > 0, rows["step"], 1)[:, None].astype(np.float64)
+    rows["steps"] = np.clip(np.rint((log_probs - rows["lowest"][:, None]) / step), 0, STEPS)
+    return rows
+
+
+def decode(rows: np.ndarray) -> np.ndarray:
+    """n rows to logits (n, V) float64: log-probabilities, but for a constant in each row."""
+    return rows["lowest"][:, None] + rows["step"][:, None].astype(np.float64) * rows["steps"]
+
+
+class SavingReader:
+    """The base model, whose predictions of a passage are written to `file` as it reads."""
+
+    def __init__(self, reader: Reader, file: BinaryIO, header: Header, passage: Passage) -> None:
+        self.name, self._reader, self._file = reader.name, reader, file
+        text = json.dumps(asdict(header)).encode()
+        text += b" " * (-(len(text) + len(MAGIC) + 4) % 4)
+        file.write(MAGIC + struct.pack("<I", len(text)) + text + passage.tokens.astype("<u4").tobytes())
+
+    def restart(self) -> None:
+        self._reader.restart()
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        logits = self._reader.read(ids)
+        for start in range(0, len(logits), BLOCK):
+            self._file.write(encode(log_softmax(logits[start : start + BLOCK])).tobytes())
+        return logits
+
+
+class RowReader:
+    """Predictions made before, in the base model's place."""
+
+    def __init__(self, name: str, rows: np.ndarray) -> None:
+        self.name, self._rows, self._next = name, rows, 0
+
+    def restart(self) -> None:
+        """The windows are the file's own."""
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        self._next += len(ids)
+        return decode(self._rows[self._next - len(ids) : self._next])
+
+
+class BaseFile:
+    """The file at `path`, mapped; its name is not that of the model, which may be measured against it."""
+
+    def __init__(self, path: PathLike) -> None:
+        """Raises BaseFileError: it is no base file, or not a whole one; OSError."""
+        self.path = os.fspath(path)
+        with open(path, "rb") as file:
+            self.header = _read_header(self.path, file)
+            start = file.tell()
+        self.name = f"{self.header.name} (kept)"
+        h, n_bytes = self.header, os.path.getsize(path)
+        if n_bytes != start + h.n_bytes:
+            raise BaseFileError(path, f"has {n_bytes} bytes, its header says {start + h.n_bytes}: {_MEND}")
+        data = np.memmap(path, np.uint8, "r")[start:]
+        self._tokens = data[: h.token_bytes].view("<u4")
+        self._rows = data[h.token_bytes :].view(row_type(h.vocab_size))
+
+    def check(self, passage: Passage, vocab_size: int) -> None:
+        """Raise BaseFileError unless these are predictions of that passage by a model of that vocabulary."""
+        h, n = self.header, len(passage.tokens)
+        if h.vocab_size != vocab_size:
+            raise BaseFileError(
+                self.path, f"is of a vocabulary of {h.vocab_size}, the model's has {vocab_size}: {_MEND}"
+            )
+        if h.window != passage.window:
+            raise BaseFileError(
+                self.path, f"was made with --window {h.window or 'none'}, not {passage.window or 'none'}: {_MEND}"
+            )
+        if n > len(self._tokens):
+            raise BaseFileError(
+                self.path,
+                f"holds {len(self._tokens)} tokens, fewer than the {n} asked for; give --limit {len(self._tokens)}",
+            )
+        if not np.array_equal(self._tokens[:n], passage.tokens):
+            raise BaseFileError(self.path, f"holds predictions of another text, or by another tokenizer: {_MEND}")
+
+    def reader(self) -> RowReader:
+        """The predictions from the first on."""
+        return RowReader(self.name, self._rows)
+
+
+_MEND = "make it anew with rwkv-np evaluate BASE.bin --text TEXT --save-base FILE"
+
+
+def _read_header(path: str, file: BinaryIO) -> Header:
+    start = file.read(len(MAGIC) + 4)
+    if start[: len(MAGIC)] != MAGIC or len(start) < len(MAGIC) + 4:
+        raise BaseFileError(path, f"is no file of a base's predictions: {_MEND}")
+    (length,) = struct.unpack("<I", start[len(MAGIC) :])
+    try:
+        header = Header(**json.loads(file.read(min(length, 2**16))))
+    except (ValueError, TypeError) as error:
+        raise BaseFileError(path, f"has a damaged header: {_MEND}") from error
+    if header.version != VERSION:
+        raise BaseFileError(path, f"is of version {header.version}; expected {VERSION}: {_MEND}")
+    if not all(isinstance(n, int) and n > 0 for n in (header.vocab_size, header.n_rows)):
+        raise BaseFileError(path, f"says that it holds {header.n_rows} rows of {header.vocab_size}: {_MEND}")
+    return header

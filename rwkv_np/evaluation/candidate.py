@@ -1,0 +1,98 @@
+"""What is evaluated: a model file, and how it is held and computed. The report's rows are these.
+
+One file may be several candidates: as it is; with its head held in 8 bits; and by the NumPy graph,
+which multiplies the very same weights with float32 activations where the kernels round those to
+8 bits. The difference of the two is what the activations cost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rwkv_np.errors import InputError
+from rwkv_np.format import read_model_file
+from rwkv_np.models import head, load, model_config
+from rwkv_np.models.base import Model
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the report.
+
+    head_type  the type that the head is held in; head_q8_0 is what `load` is told of it
+    """
+
+    name: str
+    path: str
+    data_type: str
+    vocab_size: int
+    head_type: str
+    other_head_type: str | None = None
+    variant_of: str | None = None
+    head_q8_0: bool | None = None
+    has_float32_activations: bool = False
+
+    def load(self, threads: int | None) -> Model:
+        """The model, ready to read."""
+        engine = "numpy" if self.has_float32_activations else "fused"
+        return load(self.path, threads, engine=engine, head_q8_0=self.head_q8_0)
+
+    def variants(self, float32_activations: bool, both_heads: bool) -> Iterator[Candidate]:
+        """This one, and those of its variants that are asked for and differ from it."""
+        yield self
+        if float32_activations and is_quantized(self.data_type):
+            name = f"{self.name}, float32 activations"
+            yield replace(self, name=name, variant_of=self.name, has_float32_activations=True)
+        if both_heads and self.other_head_type:
+            name, is_q8_0 = f"{self.name}, {self.other_head_type} head", self.other_head_type == "Q8_0"
+            yield replace(
+                self, name=name, variant_of=self.name, head_type=self.other_head_type, head_q8_0=is_q8_0
+            )
+
+
+def is_quantized(data_type: str) -> bool:
+    """Whether a type of that name, in files of any version, is one of blocks."""
+    return data_type not in ("FP32", "FP16")
+
+
+def candidate(path: str, name: str | None = None) -> Candidate:
+    """The model file at `path` as it is held by default. Raises FormatError, OSError."""
+    file = read_model_file(path)
+    config, matrix = model_config(file), file.parameters[head.NAME]
+    head_type, other = matrix.data_type.name, "Q8_0" if head.can_be_q8_0(matrix) else None
+    if other and head.is_q8_0_by_default(config):
+        head_type, other = other, head_type
+    return Candidate(
+        name or config.data_type, os.fspath(path), config.data_type, config.vocab_size, head_type, other
+    )
+
+
+def candidates(paths: Sequence[str]) -> list[Candidate]:
+    """Files under the shortest names that tell them apart: their types, else their file names, else paths.
+
+    Raises InputError: models of different vocabularies; FormatError, OSError.
+    """
+    found = [candidate(path) for path in dict.fromkeys(map(os.path.normpath, paths))]
+    for other in found[1:]:
+        check_vocabulary(other, found[0])
+    stems = [stem(c.path) for c in found]
+    for names in ([c.data_type for c in found], stems):
+        if len(set(names)) == len(names):
+            return [replace(c, name=name) for c, name in zip(found, names)]
+    return [replace(c, name=c.path) for c in found]
+
+
+def check_vocabulary(one: Candidate, other: Candidate) -> None:
+    """Raise InputError unless both predict the same tokens."""
+    if one.vocab_size != other.vocab_size:
+        raise InputError(
+            f"{one.path} has a vocabulary of {one.vocab_size}, {other.path} one of {other.vocab_size}: "
+            "predictions of different vocabularies cannot be compared"
+        )
+
+
+def stem(path: str) -> str:
+    """A file's name without its folder and its ending."""
+    return os.path.splitext(os.path.basename(path))[0]

@@ -1,0 +1,111 @@
+"""What a model costs: bytes of its file, memory, and time; each measured in a process of its own.
+
+Memory is RssAnon: what belongs to the process alone. Pages of the mapped file, which the operating
+system may drop at any time, are not counted. Two models in one process could not be told apart, and
+what was loaded before would count for the next; so each is loaded, timed and asked in a fresh child,
+one after the other. `rss_anon` is all of it, Python and Numba included; `rss_anon_model` is what
+came with the model and its kernels. A child that had to compile those holds the compiler's memory
+too, and is followed by a second one.
+
+    python -m rwkv_np.evaluation.cost MODEL.bin '{"threads": 2}'    prints the card of one model
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rwkv_np.errors import InputError
+from rwkv_np.evaluation.candidate import Candidate
+from rwkv_np.format import read_model_file
+from rwkv_np.kernels import cache
+from rwkv_np.memory import resident_anonymous
+
+PROMPT = 128
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes, and bytes or tokens a second; None where the system does not tell, or the model is not timed.
+
+    bits_per_weight  of the whole file: embedding, head and vectors, which stay FP16 and FP32, included
+    share            of the memory's bandwidth that decoding uses; see `speed.py`
+    """
+
+    n_bytes: int
+    bits_per_weight: float
+    rss_anon: int | None = None
+    rss_anon_model: int | None = None
+    decode: float | None = None
+    prefill: float | None = None
+    share: float | None = None
+    bandwidth: float | None = None
+    n_threads: int | None = None
+
+
+def size(path: str) -> Cost:
+    """What the file alone tells."""
+    file = read_model_file(path)
+    n_weights = sum(p.n_weights for p in file.parameters.values())
+    return Cost(file.n_bytes, 8 * file.n_bytes / n_weights)
+
+
+def cost(candidate: Candidate, threads: int | None = None) -> Cost:
+    """Measure a candidate in a child process. The NumPy graph is not timed: nobody chats with it.
+
+    Raises InputError: the child failed, with its own words.
+    """
+    known = size(candidate.path)
+    if candidate.has_float32_activations:
+        return known
+    options = json.dumps({"threads": threads, "head_q8_0": candidate.head_q8_0})
+    kept = _n_kept_kernels()
+    measured = _measure_in_child(candidate.path, options)
+    if _n_kept_kernels() != kept:
+        measured = _measure_in_child(candidate.path, options)
+    return Cost(**asdict(known) | measured)
+
+
+def _n_kept_kernels() -> int:
+    folder = cache.folder()
+    return sum(1 for _ in folder.rglob("*.nbc")) if folder else 0
+
+
+def _measure_in_child(path: str, options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "rwkv_np.evaluation.cost", os.path.abspath(path), options]
+    child = subprocess.run(command, capture_output=True, text=True)
+    if child.returncode:
+        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(f"{path}: could not be measured in a process of its own: {last}")
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
+def measure(path: str, options: dict[str, Any]) -> dict[str, float | None]:
+    """Load and time one model in this process, which holds no other."""
+    # Imported before the memory is read for the first time: they are not the model's.
+    from rwkv_np.evaluation import speed
+    from rwkv_np.models import load, v4_fused
+
+    before = resident_anonymous()
+    model = load(path, **options)
+    assert isinstance(model, v4_fused.FusedRWKV4)
+    prefill, decoding = speed.prefill(model, PROMPT), speed.decode(model)
+    after = resident_anonymous()
+    return {
+        "rss_anon": after,
+        "rss_anon_model": None if before is None or after is None else after - before,
+        "decode": decoding.tokens_per_s,
+        "prefill": prefill,
+        "share": decoding.share,
+        "bandwidth": decoding.bandwidth,
+        "n_threads": model.n_threads,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], json.loads(sys.argv[2]))))

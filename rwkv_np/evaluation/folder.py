@@ -1,0 +1,47 @@
+"""The folder that a report is written to: report.json, report.md, and the plots where they can be drawn."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from rwkv_np.errors import OutputError, PathLike
+from rwkv_np.evaluation import tables
+from rwkv_np.evaluation.report import Report
+from rwkv_np.output import check_destination, new_file
+
+JSON, MARKDOWN = "report.json", "report.md"
+
+
+def can_plot() -> bool:
+    """Whether matplotlib, an optional package, is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def prepare(folder: PathLike, overwrite: bool) -> None:
+    """Make the folder, and raise OutputError where it cannot take a report: before the work, not after it."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(folder, f"cannot be made a folder for the report: {error.strerror}") from error
+    for name in (JSON, MARKDOWN):
+        check_destination(path / name, None, overwrite)
+
+
+def write(report: Report, folder: PathLike, overwrite: bool) -> list[Path]:
+    """Write everything; the files that there are now. Raises OutputError."""
+    texts = {
+        JSON: json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n",
+        MARKDOWN: tables.markdown(report) + "\n",
+    }
+    for name, text in texts.items():
+        with new_file(Path(folder) / name, overwrite=overwrite) as file:
+            file.write(text.encode())
+    written = [Path(folder) / name for name in texts]
+    if can_plot():
+        from rwkv_np.evaluation import plots
+
+        written += plots.draw(report, folder)
+    return written

@@ -1,0 +1,100 @@
+"""Which candidates are measured, which together, and what they are held against.
+
+Files that are there are read in step, in one pass over the text. Formats that are still to be made
+come one after the other: a file is quantized to a temporary folder, measured in step with the base,
+and removed, so that the disk holds one of them at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from rwkv_np.errors import InputError
+from rwkv_np.evaluation.base_file import BaseFile
+from rwkv_np.evaluation.candidate import Candidate, candidate, candidates, stem
+from rwkv_np.quantize import TYPES, quantize
+
+Group = Callable[[], AbstractContextManager[list[Candidate]]]
+"""Gives candidates that are there as long as its context is open."""
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Which variants of each model are measured beside it."""
+
+    float32_activations: bool = False
+    both_heads: bool = False
+
+    def of(self, one: Candidate) -> list[Candidate]:
+        return list(one.variants(self.float32_activations, self.both_heads))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`model` is one of the files: the tokenizer that fits it fits all."""
+
+    base: Candidate | BaseFile
+    model: Candidate
+    groups: list[Group]
+
+    @property
+    def base_name(self) -> str:
+        return self.base.name
+
+
+def make_plan(
+    paths: Sequence[str], *, base: str | None = None, source: str | None = None, formats: Sequence[str] = (),
+    base_file: str | None = None, variants: Variants | None = None,
+) -> Plan:  # fmt: skip
+    """What to measure of the model files at `paths`.
+
+    base       the model that others are held against; by default `source`, or the first of `paths`
+    source     the FP16 or FP32 file that `formats` are made from; by default the base
+    base_file  predictions of a base, in place of one
+    Raises     InputError: nothing to measure, an unknown format, different vocabularies; BaseFileError,
+               FormatError, OSError
+    """
+    variants = variants or Variants()
+    if unknown := [name for name in formats if name not in TYPES]:
+        raise InputError(f"unknown format {unknown[0]}; expected some of {', '.join(TYPES)}")
+    if base and base_file:
+        raise InputError("a base model and a base file are given; expected one of them")
+    base = base or (None if base_file else source or next(iter(paths), None))
+    files = candidates([path for path in (base, *paths) if path])
+    source = source or base
+    if not files and not (base_file and source):
+        raise InputError("no model is given; name a model file, or one to quantize with --from")
+    made = [name for name in formats if name not in {file.data_type for file in files}]
+    if made and source is None:
+        raise InputError(f"what is {made[0]} to be made from? Name the FP16 file: --from MODEL-FP16.bin")
+    held_against: Candidate | BaseFile = BaseFile(base_file) if base_file else files[0]
+    together = [one for file in files for one in variants.of(file)]
+    groups: list[Group] = [_there(together)] if together != [held_against] or not made else []
+    groups += [_made(os.fspath(source), name, files, variants) for name in made if source]
+    return Plan(held_against, files[0] if files else candidate(str(source)), groups)
+
+
+def _there(together: list[Candidate]) -> Group:
+    @contextmanager
+    def group() -> Iterator[list[Candidate]]:
+        yield together
+
+    return group
+
+
+def _made(source: str, data_type: str, files: Sequence[Candidate], variants: Variants) -> Group:
+    is_told_by_type = all(file.name == file.data_type for file in files)
+    name = data_type if is_told_by_type else f"{stem(source)} as {data_type}"
+
+    @contextmanager
+    def group() -> Iterator[list[Candidate]]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, f"{stem(source)}-{data_type}.bin")
+            quantize(source, path, data_type)
+            yield variants.of(candidate(path, name))
+
+    return group

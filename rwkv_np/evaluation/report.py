@@ -1,0 +1,87 @@
+"""All figures of one evaluation, as plain values: report.json is this, and tables and plots show it.
+
+A report of work that was interrupted has rows without quality, or with that of fewer tokens; it
+says so in `is_partial`. File names appear without their folders: a report is made to be passed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rwkv_np.evaluation.cost import Cost
+from rwkv_np.evaluation.lambada import LastWords
+from rwkv_np.evaluation.quality import Quality
+
+FORMAT = 1  # of report.json
+
+
+@dataclass
+class Row:
+    """A candidate and what is known of it.
+
+    variant_of      the name of the same model, held and computed as it is by default; None if this is that
+    kl_by_position  means over runs of the text: (first position, behind the last, mean KL divergence)
+    """
+
+    name: str
+    file: str
+    data_type: str
+    head_type: str
+    variant_of: str | None = None
+    has_float32_activations: bool = False
+    cost: Cost | None = None
+    quality: Quality | None = None
+    kl_by_position: list[tuple[int, int, float]] = field(default_factory=list)
+    last_words: LastWords | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """Where a model's KL divergence comes from: `weights` is measured with float32 activations.
+
+    `activations` is what rounding those to 8 bits adds to it; within the error it may be negative.
+    """
+
+    name: str
+    total: float
+    weights: float
+
+    @property
+    def activations(self) -> float:
+        return self.total - self.weights
+
+
+@dataclass
+class Report:
+    """One evaluation.
+
+    conditions  what else the figures hang on: text, tokens, tokenizer, threads, processor, versions
+    """
+
+    base: str
+    conditions: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    is_partial: bool = False
+
+    def row(self, name: str) -> Row | None:
+        """The row of that name, where there is one yet."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def add(self, row: Row) -> Row:
+        """Put `row` behind the others, and give it back."""
+        self.rows.append(row)
+        return row
+
+    def shares(self) -> Iterator[Share]:
+        """For each model that was also computed with float32 activations, what those cost."""
+        for twin in self.rows:
+            row = self.row(twin.variant_of) if twin.variant_of and twin.has_float32_activations else None
+            if row and row.quality and twin.quality and row.quality.kl and twin.quality.kl:
+                yield Share(row.name, row.quality.kl.value, twin.quality.kl.value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        shares = [asdict(share) | {"activations": share.activations} for share in self.shares()]
+        return {"report_format": FORMAT} | asdict(self) | {"kl_shares": shares}

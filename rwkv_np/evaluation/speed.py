@@ -1,0 +1,80 @@
+"""How fast a model reads: one token after another, and a prompt; with the memory's speed beside it.
+
+Decoding reads every weight once a token, so its limit is bandwidth / bytes. Each timing is paired
+with a measurement of the bandwidth right before it, of the very bytes that the model reads, and
+the share is the median of the pairs: a shared machine's memory is never twice as fast. A model
+that fits into the processor's cache is held against the cache's speed, and its share is low.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rwkv_np.kernels.bandwidth import read_rate
+from rwkv_np.models.v4_fused import FusedRWKV4
+
+PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Pairs of measurements: seconds a token, and bytes a second that memory gave right before."""
+
+    seconds: list[float]
+    rates: list[float]
+    n_bytes_per_token: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        return 1 / float(np.median(self.seconds))
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second, the median."""
+        return float(np.median(self.rates))
+
+    @property
+    def share(self) -> float:
+        """Of the bandwidth that decoding uses: 1 is the limit."""
+        pairs = zip(self.seconds, self.rates)
+        return float(np.median([self.n_bytes_per_token / s / rate for s, rate in pairs]))
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """The wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def median_seconds(call: Callable[[], object], repeat: int = 7) -> float:
+    """The median of several calls, after one to warm up."""
+    call()
+    return float(np.median([seconds(call) for _ in range(repeat)]))
+
+
+def decode(model: FusedRWKV4, pairs: int = 15, tokens: int = 4) -> Decoding:
+    """Read `tokens` one by one after each measurement of the bandwidth."""
+    weights = model.tiles[: max(1, model.tiles.size // PAGE) * PAGE]
+    n_vocab = model.config.vocab_size
+    taken, rates = [], []
+    _, state = model.forward([token % n_vocab for token in (1, 2, 3)])
+    for i in range(pairs):
+        rates.append(read_rate(weights, model.n_threads))
+        steps = []
+        for token in range(tokens):
+            start = time.perf_counter()
+            _, state = model.forward((tokens * i + token) % n_vocab, state)
+            steps.append(time.perf_counter() - start)
+        taken.append(float(np.median(steps)))
+    return Decoding(taken, rates, model.n_bytes_per_token)
+
+
+def prefill(model: FusedRWKV4, n_tokens: int, repeat: int = 5) -> float:
+    """Tokens a second of a prompt of random ids."""
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, n_tokens)
+    return n_tokens / median_seconds(lambda: model.forward(tokens), repeat)

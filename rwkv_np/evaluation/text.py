@@ -1,0 +1,85 @@
+"""A text to be predicted: read, checked, turned into token ids, and those kept for the next time.
+
+A text of a million tokens takes a tokenizer longer than loading a model. The ids are kept in the
+cache folder under a hash of what they follow from: the text and the tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from rwkv_np.errors import OutputError, PathLike, TextError
+from rwkv_np.evaluation.walk import Passage
+from rwkv_np.kernels import cache
+from rwkv_np.output import new_file
+from rwkv_np.text import decode_utf8
+from rwkv_np.tokenizers import Tokenizer
+
+CACHE = "tokens"  # the folder's name, beside the compiled kernels
+LEAST = 100  # predictions: of fewer, a standard error or a 99 % point says nothing
+
+
+def read_text(path: PathLike) -> str:
+    """The UTF-8 text at `path`. Raises TextError: it is empty, or no UTF-8, and where; OSError."""
+    text = decode_utf8(Path(path).read_bytes(), path)
+    if not text.strip():
+        raise TextError(path, "holds no text; expected a text to predict")
+    return text
+
+
+def read_passage(
+    path: PathLike, tokenizer: Tokenizer, limit: int | None = None, skip: int = 0, window: int | None = None
+) -> Passage:
+    """The text at `path`, the first `limit` tokens of it, to be predicted. Raises TextError, OSError."""
+    tokens = tokenize(read_text(path), tokenizer, limit)
+    passage = Passage(tokens, skip, window)
+    if passage.n_positions < LEAST:
+        limited = "" if limit is None else f" (--limit {limit})"
+        raise TextError(
+            path,
+            f"has {len(tokens)} tokens{limited}, of which {max(0, passage.n_positions)} are left to predict; "
+            f"expected at least {LEAST + 1 + skip}: give a longer text",
+        )
+    return passage
+
+
+def tokenize(text: str, tokenizer: Tokenizer, limit: int | None = None) -> np.ndarray:
+    """The ids of `text`, (N,) uint32, the first `limit` of them; from the cache where they lie there."""
+    place = _place(text, tokenizer)
+    ids = _load(place) if place else None
+    if ids is None:
+        ids = np.array(tokenizer.encode(text), np.uint32)
+        if place:
+            _keep(place, ids)
+    return ids[:limit]
+
+
+def _place(text: str, tokenizer: Tokenizer) -> Path | None:
+    folder = cache.place(CACHE)
+    if folder is None:
+        return None
+    found = hashlib.sha256(f"{tokenizer.name}\0{tokenizer.n_ids}\0{text}".encode())
+    if os.path.isfile(tokenizer.name):  # the model's own tokenizer.json, whose contents may change
+        found.update(Path(tokenizer.name).read_bytes())
+    return folder / f"{found.hexdigest()[:32]}.npy"
+
+
+def _load(path: Path) -> np.ndarray | None:
+    """None where nothing lies there, or something damaged."""
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return ids if isinstance(ids, np.ndarray) and ids.dtype == np.uint32 and ids.ndim == 1 else None
+
+
+def _keep(path: Path, ids: np.ndarray) -> None:
+    try:
+        with new_file(path, overwrite=True) as file:
+            np.save(file, ids)
+    except OutputError:
+        return  # a cache that cannot be written costs time, and nothing else

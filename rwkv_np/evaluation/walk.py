@@ -1,0 +1,101 @@
+"""All models through one text in step: a chunk of tokens each, then on, so that no logits are stored.
+
+RWKV has no window that a text must be cut into: it is read as one stream, each token predicted
+from all before it, and the state carried from chunk to chunk. `skip` leaves the first positions
+out of the figures, where little has been read yet; `window` starts anew every so many tokens, for
+a text far longer than those that the model was trained on. (llama.cpp cuts into windows of 512 and
+counts the second half of each; rwkv.cpp reads one stream and skips the first 1024 tokens.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rwkv_np.errors import InputError
+from rwkv_np.evaluation.divergence import score
+from rwkv_np.evaluation.record import Record
+from rwkv_np.generation import CHUNK
+from rwkv_np.models.base import Model
+from rwkv_np.state import State
+
+
+class Reader(Protocol):
+    """Whatever predicts: a model, or a file of predictions made before."""
+
+    name: str
+
+    def restart(self) -> None:
+        """Forget what was read."""
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """Logits (n, V) of what follows each of the next tokens (n,)."""
+
+
+class ModelReader:
+    """A model and its state."""
+
+    def __init__(self, name: str, model: Model) -> None:
+        self.name, self._model = name, model
+        self._state: State | None = None
+
+    def restart(self) -> None:
+        self._state = None
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        logits, self._state = self._model.forward(ids, self._state, full_output=True)
+        return logits
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Token ids (N,), of which each but the first is predicted, and how they are read."""
+
+    tokens: np.ndarray
+    skip: int = 0
+    window: int | None = None
+
+    @property
+    def n_positions(self) -> int:
+        """How many predictions count."""
+        return len(self.tokens) - 1 - self.skip
+
+    def chunks(self) -> Iterator[slice]:
+        """The tokens to read, cut where a window ends, where counting begins, and else every CHUNK."""
+        last = len(self.tokens) - 1
+        cuts = {*range(0, last, self.window or last), self.skip, last}
+        for start, end in zip(sorted(cuts)[:-1], sorted(cuts)[1:]):
+            yield from (slice(at, min(at + CHUNK, end)) for at in range(start, end, CHUNK))
+
+
+def walk(
+    readers: Sequence[Reader], passage: Passage, record: Record, progress: Callable[[int], None] | None = None
+) -> None:
+    """Fill `record` with the scores of all readers, the base first; `progress` hears of the tokens read.
+
+    Raises InputError: a model gives logits that are no finite numbers.
+    """
+    for part in passage.chunks():
+        if part.start % (passage.window or len(passage.tokens)) == 0:
+            for reader in readers:
+                reader.restart()
+        rows = [reader.read(passage.tokens[part]) for reader in readers]
+        if part.start >= passage.skip:
+            _check(readers, rows, part)
+            record.append(score(rows, passage.tokens[part.start + 1 : part.stop + 1]))
+        if progress:
+            progress(part.stop)
+
+
+def _check(readers: Sequence[Reader], rows: Sequence[np.ndarray], part: slice) -> None:
+    for reader, logits in zip(readers, rows):
+        # The sum of a row tells of any of its numbers, without an array of as many truth values.
+        bad = np.flatnonzero(~np.isfinite(logits.sum(axis=1, dtype=np.float64)))
+        if bad.size:
+            raise InputError(
+                f"{reader.name} gives logits that are no finite numbers after token {part.start + bad[0]} of "
+                "the text: the model is damaged, or its numbers too large for its type"
+            )

@@ -1,0 +1,167 @@
+"""`rwkv-np evaluate` as its user has it: what it prints, what it writes, and Ctrl-C."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from conftest import random_parameters, write_model
+from test_evaluation import WORDS, made
+
+from rwkv_np.cli.progress import RunningLine
+from rwkv_np.evaluation.quality import Estimate
+from rwkv_np.evaluation.tables import number, with_error
+
+
+@pytest.fixture
+def words(tmp_path):
+    (tmp_path / "words.txt").write_text(WORDS)
+    return tmp_path / "words.txt"
+
+
+@pytest.fixture
+def model_fp16(tmp_path):
+    return write_model(tmp_path / "model-FP16.bin", random_parameters(np.random.default_rng(1)), "FP16")
+
+
+@pytest.fixture
+def lambada(tmp_path):
+    lines = [json.dumps({"text": f"the walrus said to {name}"}) for name in ("Ann", "Bob", "Cid")]
+    (tmp_path / "lambada.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path / "lambada.jsonl"
+
+
+def test_one_table_shows_quality_and_cost_of_each_model(run_cli, words, model_fp16):
+    out = run_cli("evaluate", model_fp16, made(model_fp16, "Q4_1"), "--text", words).stdout
+    head, base, model = out.splitlines()[:3]
+    assert head.split() == (
+        "model MB bits/weight perplexity ratio mean KL KL 99 % RMS Δp % same top % "
+        "RssAnon MB decode/s prompt/s bandwidth %"
+    ).split()
+    assert base.startswith("FP16 ") and model.startswith("Q4_1 ") and model.count("±") == 5
+    assert "held against FP16" in out
+
+
+def test_json_is_the_whole_report(run_cli, words, model_fp16):
+    out = run_cli("evaluate", model_fp16, made(model_fp16, "Q4_1"), "--text", words, "--no-timing", "--json").stdout
+    found = json.loads(out)
+    assert found["base"] == "FP16" and found["conditions"]["tokenizer"] == "bytes" and not found["is_partial"]
+    quality = found["rows"][1]["quality"]
+    assert set(quality["kl_points"]) == {"50", "90", "99", "99.9"} and quality["n_tokens"] == 719
+    assert found["rows"][1]["cost"]["decode"] is None
+
+
+def test_the_issue_s_second_command_measures_the_model_and_what_is_made(run_cli, words, model_fp16):
+    q4_1 = made(model_fp16, "Q4_1")
+    out = run_cli("evaluate", q4_1, "--formats", "Q4_0,Q4_1, Q8_0", "--from", model_fp16, "--text", words,
+                  "--no-timing").stdout  # fmt: skip
+    assert [line.split()[0] for line in out.splitlines()[1:5]] == ["FP16", "Q4_1", "Q4_0", "Q8_0"]
+
+
+def test_last_words_are_two_columns(run_cli, model_fp16, lambada):
+    out = run_cli("evaluate", model_fp16, "--lambada", lambada, "--no-timing").stdout
+    head = re.split("  +", out.splitlines()[0])
+    assert head == ["model", "MB", "bits/weight", "last word %", "its perplexity"]
+
+
+def test_a_folder_takes_the_report_and_its_plots(run_cli, words, model_fp16, tmp_path, lambada):
+    out = tmp_path / "new" / "report"
+    arguments = ["evaluate", model_fp16, "--formats", "Q8_0,Q4_0", "--text", words, "--lambada", lambada,
+                 "--float32-activations", "--no-timing", "--out", out]  # fmt: skip
+    run_cli(*arguments)
+    assert {path.name for path in out.iterdir()} >= {"report.json", "report.md"}
+    document = (out / "report.md").read_text()
+    assert "| Q4_0 |" in document and "with float32 activations" in document and "standard error" in document
+    widths = {line.count("|") for line in document.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    assert len(json.loads((out / "report.json").read_text())["rows"]) == 5
+    assert "exists already; give --overwrite" in run_cli(*arguments, code=1).stderr
+    run_cli(*arguments, "--overwrite")
+
+
+def test_a_kept_base_stands_in_for_the_base_model(run_cli, words, model_fp16, tmp_path):
+    base = tmp_path / "base"
+    run_cli("evaluate", model_fp16, "--text", words, "--no-timing", "--save-base", base)
+    out = run_cli("evaluate", made(model_fp16, "Q4_1"), "--text", words, "--no-timing", "--base-file", base).stdout
+    assert "held against FP16 (kept)" in out and "mean KL" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        ([], 1, "no model is given"),
+        (["{model}", "--formats", "Q9"], 2, "'Q9' is none of Q4_0, "),
+        (["{model}", "--text", "{model}"], 1, "is no UTF-8"),
+        (["{model}", "--text", "absent"], 1, "absent: No such file"),
+        (["{model}", "--text", "{words}", "--limit", "20"], 1, "20 tokens (--limit 20)"),
+        (["{words}", "--text", "{words}"], 1, "words.txt"),
+        (["{model}", "--text", "{words}", "--out", "{words}"], 1, "cannot be made a folder"),
+        (["{model}", "--text", "{words}", "--tokenizer", "world"], 1, "belongs to another model"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(run_cli, words, model_fp16, arguments, code, message):
+    arguments = [argument.format(model=model_fp16, words=words) for argument in arguments]
+    err = run_cli("evaluate", *arguments, code=code).stderr
+    assert message in err.splitlines()[-1]
+
+
+def test_without_matplotlib_there_are_tables_and_a_word_on_plots(run_cli, words, model_fp16, tmp_path, monkeypatch):
+    monkeypatch.setattr("rwkv_np.evaluation.folder.can_plot", lambda: False)
+    out = tmp_path / "report"
+    err = run_cli("evaluate", model_fp16, "--text", words, "--no-timing", "--out", out).stderr
+    assert "pip install 'rwkv-np[plot]'" in err and {p.name for p in out.iterdir()} == {"report.json", "report.md"}
+
+
+@pytest.fixture
+def long_text(tmp_path):
+    (tmp_path / "long.txt").write_text(WORDS * 4000)  # minutes of reading
+    return tmp_path / "long.txt"
+
+
+def test_ctrl_c_shows_and_writes_what_is_known_by_then(model_fp16, long_text, tmp_path):
+    pexpect = pytest.importorskip("pexpect", reason="the terminal is played by pexpect (not on Windows)")
+    paths = [str(model_fp16), made(model_fp16, "Q4_1")]
+    arguments = ["evaluate", *paths, "--no-timing", "--text", str(long_text), "--out", str(tmp_path / "report")]
+    child = pexpect.spawn(
+        sys.executable, ["-m", "rwkv_np", *arguments], encoding="utf-8", timeout=120, dimensions=(24, 150)
+    )
+    child.expect(r"of 2,879,999, [0-9:]+ left: perplexity [0-9.]+, KL Q4_1 0\.")
+    child.sendintr()
+    child.expect_exact("Interrupted: these are the figures known by then.")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    found = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert found["is_partial"] and 2 < found["rows"][1]["quality"]["n_tokens"] < 2_879_999
+
+
+def test_a_log_hears_of_progress_every_half_minute(capsys, monkeypatch):
+    clock = iter(np.arange(0, 1000, 7.0))
+    monkeypatch.setattr("rwkv_np.cli.progress.time.monotonic", lambda: next(clock))
+    line = RunningLine()
+    for done in range(100, 1001, 100):
+        line("perplexity 5", done, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["500 of 1,000, 0:35 left: perplexity 5", "1,000 of 1,000, 0:00 left: perplexity 5"]
+
+
+@pytest.mark.parametrize(
+    "value, error, shown",
+    [
+        (12.3456, 0.567, "12.35 ± 0.57"),
+        (1.00417, 0.00055, "1.00417 ± 0.00055"),
+        (1.0e-4, 2.34e-6, "(1.000 ± 0.023)e-4"),
+        (6.07e-14, 1.1e-14, "(6.1 ± 1.1)e-14"),
+        (1234.5, 67.8, "1234 ± 68"),
+        (0.5, 0.0, "0.5"),
+        (float("inf"), 1.0, "inf"),
+    ],
+)
+def test_a_figure_has_the_digits_that_its_error_leaves(value, error, shown):
+    assert with_error(Estimate(value, error)) == shown
+
+
+def test_large_figures_have_no_decimals_and_unknown_ones_a_dash():
+    assert [number(x) for x in (12345.6, 0.012345, None)] == ["12,346", "0.0123", "–"]
+    assert with_error(None) == "–"
