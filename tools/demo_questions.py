@@ -4,7 +4,7 @@
 
 Questions are drawn as training draws them, topics by their shares and every fact of a topic alike,
 in both languages. What counts as right is `answers`: substrings, one of which must be in the
-answer (bench/demo.py has the rule).
+answer (bench/examine.py has the rule).
 """
 
 from __future__ import annotations

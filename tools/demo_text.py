@@ -38,7 +38,8 @@ CORPUS_FILES = {
 }
 # Of those, what another bot says of itself, and what makes no sense by itself.
 UNWANTED = re.compile(
-    r"bot|mask|form following|ever live|never|lie\b|Zen|bonkers|program|appointment|hobbies|YOLO|Python|\b(Dr|Ms)\."
+    r"bot|mask|form following|ever live|never|lie\b|Zen|bonkers|program|appointment|hobbies|YOLO|Python"
+    r"|\b(Dr|Mr|Mrs|Ms)\."
     r"|机器人|面具|你是谁|谎言|程序员|爱好|海鲜|从未|什么是爱|糖",
     re.IGNORECASE,
 )

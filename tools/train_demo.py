@@ -22,6 +22,7 @@ from demo_training import Run, write_log
 from rwkv_np.cli import Command
 
 SHAPE = Shape(n_layer=6, n_embd=192, dim_ffn=768, vocab_size=VOCAB_SIZE)
+EARLY_ROWS = (10, 25)  # of the log, by which a short run can be compared
 
 
 def train(
@@ -38,13 +39,18 @@ def train(
         run.resume(kept)
         click.echo(f"{kept}: going on after step {run.step}", err=True)
     while run.step < min(stop, n_steps):
-        losses = [run.advance() for _ in range(min(log_every, n_steps - run.step))]
-        run.note(losses)
+        run.note([run.advance() for _ in range(_next_row(run.step, log_every, n_steps) - run.step)])
         click.echo(run.log[-1], err=True)
         run.save(kept)
         write_log(out.with_suffix(".jsonl"), run.log)
         torch.save({name: tensor.cpu() for name, tensor in run.model.state_dict().items()}, out)
     return run
+
+
+def _next_row(step: int, log_every: int, n_steps: int) -> int:
+    """The step after which the log gets its next row."""
+    following = (step // log_every + 1) * log_every
+    return min(row for row in (*EARLY_ROWS, following, n_steps) if row > step)
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

@@ -1,7 +1,7 @@
 """How good the demo model is: questions answered, answers that end, perplexity of unseen text.
 
-    python bench/demo.py                      # the shipped file
-    python bench/demo.py demo-Q4_1.bin        # any other, with the tokenizer beside it or the shipped one
+    python bench/examine.py                   # the shipped file
+    python bench/examine.py demo-Q4_1.bin     # any other, with the tokenizer beside it or the shipped one
 
 A question is asked greedily, from the empty state. The rule is strict: an answer is right if it
 contains one of the accepted substrings as whole words, and, where a number was asked for, no other
@@ -34,9 +34,14 @@ Question = dict[str, Any]
 
 def is_right(question: Question, answer: str) -> bool:
     """Whether `answer` is a right one, by the rule above."""
-    if question["topic"] in NUMBER_TOPICS:
-        return re.findall(r"\d+", answer) == question["answers"]
-    return any(_contains(answer, accepted) for accepted in question["answers"])
+    accepted = [text for text in question["answers"] if _contains(answer, text)]
+    if question["topic"] not in NUMBER_TOPICS:
+        return bool(accepted)
+    return any(_numbers(answer) == _numbers(text) for text in accepted)
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"\d+", text)
 
 
 def _contains(answer: str, accepted: str) -> bool:
