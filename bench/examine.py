@@ -92,7 +92,7 @@ def perplexity(model: Model, tokenizer: Tokenizer, text: str) -> float:
 @click.option("--json", "as_json", is_flag=True, help="All of it, the wrong answers included.")
 def command(path: Path, as_json: bool) -> None:
     """Examine the demo model, or another file of it."""
-    model = load(path)
+    model = load(path, threads=1)  # so small a model loses by more
     tokenizer = load_tokenizer(demo.TOKENIZER, model.config.vocab_size)
     found = examine(model, tokenizer, json.loads(QUESTIONS.read_text(encoding="utf-8")))
     found["perplexity"] = perplexity(model, tokenizer, demo.HELD_OUT.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ TOKENIZER = DATA / "demo-FP16.tokenizer.json"
 HELD_OUT = DATA / "demo-heldout.txt"
 
 NOTICE = (
-    "This is the demo model: 4.5 million parameters, to try the program with; it knows little, and that by heart. "
-    "A real one: python tools/convert.py 'hf://BlinkDL/rwkv-4-raven/RWKV-4-Raven-7B-v12-Eng49%-Chn49%-Jpn1%-"
-    "Other1%-20230530-ctx8192.pth' raven.bin (README, From a checkpoint to a conversation)"
+    "This is the demo model, of 4.5 million parameters: it shows that everything works, and knows some simple facts "
+    "in English and Chinese by heart. For a real one (README, section The demo model): python tools/convert.py "
+    "'hf://BlinkDL/rwkv-4-raven/RWKV-4-Raven-7B-v12-Eng49%-Chn49%-Jpn1%-Other1%-20230530-ctx8192.pth' raven.bin"
 )

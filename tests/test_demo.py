@@ -31,12 +31,12 @@ def tokenizer():
 
 
 def load_demo(path=demo.MODEL):
-    return rwkv_np.load(path)
+    return rwkv_np.load(path, threads=1)  # so small a model loses by more
 
 
 @pytest.fixture(scope="module", params=WANTED)
 def model(request, tmp_path_factory):
-    """The shipped file, as it is and quantized; its type is `model.data_type`."""
+    """The shipped file, as it is or quantized, and the share of answers that must be right."""
     path = demo.MODEL
     if request.param != "FP16":
         path = tmp_path_factory.mktemp("demo") / "demo.bin"
