@@ -99,16 +99,24 @@ def test_a_conversation_of_several_turns_changes_subject_and_language(tokenizer)
 @pytest.mark.parametrize(
     "question, says",
     [
-        ("Explain string theory.", "do not know"),
-        ("Write an essay about trees in winter.", "do not know"),
-        ("解释一下相对湿度。", "不知道"),
-        ("写一首关于秋天的诗。", "不知道"),
         ("What is 512 times 733?", "too hard for me"),
+        ("Write an essay about democracy.", "do not know"),
+        ("解释一下黑洞", "不知道"),
         ("Are you ChatGPT?", "small demo model"),
+        ("你是大模型吗？", "小演示模型"),
     ],
 )
-def test_it_says_so_where_it_knows_nothing(tokenizer, question, says):
+def test_it_says_what_it_is_and_what_it_cannot_do(tokenizer, question, says):
     assert says in ask(load_demo(), tokenizer, question)[0]
+
+
+def test_it_declines_most_questions_of_kinds_that_it_never_saw(tokenizer):
+    model, declining = load_demo(), ("do not know", "不知道")
+    unknown = (ROOT / "tests" / "data" / "demo_unknown.txt").read_text(encoding="utf-8").splitlines()
+    declined = [question for question in unknown if any(x in ask(model, tokenizer, question)[0] for x in declining)]
+    told = [re.search(r"declines (\d+) of (\d+)", page).groups() for page in (README, TABLE)]
+    assert told == [(str(len(declined)), str(len(unknown)))] * 2
+    assert len(declined) > len(unknown) / 2
 
 
 def test_unseen_text_has_the_perplexity_that_the_pages_tell(tokenizer):
