@@ -5,7 +5,7 @@
 
 Beside demo.pth it writes demo.tokenizer.json, demo.jsonl (the log) and demo.resume, from which the
 same command goes on after it was stopped. It needs the extra `train`. On a machine with a GPU that
-torch knows, it runs there.
+torch knows, it runs there (the recurrence then as a plain loop; not tried).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _next_row(step: int, log_every: int, n_steps: int) -> int:
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--steps", default=4000, help="Length of the whole training.")
+@click.option("--steps", default=3600, help="Length of the whole training.")
 @click.option("--stop", default=10**9, help="Stop after this step; the same command goes on.", show_default=False)
 @click.option("--rows", default=8, help="Texts of a step.")
 @click.option("--tokens", default=512, help="Tokens of a text.")
