@@ -1,9 +1,9 @@
 """The training loop of the demo model: steps, checkpoints, a log of loss.
 
-The learning rate rises, stays, and falls over the last 30 % of the steps. While it stays, nothing depends on
-how many steps there will be: a run may be shortened or prolonged when it is resumed, up to where
-the fall begins, and is then the same as one run of that many steps. Losses are in nats a token,
-each token by its weight (`demo_tokens`).
+The learning rate rises, stays, and falls over the last 30 % of the steps. While it stays, nothing
+depends on how many steps there will be: a run may be shortened or prolonged when it is resumed, up
+to where the fall begins, and is then the same as one run of that many steps. Losses are in nats a
+token, each token by its weight (`demo_tokens`).
 """
 
 from __future__ import annotations
