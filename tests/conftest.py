@@ -22,17 +22,22 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
-HAS_TORCH = importlib.util.find_spec("torch") is not None
-# Without torch, an optional package, no checkpoint can be read: these files would not even import.
-NEED_TORCH = ("checkpoint", "convert", "evaluation_definitions", "output", "quantize")
-collect_ignore = [] if HAS_TORCH else [f"test_{name}.py" for name in NEED_TORCH]
+# Optional packages, and the files that would not even import without them.
+NEEDS = {
+    "torch": ("checkpoint", "convert", "evaluation_definitions", "output", "quantize", "train_demo"),
+    "babel": ("train_demo",),
+    "chatterbot_corpus": ("train_demo",),
+    "yaml": ("train_demo",),
+}
+MISSING = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+collect_ignore = sorted({f"test_{part}.py" for name in MISSING for part in NEEDS[name]})
 
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_report_header():
-    return None if HAS_TORCH else f"torch is not installed: {', '.join(collect_ignore)} are left out"
+    return f"{', '.join(MISSING)} not installed: {', '.join(collect_ignore)} left out" if MISSING else None
 
 
 def shared_file(name: str) -> Path:

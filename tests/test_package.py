@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import rwkv_np
+from rwkv_np import demo
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,6 +50,12 @@ def test_a_wheel_holds_every_module(wheel):
     modules = {f"rwkv_np/{p.relative_to(ROOT / 'rwkv_np')}" for p in (ROOT / "rwkv_np").rglob("*.py")}
     modules |= {f"rwkv_np/kernels/{p.relative_to(ROOT / 'kernels')}" for p in (ROOT / "kernels").rglob("*.py")}
     assert modules <= set(wheel.namelist())
+
+
+def test_a_wheel_holds_the_demo_model_and_what_belongs_to_it(wheel):
+    files = {f"rwkv_np/data/{path.name}" for path in demo.DATA.iterdir()}
+    assert f"rwkv_np/data/{demo.MODEL.name}" in files
+    assert files <= set(wheel.namelist())
 
 
 def test_torch_is_no_requirement_of_the_package_itself(wheel):

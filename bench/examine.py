@@ -1,0 +1,107 @@
+"""How good the demo model is: questions answered, answers that end, perplexity of unseen text.
+
+    python bench/examine.py                   # the shipped file
+    python bench/examine.py demo-Q4_1.bin     # any other, with the tokenizer beside it or the shipped one
+
+A question is asked greedily, from the empty state. The rule is strict: an answer is right if it
+contains one of the accepted substrings as whole words, and, where a number was asked for, no other
+number. An answer ends by itself if it meets a blank line or the end of text within 60 tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from rwkv_np import Model, SamplingParams, Tokenizer, demo, generate, load, load_tokenizer
+from rwkv_np.chat.templates import TEMPLATES
+from rwkv_np.cli import Command
+
+QUESTIONS = Path(__file__).parents[1] / "tests" / "data" / "demo_questions.json"
+NUMBER_TOPICS = {"plus", "minus", "times", "larger"}
+MAX_TOKENS = 60
+CHUNK = 512  # rows of logits held at a time
+
+Question = dict[str, Any]
+
+
+def is_right(question: Question, answer: str) -> bool:
+    """Whether `answer` is a right one, by the rule above."""
+    accepted = [text for text in question["answers"] if _contains(answer, text)]
+    if question["topic"] not in NUMBER_TOPICS:
+        return bool(accepted)
+    return any(_numbers(answer) == _numbers(text) for text in accepted)
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"\d+", text)
+
+
+def _contains(answer: str, accepted: str) -> bool:
+    """As whole words: Niger is not in Nigeria. Chinese has no spaces, so the rule is for ASCII."""
+    pattern = rf"(?<![A-Za-z0-9]){re.escape(accepted)}(?![A-Za-z0-9])"
+    return re.search(pattern, answer, re.IGNORECASE) is not None
+
+
+def ask(model: Model, tokenizer: Tokenizer, question: str) -> tuple[str, bool]:
+    """The greedy answer, and whether it ended by itself."""
+    template = TEMPLATES["raven"]
+    params = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, stop=template.stop)
+    completion = generate(model, tokenizer, template.turn(question), params)
+    answer = "".join(completion)
+    return answer.strip(), completion.stop_reason in ("stop", "stop_id")
+
+
+def examine(model: Model, tokenizer: Tokenizer, questions: Sequence[Question]) -> dict[str, Any]:
+    """Shares of right answers by language and of answers that ended, and the wrong ones in full."""
+    answers = [ask(model, tokenizer, question["question"]) for question in questions]
+    right = [is_right(question, answer) for question, (answer, _) in zip(questions, answers)]
+    languages = [question["language"] for question in questions]
+    wrong = [
+        f"{question['question']} -> {answer}"
+        for question, (answer, _), is_ok in zip(questions, answers, right)
+        if not is_ok
+    ]
+    by_language = {x: np.mean([r for r, y in zip(right, languages) if x == y]) for x in sorted(set(languages))}
+    return {"right": by_language, "ended": np.mean([ended for _, ended in answers]), "wrong": wrong}
+
+
+def perplexity(model: Model, tokenizer: Tokenizer, text: str) -> float:
+    """e to the mean cross-entropy of a token of `text`, read as one stream after an end of text."""
+    ids = [0, *tokenizer.encode(text)]
+    total, state = 0.0, None
+    for start in range(0, len(ids) - 1, CHUNK):
+        chunk, following = ids[start : start + CHUNK], ids[start + 1 : start + CHUNK + 1]
+        logits, state = model.forward(chunk, state, full_output=True)
+        rows = np.float64(logits[: len(following)])
+        rows -= rows.max(axis=1, keepdims=True)
+        picked = rows[np.arange(len(following)), following]
+        total += float((np.log(np.exp(rows).sum(axis=1)) - picked).sum())
+    return math.exp(total / (len(ids) - 1))
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=demo.MODEL)
+@click.option("--json", "as_json", is_flag=True, help="All of it, the wrong answers included.")
+def command(path: Path, as_json: bool) -> None:
+    """Examine the demo model, or another file of it."""
+    model = load(path, threads=1)  # so small a model loses by more
+    tokenizer = load_tokenizer(demo.TOKENIZER, model.config.vocab_size)
+    found = examine(model, tokenizer, json.loads(QUESTIONS.read_text(encoding="utf-8")))
+    found["perplexity"] = perplexity(model, tokenizer, demo.HELD_OUT.read_text(encoding="utf-8"))
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        return
+    shares = ", ".join(f"{language} {share:.0%}" for language, share in found["right"].items())
+    click.echo(f"{path.name}: right {shares}; ended {found['ended']:.1%}; perplexity {found['perplexity']:.3f}")
+
+
+if __name__ == "__main__":
+    command()
