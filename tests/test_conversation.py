@@ -55,14 +55,15 @@ def test_the_state_after_a_stop_is_that_of_a_conversation_that_never_produced_it
     assert stopped.state() == ended.state()
 
 
-def test_an_answer_does_not_begin_by_ending():
-    chat = conversation([b" A"])
+@pytest.mark.parametrize("template", ["raven", "instruction"])
+def test_an_answer_does_not_begin_by_ending(template):
+    chat = conversation([b" A"], template)
     liked = np.zeros(1000, np.float32)
     liked[[ord("\n"), END, PIECE]] = 3, 2, 1
     chat.model.forward = lambda tokens, state=None: (liked, (*(state or ()), *np.atleast_1d(tokens).tolist()))
     assert say(chat) == " A"
     assert "".join(chat.go_on()) == " A"  # nor does what goes on after an end
-    assert text_read(chat) == "Bob: x\n\nAlice: A A"
+    assert chat.turns[-1].text == " A A"
 
 
 def test_blank_lines_inside_the_answer_to_an_instruction_are_part_of_it():

@@ -210,7 +210,7 @@ class Conversation:
 
     def _not_first(self, turn: Turn, earlier: Turn | None) -> frozenset[int]:
         """What was broken off may go on with anything; what has ended by itself would only end again."""
-        would_end = earlier.is_finished if earlier else SEPARATOR in turn.stop
+        would_end = earlier.is_finished if earlier else bool(turn.stop)  # free text may be at its end
         return self._endings if would_end else frozenset()
 
     def _params(self, stop: tuple[str, ...], not_first: frozenset[int], changes: dict[str, Any]) -> SamplingParams:

@@ -11,6 +11,7 @@ from typing import Any, TextIO, TypeVar
 import click
 import platformdirs
 
+from rwkv_np import demo
 from rwkv_np.chat import repl
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.language import LANGUAGES, Language, guess_language
@@ -45,7 +46,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     name="chat",
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
-@click.argument("model", type=click.Path(), envvar="RWKV_NP_MODEL")
+@click.argument("model", type=click.Path(), required=False, envvar="RWKV_NP_MODEL")
 @click.option("-p", "--prompt", help="Answer this once and exit.")
 @click.option("-f", "--file", type=click.Path(), help="Answer what is in this file (- is the input) and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Write each answer as a line of JSON.")
@@ -73,8 +74,8 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     "--config", type=click.Path(), is_eager=True, expose_value=False, callback=read_config,
     help=f"Defaults of these options, in TOML.  [default: {default_path()}]",
 )  # fmt: skip
-def command(model: str, prompt: str | None, file: str | None, as_json: bool, **options: Any) -> None:
-    """Talk with the model in the file MODEL.
+def command(model: str | None, prompt: str | None, file: str | None, as_json: bool, **options: Any) -> None:
+    """Talk with the model in the file MODEL, or with the demo model that comes with the program.
 
     With -p or -f, or when the input is no terminal, answers alone are written to the output:
     one, or one for each line of input. The exit status is 0, 1 after an error, 130 after Ctrl-C.
@@ -84,7 +85,9 @@ def command(model: str, prompt: str | None, file: str | None, as_json: bool, **o
     language = Language(options["language"] or guess_language())
     screen = (JsonScreen if as_json else Screen)(language, quiet=options["quiet"])
     message = _one_message(prompt, file)
-    session = _open(model, screen, params, options)
+    session = _open(model or str(demo.MODEL), screen, params, options)
+    if model is None:
+        screen.say("demo")
     if message is not None:
         session.say(message)
     elif sys.stdin.isatty():
