@@ -57,11 +57,12 @@ def test_the_state_after_a_stop_is_that_of_a_conversation_that_never_produced_it
 
 @pytest.mark.parametrize("template", ["raven", "instruction"])
 def test_an_answer_does_not_begin_by_ending(template):
-    chat = conversation([b" A"], template)
+    chat = conversation([b" A"], template, max_tokens=1)
     liked = np.zeros(1000, np.float32)
     liked[[ord("\n"), END, PIECE]] = 3, 2, 1
     chat.model.forward = lambda tokens, state=None: (liked, (*(state or ()), *np.atleast_1d(tokens).tolist()))
     assert say(chat) == " A"
+    chat.turns[-1].stop_reason = "stop"
     assert "".join(chat.go_on()) == " A"  # nor does what goes on after an end
     assert chat.turns[-1].text == " A A"
 
