@@ -121,7 +121,7 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     template = opening.named(template)
     _notify(
         f"{os.path.basename(path)}: RWKV-4, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
-        f"{words.name} tokenizer, {template.name} template"
+        f"{os.path.basename(words.name)} tokenizer, {template.name} template"
     )
     mark = fingerprint(path)
     known = OpeningCache(cache.place("openings"), f"{mark} {dispatch.choose().path} {cache.source_hash()}", c)
