@@ -160,6 +160,10 @@ def test_forks_know_nothing_of_each_other():
     say(chat, "deux")
     chat.switch("other")
     assert [turn.message for turn in chat.turns] == ["one", "two"]
+    chat.fork("third")
+    chat.undo(2)
+    chat.switch("other")
+    assert [turn.message for turn in chat.turns] == ["one", "two"]
     for name, call in (("other", chat.fork), ("none", chat.switch)):
         with pytest.raises(InputError, match=name):
             call(name)
@@ -228,11 +232,18 @@ def test_what_was_answered_last_goes_on_be_it_an_aside_or_a_turn():
     assert chat.aside.text == " A B C"
 
 
+def text_read_at(position):
+    return PieceTokenizer([b" A", b"\n\n"]).decode(position.state)
+
+
 def test_single_rounds_begin_anew_each_time():
     chat = conversation([b" A", b"\n\n"], "qa")
     for message in ("one", "two"):
         say(chat, message)
         assert bytes(chat.turns[-1].asked.state) == f"Q: {message}\n\nA:".encode()
+    for turn in chat.turns:
+        turn.ended = None  # as long ago
+    assert text_read_at(chat.position()) == "Q: two\n\nA: A"
     list(chat.go_on())
     assert chat.turns[-1].message == "two"
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from conftest import random_parameters, write_model
 
 from rwkv_np.chat.conversation import Conversation
+from rwkv_np.chat.opening_cache import OpeningCache
 from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.errors import ConversationFileError, OutputError
@@ -61,6 +63,34 @@ def test_a_loaded_conversation_goes_on_with_the_very_same_tokens(chat, model, tm
                 lambda c: c.reset() or say(c, "anew")):  # fmt: skip
         assert act(loaded) == act(chat)
         np.testing.assert_array_equal(loaded.state().wkv, chat.state().wkv)
+
+
+def test_what_was_loaded_is_not_read_again(chat, model, tmp_path, monkeypatch):
+    say(chat, "one")
+    save_conversation(chat, tmp_path / "a", MODEL)
+    loaded = load_conversation(tmp_path / "a", fresh(model), MODEL)
+    monkeypatch.setattr("rwkv_np.chat.conversation.prefill", None)
+    assert say(loaded, "two") == say(chat, "two")
+
+
+def test_a_state_after_an_opening_is_found_by_its_own_model_alone(model, tmp_path):
+    _, state = model.forward([1, 2, 3])
+    OpeningCache(tmp_path, "one model", model.config).put([1, 2, 3], state)
+    found = OpeningCache(tmp_path, "one model", model.config).get([1, 2, 3])
+    np.testing.assert_array_equal(found.wkv, state.wkv)
+    assert OpeningCache(tmp_path, "another", model.config).get([1, 2, 3]) is None
+    assert OpeningCache(tmp_path, "one model", model.config).get([1, 2]) is None
+    assert OpeningCache(None, "one model", model.config).get([1, 2, 3]) is None
+
+
+def test_only_the_last_used_openings_are_kept(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("rwkv_np.chat.opening_cache.KEPT", 2)
+    cache = OpeningCache(tmp_path, "k", model.config)
+    for n in range(4):
+        cache.put([n], model.forward([n])[1])
+        for old, file in enumerate(sorted(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)):
+            os.utime(file, (n * 10 + old, n * 10 + old))
+    assert cache.get([0]) is None and cache.get([3]) is not None and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_conversation_of_single_rounds_and_an_empty_one_are_saved_too(model, tmp_path):

@@ -38,6 +38,11 @@ def test_a_message_is_answered_on_stdout_alone(do):
     assert do(at, "", "   ") == ("", "")
 
 
+def test_line_breaks_are_shown_between_words_and_not_at_the_ends(do):
+    at = session(b" \n", b" a\n", b"\n", b"b", b"\n\n", template="instruction")
+    assert do(at, "/i x").out == "a\n\nb\n"
+
+
 def test_two_slashes_begin_a_message(do):
     at = session()
     do(at, "//etc/passwd is a file")
