@@ -29,6 +29,11 @@ class ModelConfig:
     data_type: str
     data_types: tuple[str, ...]
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether most matrices are of a type of blocks."""
+        return self.data_type not in ("FP16", "FP32")
+
 
 # A parameter of the first layer that no earlier architecture has; newest first.
 _MARKS = (

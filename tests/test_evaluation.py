@@ -324,6 +324,18 @@ def test_a_base_file_of_another_vocabulary_is_refused(kept, golden):
         BaseFile(kept[0]).check(Passage(np.zeros(9, np.uint32)), 101)
 
 
+def test_a_base_is_kept_once_however_many_formats_are_made(words, model_fp16, kept):
+    fresh = model_fp16.with_name("fresh")
+    evaluate([str(model_fp16)], untimed(words, save_base=str(fresh)), formats=["Q4_0", "Q8_0"])
+    with open(kept[0], "rb") as file:
+        assert fresh.read_bytes() == file.read()
+
+
+def test_a_kept_base_is_not_kept_again(words, model_fp16, kept):
+    with pytest.raises(InputError, match="where a base model reads a text"):
+        evaluate([str(model_fp16)], untimed(words, save_base="again"), base_file=kept[0])
+
+
 def test_a_base_file_is_not_written_over_and_not_left_half_done(words, model_fp16, kept, monkeypatch):
     with pytest.raises(OutputError, match="exists already"):
         evaluate([str(model_fp16)], untimed(words, save_base=kept[0]))
@@ -371,6 +383,17 @@ def test_formats_made_in_passing_have_the_figures_of_files(words, model_fp16):
     from_file = evaluate([str(model_fp16), made(model_fp16, "Q5_0")], untimed(words))
     assert made_here.row("Q5_0").quality == from_file.row("Q5_0").quality
     assert made_here.row("Q5_0").cost == from_file.row("Q5_0").cost
+
+
+def test_a_base_that_changes_between_two_groups_is_found_out(words, model_fp16):
+    session = Session(make_plan([str(model_fp16)], formats=["Q4_0", "Q5_0"]), untimed(words))
+
+    def replace_base(figures, done, total):
+        if done == total:
+            write_model(model_fp16, random_parameters(np.random.default_rng(2)), "FP16")
+
+    with pytest.raises(InputError, match="model-FP16.bin was changed while it was measured"):
+        session.run(replace_base)
 
 
 def test_float32_activations_are_a_row_of_their_own_and_a_share(words, model_fp16):

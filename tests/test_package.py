@@ -67,7 +67,7 @@ def test_torch_is_no_requirement_of_the_package_itself(wheel):
 
 def test_the_command_line_shows_its_commands_and_its_version(run_cli):
     out = run_cli("--help").stdout
-    assert all(word in out for word in ("chat", "convert", "info", "inspect", "quantize"))
+    assert all(word in out for word in ("chat", "convert", "evaluate", "info", "inspect", "quantize"))
     assert rwkv_np.__version__ in run_cli("--version").stdout
     assert "No such command" in run_cli("chatt", code=2).stderr
 

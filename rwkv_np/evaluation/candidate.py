@@ -27,6 +27,7 @@ class Candidate:
     name: str
     path: str
     data_type: str
+    is_quantized: bool
     vocab_size: int
     head_type: str
     other_head_type: str | None = None
@@ -42,7 +43,7 @@ class Candidate:
     def variants(self, float32_activations: bool, both_heads: bool) -> Iterator[Candidate]:
         """This one, and those of its variants that are asked for and differ from it."""
         yield self
-        if float32_activations and is_quantized(self.data_type):
+        if float32_activations and self.is_quantized:
             name = f"{self.name}, float32 activations"
             yield replace(self, name=name, variant_of=self.name, has_float32_activations=True)
         if both_heads and self.other_head_type:
@@ -52,21 +53,17 @@ class Candidate:
             )
 
 
-def is_quantized(data_type: str) -> bool:
-    """Whether a type of that name, in files of any version, is one of blocks."""
-    return data_type not in ("FP32", "FP16")
-
-
 def candidate(path: str, name: str | None = None) -> Candidate:
     """The model file at `path` as it is held by default. Raises FormatError, OSError."""
     file = read_model_file(path)
     config, matrix = model_config(file), file.parameters[head.NAME]
     head_type, other = matrix.data_type.name, "Q8_0" if head.can_be_q8_0(matrix) else None
-    if other and head.is_q8_0_by_default(config):
+    if other and config.is_quantized:
         head_type, other = other, head_type
     return Candidate(
-        name or config.data_type, os.fspath(path), config.data_type, config.vocab_size, head_type, other
-    )
+        name or config.data_type, os.fspath(path), config.data_type, config.is_quantized,
+        config.vocab_size, head_type, other,
+    )  # fmt: skip
 
 
 def candidates(paths: Sequence[str]) -> list[Candidate]:

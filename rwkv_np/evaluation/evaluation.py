@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rwkv_np.errors import InputError
 from rwkv_np.evaluation.base_file import VERSION, BaseFile, Header, SavingReader
 from rwkv_np.evaluation.candidate import Candidate
 from rwkv_np.evaluation.cost import Cost, cost, size
 from rwkv_np.evaluation.lambada import Guesses, Item, guess_all
-from rwkv_np.evaluation.quality import quality
+from rwkv_np.evaluation.quality import Quality, quality
 from rwkv_np.evaluation.record import Record, by_position
 from rwkv_np.evaluation.report import Report, Row
 from rwkv_np.evaluation.walk import ModelReader, Passage, Reader, walk
@@ -57,6 +58,7 @@ class Evaluation:
 
     def __init__(self, task: Task, base: Candidate | BaseFile, report: Report) -> None:
         self._task, self._base, self.report = task, base, report
+        self._save_base = task.save_base
 
     def run(self, group: Sequence[Candidate], progress: Progress | None = None) -> None:
         """Measure a group, the base with it. Raises what loading and reading a model raises."""
@@ -98,10 +100,11 @@ class Evaluation:
 
         try:
             with ExitStack() as stack:
-                if self._task.save_base:
-                    file = stack.enter_context(new_file(self._task.save_base))
+                if self._save_base:
+                    file = stack.enter_context(new_file(self._save_base))
                     readers[0] = SavingReader(readers[0], file, _header(rows[0], models[0], passage), passage)
                 walk(readers, passage, record, show)
+            self._save_base = None  # with the first group, and not again
         finally:
             _take(record, rows, passage.skip)
 
@@ -118,7 +121,9 @@ class Evaluation:
             guess_all(models, items, guesses, show)
         finally:
             for row, of_one in zip(rows, guesses):
-                row.last_words = of_one.result()
+                found = of_one.result()
+                if found and (row.last_words is None or row.last_words.n_words < found.n_words):
+                    row.last_words = found
 
 
 def _header(row: Row, model: Model, passage: Passage) -> Header:
@@ -133,10 +138,18 @@ def _take(record: Record, rows: Sequence[Row], first: int) -> None:
     if record.n < LEAST:
         return
     base = record.scores(0)
-    rows[0].quality = quality(base)
+    _take_base(rows[0], quality(base))
     for i, row in enumerate(rows[1:], start=1):
         scores = record.scores(i)
         row.quality, row.kl_by_position = quality(scores, base), by_position(scores.kl, first)
+
+
+def _take_base(row: Row, found: Quality) -> None:
+    """The base is read once with each group, and must say the same each time."""
+    if row.quality is None or row.quality.n_tokens < found.n_tokens:
+        row.quality = found
+    elif row.quality.n_tokens == found.n_tokens and row.quality != found:
+        raise InputError(f"{row.file} was changed while it was measured; measure it again")
 
 
 def _figures(record: Record, rows: Sequence[Row]) -> str:

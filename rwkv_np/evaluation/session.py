@@ -70,6 +70,8 @@ class Session:
         if isinstance(plan.base, BaseFile) and passage:
             plan.base.check(passage, plan.model.vocab_size)
         if c.save_base:
+            if passage is None or isinstance(plan.base, BaseFile):
+                raise InputError("a base's predictions can be kept where a base model reads a text: give both")
             check_destination(c.save_base, None, overwrite=False)
         task = Task(passage, items, c.is_timed, c.threads, c.save_base)
         n_tokens = len(passage.tokens) if passage else None

@@ -11,7 +11,7 @@ import importlib
 from rwkv_np.config import ModelConfig, identify
 from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.format import ModelFile, read_model_file
-from rwkv_np.models import head, v4
+from rwkv_np.models import v4
 from rwkv_np.models.base import Model, Progress
 from rwkv_np.quants import by_code
 
@@ -50,7 +50,7 @@ def load(
     module, name = ENGINES[config.architecture, engine]
     build = getattr(importlib.import_module(module), name)
     if head_q8_0 is None:
-        head_q8_0 = head.is_q8_0_by_default(config)
+        head_q8_0 = config.is_quantized  # models/head.py says why
     model: Model = build(config, file.parameters, threads, head_q8_0=head_q8_0, progress=progress)
     return model
 
