@@ -167,7 +167,7 @@ def environment(home):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
     return kept | {
         "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "XDG_CONFIG_HOME": str(home / "config"),
-        "RWKV_NP_CACHE": str(cache.base()), "PYTHONUSERBASE": site.getuserbase(),
+        "RWKV_NP_CACHE": str(cache.folder().parent), "PYTHONUSERBASE": site.getuserbase(),
         "LANG": "C.UTF-8", "TERM": "xterm-256color",
     }  # fmt: skip
 
