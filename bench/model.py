@@ -4,7 +4,7 @@ Decoding reads every weight once a token, so its ceiling is bandwidth / bytes. A
 them once for many tokens and is bound by arithmetic. Each decode timing is paired with a
 measurement of the bandwidth right before it; the share is the median of the pairs.
 
-    python bench/model.py --shape 1b5 --format Q4_1 [--head-q8-0]
+    python bench/model.py --shape 1b5 --format Q4_1 [--head-fp16]
     python bench/model.py MODEL.bin
 
 The last line is one JSON document.
@@ -22,9 +22,10 @@ from measure import float32_rate
 from shapes import SHAPES
 from synthetic import write_synthetic
 
-from rwkv_np.evaluation.machine import processor, resident_anonymous
+from rwkv_np.evaluation.machine import processor
 from rwkv_np.evaluation.speed import decode, prefill, seconds
 from rwkv_np.format import read_model_file
+from rwkv_np.memory import resident_anonymous
 from rwkv_np.models import model_config
 from rwkv_np.models.v4_fused import FusedRWKV4
 
@@ -52,7 +53,7 @@ def matrix_operations(model: FusedRWKV4) -> int:
     return 2 * model.config.n_layer * (5 * c * c + 2 * c * f)
 
 
-def card(path: Path, threads: int | None, head_q8_0: bool) -> dict:
+def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:
     """Measure everything; the keys are the card's lines."""
     options = {"threads": threads, "head_q8_0": head_q8_0}
     model, loading = load_seconds(path, **options)
@@ -83,8 +84,8 @@ def card(path: Path, threads: int | None, head_q8_0: bool) -> dict:
 @click.option("--shape", type=click.Choice(list(SHAPES)), help="Make a model of this published shape.")
 @click.option("--format", "type_name", type=click.Choice(FORMATS), default="Q4_1", help="Its data type.")
 @click.option("--threads", type=int, help="Threads; by default the physical cores.")
-@click.option("--head-q8-0", is_flag=True, help="Hold the head as Q8_0.")
-def main(model: Path | None, shape: str | None, type_name: str, threads: int | None, head_q8_0: bool) -> None:
+@click.option("--head-q8-0/--head-fp16", default=None, help="Hold the head as Q8_0.  [default: if quantized]")
+def main(model: Path | None, shape: str | None, type_name: str, threads: int | None, head_q8_0: bool | None) -> None:
     """Measure MODEL, or a synthetic model of a given --shape."""
     if (model is None) == (shape is None):
         raise click.UsageError("Give either MODEL or --shape.")

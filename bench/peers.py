@@ -74,7 +74,7 @@ class RwkvCpp:
 class Ours:
     """The same two calls on the fused engine."""
 
-    def __init__(self, model: Path, threads: int, head_q8_0: bool) -> None:
+    def __init__(self, model: Path, threads: int, head_q8_0: bool | None) -> None:
         self.model = load(model, threads=threads, head_q8_0=head_q8_0)
         self.state = None
 
@@ -110,10 +110,13 @@ def _summary(name: str, taken: np.ndarray, tokens: int) -> dict:
     "--rwkv-cpp", "library", required=True, type=click.Path(exists=True, path_type=Path), help="librwkv.so"
 )
 @click.option("--threads", type=int, default=default_threads(), help="Threads of both.")
-@click.option("--head-q8-0", is_flag=True, help="Hold our head as Q8_0. rwkv.cpp keeps the file's.")
+@click.option(
+    "--head-q8-0/--head-fp16", default=None,
+    help="Hold our head as Q8_0. rwkv.cpp keeps the file's.  [default: if quantized]",
+)  # fmt: skip
 @click.option("--pairs", type=int, default=7, help="Pairs of timings.")
 @click.option("--prompt", type=int, default=64, help="Tokens of a prompt; 128 abort rwkv.cpp at 1.5B.")
-def main(model: Path, library: Path, threads: int, head_q8_0: bool, pairs: int, prompt: int) -> None:
+def main(model: Path, library: Path, threads: int, head_q8_0: bool | None, pairs: int, prompt: int) -> None:
     """Time MODEL in both programs."""
     ours, theirs = Ours(model, threads, head_q8_0), RwkvCpp(library, model, threads)
     tokens = np.random.default_rng(0).integers(0, ours.model.config.vocab_size, prompt)
