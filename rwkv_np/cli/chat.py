@@ -57,7 +57,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option("--system", metavar="TEXT", help="What the model reads first, in place of an opening dialogue.")
 @_option("--opening", metavar="FILE", help="An opening dialogue of your own (TOML or JSON), or: none.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
-@_option("--threads", type=click.IntRange(1), help="[default: the physical cores that may be used]")
+@_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
 @_option("--head-q8-0/--head-fp16", default=None, help="Hold an FP16 head in 8 bits.  [default: if quantized]")
 @_option("--max-tokens", type=int, default=_D.max_tokens, help="Longest answer.")
 @_option("--temperature", type=float, default=_D.temperature, help="0 always takes the likeliest token.")

@@ -22,7 +22,7 @@ def with_error(x: Estimate | None, scale: float = 1.0) -> str:
     value, error = scale * x.value, scale * x.error
     if not (math.isfinite(value) and math.isfinite(error)) or error == 0:
         return number(value)
-    if error < 1e-5:
+    if error < 1e-5 and abs(value) < 1e-3:
         exponent = math.floor(math.log10(max(abs(value), error)))
         digits = max(0, exponent - math.floor(math.log10(error)) + 1)
         return f"({value / 10**exponent:.{digits}f} ± {error / 10**exponent:.{digits}f})e{exponent}"

@@ -36,7 +36,7 @@ def load(
 ) -> Model:
     """Map the model file at `path` and return the model in it.
 
-    threads    how many work on a token; None: the physical cores that the process may use
+    threads    how many work on a token; None: the physical cores that the process may use, one for a small model
     engine     "fused": kernels on packed weights; "numpy": the plain graph, slow and to be read
     head_q8_0  hold an FP16 or FP32 head in 8 bits: fewer bytes to read for a token; None: where the
                other matrices are quantized (head.py says what it costs)

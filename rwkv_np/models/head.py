@@ -3,9 +3,9 @@
 Quantizers leave it in FP16, so in a small quantized model it is most of the bytes that are read for a
 token: half of a 169M one in Q4_1. Held as Q8_0 it is half as many, and the model faster by that.
 What it costs was measured (`rwkv-np evaluate --both-heads`) on trained models: a mean KL divergence of
-1.4e-5 to 2.4e-5 along the training of one of 4.5M weights and a vocabulary of 4096, whatever type the
-rest has, and 5.7e-5 on one of 660K and 256. That is three times what Q8_0 costs for all the rest, and a
-thirtieth of what Q4_1 does; most of it comes from rounding the vector that the head is multiplied with.
+3.1e-5 on the demo model, of 4.5M weights and a vocabulary of 4096, whatever type the rest has, and 5.7e-5
+on one of 660K and 256; 1e-4 was the limit. It is ten times what Q8_0 costs for all the rest, and an eighth
+of what Q4_1 does; most of it comes from rounding the vector that the head is multiplied with.
 So a quantized model holds its head as Q8_0 unless told otherwise, and a float model as it stands in the
 file: who keeps one of those wants no rounding.
 """
