@@ -132,11 +132,12 @@ def test_the_file_is_small_and_its_tokenizer_fits_exactly(tokenizer):
     assert rwkv_np.load_tokenizer(demo.TOKENIZER).n_ids == tokenizer.n_ids
 
 
-def test_the_notice_is_one_line_that_tells_what_it_is_and_how_to_get_a_real_one():
-    assert "\n" not in demo.NOTICE
-    assert "demo model" in demo.NOTICE and "tools/convert.py" in demo.NOTICE and "README" in demo.NOTICE
-    n_weights = demo.MODEL.stat().st_size / 2
-    assert float(re.search(r"(\d+\.\d+) million", demo.NOTICE)[1]) == pytest.approx(n_weights / 1e6, abs=0.1)
+@pytest.mark.parametrize("name, word", [("en", "demo model"), ("zh", "演示模型"), ("ja", "デモモデル")])
+def test_the_chat_without_a_model_says_in_one_line_what_this_is_and_how_to_get_a_real_one(run_cli, name, word):
+    result = run_cli("chat", "-p", "Hello!", "--temperature", "0", "--language", name)
+    assert result.stdout == "Hello! How can I help you?\n"
+    (notice,) = [line for line in result.stderr.splitlines() if word in line]
+    assert "rwkv-np convert hf://BlinkDL/" in notice and "README" in notice
 
 
 def test_to_find_it_imports_nothing_heavy():

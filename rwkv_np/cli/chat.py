@@ -25,7 +25,7 @@ from rwkv_np.cli.config import default_path, read_config
 from rwkv_np.cli.progress import show_loading
 from rwkv_np.fingerprint import fingerprint
 from rwkv_np.kernels import cache, dispatch
-from rwkv_np.models import Model, load
+from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams
 from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
@@ -113,13 +113,15 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     """Load model, tokenizer and opening, and the conversation to go on with."""
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening both say how the conversation begins; give one of them")
-    model = _load(path, options["threads"], options["head_q8_0"])
+    if cache.is_first_run("v4_graph"):
+        screen.say("compiling")
+    model = load(path, options["threads"], head_q8_0=options["head_q8_0"], progress=show_loading)
     c = model.config
-    words = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=_notify)
+    words = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
     template = TEMPLATES[options["template"]] if options["template"] else template_for(c.vocab_size)
     opening = _opening(words, template, options)
     template = opening.named(template)
-    _notify(
+    screen.note(
         f"{os.path.basename(path)}: RWKV-4, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
         f"{os.path.basename(words.name)} tokenizer, {template.name} template"
     )
@@ -142,20 +144,10 @@ def _opening(tokenizer: Tokenizer, template: Template, options: dict[str, Any]) 
     return NO_OPENING
 
 
-def _load(path: str, threads: int | None, head_q8_0: bool | None) -> Model:
-    if cache.is_first_run("v4_graph"):
-        _notify("Compiling the kernels for this processor: once, in less than a minute.")
-    return load(path, threads, head_q8_0=head_q8_0, progress=show_loading)
-
-
 def _history(path: str | None) -> Path | None:
     if path == "none":
         return None
     return Path(path) if path else platformdirs.user_state_path("rwkv-np", appauthor=False) / "history"
-
-
-def _notify(message: str) -> None:
-    click.echo(message, err=True)
 
 
 def _be_lenient(stream: TextIO) -> None:
