@@ -157,7 +157,7 @@ def test_a_message_given_up_while_it_was_read_keeps_the_file_and_the_edit(do):
         return answer
 
     at.conversation.edit = given_up
-    do(at, "two")
+    assert do(at, "two").out == ""
     assert at.attached == "a file" and at.draft == "one" and at.was_interrupted
     at.conversation.edit = ask
     do(at, "two")

@@ -19,6 +19,7 @@ from unicodedata import east_asian_width
 from rwkv_np.chat.language import Language
 from rwkv_np.completion import Completion
 from rwkv_np.console import has_color, is_drawable
+from rwkv_np.generation import CHUNK
 from rwkv_np.memory import resident_anonymous
 
 _DIM, _BOLD_CYAN, _RED, _RESET = "\x1b[2m", "\x1b[1;36m", "\x1b[31m", "\x1b[0m"
@@ -48,11 +49,12 @@ class Screen:
             self._name(name)
             name = ""
             print(self._printable(text), end="", flush=True)
-        self._name(name)
-        print(flush=True)
-        self._say_why(completion)
-        if sys.stdout.isatty() and not self.quiet:
-            self.note(self.figures(completion))
+        if completion.was_read:
+            self._name(name)
+            print(flush=True)
+        self._draw("")
+        if sys.stdout.isatty():
+            self._say_why(completion)
 
     def _name(self, name: str) -> None:
         if name and sys.stdout.isatty():
@@ -64,12 +66,13 @@ class Screen:
         return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
     def _say_why(self, completion: Completion) -> None:
-        if not sys.stdout.isatty():
-            return
         if not completion.was_read:
             self.say("given_up")
-        elif completion.stop_reason in ("length", "interrupted"):
+            return
+        if completion.stop_reason in ("length", "interrupted"):
             self.say(completion.stop_reason, tokens=completion.n_new)
+        if not self.quiet:
+            self.note(self.figures(completion))
 
     def figures(self, completion: Completion) -> str:
         """What an answer took, in a line."""
@@ -103,8 +106,12 @@ class Screen:
 
     def reading(self, done: int, total: int) -> None:
         """How much of a prompt has been read; a terminal alone sees it, and short ones are not worth it."""
-        if is_drawable(sys.stderr) and total > 128:
-            line = self.language.say("reading", done=done, total=total) if done < total else ""
+        if total > CHUNK:
+            self._draw(self.language.say("reading", done=done, total=total) if done < total else "")
+
+    def _draw(self, line: str) -> None:
+        """Put a line in place of the one at hand, where a terminal can."""
+        if is_drawable(sys.stderr):
             print(f"{_ERASE_LINE}{line}", end="", file=sys.stderr, flush=True)
 
 
