@@ -32,6 +32,7 @@ NEEDS = {
 MISSING = [name for name in NEEDS if importlib.util.find_spec(name) is None]
 collect_ignore = sorted({f"test_{part}.py" for name in MISSING for part in NEEDS[name]})
 
+WORDS = "The time has come, the walrus said, to talk of many things. " * 12
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -99,6 +100,17 @@ def write_model(path, arrays, data_type="FP32", version=LATEST_VERSION, **header
 def tiny_model(tmp_path):
     """Path of a random byte-vocabulary model file: 2 layers, n_embd 32."""
     return write_model(tmp_path / "tiny.bin", random_parameters(np.random.default_rng(0)))
+
+
+@pytest.fixture
+def words(tmp_path):
+    (tmp_path / "words.txt").write_text(WORDS)
+    return tmp_path / "words.txt"
+
+
+@pytest.fixture
+def model_fp16(tmp_path):
+    return write_model(tmp_path / "model-FP16.bin", random_parameters(np.random.default_rng(1)), "FP16")
 
 
 @pytest.fixture

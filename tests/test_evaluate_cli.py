@@ -6,23 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import random_parameters, write_model
-from test_evaluation import WORDS, made
+from conftest import WORDS
+from test_evaluation import made
 
 from rwkv_np.cli.progress import RunningLine
 from rwkv_np.evaluation.quality import Estimate
 from rwkv_np.evaluation.tables import number, with_error
-
-
-@pytest.fixture
-def words(tmp_path):
-    (tmp_path / "words.txt").write_text(WORDS)
-    return tmp_path / "words.txt"
-
-
-@pytest.fixture
-def model_fp16(tmp_path):
-    return write_model(tmp_path / "model-FP16.bin", random_parameters(np.random.default_rng(1)), "FP16")
 
 
 @pytest.fixture

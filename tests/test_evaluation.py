@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import GOLDEN, random_parameters, shared_file, write_model
+from conftest import GOLDEN, WORDS, random_parameters, shared_file, write_model
 from rwkv_np.kernels import cache
 
 import rwkv_np
@@ -22,7 +22,6 @@ from rwkv_np.quantize import quantize
 from rwkv_np.tokenizers import load_tokenizer
 
 FORMATS = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # from the best to the worst
-WORDS = "The time has come, the walrus said, to talk of many things. " * 12
 
 
 @pytest.fixture(autouse=True)
@@ -30,17 +29,6 @@ def own_cache(tmp_path, monkeypatch):
     """Tokens are kept in a folder of the test; compiled kernels stay where they are."""
     place = cache.place
     monkeypatch.setattr(cache, "place", lambda name: tmp_path if name == text.CACHE else place(name))
-
-
-@pytest.fixture
-def words(tmp_path):
-    (tmp_path / "words.txt").write_text(WORDS)
-    return tmp_path / "words.txt"
-
-
-@pytest.fixture
-def model_fp16(tmp_path):
-    return write_model(tmp_path / "model-FP16.bin", random_parameters(np.random.default_rng(1)), "FP16")
 
 
 def made(model_fp16, data_type):

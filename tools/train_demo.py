@@ -20,6 +20,7 @@ from demo_tokens import VOCAB_SIZE, Batches, train_tokenizer
 from demo_training import Run, write_log
 
 from rwkv_np.cli import Command
+from rwkv_np.output import new_file
 
 SHAPE = Shape(n_layer=6, n_embd=192, dim_ffn=768, vocab_size=VOCAB_SIZE)
 EARLY_ROWS = (10, 25)  # of the log, by which a short run can be compared
@@ -43,7 +44,8 @@ def train(
         click.echo(run.log[-1], err=True)
         run.save(kept)
         write_log(out.with_suffix(".jsonl"), run.log)
-        torch.save({name: tensor.cpu() for name, tensor in run.model.state_dict().items()}, out)
+        with new_file(out, overwrite=True) as file:
+            torch.save({name: tensor.cpu() for name, tensor in run.model.state_dict().items()}, file)
     return run
 
 
