@@ -137,6 +137,7 @@ def test_the_settings_file_may_name_the_model(run_cli, talkative, tmp_path):
         ("[chat]\ntemperatur = 1", "there is no setting 'temperatur'; did you mean temperature?"),
         ("[chat]\nmax_tokens = 'many'", "max_tokens: 'many' is not a valid integer"),
         ("[chat]\nlanguage = 'de'", "language: 'de' is not one of 'en', 'zh', 'ja'"),
+        ("[chat]\nprompt = 'x'", "there is no setting 'prompt'"),
         ("[chat\n", "is no valid TOML: "),
         ("chat = 1", "chat is no table; expected a line [chat]"),
     ],

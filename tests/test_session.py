@@ -11,7 +11,7 @@ from rwkv_np.chat import commands, repl
 from rwkv_np.chat.language import LANGUAGES, Language, guess_language
 from rwkv_np.chat.screen import JsonScreen, Screen
 from rwkv_np.chat.session import Session
-from rwkv_np.errors import InputError, TextError
+from rwkv_np.errors import InputError, OutputError, TextError
 
 
 def session(*pieces, screen=Screen, **options):
@@ -162,6 +162,24 @@ def test_a_message_given_up_while_it_was_read_keeps_the_file_and_the_edit(do):
     at.conversation.edit = ask
     do(at, "two")
     assert [turn.message for turn in at.conversation.turns] == ["a file\ntwo"] and at.draft is None
+
+
+def test_an_answer_that_cannot_be_saved_was_given_all_the_same(do, monkeypatch, tmp_path):
+    at = session()
+    at.open(None, str(tmp_path / "talk"))
+    do(at, "/read " + __file__)
+
+    def full(*_, **__):
+        raise OutputError("talk", "no room")
+
+    monkeypatch.setattr("rwkv_np.chat.session.save_conversation", full)
+    with pytest.raises(OutputError, match="no room"):
+        at.handle("What is this?")
+    assert len(at.conversation.turns) == 1 and at.attached == ""
+    saved = []
+    monkeypatch.setattr("rwkv_np.chat.session.save_conversation", lambda *a, **k: saved.append(1))
+    do(at, "/settings", "And?", "/settings")
+    assert len(saved) == 2  # the one that failed, with the next line, and one for the next answer
 
 
 def test_a_file_that_cannot_be_read_is_said_and_nothing_is_attached(tmp_path):

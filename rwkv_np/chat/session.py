@@ -40,6 +40,7 @@ class Session:
         self.changes: dict[str, Any] = {}
         self.was_interrupted = False
         self._kept_in: str | None = None
+        self._n_kept = conversation.n_asked
 
     def open(self, load: str | None, save: str | None) -> None:
         """Begin: read the opening, or go on with the conversation in `load`; keep it in `save`.
@@ -51,7 +52,7 @@ class Session:
             self.file = load
         if save and save != load:
             check_destination(save, None, overwrite=False)
-        self._kept_in = save
+        self._kept_in, self._n_kept = save, self.conversation.n_asked
         self.conversation.begin(self.screen.reading)
 
     def handle(self, line: str) -> None:
@@ -63,6 +64,7 @@ class Session:
             command.run(self, argument)
         elif line or self.attached:
             self.say(line[1:] if line.startswith("//") else line)
+        self.keep()
 
     def say(self, message: str) -> None:
         """Send a message, with what was read from files before it, and show the answer."""
@@ -84,8 +86,12 @@ class Session:
         with ctrl_c_interrupts(completion), typing_unseen():
             self.screen.answer(completion, message, name or "", goes_on=goes_on)
         self.was_interrupted = completion.stop_reason == "interrupted"
-        if self._kept_in:
+
+    def keep(self) -> None:
+        """Save the conversation if that was asked for and something was said. Raises OutputError."""
+        if self._kept_in and self._n_kept != self.conversation.n_asked:
             save_conversation(self.conversation, self._kept_in, self.model, overwrite=True)
+            self._n_kept = self.conversation.n_asked
 
 
 def _take_inline_settings(line: str) -> tuple[str, dict[str, float]]:

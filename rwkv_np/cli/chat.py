@@ -90,6 +90,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
         screen.say("demo")
     if message is not None:
         session.say(message)
+        session.keep()
     elif sys.stdin.isatty():
         from rwkv_np.chat.editor import Editor  # prompt_toolkit: of use at a terminal alone
 

@@ -33,7 +33,8 @@ def read_config(ctx: click.Context, option: click.Parameter, path: str | None) -
     found = read_toml(path).get(ctx.command.name or "", {})
     if not isinstance(found, dict):
         raise SettingsFileError(path, f"{ctx.command.name} is no table; expected a line [{ctx.command.name}]")
-    options = {option.name: option for option in ctx.command.params if option.name}
+    # What has an environment variable is a setting; the others (a prompt, a file) are for once.
+    options = {known.name: known for known in ctx.command.params if known.name and known.envvar and known is not option}
     ctx.default_map = {name: _checked(ctx, path, options, name, value) for name, value in found.items()}
     return path
 
