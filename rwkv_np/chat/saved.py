@@ -29,6 +29,10 @@ from rwkv_np.state import State
 FORMAT, VERSION = "rwkv_np conversation", 1
 _TEXT = "conversation.json"
 _TURN = ("message", "prompt", "stop", "text", "tokens", "stop_reason")
+# What a damaged archive, array or text makes Python raise. (NotImplementedError: of a compression that never was.)
+_SIGNS_OF_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, KeyError, TypeError, AttributeError,
+)  # fmt: skip
 _DAMAGED = "is damaged, or no saved conversation; expected a file that /save wrote"
 
 
@@ -92,9 +96,7 @@ def load_conversation(path: PathLike, like: Conversation, model: dict[str, str])
             said = _read_text(path, members)
             _check_model(path, said["model"], model)
             return _restore(path, said, members, like)
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError) as error:
-        raise ConversationFileError(path, _DAMAGED) from error
-    except (zipfile.BadZipFile, zlib.error) as error:
+    except _SIGNS_OF_DAMAGE as error:
         raise ConversationFileError(path, _DAMAGED) from error
 
 

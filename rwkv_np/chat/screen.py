@@ -18,12 +18,11 @@ from unicodedata import east_asian_width
 
 from rwkv_np.chat.language import Language
 from rwkv_np.completion import Completion
-from rwkv_np.console import has_color, is_drawable
+from rwkv_np.console import has_color, write_over
 from rwkv_np.generation import CHUNK
 from rwkv_np.memory import resident_anonymous
 
 _DIM, _BOLD_CYAN, _RED, _RESET = "\x1b[2m", "\x1b[1;36m", "\x1b[31m", "\x1b[0m"
-_ERASE_LINE = "\r\x1b[K"
 # C0 and C1 controls but for tab and line feed: an answer must not move the cursor or set the title.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -52,7 +51,7 @@ class Screen:
         if completion.was_read:
             self._name(name)
             print(flush=True)
-        self._draw("")
+        write_over("")
         if sys.stdout.isatty():
             self._say_why(completion)
 
@@ -107,12 +106,7 @@ class Screen:
     def reading(self, done: int, total: int) -> None:
         """How much of a prompt has been read; a terminal alone sees it, and short ones are not worth it."""
         if total > CHUNK:
-            self._draw(self.language.say("reading", done=done, total=total) if done < total else "")
-
-    def _draw(self, line: str) -> None:
-        """Put a line in place of the one at hand, where a terminal can."""
-        if is_drawable(sys.stderr):
-            print(f"{_ERASE_LINE}{line}", end="", file=sys.stderr, flush=True)
+            write_over(self.language.say("reading", done=done, total=total) if done < total else "")
 
 
 class JsonScreen(Screen):

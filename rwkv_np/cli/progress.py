@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rwkv_np.console import is_drawable
+from rwkv_np.console import is_drawable, write_over
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -49,9 +49,7 @@ def _bar(label: str, length: int) -> ProgressBar[str]:
 
 def show_loading(what: str, done: int, total: int) -> None:
     """One line that is written over as a model is loaded, and gone when it is; a terminal alone sees it."""
-    if is_drawable(sys.stderr):
-        text = f"{what}: {done} of {total}" if done < total else ""
-        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+    write_over(f"{what}: {done} of {total}" if done < total else "")
 
 
 class RunningLine:
@@ -80,7 +78,7 @@ class RunningLine:
             click.echo(text, err=True)
             return
         width = shutil.get_terminal_size().columns - 1
-        click.echo(f"\r\x1b[K{'' if is_last else text[:width]}", nl=False, err=True)
+        write_over("" if is_last else text[:width])
 
 
 def _clock(seconds: float) -> str:
