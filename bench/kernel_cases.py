@@ -13,10 +13,10 @@ import numpy as np
 from numba import njit
 from rwkv_np.kernels import gates, norm, wkv
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.activations import WANTS_FLOAT
 from rwkv_np.kernels.matmul import PackedMatrix, matmul, matmul_reference
 from rwkv_np.kernels.pack import unpack_reference
 from rwkv_np.kernels.pointers import address
-from rwkv_np.kernels.vectors import WANTS_FLOAT
 
 FORMATS = tuple(lay.LAYOUTS)
 # (rows, columns, vectors): one tile and less, ragged ends, every kernel of tiles.COUNTS.

@@ -23,7 +23,7 @@ import torch
 from shapes import SHAPES, checkpoint_shapes, vocab_size
 
 from rwkv_np.cli import Command
-from rwkv_np.output import check_destination, new_file
+from rwkv_np.files.output import check_destination, new_file
 
 # A prime, so that no two rows of a matrix start at the same place in the block.
 N_NOISE = 1_000_003

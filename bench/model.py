@@ -24,7 +24,7 @@ from synthetic import write_synthetic
 
 from rwkv_np.evaluation.machine import processor
 from rwkv_np.evaluation.speed import decode, prefill, seconds
-from rwkv_np.format import read_model_file
+from rwkv_np.files.format import read_model_file
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.models import model_config
 from rwkv_np.models.v4_fused import FusedRWKV4

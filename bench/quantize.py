@@ -27,8 +27,8 @@ from make_checkpoint import make_checkpoint
 from shapes import SHAPES, checkpoint_shapes, vocab_size
 
 from rwkv_np.cli import Command
-from rwkv_np.convert import convert
-from rwkv_np.quantize import TYPES
+from rwkv_np.conversion.convert import convert
+from rwkv_np.conversion.quantize import TYPES
 
 TOOL = Path(__file__).parents[1] / "tools" / "quantize.py"
 RIVAL = Path(__file__).with_name("rival_quantize.py")

@@ -16,9 +16,9 @@ from typing import BinaryIO
 import numpy as np
 from shapes import SHAPES, vocab_size
 
-from rwkv_np.format import Header, write_header, write_parameter_header
+from rwkv_np.files.format import Header, write_header, write_parameter_header
+from rwkv_np.files.quants import DataType, by_name
 from rwkv_np.models.v4 import parameter_shapes
-from rwkv_np.quants import DataType, by_name
 
 POOL_BLOCKS = 2**18
 CHUNK_BYTES = 2**24

@@ -13,9 +13,9 @@ import numpy as np
 from numba import prange, types
 from numba.extending import intrinsic
 from rwkv_np.kernels.cache import jit
+from rwkv_np.kernels.emit import INTS, Emit, Variable
 from rwkv_np.kernels.pointers import address
 from rwkv_np.kernels.threads import one_at_a_time
-from rwkv_np.kernels.vector import INTS, Emit, Variable
 
 LINE = 64
 AHEAD = 6144  # as the kernels do: without asking ahead, memory looks slower than it is

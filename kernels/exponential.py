@@ -7,7 +7,7 @@ larger exponent first, and a sigmoid can be turned to that side. So nothing over
 Accuracy: 1.2e-7 relative (two units in the last place) for -87 <= x <= 0, and 0 below.
 """
 
-from rwkv_np.kernels.vector import FLOATS, INTS
+from rwkv_np.kernels.emit import FLOATS, INTS
 
 LOG2_E = 1.4426950408889634
 # ln 2 in two parts: the first has so few bits that n * LN2_HIGH is exact.

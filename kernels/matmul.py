@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numba import prange
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.activations import WANTS_INT8, put_vector, quantize_reference, wants
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.dispatch import choose
 from rwkv_np.kernels.pack import pack, place_alone, unpack_reference
 from rwkv_np.kernels.pointers import address, beyond, call_kernel
 from rwkv_np.kernels.threads import one_at_a_time
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
-from rwkv_np.kernels.vectors import WANTS_INT8, put_vector, quantize_reference, wants
 
 
 @jit()

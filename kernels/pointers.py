@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from rwkv_np.kernels.vector import I8, I16, I32, I64, Emit
+from rwkv_np.kernels.emit import I8, I16, I32, I64, Emit
 
 POINTER = types.CPointer(types.uint8)
 

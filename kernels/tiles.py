@@ -21,8 +21,8 @@ from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import compile_c
 from rwkv_np.kernels.dots import DOTS, half_to_float, look_up
+from rwkv_np.kernels.emit import BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, SMALL, Emit, Variable
 from rwkv_np.kernels.pointers import KERNEL_ARGS
-from rwkv_np.kernels.vector import BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, SMALL, Emit, Variable
 
 STEPS = 8  # of four columns in a block
 # How many vectors a kernel may take at once: what the registers hold. Elsewhere than on AVX-512

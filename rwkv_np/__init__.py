@@ -9,13 +9,13 @@
 __version__ = "0.1.0"
 
 from rwkv_np.completion import Completion, generate
-from rwkv_np.config import ModelConfig
-from rwkv_np.convert import convert
+from rwkv_np.conversion.convert import convert
+from rwkv_np.conversion.quantize import quantize
 from rwkv_np.errors import RwkvError
 from rwkv_np.models import Model, load
-from rwkv_np.quantize import quantize
+from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.state import State, load_state
 from rwkv_np.sampling import SamplingParams
-from rwkv_np.state import State, load_state
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
 __all__ = [

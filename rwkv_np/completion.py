@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from rwkv_np.generation import End, Position, Progress, Step, generate_tokens
 from rwkv_np.models.base import Model
+from rwkv_np.models.state import State
 from rwkv_np.sampling import SamplingParams
-from rwkv_np.state import State
 from rwkv_np.tokenizers import TextStream, Tokenizer
 
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from rwkv_np.cli import main
-from rwkv_np.format import LATEST_VERSION, Header, write_header, write_parameter_header
+from rwkv_np.files.format import LATEST_VERSION, Header, write_header, write_parameter_header
+from rwkv_np.files.quants import by_name
 from rwkv_np.models import v4
-from rwkv_np.quants import by_name
 
 # The same examples in every run of CI: chance belongs to the desk, where somebody looks at what it finds.
 hypothesis.settings.register_profile("ci", derandomize=True)

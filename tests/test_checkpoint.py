@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shapes import checkpoint_shapes
 
-from rwkv_np.checkpoint import open_checkpoint
 from rwkv_np.cli.convert import command
-from rwkv_np.convert import convert
+from rwkv_np.conversion.checkpoint import open_checkpoint
+from rwkv_np.conversion.convert import convert
 from rwkv_np.errors import CheckpointError, RwkvError
 
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"

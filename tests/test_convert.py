@@ -16,8 +16,8 @@ from make_checkpoint import make_checkpoint
 from shapes import checkpoint_shapes
 
 from rwkv_np.cli.convert import command
-from rwkv_np.convert import convert
-from rwkv_np.format import read_model_file
+from rwkv_np.conversion.convert import convert
+from rwkv_np.files.format import read_model_file
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
@@ -201,7 +201,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path, ending):
     script = """
         import sys, threading, time
         import torch
-        from rwkv_np.convert import convert
+        from rwkv_np.conversion.convert import convert
 
         def rss_anon():
             with open("/proc/self/status") as file:

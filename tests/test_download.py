@@ -19,8 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 from rwkv_np.cli.convert import command
-from rwkv_np.download import fetch
 from rwkv_np.errors import InputError
+from rwkv_np.files.download import fetch
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
@@ -29,7 +29,7 @@ REFERENCE = (GOLDEN / "golden-4v0.FP16.bin").read_bytes()
 # More than huggingface_hub writes at a time (10 MiB), and a break after the first of such pieces.
 LARGE = os.urandom(2**20) * 24
 CUT = 15 * 2**20
-FETCH = "import sys; from rwkv_np.download import fetch; print(fetch(sys.argv[1]))"
+FETCH = "import sys; from rwkv_np.files.download import fetch; print(fetch(sys.argv[1]))"
 
 
 class Hub(ThreadingHTTPServer):

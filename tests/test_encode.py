@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from rwkv_np.kernels import encode as kernels
 from rwkv_np.kernels import floats
 
-from rwkv_np.quants import DATA_TYPES
+from rwkv_np.files.quants import DATA_TYPES
 
 NAMES = list(kernels.ENCODERS)
 DECODE = {t.block: t.decode for t in DATA_TYPES}

@@ -10,7 +10,7 @@ from rwkv_np.kernels import dispatch
 from synthetic import write_synthetic
 
 from rwkv_np.errors import InputError
-from rwkv_np.format import read_model_file
+from rwkv_np.files.format import read_model_file
 from rwkv_np.models import model_config
 from rwkv_np.models.v4 import RWKV4
 from rwkv_np.models.v4_fused import CHUNK, FusedRWKV4

@@ -9,6 +9,7 @@ from conftest import GOLDEN, WORDS, random_parameters, shared_file, write_model
 from rwkv_np.kernels import cache
 
 import rwkv_np
+from rwkv_np.conversion.quantize import quantize
 from rwkv_np.errors import BaseFileError, FormatError, InputError, OutputError, TextError, TokenizerError
 from rwkv_np.evaluation import Conditions, Session, Variants, base_file, evaluate, make_plan, text
 from rwkv_np.evaluation.base_file import BaseFile
@@ -18,7 +19,6 @@ from rwkv_np.evaluation.plan import candidate
 from rwkv_np.evaluation.quality import quality
 from rwkv_np.evaluation.record import Record, by_position
 from rwkv_np.evaluation.walk import ModelReader, Passage, walk
-from rwkv_np.quantize import quantize
 from rwkv_np.tokenizers import load_tokenizer
 
 FORMATS = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # from the best to the worst
@@ -471,7 +471,7 @@ def test_interrupted_work_leaves_what_was_known(words, model_fp16):
 
 def test_bits_per_weight_count_the_whole_file(golden):
     path = golden("Q4_1.bin")
-    n_weights = sum(p.n_weights for p in rwkv_np.format.read_model_file(path).parameters.values())
+    n_weights = sum(p.n_weights for p in rwkv_np.files.format.read_model_file(path).parameters.values())
     assert size(str(path)).bits_per_weight == 8 * path.stat().st_size / n_weights
     assert size(str(path)).decode is None
 

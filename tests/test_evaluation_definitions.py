@@ -11,7 +11,7 @@ from rwkv_np.evaluation.divergence import log_softmax, score
 from rwkv_np.evaluation.quality import POINTS, quality
 from rwkv_np.evaluation.record import Record
 from rwkv_np.evaluation.walk import ModelReader, Passage, walk
-from rwkv_np.format import read_model_file
+from rwkv_np.files.format import read_model_file
 
 N_TOKENS = 400
 

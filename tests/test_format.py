@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwkv_np.errors import FormatError, RwkvError
-from rwkv_np.format import parameter_bytes, read_model_file, write_header, write_parameter_header
+from rwkv_np.files.format import parameter_bytes, read_model_file, write_header, write_parameter_header
 from rwkv_np.models import load
 
 SMALL = (GOLDEN / "golden-4v0.Q5_1.bin").read_bytes()

@@ -22,15 +22,15 @@ from numba import njit, types
 from numba.extending import intrinsic
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.activations import quantize_reference
 from rwkv_np.kernels.cache import source_hash
+from rwkv_np.kernels.emit import FLOATS, Emit
 from rwkv_np.kernels.exponential import exp_negative
 from rwkv_np.kernels.matmul import PackedMatrix, matmul, quantize
 from rwkv_np.kernels.pack import pack, place_alone
 from rwkv_np.kernels.pointers import address
 from rwkv_np.kernels.threads import check_team, default_threads
 from rwkv_np.kernels.tiles import COUNTS, emit_tile_product
-from rwkv_np.kernels.vector import FLOATS, Emit
-from rwkv_np.kernels.vectors import quantize_reference
 
 PATHS = dispatch.available_paths()
 

@@ -18,7 +18,7 @@ from shapes import checkpoint_shapes
 
 from rwkv_np.cli.convert import command
 from rwkv_np.errors import OutputError
-from rwkv_np.output import check_destination, new_file
+from rwkv_np.files.output import check_destination, new_file
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = Path(__file__).parent / "data" / "golden-4v0" / "golden-4v0.pth"

@@ -23,11 +23,11 @@ from shapes import checkpoint_shapes
 
 import rwkv_np
 from rwkv_np.cli.quantize import command
-from rwkv_np.convert import convert
+from rwkv_np.conversion.convert import convert
+from rwkv_np.conversion.quantize import TYPES, quantize
 from rwkv_np.errors import FormatError, InputError, OutputError
-from rwkv_np.format import read_model_file
-from rwkv_np.quantize import TYPES, quantize
-from rwkv_np.quants import by_name
+from rwkv_np.files.format import read_model_file
+from rwkv_np.files.quants import by_name
 
 ROOT = Path(__file__).parents[1]
 FP16, FP32 = GOLDEN / "golden-4v0.FP16.bin", GOLDEN / "golden-4v0.FP32.bin"
@@ -458,7 +458,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path, large_model, data_type):
     script = """
         import sys, threading, time
         import rwkv_np.kernels.encode
-        from rwkv_np.quantize import quantize
+        from rwkv_np.conversion.quantize import quantize
 
         def rss_anon():
             with open("/proc/self/status") as file:

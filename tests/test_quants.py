@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rwkv_np.kernels.blocks import NO_OUTLIER
 
-from rwkv_np.format import read_model_file
-from rwkv_np.quants import DATA_TYPES, by_code, by_name
+from rwkv_np.files.format import read_model_file
+from rwkv_np.files.quants import DATA_TYPES, by_code, by_name
 
 QUANTIZED = [t for t in DATA_TYPES if t.is_quantized]
 IDS = [f"{t.name}-v{t.versions[0]}" for t in QUANTIZED]

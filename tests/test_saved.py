@@ -14,7 +14,7 @@ from rwkv_np.chat.opening_cache import OpeningCache
 from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.errors import ConversationFileError, OutputError
-from rwkv_np.fingerprint import fingerprint
+from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams
 from rwkv_np.tokenizers import load_tokenizer

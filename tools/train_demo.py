@@ -20,7 +20,7 @@ from demo_tokens import VOCAB_SIZE, Batches, train_tokenizer
 from demo_training import Run, write_log
 
 from rwkv_np.cli import Command
-from rwkv_np.output import new_file
+from rwkv_np.files.output import new_file
 
 SHAPE = Shape(n_layer=6, n_embd=192, dim_ffn=768, vocab_size=VOCAB_SIZE)
 EARLY_ROWS = (10, 25)  # of the log, by which a short run can be compared

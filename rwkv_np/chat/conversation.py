@@ -22,8 +22,8 @@ from rwkv_np.completion import Completion
 from rwkv_np.errors import InputError
 from rwkv_np.generation import Position, Progress, prefill
 from rwkv_np.models.base import Model
+from rwkv_np.models.state import State
 from rwkv_np.sampling import SamplingParams
-from rwkv_np.state import State
 from rwkv_np.tokenizers import Tokenizer
 
 KEPT = 16  # states of that many last turns are kept

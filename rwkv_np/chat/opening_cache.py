@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rwkv_np.config import ModelConfig
 from rwkv_np.errors import OutputError, StateFileError
-from rwkv_np.state import State, load_state
+from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.state import State, load_state
 
 KEPT = 32  # files: 83 MB of 7B states
 

@@ -21,10 +21,10 @@ from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.templates import TEMPLATES, Template
 from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.errors import ConversationFileError, InputError, PathLike
+from rwkv_np.files.output import new_file
 from rwkv_np.generation import Position
-from rwkv_np.output import new_file
+from rwkv_np.models.state import State
 from rwkv_np.sampling import SETTINGS
-from rwkv_np.state import State
 
 FORMAT, VERSION = "rwkv_np conversation", 1
 _TEXT = "conversation.json"

@@ -16,7 +16,7 @@ from rwkv_np.chat.screen import Screen
 from rwkv_np.chat.terminal import ctrl_c_interrupts, typing_unseen
 from rwkv_np.completion import Completion
 from rwkv_np.errors import InputError
-from rwkv_np.output import check_destination
+from rwkv_np.files.output import check_destination
 
 # rwkv.cpp's chat takes these inside a message, for that message alone.
 _INLINE = re.compile(r"(?:^|(?<=\s))-(temp|top_p)=(\S*)(?:\s+|$)")

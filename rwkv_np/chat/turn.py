@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rwkv_np.completion import Completion, Unfinished
 from rwkv_np.generation import Position, Step
-from rwkv_np.state import State
+from rwkv_np.models.state import State
 from rwkv_np.tokenizers import Tokenizer
 
 

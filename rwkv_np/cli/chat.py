@@ -23,7 +23,7 @@ from rwkv_np.chat.templates import TEMPLATES, Template, template_for
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import default_path, read_config
 from rwkv_np.cli.progress import show_loading
-from rwkv_np.fingerprint import fingerprint
+from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.kernels import cache, dispatch
 from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams

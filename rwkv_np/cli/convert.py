@@ -10,9 +10,9 @@ import click
 
 from rwkv_np.cli import Command
 from rwkv_np.cli.progress import byte_progress
-from rwkv_np.convert import convert
-from rwkv_np.download import fetch, is_remote
-from rwkv_np.output import check_destination
+from rwkv_np.conversion.convert import convert
+from rwkv_np.files.download import fetch, is_remote
+from rwkv_np.files.output import check_destination
 
 # rwkv.cpp's older spellings are still in people's scripts.
 _TYPES = {"FP16": "FP16", "FP32": "FP32", "float16": "FP16", "float32": "FP32"}

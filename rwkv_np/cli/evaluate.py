@@ -10,7 +10,7 @@ import click
 
 from rwkv_np.cli import Command
 from rwkv_np.cli.progress import RunningLine
-from rwkv_np.quantize import TYPES
+from rwkv_np.conversion.quantize import TYPES
 
 if TYPE_CHECKING:
     from rwkv_np.evaluation import Report

@@ -7,7 +7,7 @@ import json
 import click
 
 from rwkv_np.cli import Command
-from rwkv_np.inspection import Report, inspect
+from rwkv_np.models.inspection import Report, inspect
 
 
 @click.command(cls=Command, name="inspect", context_settings={"help_option_names": ["-h", "--help"]})

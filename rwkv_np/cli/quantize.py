@@ -11,7 +11,7 @@ import click
 
 from rwkv_np.cli import Command
 from rwkv_np.cli.progress import byte_progress
-from rwkv_np.quantize import NUMBERS, TYPES, Quantized, quantize
+from rwkv_np.conversion.quantize import NUMBERS, TYPES, Quantized, quantize
 
 
 def _parse_keep(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rwkv_np.errors import InputError
-from rwkv_np.format import read_model_file
+from rwkv_np.files.format import read_model_file
 from rwkv_np.models import head, load, model_config
 from rwkv_np.models.base import Model
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from rwkv_np.errors import InputError
 from rwkv_np.evaluation.candidate import Candidate
-from rwkv_np.format import read_model_file
+from rwkv_np.files.format import read_model_file
 from rwkv_np.kernels import cache
 from rwkv_np.memory import resident_anonymous
 

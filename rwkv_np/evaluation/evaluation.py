@@ -23,8 +23,8 @@ from rwkv_np.evaluation.quality import Quality, quality
 from rwkv_np.evaluation.record import Record, by_position
 from rwkv_np.evaluation.report import Report, Row
 from rwkv_np.evaluation.walk import ModelReader, Passage, Reader, walk
+from rwkv_np.files.output import new_file
 from rwkv_np.models.base import Model
-from rwkv_np.output import new_file
 
 Progress = Callable[[str, int, int], None]
 """Called with the figures so far in a few words, how much is done, and how much there is."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from rwkv_np.errors import OutputError, PathLike
 from rwkv_np.evaluation import tables
 from rwkv_np.evaluation.report import Report
-from rwkv_np.output import check_destination, new_file
+from rwkv_np.files.output import check_destination, new_file
 
 JSON, MARKDOWN = "report.json", "report.md"
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+from rwkv_np.conversion.quantize import TYPES, quantize
 from rwkv_np.errors import InputError
 from rwkv_np.evaluation.base_file import BaseFile
 from rwkv_np.evaluation.candidate import Candidate, candidate, candidates, stem
-from rwkv_np.quantize import TYPES, quantize
 
 Group = Callable[[], AbstractContextManager[list[Candidate]]]
 """Gives candidates that are there as long as its context is open."""

@@ -23,8 +23,8 @@ from rwkv_np.evaluation.machine import processor
 from rwkv_np.evaluation.plan import Plan, make_plan
 from rwkv_np.evaluation.report import Report
 from rwkv_np.evaluation.text import read_passage
+from rwkv_np.files.output import check_destination
 from rwkv_np.kernels import dispatch, threads
-from rwkv_np.output import check_destination
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
 # What the model in the package was not trained on; there where that model is.

@@ -14,8 +14,8 @@ import numpy as np
 
 from rwkv_np.errors import OutputError, PathLike, TextError
 from rwkv_np.evaluation.walk import Passage
+from rwkv_np.files.output import new_file
 from rwkv_np.kernels import cache
-from rwkv_np.output import new_file
 from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer
 

@@ -20,7 +20,7 @@ from rwkv_np.evaluation.divergence import score
 from rwkv_np.evaluation.record import Record
 from rwkv_np.generation import CHUNK
 from rwkv_np.models.base import Model
-from rwkv_np.state import State
+from rwkv_np.models.state import State
 
 
 class Reader(Protocol):

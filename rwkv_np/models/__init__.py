@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 
-from rwkv_np.config import ModelConfig, identify
 from rwkv_np.errors import FormatError, InputError, PathLike
-from rwkv_np.format import ModelFile, read_model_file
+from rwkv_np.files.format import ModelFile, read_model_file
+from rwkv_np.files.quants import by_code
 from rwkv_np.models import v4
 from rwkv_np.models.base import Model, Progress
-from rwkv_np.quants import by_code
+from rwkv_np.models.config import ModelConfig, identify
 
 # (architecture, engine) -> where its class is. Numba takes half a second to import: who only
 # looks at a file, or converts one, does not wait for it.

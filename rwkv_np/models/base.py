@@ -11,9 +11,9 @@ from typing import Union
 
 import numpy as np
 
-from rwkv_np.config import ModelConfig
 from rwkv_np.errors import InputError
-from rwkv_np.state import State, initial_state
+from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.state import State, initial_state
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done (compiling, loading), how much of it is done, and how much there is."""

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rwkv_np.parameter import Parameter
-from rwkv_np.quants import by_name
+from rwkv_np.files.parameter import Parameter
+from rwkv_np.files.quants import by_name
 
 NAME = "head.weight"
 _Q8_0 = by_name("Q8_0")

@@ -19,12 +19,12 @@ from collections.abc import Mapping
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from rwkv_np.config import ModelConfig
-from rwkv_np.layers import Embedding, LayerNorm, Linear, mix, sigmoid, squared_relu, token_shift
+from rwkv_np.files.parameter import Parameter
 from rwkv_np.models import head
 from rwkv_np.models.base import Model, Progress
-from rwkv_np.parameter import Parameter
-from rwkv_np.state import State
+from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.layers import Embedding, LayerNorm, Linear, mix, sigmoid, squared_relu, token_shift
+from rwkv_np.models.state import State
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -13,20 +13,20 @@ from dataclasses import replace
 import numba
 import numpy as np
 
-from rwkv_np.config import ModelConfig
 from rwkv_np.errors import InputError
+from rwkv_np.files.parameter import Parameter
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.activations import wants
 from rwkv_np.kernels.pack import Place, pack, place_alone
 from rwkv_np.kernels.threads import check_team, default_threads, most_threads, new_team, one_at_a_time
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
-from rwkv_np.kernels.vectors import wants
-from rwkv_np.layers import Embedding
 from rwkv_np.models import head
 from rwkv_np.models import v4_graph as graph
 from rwkv_np.models.base import Model, Progress
-from rwkv_np.parameter import Parameter
-from rwkv_np.state import State
+from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.layers import Embedding
+from rwkv_np.models.state import State
 
 # A model of fewer bytes is read by one thread, unless more are asked for. Its token takes less time than
 # another program may keep a core for, and two threads then wait for the one that has lost its core:

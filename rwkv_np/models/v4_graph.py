@@ -22,15 +22,15 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
+from rwkv_np.kernels.activations import put_vector
 from rwkv_np.kernels.cache import jit
-from rwkv_np.kernels.gates import add_block, add_gated_block, sigmoid_block, squared_relu_block
 from rwkv_np.kernels.layout import TILE_ROWS
 from rwkv_np.kernels.matmul import multiply_tile
-from rwkv_np.kernels.norm import layer_norm_row, mix_row
+from rwkv_np.kernels.mixing import layer_norm_row, mix_row
 from rwkv_np.kernels.pointers import address, beyond, copy_bytes
+from rwkv_np.kernels.products import add_block, add_gated_block, sigmoid_block, squared_relu_block
 from rwkv_np.kernels.threads import finish, next_item
-from rwkv_np.kernels.vectors import put_vector
-from rwkv_np.kernels.wkv import wkv_block
+from rwkv_np.kernels.wkv4 import wkv_block
 
 # Rows of `Weights.vectors`, for each layer; ln0 and ln_out stand in a layer of their own behind.
 LN1_W, LN1_B, MIX_K, MIX_V, MIX_R, DECAY, FIRST, LN2_W, LN2_B, FFN_MIX_K, FFN_MIX_R = range(11)

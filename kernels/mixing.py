@@ -10,8 +10,8 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.vector import F32, FLOATS, LANES, Emit, Variable
-from rwkv_np.kernels.vectors import emit_block
+from rwkv_np.kernels.activations import emit_block
+from rwkv_np.kernels.emit import F32, FLOATS, LANES, Emit, Variable
 
 EPSILON = 1e-5  # torch's default, which RWKV was trained with
 

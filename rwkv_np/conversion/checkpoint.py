@@ -12,10 +12,10 @@ import pickle
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from rwkv_np import sniff
-from rwkv_np.config import identify
 from rwkv_np.errors import CheckpointError, MissingPackageError, PathLike
+from rwkv_np.files import sniff
 from rwkv_np.models import v4
+from rwkv_np.models.config import identify
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwkv_np.parameter import Parameter
+from rwkv_np.files.parameter import Parameter
 
 
 class Linear:

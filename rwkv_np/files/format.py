@@ -22,9 +22,9 @@ from typing import BinaryIO
 import numpy as np
 
 from rwkv_np.errors import FormatError, PathLike
-from rwkv_np.parameter import Parameter
-from rwkv_np.quants import REMOVED_TYPES, VERSIONS, DataType, by_code
-from rwkv_np.sniff import describe_as_model
+from rwkv_np.files.parameter import Parameter
+from rwkv_np.files.quants import REMOVED_TYPES, VERSIONS, DataType, by_code
+from rwkv_np.files.sniff import describe_as_model
 
 MAGIC = 0x67676D66
 LATEST_VERSION = 101

@@ -10,10 +10,10 @@ always 1: a single exponential gives both.
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
+from rwkv_np.kernels.activations import emit_block
+from rwkv_np.kernels.emit import FLOATS, LANES, Emit, Variable
 from rwkv_np.kernels.exponential import exp_negative, sigmoid
 from rwkv_np.kernels.layout import TILE_ROWS
-from rwkv_np.kernels.vector import FLOATS, LANES, Emit, Variable
-from rwkv_np.kernels.vectors import emit_block
 
 
 def wkv_reference(r, k, v, w, u, state):

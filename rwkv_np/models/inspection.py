@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from rwkv_np.config import identify
 from rwkv_np.errors import FormatError, PathLike
-from rwkv_np.format import ModelFile, read_model_file
+from rwkv_np.files.format import ModelFile, read_model_file
+from rwkv_np.files.quants import by_code
 from rwkv_np.models import model_config
-from rwkv_np.quants import by_code
+from rwkv_np.models.config import identify
 from rwkv_np.tokenizers import NAME_OF_SIZE
 
 Report = dict[str, Any]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rwkv_np.quants import DataType
+from rwkv_np.files.quants import DataType
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import hashlib
 import numpy as np
 
 from rwkv_np.errors import PathLike
-from rwkv_np.format import read_model_file
-from rwkv_np.parameter import Parameter
+from rwkv_np.files.format import read_model_file
+from rwkv_np.files.parameter import Parameter
 
 PIECES, PIECE = 16, 64  # 1 KiB of each parameter: 0.5 MB of a 7B model's 14 GB
 

@@ -15,7 +15,7 @@ import re
 from typing import Any
 
 from rwkv_np.errors import DownloadError, InputError, MissingPackageError, RwkvError
-from rwkv_np.output import check_destination
+from rwkv_np.files.output import check_destination
 
 SCHEME = "hf://"
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rwkv_np.config import ModelConfig
 from rwkv_np.errors import InputError, PathLike, StateFileError
-from rwkv_np.output import new_file
+from rwkv_np.files.output import new_file
+from rwkv_np.models.config import ModelConfig
 
 
 @dataclass

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from rwkv_np.errors import FormatError, InputError, PathLike
-from rwkv_np.format import (
+from rwkv_np.files.format import (
     HEADER_BYTES,
     Header,
     ModelFile,
@@ -29,9 +29,9 @@ from rwkv_np.format import (
     write_header,
     write_parameter_header,
 )
-from rwkv_np.output import check_destination, new_file
-from rwkv_np.parameter import Parameter
-from rwkv_np.quants import DATA_TYPES, DataType, by_name
+from rwkv_np.files.output import check_destination, new_file
+from rwkv_np.files.parameter import Parameter
+from rwkv_np.files.quants import DATA_TYPES, DataType, by_name
 
 CHUNK = 2**19  # weights encoded at a time, 2 MB in float32; with fewer, Python's share of the time shows
 MAX_THREADS = 16  # unless more are asked for: the one that writes keeps up with no more, and each holds 5 MB

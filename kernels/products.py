@@ -6,10 +6,10 @@
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
+from rwkv_np.kernels.activations import emit_block
+from rwkv_np.kernels.emit import FLOATS, LANES, Emit
 from rwkv_np.kernels.exponential import sigmoid
 from rwkv_np.kernels.layout import TILE_ROWS
-from rwkv_np.kernels.vector import FLOATS, LANES, Emit
-from rwkv_np.kernels.vectors import emit_block
 
 HALVES = (0, 4 * LANES)
 

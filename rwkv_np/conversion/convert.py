@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkv_np.checkpoint import model_shape, open_checkpoint
+from rwkv_np.conversion.checkpoint import model_shape, open_checkpoint
 from rwkv_np.errors import PathLike
-from rwkv_np.format import (
+from rwkv_np.files.format import (
     HEADER_BYTES,
     LATEST_VERSION,
     Header,
@@ -20,9 +20,9 @@ from rwkv_np.format import (
     write_header,
     write_parameter_header,
 )
+from rwkv_np.files.output import check_destination, new_file
+from rwkv_np.files.quants import DataType, by_name
 from rwkv_np.models import v4
-from rwkv_np.output import check_destination, new_file
-from rwkv_np.quants import DataType, by_name
 
 if TYPE_CHECKING:
     import torch
