@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
-from rwkv_np.kernels import gates, norm, wkv
+from rwkv_np.kernels import equations, mixing, products, wkv4
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import WANTS_FLOAT
 from rwkv_np.kernels.matmul import PackedMatrix, matmul, matmul_reference
@@ -88,7 +88,7 @@ def _layer_norm(x, weight, bias, out):
     for t in range(x.shape[0]):
         at = t * x.shape[1] * 4
         place = address(out, at)
-        norm.layer_norm_row(
+        mixing.layer_norm_row(
             address(x, at), address(weight, 0), address(bias, 0), x.shape[1], x.shape[1], place
         )
 
@@ -99,41 +99,35 @@ def _mix(x, before, share, rows):
     for t in range(x.shape[0]):
         at = t * x.shape[1] * 4
         place = address(rows, t * rows.shape[1])
-        norm.mix_row(address(x, at), address(before, at), address(share, 0), n_blocks, WANTS_FLOAT, place)
+        mixing.mix_row(address(x, at), address(before, at), address(share, 0), n_blocks, WANTS_FLOAT, place)
 
 
 @njit
 def _wkv(kvr, w, u, state, n_blocks, rows):
     for block in range(n_blocks):
-        lanes = kvr[block]
-        wkv.wkv_block(
-            address(lanes, 0), lanes.shape[1], address(w, 0), address(u, 0), address(state, 0), w.shape[0],
+        k, v, r = address(kvr[block, 0], 0), address(kvr[block, 1], 0), address(kvr[block, 2], 0)
+        wkv4.wkv_block(
+            k, v, r, kvr.shape[2], address(w, 0), address(u, 0), address(state, 0), w.shape[0],
             block, n_blocks, WANTS_FLOAT, address(rows, 0), rows.shape[1],
         )  # fmt: skip
 
 
-@njit
-def _squared_relu(lanes, rows):
-    for block in range(lanes.shape[0]):
-        place = address(lanes, block * lanes.shape[1] * 128)
-        gates.squared_relu_block(
-            place, lanes.shape[1], block, lanes.shape[0], WANTS_FLOAT, address(rows, 0), rows.shape[1]
-        )
+def _ending(name):
+    """Run the ending of a product on lanes (C / 32, T, 32)."""
+
+    @njit
+    def run(lanes, args, scratch):
+        for tile in range(lanes.shape[0]):
+            place = address(lanes, tile * lanes.shape[1] * 128)
+            products.end_product(name, place, lanes.shape[1], tile, address(args, 0), address(scratch, 0))
+
+    def end(x, scratch, *numbers):
+        run(_lanes(x), np.array([*products.ENDING * (0,), *numbers]), scratch)
+
+    return end
 
 
-@njit
-def _sigmoid(lanes, out):
-    for block in range(lanes.shape[0]):
-        place = address(lanes, block * lanes.shape[1] * 128)
-        gates.sigmoid_block(place, lanes.shape[1], address(out, block * 128), out.shape[1])
-
-
-@njit
-def _add_gated(lanes, gate, out):
-    for block in range(lanes.shape[0]):
-        at, place = address(lanes, block * lanes.shape[1] * 128), block * 128
-        gates.add_gated_block(at, lanes.shape[1], address(gate, place), address(out, place), out.shape[1])
-        gates.add_block(at, lanes.shape[1], address(out, place), out.shape[1])
+_squared_relu, _sigmoid, _add, _add_gated = map(_ending, ("squared_relu", "sigmoid", "add", "add_gated"))
 
 
 def _rows(n_tokens, n_channels):
@@ -175,8 +169,8 @@ def _run_wkv(r, k, v, w, u, state):
 
 
 def _wkv_reference(r, k, v, w, u, state):
-    state = state.astype(np.float64)
-    return np.concatenate([wkv.wkv_reference(r, k, v, w, u, state), state])
+    r, k, v, state = (x.astype(np.float64) for x in (r, k, v, state))
+    return np.concatenate([equations.sigmoid(r) * equations.wkv4(k, v, w, u, state), state])
 
 
 def _wkv_inputs(shape, rng):
@@ -187,37 +181,44 @@ def _wkv_inputs(shape, rng):
 
 def _run_squared_relu(x):
     rows = _rows(*x.shape)
-    _squared_relu(_lanes(x), rows)
+    _squared_relu(x, rows, 0, rows.shape[1], x.shape[1] // 32, WANTS_FLOAT)
     return _values(rows, x.shape[1])
 
 
 def _run_sigmoid(x):
     out = np.empty_like(x)
-    _sigmoid(_lanes(x), out)
+    _sigmoid(x, out, 0, out.strides[0])
     return out
 
 
 def _run_add_gated(x, gate, out):
-    out = out.copy()
-    _add_gated(_lanes(x), gate, out)
-    return out
+    """out + gate x, then x added once more."""
+    scratch, stride = np.stack([out, gate]), out.strides[0]
+    _add_gated(x, scratch, 0, stride, out.nbytes, stride)
+    _add(x, scratch, 0, stride)
+    return scratch[0]
+
+
+def _exactly(equation):
+    """The equation in float64."""
+    return lambda *arrays: equation(*(x.astype(np.float64) for x in arrays))
 
 
 CASES = {
     "layer_norm": Case(
         lambda s, rng: (3 + _normal(rng, *s), _normal(rng, s[1]), _normal(rng, s[1])),
-        _run_layer_norm, norm.layer_norm_reference, 4e-6,
+        _run_layer_norm, _exactly(equations.layer_norm), 4e-6,
     ),
     "mix": Case(
         lambda s, rng: (_normal(rng, *s), _normal(rng, *s), rng.random(s[1], np.float32)),
-        _run_mix, norm.mix_reference, 4 * FLOAT32,
+        _run_mix, _exactly(equations.mix), 4 * FLOAT32,
     ),
     "wkv": Case(_wkv_inputs, _run_wkv, _wkv_reference, 2e-6),
     "squared_relu": Case(
-        lambda s, rng: (_normal(rng, *s),), _run_squared_relu, gates.squared_relu_reference, 4 * FLOAT32
+        lambda s, rng: (_normal(rng, *s),), _run_squared_relu, _exactly(equations.squared_relu), 4 * FLOAT32
     ),
     "sigmoid": Case(
-        lambda s, rng: (20 * _normal(rng, *s),), _run_sigmoid, gates.sigmoid_reference, 4 * FLOAT32
+        lambda s, rng: (20 * _normal(rng, *s),), _run_sigmoid, _exactly(equations.sigmoid), 4 * FLOAT32
     ),
     "add_gated": Case(
         lambda s, rng: tuple(_normal(rng, *s) for _ in range(3)),

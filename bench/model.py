@@ -27,19 +27,19 @@ from rwkv_np.evaluation.speed import decode, prefill, seconds
 from rwkv_np.files.format import read_model_file
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.models import model_config
-from rwkv_np.models.v4_fused import FusedRWKV4
+from rwkv_np.models.engine import Engine
 
 FORMATS = ("FP32", "FP16", "Q4_0", "Q4_1", "Q4_1_O", "Q5_0", "Q5_1", "Q8_0")
 PROMPTS = (16, 128, 512)
 
 
-def load(path: Path, **options) -> FusedRWKV4:
+def load(path: Path, **options) -> Engine:
     """The fused engine on the model file at `path`."""
     file = read_model_file(path)
-    return FusedRWKV4(model_config(file), file.parameters, **options)
+    return Engine(model_config(file), file.parameters, **options)
 
 
-def load_seconds(path: Path, **options) -> tuple[FusedRWKV4, float]:
+def load_seconds(path: Path, **options) -> tuple[Engine, float]:
     """The model, and the time that loading takes from a warm page cache with kernels compiled."""
     load(path, **options)  # compiles, and brings the file into the page cache
     models = []
@@ -47,7 +47,7 @@ def load_seconds(path: Path, **options) -> tuple[FusedRWKV4, float]:
     return models[0], taken
 
 
-def matrix_operations(model: FusedRWKV4) -> int:
+def matrix_operations(model: Engine) -> int:
     """Multiplications and additions of the layers' matrices, for a token."""
     c, f = model.config.n_embd, model.config.dim_ffn
     return 2 * model.config.n_layer * (5 * c * c + 2 * c * f)

@@ -1,14 +1,15 @@
-"""The published sizes of RWKV-4, by name.
+"""The published sizes of models, by name.
 
 Everything here is timed on weights of noise: speed and memory depend on the shapes alone.
-Which parameters there are and how large is told by `rwkv_np.models.v4`; what is added here
-is how BlinkDL's checkpoints differ from a model file: some vectors are (1, 1, C).
+Which parameters there are and how large, the architecture's record tells.
 """
 
 from __future__ import annotations
 
-from rwkv_np.models.v4 import parameter_shapes
+from rwkv_np.models.architecture import Sizes
+from rwkv_np.models.registry import ARCHITECTURES
 
+ARCHITECTURE = "v4"  # of all of them
 # name -> (n_layer, n_embd)
 SHAPES = {
     "toy": (2, 64),
@@ -28,9 +29,15 @@ def vocab_size(shape: str) -> int:
     return TOY_VOCAB_SIZE if shape == "toy" else VOCAB_SIZE
 
 
+def sizes(shape: str) -> Sizes:
+    """The sizes of a model of that shape."""
+    n_layer, n_embd = SHAPES[shape]
+    return Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=4 * n_embd, vocab_size=vocab_size(shape))
+
+
 def checkpoint_shapes(
-    n_layer: int, n_embd: int, n_vocab: int, dim_ffn: int | None = None
+    n_layer: int, n_embd: int, n_vocab: int, dim_ffn: int | None = None, architecture: str = ARCHITECTURE
 ) -> dict[str, tuple[int, ...]]:
     """Every tensor of a checkpoint and its shape, in the order of BlinkDL's files."""
-    shapes = parameter_shapes(n_layer, n_embd, dim_ffn or 4 * n_embd, n_vocab)
-    return {name: (1, 1, n_embd) if ".time_mix_" in name else shape for name, shape in shapes.items()}
+    found = Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn or 4 * n_embd, vocab_size=n_vocab)
+    return ARCHITECTURES[architecture].checkpoint_shapes(found)

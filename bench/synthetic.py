@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from shapes import SHAPES, vocab_size
+from shapes import ARCHITECTURE, SHAPES, sizes
 
 from rwkv_np.files.format import Header, write_header, write_parameter_header
 from rwkv_np.files.quants import DataType, by_name
-from rwkv_np.models.v4 import parameter_shapes
+from rwkv_np.models.registry import ARCHITECTURES
 
 POOL_BLOCKS = 2**18
 CHUNK_BYTES = 2**24
@@ -57,13 +57,13 @@ def _vector(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
 
 def write_synthetic(path: Path | str, shape: str, type_name: str, version: int = 101, seed: int = 0) -> Path:
     """Write a model file of that shape and type; the embedding and the head are FP16, as in real ones."""
-    n_layer, n_embd = SHAPES[shape]
+    record, of = ARCHITECTURES[ARCHITECTURE], sizes(shape)
     data_type, float_type, vector_type = (by_name(name, version) for name in (type_name, "FP16", "FP32"))
     assert data_type and float_type and vector_type
     rng = np.random.default_rng(seed)
     with open(path, "wb") as file:
-        write_header(file, Header(version, vocab_size(shape), n_embd, n_layer, data_type.code))
-        for name, size in parameter_shapes(n_layer, n_embd, 4 * n_embd, vocab_size(shape)).items():
+        write_header(file, Header(version, of.vocab_size, of.n_embd, of.n_layer, data_type.code))
+        for name, size in record.parameter_shapes(of).items():
             is_outer = name in ("emb.weight", "head.weight")
             stored = vector_type if len(size) == 1 else data_type
             stored = float_type if is_outer and data_type.is_quantized else stored

@@ -5,6 +5,8 @@ FP16 and FP32 matrices, and outliers, want the float32 values: they stand in the
 only the parts that a matrix wants are written.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
@@ -14,6 +16,20 @@ from rwkv_np.kernels.emit import FLOATS, INTS, SMALL, Emit
 # What a matrix wants of its vectors.
 WANTS_INT8, WANTS_FLOAT = 1, 2
 TINIEST = 1e-30
+
+
+class Rows(NamedTuple):
+    """Vectors in the scratch, one a token, as matrices take them.
+
+    start      where the first begins; `row_bytes` from one to the next
+    n_blocks   blocks of 32 numbers in a row
+    wants      which parts of a row are written
+    """
+
+    start: int
+    row_bytes: int
+    n_blocks: int
+    wants: int
 
 
 def wants(layout: lay.Layout) -> int:

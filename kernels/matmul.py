@@ -1,6 +1,6 @@
 """A packed matrix times vectors: decoding with one, a prompt with many.
 
-The model runs these loops inside its own parallel region (models/v4_graph.py); here they stand
+A model multiplies inside its own parallel region (program.py, products.py); here products stand
 alone, for tests, for benchmarks, and for whoever has one matrix.
 
 Up to eight vectors go past a tile at once: the tile is read from memory for the first eight, and
@@ -18,19 +18,23 @@ from rwkv_np.kernels.activations import WANTS_INT8, put_vector, quantize_referen
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.dispatch import choose
 from rwkv_np.kernels.pack import pack, place_alone, unpack_reference
-from rwkv_np.kernels.pointers import address, beyond, call_kernel
+from rwkv_np.kernels.pointers import address, beyond, call_kernel, number
 from rwkv_np.kernels.threads import one_at_a_time
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
 
 
 @jit()
 def multiply_tile(kernels, tile, vectors, vector_bytes, n_blocks, n_vectors, out, out_stride):
-    """out[v, :32] = tile @ vectors[v] for every v; pointers, and floats from result to result."""
+    """out[v, :32] = tile @ vectors[v] for every v; pointers, and floats from result to result.
+
+    `kernels` points to the addresses of the format's kernels, one for each of COUNTS.
+    """
     vector = 0
     for i in range(len(COUNTS) - 1, -1, -1):
-        while kernels[i] != 0 and n_vectors - vector >= COUNTS[i]:
+        kernel = number(kernels, i)
+        while kernel != 0 and n_vectors - vector >= COUNTS[i]:
             x, result = beyond(vectors, vector * vector_bytes), beyond(out, vector * out_stride * 4)
-            call_kernel(kernels[i], tile, x, vector_bytes, n_blocks, result, out_stride)
+            call_kernel(kernel, tile, x, vector_bytes, n_blocks, result, out_stride)
             vector += COUNTS[i]
 
 
@@ -46,7 +50,7 @@ def _multiply(kernels, tiles, n_blocks, vectors, out):
         tile, result = address(tiles, t * tiles.shape[1]), address(out, t * lay.TILE_ROWS * 4)
         n_vectors, out_stride = out.shape
         multiply_tile(
-            kernels, tile, address(vectors, 0), vectors.shape[1], n_blocks, n_vectors, result, out_stride
+            address(kernels, 0), tile, address(vectors, 0), vectors.shape[1], n_blocks, n_vectors, result, out_stride
         )
 
 

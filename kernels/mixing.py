@@ -1,31 +1,56 @@
-"""Layer norm of one token, and the mix with the token before that goes into a matrix.
+"""Layer norm of a token, and its mix with the token before that goes into a matrix.
 
 Both read a few thousand floats and are over in a microsecond; what matters is that nothing
-passes through memory in between, and that the mixed vector is quantized where it arises.
+passes through memory in between, and that a mixed vector is quantized where it arises.
 
-A row holds `n` channels and zeros up to whole blocks of 32: weights and biases are zero there.
+A row has `n` channels and zeros up to whole blocks of 32: weights and biases are zero there.
+References: `equations.layer_norm`, `equations.mix`.
 """
 
-import numpy as np
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from numba import types
 from numba.extending import intrinsic
+from rwkv_np.kernels import batch as b
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.activations import emit_block
+from rwkv_np.kernels.activations import Rows, emit_block, put_vector
 from rwkv_np.kernels.emit import F32, FLOATS, LANES, Emit, Variable
+from rwkv_np.kernels.equations import EPSILON
+from rwkv_np.kernels.pointers import beyond, copy_bytes, number
+from rwkv_np.kernels.program import Job, compile_op
 
-EPSILON = 1e-5  # torch's default, which RWKV was trained with
+# Tokens that a thread normalizes together: the predecessor of the first comes on top, unless a
+# sequence begins there. Fewer would share the work of a step for many sequences better.
+RUN = 4
+# Sequences whose last tokens one item puts into their states.
+KEPT_TOGETHER = 4
 
 
-def layer_norm_reference(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """The definition, in float64: x (..., n) -> mean 0 and variance 1, then scale and shift."""
-    x = x.astype(np.float64)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + EPSILON) * weight + bias
+class Floats(NamedTuple):
+    """A float32 array (tokens, n) in the scratch: where it begins, and bytes from row to row."""
+
+    start: int
+    stride: int
 
 
-def mix_reference(x: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """The definition: `share` of x and the rest of the token before."""
-    return x * share + before * (1 - share)
+class Norm(NamedTuple):
+    """A layer norm: where weight and bias lie, channels, and those with the padding."""
+
+    weight: int
+    bias: int
+    n: int
+    n_padded: int
+
+
+class Mix(NamedTuple):
+    """A mix that goes into a matrix: where its shares lie, and the rows that it is written to."""
+
+    share: int
+    rows: Rows
 
 
 def _total(emit, n_vectors, term):
@@ -38,7 +63,7 @@ def _total(emit, n_vectors, term):
 
 @intrinsic
 def layer_norm_row(typingctx, x, weight, bias, n, n_padded, out):
-    """out = layer norm of one row of n channels; all pointers to n_padded float32."""
+    """out = layer norm of one row of n channels; all pointers to n_padded float32. `out` may be x."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
@@ -84,3 +109,110 @@ def mix_row(typingctx, x, before, share, n_blocks, wanted, row):
         return context.get_dummy_value()
 
     return types.void(x, before, share, types.intp, types.intp, row), codegen
+
+
+# --- norm: x = layer norm of x, in place -----------------------------------------------------------
+
+X, X_STRIDE, WEIGHT, BIAS, N, N_PADDED = range(6)
+
+
+def _norm(args, weights, scratch, states, logits, batch, item, rank):
+    x = beyond(scratch, number(args, X) + item * number(args, X_STRIDE))
+    weight, bias = beyond(weights, number(args, WEIGHT)), beyond(weights, number(args, BIAS))
+    layer_norm_row(x, weight, bias, number(args, N), number(args, N_PADDED), x)
+
+
+def norm_job(x: Floats, norm: Norm) -> Job:
+    """x = layer norm of x, for every token."""
+    return Job(_compiled("norm").address, (*x, *norm), per=1)
+
+
+# --- norm for the head: vector rows of the tokens that want logits --------------------------------
+
+NORMED, NORMED_STRIDE, ROWS, ROW_BYTES, N_BLOCKS, WANTS = range(6, 12)
+
+
+def _norm_wanted(args, weights, scratch, states, logits, batch, item, rank):
+    token = number(batch, b.WANTED + item)
+    x = beyond(scratch, number(args, X) + token * number(args, X_STRIDE))
+    weight, bias = beyond(weights, number(args, WEIGHT)), beyond(weights, number(args, BIAS))
+    out = beyond(scratch, number(args, NORMED) + rank * number(args, NORMED_STRIDE))
+    layer_norm_row(x, weight, bias, number(args, N), number(args, N_PADDED), out)
+    row = beyond(scratch, number(args, ROWS) + item * number(args, ROW_BYTES))
+    put_vector(out, number(args, N_BLOCKS), number(args, WANTS), row)
+
+
+def norm_wanted_job(x: Floats, norm: Norm, normed: Floats, rows: Rows) -> Job:
+    """rows[i] = layer norm of the i-th token that wants logits. `normed`: two rows a thread."""
+    return Job(_compiled("norm_wanted").address, (*x, *norm, *normed, *rows), "wanted", per=1)
+
+
+# --- norm and mixes --------------------------------------------------------------------------------
+
+SHIFT, LAST, LAST_STRIDE, N_MIXES, MIXES = range(8, 13)
+SHARE, MIX_ROWS, MIX_ROW_BYTES, MIX_N_BLOCKS, MIX_WANTS, MIX_SIZE = range(6)
+
+
+def _norm_and_mix(args, weights, scratch, states, logits, batch, item, rank):
+    n, n_padded = number(args, N), number(args, N_PADDED)
+    weight, bias = beyond(weights, number(args, WEIGHT)), beyond(weights, number(args, BIAS))
+    normed = beyond(scratch, number(args, NORMED) + rank * number(args, NORMED_STRIDE))
+    start, end = item * RUN, min((item + 1) * RUN, number(batch, b.N_TOKENS))
+    begins = start == number(batch, b.FIRST + number(batch, b.SEQUENCE + start))
+    for token in range(start if begins else start - 1, end):
+        x = beyond(scratch, number(args, X) + token * number(args, X_STRIDE))
+        out = beyond(normed, (token & 1) * 4 * n_padded)
+        layer_norm_row(x, weight, bias, n, n_padded, out)
+        if token < start:
+            continue  # the token before this item's: it is read, and mixed by another
+        sequence = number(batch, b.SEQUENCE + token)
+        before = beyond(normed, (1 - (token & 1)) * 4 * n_padded)
+        if token == number(batch, b.FIRST + sequence):
+            before = beyond(states, number(batch, b.STATE + sequence) + number(args, SHIFT))
+        for i in range(number(args, N_MIXES)):
+            mix = beyond(args, 8 * (MIXES + MIX_SIZE * i))
+            row = beyond(scratch, number(mix, MIX_ROWS) + token * number(mix, MIX_ROW_BYTES))
+            share = beyond(weights, number(mix, SHARE))
+            mix_row(out, before, share, number(mix, MIX_N_BLOCKS), number(mix, MIX_WANTS), row)
+        if token + 1 == number(batch, b.FIRST + sequence + 1):
+            # Not into the state yet: another thread may be mixing the first token with it.
+            last = beyond(scratch, number(args, LAST) + sequence * number(args, LAST_STRIDE))
+            copy_bytes(out, 4 * n_padded, last)
+
+
+def norm_and_mix_job(
+    x: Floats, norm: Norm, normed: Floats, shift: int, last: Floats, mixes: Sequence[Mix]
+) -> Job:
+    """Layer norm, then the mixes with the token before that matrices take.
+
+    shift  where the state of a sequence has the normed vector of the token before its first
+    last   a row for each sequence: the normed vector of its last token, which `keep_job` puts there
+    """
+    numbers = [n for mix in mixes for n in (mix.share, *mix.rows)]
+    args = (*x, *norm, *normed, shift, *last, len(mixes), *numbers)
+    return Job(_compiled("norm_and_mix").address, args, per=RUN)
+
+
+# --- keep ------------------------------------------------------------------------------------------
+
+KEEP_LAST, KEEP_STRIDE, KEEP_SHIFT, KEEP_BYTES = range(4)
+
+
+def _keep(args, weights, scratch, states, logits, batch, item, rank):
+    n_bytes, n_sequences = number(args, KEEP_BYTES), number(batch, b.N_SEQUENCES)
+    for sequence in range(item * KEPT_TOGETHER, min((item + 1) * KEPT_TOGETHER, n_sequences)):
+        last = beyond(scratch, number(args, KEEP_LAST) + sequence * number(args, KEEP_STRIDE))
+        copy_bytes(last, n_bytes, beyond(states, number(batch, b.STATE + sequence) + number(args, KEEP_SHIFT)))
+
+
+def keep_job(last: Floats, shift: int, n_padded: int) -> Job:
+    """Put the last token of each sequence into its state; in a phase after the mixes, when all have read it."""
+    return Job(_compiled("keep").address, (*last, shift, 4 * n_padded), "sequences", per=KEPT_TOGETHER)
+
+
+_OPS = {"norm": _norm, "norm_wanted": _norm_wanted, "norm_and_mix": _norm_and_mix, "keep": _keep}
+
+
+@functools.cache
+def _compiled(op):
+    return compile_op(_OPS[op])

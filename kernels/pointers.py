@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.emit import I8, I16, I32, I64, Emit
 
 POINTER = types.CPointer(types.uint8)
@@ -97,11 +98,19 @@ def _writer(kind, numba_kind):
 
 move_short, move_int = _mover(I16), _mover(I32)
 read_short, read_int = _reader(I16, types.uint16), _reader(I32, types.uint32)
+_read_long = _reader(I64, types.int64)
 write_byte, write_short, write_int = (
     _writer(I8, types.uint8),
     _writer(I16, types.uint16),
     _writer(I32, types.uint32),
 )
+
+
+@jit()
+def number(numbers, i):
+    """The int64 with the index i behind a pointer."""
+    return _read_long(numbers, 8 * i)
+
 
 # A kernel compiled apart (tiles.py), called by its address:
 # (tile, vectors, bytes from vector to vector, blocks, results, floats from result to result).
@@ -119,3 +128,20 @@ def call_kernel(typingctx, function, tile, x, x_stride, n_blocks, out, out_strid
         return context.get_dummy_value()
 
     return types.void(types.intp, *KERNEL_ARGS), codegen
+
+
+# An op of a program (program.py), called by its address:
+# (its arguments, weights, scratch, states, logits, batch, item, rank).
+OP_ARGS = (*6 * (POINTER,), types.int64, types.int64)
+
+
+@intrinsic
+def call_op(typingctx, function, args, weights, scratch, states, logits, batch, item, rank):
+    """Call the op at the address `function`; nothing is checked."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [*6 * (I8.as_pointer(),), I64, I64])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, *OP_ARGS), codegen

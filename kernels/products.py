@@ -1,93 +1,214 @@
-"""What is done to 32 channels of all tokens right after their matrix product, while in cache.
+"""The product of a tile of a matrix with all vectors of a pass, and what becomes of it at once.
 
-`lanes` are the products, (n_tokens, 32) float32. Each function is one intrinsic over them.
+32 channels of all tokens are still in the cache when their product is done, so what follows is
+done there: added to the residual, gated, squared, or written as the vector of the next matrix.
+Only the ending differs; the product is `matmul.multiply_tile`.
+
+References: `matmul.matmul_reference`, `equations.sigmoid`, `equations.squared_relu`.
 """
 
-import numpy as np
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
 from numba import types
 from numba.extending import intrinsic
-from rwkv_np.kernels.activations import emit_block
-from rwkv_np.kernels.emit import FLOATS, LANES, Emit
+from rwkv_np.kernels import batch as b
+from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.cache import jit
+from rwkv_np.kernels.emit import FLOATS, I64, LANES, Emit
 from rwkv_np.kernels.exponential import sigmoid
 from rwkv_np.kernels.layout import TILE_ROWS
+from rwkv_np.kernels.matmul import multiply_tile
+from rwkv_np.kernels.mixing import Floats
+from rwkv_np.kernels.pointers import beyond, number
+from rwkv_np.kernels.program import Job, compile_op
+from rwkv_np.kernels.tiles import COUNTS
 
 HALVES = (0, 4 * LANES)
+HEAD_TILES = 4  # that a thread takes at once: there are hundreds
 
 
-def sigmoid_reference(x: np.ndarray) -> np.ndarray:
-    """The definition, in float64."""
-    return 1 / (1 + np.exp(-x.astype(np.float64)))
+class Matrix(NamedTuple):
+    """A packed matrix among the weights.
+
+    start    where the first tile begins; `stride` bytes from one to the next
+    kernels  the addresses of its format's kernels, one for each of tiles.COUNTS
+    """
+
+    start: int
+    stride: int
+    n_tiles: int
+    n_blocks: int
+    kernels: tuple[int, ...]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """As `multiply` reads them."""
+        return self.start, self.stride, self.n_blocks, *self.kernels
 
 
-def squared_relu_reference(x: np.ndarray) -> np.ndarray:
-    """The definition, in float64."""
-    return np.square(np.maximum(x.astype(np.float64), 0))
+START, STRIDE, N_BLOCKS, KERNELS = range(4)
+MATRIX_SIZE = KERNELS + len(COUNTS)
 
 
-@intrinsic
-def squared_relu_block(typingctx, lanes, n_tokens, block, n_blocks, wanted, rows, row_bytes):
-    """Write max(lanes, 0)^2 as `block` of the tokens' vector rows."""
+class Vectors(NamedTuple):
+    """The rows that go into a product, and room for its results: 32 floats a token, for each thread."""
 
-    def codegen(context, builder, signature, args):
-        emit = Emit(builder)
-        n_tokens, block, n_blocks, wanted, row_bytes = (emit.value(args[i]) for i in (1, 2, 3, 4, 6))
-        with emit.loop(n_tokens) as t:
-            halves = []
-            for half in HALVES:
-                x = emit.load(args[0], t * (4 * TILE_ROWS) + half, FLOATS)
-                x = (x < 0.0).choose(0.0, x)
-                halves.append(x * x)
-            row = builder.gep(args[5], [(row_bytes * t).llvm])
-            emit_block(emit, halves, row, n_blocks, block, wanted)
+    rows: Rows
+    lanes: Floats
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """As `product` reads them."""
+        return self.rows.start, self.rows.row_bytes, *self.lanes
+
+
+ROWS, ROW_BYTES, LANES_START, LANES_STRIDE = range(MATRIX_SIZE, MATRIX_SIZE + 4)
+ENDING = MATRIX_SIZE + 4  # where the numbers of the ending begin
+
+
+@jit()
+def multiply(matrix, weights, tile, rows, row_bytes, n_vectors, out, out_stride):
+    """out[v, :32] = a tile of the matrix times the vectors; `matrix` points to Matrix.numbers."""
+    start = beyond(weights, number(matrix, START) + tile * number(matrix, STRIDE))
+    n_blocks = number(matrix, N_BLOCKS)
+    multiply_tile(beyond(matrix, 8 * KERNELS), start, rows, row_bytes, n_blocks, n_vectors, out, out_stride)
+
+
+# --- endings: each takes 16 products and the place of their channels -------------------------------
+
+
+class _Place:
+    """Where an ending reads and writes: a token's 16 channels in arrays of the scratch."""
+
+    def __init__(self, emit, args, scratch, tile, token, half):
+        self.emit, self.args, self.scratch = emit, args, scratch
+        self.token, self.at = token, tile * (4 * TILE_ROWS) + half
+
+    def _offset(self, which):
+        """Of the `which`-th array of floats among the ending's numbers."""
+        start, stride = (
+            self.emit.load(self.args, 8 * (ENDING + 2 * which + i), I64) for i in range(2)
+        )
+        return start + stride * self.token + self.at
+
+    def load(self, which):
+        """The 16 channels of an array."""
+        return self.emit.load(self.scratch, self._offset(which), FLOATS)
+
+    def store(self, value, which=0):
+        """Put them there."""
+        self.emit.store(value, self.scratch, self._offset(which))
+
+
+def _add(emit, x, place):
+    place.store(place.load(0) + x)
+
+
+def _add_gated(emit, x, place):
+    place.store(emit.fma(place.load(1), x, place.load(0)))
+
+
+def _sigmoid(emit, x, place):
+    place.store(sigmoid(emit, x))
+
+
+def _squared_relu(emit, x):
+    x = (x < 0.0).choose(0.0, x)
+    return x * x
+
+
+TO_FLOATS = {"add": _add, "add_gated": _add_gated, "sigmoid": _sigmoid}
+TO_ROWS = {"squared_relu": _squared_relu}
+
+
+def _emit_to_floats(emit, ending, lanes, args, scratch, tile, token):
+    for half in HALVES:
+        x = emit.load(lanes, token * (4 * TILE_ROWS) + half, FLOATS)
+        TO_FLOATS[ending](emit, x, _Place(emit, args, scratch, tile, token, half))
+
+
+def _emit_to_rows(emit, ending, lanes, args, scratch, tile, token):
+    start, row_bytes, n_blocks, wants = (emit.load(args, 8 * (ENDING + i), I64) for i in range(4))
+    halves = [emit.load(lanes, token * (4 * TILE_ROWS) + half, FLOATS) for half in HALVES]
+    row = emit.builder.gep(scratch, [(start + row_bytes * token).llvm])
+    emit_block(emit, [TO_ROWS[ending](emit, x) for x in halves], row, n_blocks, tile, wants)
+
+
+@intrinsic(prefer_literal=True)
+def end_product(typingctx, ending, lanes, n_tokens, tile, args, scratch):
+    """Do what `ending`, a literal, says with the products (n_tokens, 32) of a tile."""
+
+    def codegen(context, builder, signature, llvm):
+        emit, name = Emit(builder), ending.literal_value
+        write = _emit_to_floats if name in TO_FLOATS else _emit_to_rows
+        with emit.loop(emit.value(llvm[2])) as token:
+            write(emit, name, llvm[1], llvm[4], llvm[5], emit.value(llvm[3]), token)
         return context.get_dummy_value()
 
-    intp = types.intp
-    return types.void(lanes, intp, intp, intp, intp, rows, intp), codegen
+    return types.void(ending, lanes, types.intp, types.intp, args, scratch), codegen
 
 
-@intrinsic
-def sigmoid_block(typingctx, lanes, n_tokens, out, out_stride):
-    """out[t, :32] = sigmoid(lanes[t]); the stride in floats."""
-
-    def codegen(context, builder, signature, args):
-        emit = Emit(builder)
-        with emit.loop(emit.value(args[1])) as t:
-            for half in HALVES:
-                x = emit.load(args[0], t * (4 * TILE_ROWS) + half, FLOATS)
-                emit.store(sigmoid(emit, x), args[2], emit.value(args[3]) * t * 4 + half)
-        return context.get_dummy_value()
-
-    return types.void(lanes, types.intp, out, types.intp), codegen
+# --- ops -------------------------------------------------------------------------------------------
 
 
-@intrinsic
-def add_block(typingctx, lanes, n_tokens, out, out_stride):
-    """out[t, :32] += lanes[t]; the stride in floats."""
+@functools.cache
+def _compiled(ending):
+    def product(args, weights, scratch, states, logits, batch, item, rank):
+        n_tokens = number(batch, b.N_TOKENS)
+        rows = beyond(scratch, number(args, ROWS))
+        lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
+        multiply(args, weights, item, rows, number(args, ROW_BYTES), n_tokens, lanes, TILE_ROWS)
+        end_product(ending, lanes, n_tokens, item, args, scratch)
 
-    def codegen(context, builder, signature, args):
-        emit = Emit(builder)
-        with emit.loop(emit.value(args[1])) as t:
-            for half in HALVES:
-                place = emit.value(args[3]) * t * 4 + half
-                x = emit.load(args[0], t * (4 * TILE_ROWS) + half, FLOATS)
-                emit.store(emit.load(args[2], place, FLOATS) + x, args[2], place)
-        return context.get_dummy_value()
-
-    return types.void(lanes, types.intp, out, types.intp), codegen
+    return compile_op(product)
 
 
-@intrinsic
-def add_gated_block(typingctx, lanes, n_tokens, gate, out, stride):
-    """out[t, :32] += gate[t, :32] * lanes[t]; the stride of gate and out in floats."""
+def _job(ending, matrix, vectors, numbers):
+    args = (*matrix.numbers, *vectors.numbers, *numbers)
+    return Job(_compiled(ending).address, args, items=matrix.n_tiles)
 
-    def codegen(context, builder, signature, args):
-        emit = Emit(builder)
-        with emit.loop(emit.value(args[1])) as t:
-            for half in HALVES:
-                place = emit.value(args[4]) * t * 4 + half
-                x = emit.load(args[0], t * (4 * TILE_ROWS) + half, FLOATS)
-                gated = emit.fma(emit.load(args[2], place, FLOATS), x, emit.load(args[3], place, FLOATS))
-                emit.store(gated, args[3], place)
-        return context.get_dummy_value()
 
-    return types.void(lanes, types.intp, gate, out, types.intp), codegen
+def add_job(matrix: Matrix, vectors: Vectors, out: Floats) -> Job:
+    """out += matrix @ vectors"""
+    return _job("add", matrix, vectors, out)
+
+
+def add_gated_job(matrix: Matrix, vectors: Vectors, out: Floats, gate: Floats) -> Job:
+    """out += gate * (matrix @ vectors)"""
+    return _job("add_gated", matrix, vectors, (*out, *gate))
+
+
+def sigmoid_job(matrix: Matrix, vectors: Vectors, out: Floats) -> Job:
+    """out = sigmoid(matrix @ vectors)"""
+    return _job("sigmoid", matrix, vectors, out)
+
+
+def squared_relu_job(matrix: Matrix, vectors: Vectors, rows: Rows) -> Job:
+    """rows = max(matrix @ vectors, 0)^2, as the next matrix takes them"""
+    return _job("squared_relu", matrix, vectors, rows)
+
+
+LOGITS_STRIDE, N_TILES = range(ENDING, ENDING + 2)
+
+
+def _logits(args, weights, scratch, states, logits, batch, item, rank):
+    rows, stride = beyond(scratch, number(args, ROWS)), number(args, LOGITS_STRIDE)
+    n_wanted, n_tiles = number(batch, b.N_WANTED), number(args, N_TILES)
+    for tile in range(item * HEAD_TILES, min(n_tiles, (item + 1) * HEAD_TILES)):
+        out = beyond(logits, tile * TILE_ROWS * 4)
+        multiply(args, weights, tile, rows, number(args, ROW_BYTES), n_wanted, out, stride)
+
+
+@functools.cache
+def _compiled_logits():
+    return compile_op(_logits)
+
+
+def logits_job(matrix: Matrix, rows: Rows) -> Job:
+    """logits = matrix @ rows, for the rows that want them; logits (n_wanted, 32 * n_tiles) float32"""
+    n_items = -(-matrix.n_tiles // HEAD_TILES)
+    args = (*matrix.numbers, *Vectors(rows, Floats(0, 0)).numbers, matrix.n_tiles * TILE_ROWS, matrix.n_tiles)
+    return Job(_compiled_logits().address, args, "wanted", items=n_items)

@@ -1,8 +1,8 @@
 """Threads that work on one token together: how many, and how they meet.
 
 A launch of Numba's parallel loops costs as much as a small matrix, so a model enters one for a
-whole token. Its work is a row of phases, each a number of items; threads take items, and go on
-to the next phase when all items are done. A barrier would wait for all threads instead: where
+whole token (program.py). Its work is a row of phases, each a number of items; threads take items,
+and go on to the next phase when all items are done. A barrier would wait for all threads instead: where
 another program had one of two processors, a token took seven times as long; so it takes twice.
 
 Which thread computes what is left to chance; what is computed never depends on it. Two things

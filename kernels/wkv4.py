@@ -5,32 +5,26 @@ matrix products left r, k and v, and what comes out is gated and quantized in th
 It keeps the stable form of the paper (arXiv 2305.13048, appendix D): a and b are divided by
 e^p, p the largest exponent so far. Of each pair e^(x - max(x, y)), e^(y - max(x, y)) one is
 always 1: a single exponential gives both.
+
+Reference: `equations.wkv4`, gated by `equations.sigmoid`.
 """
 
-import numpy as np
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
 from numba import types
 from numba.extending import intrinsic
-from rwkv_np.kernels.activations import emit_block
+from rwkv_np.kernels import batch as b
+from rwkv_np.kernels.activations import Rows, emit_block
 from rwkv_np.kernels.emit import FLOATS, LANES, Emit, Variable
 from rwkv_np.kernels.exponential import exp_negative, sigmoid
 from rwkv_np.kernels.layout import TILE_ROWS
-
-
-def wkv_reference(r, k, v, w, u, state):
-    """The definition, in float64: sigmoid(r) * wkv (T, C); state (3, C) = a, b, p, changed in place."""
-    a, b, p = state.astype(np.float64)
-    out = np.empty(k.shape)
-    for t in range(len(k)):
-        # === Read: the past, and the present with its bonus u === #
-        q = np.maximum(p, u + k[t])
-        past, present = np.exp(p - q), np.exp(u + k[t] - q)
-        out[t] = (past * a + present * v[t]) / (past * b + present) / (1 + np.exp(-r[t].astype(np.float64)))
-        # === Decay and write === #
-        q = np.maximum(p + w, k[t])
-        past, present = np.exp(p + w - q), np.exp(k[t] - q)
-        a, b, p = past * a + present * v[t], past * b + present, q
-    state[:] = a, b, p
-    return out
+from rwkv_np.kernels.mixing import Floats
+from rwkv_np.kernels.pointers import beyond, number
+from rwkv_np.kernels.products import MATRIX_SIZE, Matrix, multiply
+from rwkv_np.kernels.program import Job, compile_op
 
 
 def _weigh(emit, past, present):
@@ -73,25 +67,25 @@ class _Lanes:
 
 
 @intrinsic
-def wkv_block(typingctx, kvr, n_tokens, w, u, state, n_padded, block, n_blocks, wanted, rows, row_bytes):
-    """Run 32 channels (`block`) through n_tokens and write what comes out into their vector rows.
+def wkv_block(typingctx, k, v, r, n_tokens, w, u, state, n_padded, block, n_blocks, wanted, rows, row_bytes):
+    """Run 32 channels (`block`) of one sequence through its tokens and write what comes out into their rows.
 
-    Shapes   kvr (3, n_tokens, 32) float32; w, u (n_padded,); state (3, n_padded), changed in place
+    Shapes   k, v, r (n_tokens, 32) float32; w, u (n_padded,); state (3, n_padded), changed in place
     """
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
-        kvr, w, u, state, rows = (args[i] for i in (0, 2, 3, 4, 9))
+        w, u, state, rows = (args[i] for i in (4, 5, 6, 11))
         n_tokens, n_padded, block, n_blocks, wanted, row_bytes = (
-            emit.value(args[i]) for i in (1, 5, 6, 7, 8, 10)
+            emit.value(args[i]) for i in (3, 7, 8, 9, 10, 12)
         )
         starts = [block * (4 * TILE_ROWS) + 4 * LANES * half for half in range(2)]
         lanes = [_Lanes(emit, (w, u), state, n_padded, at) for at in starts]
         with emit.loop(n_tokens) as t:
             halves = []
             for i, half in enumerate(lanes):
-                places = [(n_tokens * which + t) * (4 * TILE_ROWS) + 4 * LANES * i for which in range(3)]
-                halves.append(half.step(*(emit.load(kvr, place, FLOATS) for place in places)))
+                place = t * (4 * TILE_ROWS) + 4 * LANES * i
+                halves.append(half.step(*(emit.load(kvr, place, FLOATS) for kvr in args[:3])))
             row = emit.builder.gep(rows, [(row_bytes * t).llvm])
             emit_block(emit, halves, row, n_blocks, block, wanted)
         for half in lanes:
@@ -99,4 +93,54 @@ def wkv_block(typingctx, kvr, n_tokens, w, u, state, n_padded, block, n_blocks, 
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(kvr, intp, w, u, state, intp, intp, intp, intp, rows, intp), codegen
+    return types.void(k, v, r, intp, w, u, state, intp, intp, intp, intp, rows, intp), codegen
+
+
+# The numbers of a job: three matrices, then these.
+K, V, R, ROW_BYTES, LANES_START, LANES_STRIDE, DECAY, FIRST, STATE, N_PADDED = range(
+    3 * MATRIX_SIZE, 3 * MATRIX_SIZE + 10
+)
+OUT, OUT_BYTES, OUT_N_BLOCKS, OUT_WANTS = range(N_PADDED + 1, N_PADDED + 5)
+
+
+def _time_mix(args, weights, scratch, states, logits, batch, item, rank):
+    n_tokens, row_bytes = number(batch, b.N_TOKENS), number(args, ROW_BYTES)
+    lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
+    for i in range(3):
+        matrix, rows = beyond(args, 8 * MATRIX_SIZE * i), beyond(scratch, number(args, K + i))
+        out = beyond(lanes, i * n_tokens * TILE_ROWS * 4)
+        multiply(matrix, weights, item, rows, row_bytes, n_tokens, out, TILE_ROWS)
+    decay, bonus = beyond(weights, number(args, DECAY)), beyond(weights, number(args, FIRST))
+    for sequence in range(number(batch, b.N_SEQUENCES)):
+        first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
+        k, v, r = (
+            beyond(lanes, first * TILE_ROWS * 4),
+            beyond(lanes, (n_tokens + first) * TILE_ROWS * 4),
+            beyond(lanes, (2 * n_tokens + first) * TILE_ROWS * 4),
+        )
+        state = beyond(states, number(batch, b.STATE + sequence) + number(args, STATE))
+        out = beyond(scratch, number(args, OUT) + first * number(args, OUT_BYTES))
+        wkv_block(
+            k, v, r, end - first, decay, bonus, state, number(args, N_PADDED), item,
+            number(args, OUT_N_BLOCKS), number(args, OUT_WANTS), out, number(args, OUT_BYTES),
+        )  # fmt: skip
+
+
+@functools.cache
+def _compiled():
+    return compile_op(_time_mix)
+
+
+def wkv4_job(
+    kvr: Sequence[Matrix], rows: Sequence[Rows], lanes: Floats, decay: int, bonus: int, state: int,
+    n_padded: int, out: Rows,
+) -> Job:  # fmt: skip
+    """out = sigmoid(r) * wkv(k, v), with k, v, r the products of three matrices and their rows.
+
+    lanes         room for three products for each thread
+    decay, bonus  where w and u lie among the weights
+    state         where a, b, p lie in the state of a sequence, n_padded floats each
+    """
+    numbers = [n for matrix in kvr for n in matrix.numbers]
+    places = (*(row.start for row in rows), rows[0].row_bytes, *lanes, decay, bonus, state, n_padded)
+    return Job(_compiled().address, (*numbers, *places, *out), items=kvr[0].n_tiles)

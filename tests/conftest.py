@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from rwkv_np.cli import main
 from rwkv_np.files.format import LATEST_VERSION, Header, write_header, write_parameter_header
 from rwkv_np.files.quants import by_name
-from rwkv_np.models import v4
+from rwkv_np.models.architecture import Sizes, common_sizes
+from rwkv_np.models.registry import ARCHITECTURES
 
 # The same examples in every run of CI: chance belongs to the desk, where somebody looks at what it finds.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -63,9 +64,10 @@ def golden():
     return lambda end: GOLDEN / f"golden-4v0.{end}"
 
 
-def random_parameters(rng, n_layer=2, n_embd=32, dim_ffn=64, vocab_size=256):
-    """Float32 parameters of an RWKV-4 model, as they stand in a model file."""
-    shapes = v4.parameter_shapes(n_layer, n_embd, dim_ffn, vocab_size)
+def random_parameters(rng, n_layer=2, n_embd=32, dim_ffn=64, vocab_size=256, architecture="v4"):
+    """Float32 parameters of a model, as they stand in a model file."""
+    sizes = Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn, vocab_size=vocab_size)
+    shapes = ARCHITECTURES[architecture].parameter_shapes(sizes)
     arrays = {}
     for name, shape in shapes.items():
         x = rng.standard_normal(shape).astype(np.float32)
@@ -83,8 +85,8 @@ def random_parameters(rng, n_layer=2, n_embd=32, dim_ffn=64, vocab_size=256):
 
 def write_model(path, arrays, data_type="FP32", version=LATEST_VERSION, **header):
     """Write arrays as a model file; `header` overrides what they say of themselves."""
-    n_layer, n_embd, _, vocab_size = v4.sizes({name: x.shape for name, x in arrays.items()})
-    fields = dict(version=version, n_vocab=vocab_size, n_embed=n_embd, n_layer=n_layer)
+    sizes = common_sizes({name: x.shape for name, x in arrays.items()})
+    fields = dict(version=version, n_vocab=sizes.vocab_size, n_embed=sizes.n_embd, n_layer=sizes.n_layer)
     fields |= {"data_type": by_name(data_type, version).code} | header
     with open(path, "wb") as file:
         write_header(file, Header(**fields))

@@ -12,8 +12,8 @@ from synthetic import write_synthetic
 from rwkv_np.errors import InputError
 from rwkv_np.files.format import read_model_file
 from rwkv_np.models import model_config
+from rwkv_np.models.engine import CHUNK, Engine
 from rwkv_np.models.v4 import RWKV4
-from rwkv_np.models.v4_fused import CHUNK, FusedRWKV4
 
 # Mean |difference| from the official package's float32 logits: what each type may cost.
 BOUNDS = {
@@ -23,7 +23,7 @@ BOUNDS = {
 }  # fmt: skip
 
 
-def load(path, kind=FusedRWKV4, **options):
+def load(path, kind=Engine, **options):
     file = read_model_file(path)
     return kind(model_config(file), file.parameters, **options)
 

@@ -78,11 +78,10 @@ def _branch_fields(branch: Branch) -> dict[str, Any]:
 
 
 def _write_position(archive: zipfile.ZipFile, name: str, position: Position) -> None:
-    state = position.state
-    for part, array in (("logits", position.logits), ("shift", state.shift), ("wkv", state.wkv)):
+    for part, array in {"logits": position.logits, **position.state.parts}.items():
         if array is not None:
             buffer = io.BytesIO()
-            np.save(buffer, array)
+            np.save(buffer, np.ascontiguousarray(array))
             archive.writestr(f"{name}.{part}.npy", buffer.getvalue(), zipfile.ZIP_DEFLATED)
 
 
@@ -149,13 +148,14 @@ def _turn(fields: dict[str, Any]) -> Turn:
 
 
 def _read_position(path: PathLike, members: Any, name: str, like: Conversation) -> Position:
-    config = like.model.config
-    state = State(config.architecture, members[f"{name}.shift"], members[f"{name}.wkv"])
+    model = like.model
+    layout = model.state_layout
+    parts = {part: members[f"{name}.{part}"] for part in layout.places}
     logits = members[f"{name}.logits"] if f"{name}.logits" in members else None
     try:
-        state.check(config)
+        state = State.from_parts(layout, layout.architecture, parts)
     except InputError as error:
         raise ConversationFileError(path, str(error)) from error
-    if logits is not None and logits.shape != (config.vocab_size,):
+    if logits is not None and (logits.shape, logits.dtype) != ((model.config.vocab_size,), np.float32):
         raise ConversationFileError(path, _DAMAGED)
     return Position(logits, state)

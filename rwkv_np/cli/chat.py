@@ -114,7 +114,7 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     """Load model, tokenizer and opening, and the conversation to go on with."""
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening both say how the conversation begins; give one of them")
-    if cache.is_first_run("v4_graph"):
+    if cache.is_first_run("program"):
         screen.say("compiling")
     model = load(path, options["threads"], head_q8_0=options["head_q8_0"], progress=show_loading)
     c = model.config
@@ -123,7 +123,7 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     opening = _opening(words, template, options)
     template = opening.named(template)
     screen.note(
-        f"{os.path.basename(path)}: RWKV-4, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
+        f"{os.path.basename(path)}: {c.record.title}, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
         f"{os.path.basename(words.name)} tokenizer, {template.name} template"
     )
     mark = fingerprint(path)

@@ -8,6 +8,7 @@ import click
 
 from rwkv_np.cli import Command
 from rwkv_np.models.inspection import Report, inspect
+from rwkv_np.models.registry import title_of
 
 
 @click.command(cls=Command, name="inspect", context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,7 +17,7 @@ from rwkv_np.models.inspection import Report, inspect
 def command(model: str, as_json: bool) -> None:
     """Show the header, the parameters and the sizes by type of the file MODEL.
 
-    The exit status is 1 where the file can be read but is no RWKV-4 model that can be run.
+    The exit status is 1 where the file can be read but is not a model that can be run.
     """
     report = inspect(model)
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else "\n".join(_lines(report)))
@@ -26,7 +27,7 @@ def command(model: str, as_json: bool) -> None:
 
 def _lines(report: Report) -> list[str]:
     h = report["header"]
-    title = {"v4": "RWKV-4"}.get(report["architecture"], report["architecture"])
+    title = title_of(report["architecture"])
     return [
         f"{report['path']}: {title}, {h['data_type']}, file version {h['version']}, {_mb(report['bytes'])}",
         f"n_layer {h['n_layer']}   n_embd {h['n_embed']}   vocabulary {h['n_vocab']}",

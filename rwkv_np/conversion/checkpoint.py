@@ -1,4 +1,4 @@
-"""Open a PyTorch or safetensors checkpoint of RWKV-4, without reading it into memory.
+"""Open a PyTorch or safetensors checkpoint of RWKV, without reading it into memory.
 
 This is the one module that imports torch, and only when it is used: loading and chatting
 never do. Tensors stay in the mapped file until a slice of one is asked for.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rwkv_np.errors import CheckpointError, MissingPackageError, PathLike
 from rwkv_np.files import sniff
-from rwkv_np.models import v4
-from rwkv_np.models.config import identify
+from rwkv_np.models.architecture import Architecture, Planned
+from rwkv_np.models.registry import ARCHITECTURES, identify, titles
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +24,24 @@ if TYPE_CHECKING:
 _FLOATS = ("torch.bfloat16", "torch.float16", "torch.float32")
 
 
-def open_checkpoint(path: PathLike) -> dict[str, torch.Tensor]:
-    """The tensors of an RWKV-4 checkpoint by name, in its own order, mapped.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that can be converted.
 
-    Raises  CheckpointError: not a checkpoint, damaged, or of something that is not RWKV-4
+    record   its architecture
+    tensors  by name, in the file's own order, mapped
+    plan     what becomes of them in a model file
+    """
+
+    record: Architecture
+    tensors: dict[str, torch.Tensor]
+    plan: list[Planned]
+
+
+def open_checkpoint(path: PathLike) -> Checkpoint:
+    """The tensors of an RWKV checkpoint, and what is made of them.
+
+    Raises  CheckpointError: not a checkpoint, damaged, or of something that cannot be run here
             MissingPackageError: torch or safetensors is not installed
     """
     path = os.fspath(path)
@@ -34,21 +49,18 @@ def open_checkpoint(path: PathLike) -> dict[str, torch.Tensor]:
     if kind not in _OPEN:
         raise CheckpointError(path, sniff.describe_as_checkpoint(path))
     tensors = _tensors(path, _OPEN[kind](path))
-    if (architecture := identify(tensors)) != "v4":
-        raise CheckpointError(path, f"holds {architecture}; RWKV-4 is what can be converted")
+    record = ARCHITECTURES.get(found := identify(tensors))
+    if record is None:
+        raise CheckpointError(path, f"holds {found}; {titles()} is what can be converted")
     for name, tensor in tensors.items():
         if str(tensor.layout) != "torch.strided" or tensor.is_meta:
             raise CheckpointError(path, f"{name} is a sparse or empty tensor; expected one with its values")
         if str(tensor.dtype) not in _FLOATS:
             raise CheckpointError(path, f"{name} is {tensor.dtype}; expected one of {', '.join(_FLOATS)}")
-    if problem := v4.find_problem({name: model_shape(name, t.shape) for name, t in tensors.items()}):
+    plan = [record.planned(name, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    if problem := record.find_problem({planned.name: planned.shape for planned in plan}):
         raise CheckpointError(path, f"{problem}. Download the checkpoint again")
-    return tensors
-
-
-def model_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that a checkpoint's tensor has in a model file: the vectors are (1, 1, C) here."""
-    return tuple(n for n in shape if n != 1) if ".time_" in name else tuple(shape)
+    return Checkpoint(record, tensors, plan)
 
 
 def _open_pth(path: str) -> object:

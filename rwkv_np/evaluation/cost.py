@@ -89,11 +89,12 @@ def measure(path: str, options: dict[str, Any]) -> dict[str, float | None]:
     """Load and time one model in this process, which holds no other."""
     # Imported before the memory is read for the first time: they are not the model's.
     from rwkv_np.evaluation import speed
-    from rwkv_np.models import load, v4_fused
+    from rwkv_np.models import load
+    from rwkv_np.models.engine import Engine
 
     before = resident_anonymous()
     model = load(path, **options)
-    assert isinstance(model, v4_fused.FusedRWKV4)
+    assert isinstance(model, Engine)
     prefill, decoding = speed.prefill(model, PROMPT), speed.decode(model)
     after = resident_anonymous()
     return {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rwkv_np.kernels.bandwidth import read_rate
-from rwkv_np.models.v4_fused import FusedRWKV4
+from rwkv_np.models.engine import Engine
 
 PAGE = 4096
 
@@ -57,24 +57,25 @@ def median_seconds(call: Callable[[], object], repeat: int = 7) -> float:
     return float(np.median([seconds(call) for _ in range(repeat)]))
 
 
-def decode(model: FusedRWKV4, pairs: int = 15, tokens: int = 4) -> Decoding:
+def decode(model: Engine, pairs: int = 15, tokens: int = 4) -> Decoding:
     """Read `tokens` one by one after each measurement of the bandwidth."""
-    weights = model.tiles[: max(1, model.tiles.size // PAGE) * PAGE]
+    weights = model.weights[: max(1, model.weights.size // PAGE) * PAGE]
     n_vocab = model.config.vocab_size
     taken, rates = [], []
-    _, state = model.forward([token % n_vocab for token in (1, 2, 3)])
+    state = model.initial_state()
+    model.advance([token % n_vocab for token in (1, 2, 3)], state)
     for i in range(pairs):
         rates.append(read_rate(weights, model.n_threads))
         steps = []
         for token in range(tokens):
             start = time.perf_counter()
-            _, state = model.forward((tokens * i + token) % n_vocab, state)
+            model.advance((tokens * i + token) % n_vocab, state)
             steps.append(time.perf_counter() - start)
         taken.append(float(np.median(steps)))
     return Decoding(taken, rates, model.n_bytes_per_token)
 
 
-def prefill(model: FusedRWKV4, n_tokens: int, repeat: int = 5) -> float:
+def prefill(model: Engine, n_tokens: int, repeat: int = 5) -> float:
     """Tokens a second of a prompt of random ids."""
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, n_tokens)
     return n_tokens / median_seconds(lambda: model.forward(tokens), repeat)

@@ -20,7 +20,6 @@ from rwkv_np.evaluation.divergence import score
 from rwkv_np.evaluation.record import Record
 from rwkv_np.generation import CHUNK
 from rwkv_np.models.base import Model
-from rwkv_np.models.state import State
 
 
 class Reader(Protocol):
@@ -40,14 +39,13 @@ class ModelReader:
 
     def __init__(self, name: str, model: Model) -> None:
         self.name, self._model = name, model
-        self._state: State | None = None
+        self._state = model.initial_state()
 
     def restart(self) -> None:
-        self._state = None
+        self._state = self._model.initial_state()
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        logits, self._state = self._model.forward(ids, self._state, full_output=True)
-        return logits
+        return self._model.advance(ids, self._state, full_output=True)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rwkv_np.kernels import blocks
+from rwkv_np.kernels.layout import LAYOUTS, Layout
 
 VERSIONS = (100, 101)
 
@@ -24,6 +25,7 @@ VERSIONS = (100, 101)
 class DataType:
     """How one data type lies in a file.
 
+    layout      what the kernels need to know of a block (kernels/layout.py)
     block       the bytes of one block, as a dtype
     block_size  weights in a block, along a row
     decode      blocks (...,) -> float32 (..., block_size)
@@ -33,6 +35,7 @@ class DataType:
     name: str
     code: int
     versions: tuple[int, ...]
+    layout: Layout
     block: np.dtype
     block_size: int
     decode: Callable[[np.ndarray], np.ndarray]
@@ -52,18 +55,18 @@ class DataType:
 
 
 DATA_TYPES = tuple(
-    DataType(name, code, versions, np.dtype(block), size, decode, encode)
-    for name, code, versions, block, size, decode, encode in (
-        ("FP32", 0, VERSIONS, "<f4", 1, blocks.decode_float, blocks.encode_fp32),
-        ("FP16", 1, VERSIONS, "<f2", 1, blocks.decode_float, blocks.encode_fp16),
-        ("Q4_0", 2, (101,), blocks.Q4_0, 32, blocks.decode_q4_0, blocks.encode_q4_0),
-        ("Q4_1", 3, (101,), blocks.Q4_1, 32, blocks.decode_q4_1, blocks.encode_q4_1),
-        ("Q5_0", 7, (101,), blocks.Q5_0, 32, blocks.decode_q5_0, blocks.encode_q5_0),
-        ("Q5_1", 8, (101,), blocks.Q5_1, 32, blocks.decode_q5_1, blocks.encode_q5_1),
-        ("Q8_0", 9, (101,), blocks.Q8_0, 32, blocks.decode_q8_0, blocks.encode_q8_0),
-        ("Q4_0", 2, (100,), blocks.Q4_0_V100, 32, blocks.decode_q4_0_v100, blocks.encode_q4_0_v100),
-        ("Q4_1", 3, (100,), blocks.Q4_1_V100, 32, blocks.decode_q4_1_v100, blocks.encode_q4_1_v100),
-        ("Q4_1_O", 4, (100,), blocks.Q4_1_O, 32, blocks.decode_q4_1_o, blocks.encode_q4_1_o),
+    DataType(name, code, versions, LAYOUTS[layout], np.dtype(block), size, decode, encode)
+    for name, code, versions, layout, block, size, decode, encode in (
+        ("FP32", 0, VERSIONS, "FP32", "<f4", 1, blocks.decode_float, blocks.encode_fp32),
+        ("FP16", 1, VERSIONS, "FP16", "<f2", 1, blocks.decode_float, blocks.encode_fp16),
+        ("Q4_0", 2, (101,), "Q4_0", blocks.Q4_0, 32, blocks.decode_q4_0, blocks.encode_q4_0),
+        ("Q4_1", 3, (101,), "Q4_1", blocks.Q4_1, 32, blocks.decode_q4_1, blocks.encode_q4_1),
+        ("Q5_0", 7, (101,), "Q5_0", blocks.Q5_0, 32, blocks.decode_q5_0, blocks.encode_q5_0),
+        ("Q5_1", 8, (101,), "Q5_1", blocks.Q5_1, 32, blocks.decode_q5_1, blocks.encode_q5_1),
+        ("Q8_0", 9, (101,), "Q8_0", blocks.Q8_0, 32, blocks.decode_q8_0, blocks.encode_q8_0),
+        ("Q4_0", 2, (100,), "Q4_0_v100", blocks.Q4_0_V100, 32, blocks.decode_q4_0_v100, blocks.encode_q4_0_v100),
+        ("Q4_1", 3, (100,), "Q4_1_v100", blocks.Q4_1_V100, 32, blocks.decode_q4_1_v100, blocks.encode_q4_1_v100),
+        ("Q4_1_O", 4, (100,), "Q4_1_O", blocks.Q4_1_O, 32, blocks.decode_q4_1_o, blocks.encode_q4_1_o),
     )
 )
 REMOVED_TYPES = {5: "Q4_2", 6: "Q4_3"}

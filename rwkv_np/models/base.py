@@ -1,24 +1,47 @@
-"""What every architecture offers: `forward` from token ids to logits, and a state.
+"""What every model offers: token ids in, logits out, and a state that remembers.
 
-Arguments are checked here, once; an architecture sees valid ids and a state of its own to
-change. Text, sampling and files are the business of others.
+Three ways to read. `forward` is pure: it returns a new state. `advance` changes the one that it
+is given and copies nothing. `read` takes several sequences in one pass, each with its own state.
+Arguments are checked here, once; an engine sees valid ids and states of its own to change.
+Text, sampling and files are the business of others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Union
+from typing import NamedTuple, Union
 
 import numpy as np
 
 from rwkv_np.errors import InputError
 from rwkv_np.models.config import ModelConfig
-from rwkv_np.models.state import State, initial_state
+from rwkv_np.models.pool import StatePool
+from rwkv_np.models.state import State, StateLayout
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done (compiling, loading), how much of it is done, and how much there is."""
 
 Tokens = Union[int, Sequence[int], np.ndarray]
+
+WANTS = ("none", "last", "all")
+
+
+class Run(NamedTuple):
+    """The next tokens of one sequence.
+
+    tokens  one id or several
+    slot    where its state is in the pool
+    wants   for which of its tokens logits are computed: "none", "last" or "all"
+    """
+
+    tokens: Tokens
+    slot: int
+    wants: str = "last"
+
+    @property
+    def n_wanted(self) -> int:
+        """How many rows of logits it gets; `tokens` is an array by then."""
+        return {"none": 0, "last": 1, "all": len(self.tokens)}[self.wants]  # type: ignore[arg-type]
 
 
 class Model:
@@ -30,10 +53,15 @@ class Model:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; expected at least 1")
         self.config = config
+        self.state_layout = StateLayout(config)
 
     def initial_state(self) -> State:
         """The state of this model before it has read anything."""
-        return initial_state(self.config)
+        return State(self.state_layout)
+
+    def new_pool(self, n_slots: int) -> StatePool:
+        """Room for the states of `n_slots` sequences of this model."""
+        return StatePool(self.state_layout, n_slots)
 
     def forward(
         self, tokens: Tokens, state: State | None = None, full_output: bool = False
@@ -47,13 +75,52 @@ class Model:
         """
         ids = self._check_tokens(tokens)
         if state is not None:
-            state.check(self.config)
+            state.check(self.state_layout)
         after = self.initial_state() if state is None else state.copy()
-        return self._read(ids, after, full_output), after
+        return self._read_one(ids, after, full_output), after
 
-    def _read(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
-        """The architecture's own part: tokens (T,), `state` changed in place."""
+    def advance(self, tokens: Tokens, state: State, full_output: bool = False) -> np.ndarray:
+        """The same, but `state` itself becomes the one after the last token, and nothing is copied.
+
+        Returns  logits as `forward` does
+        Raises   InputError, and then `state` has not changed
+        """
+        ids = self._check_tokens(tokens)
+        state.check(self.state_layout)
+        return self._read_one(ids, state, full_output)
+
+    def read(self, runs: Sequence[Run], pool: StatePool) -> np.ndarray:
+        """Read the next tokens of several sequences; their states in `pool` are changed in place.
+
+        A sequence's logits and state are the same to the last bit alone, in any company, and
+        however its tokens are cut into runs.
+
+        Returns  logits (rows, V) float32: those that the first run wants, then the second's, ...
+        Raises   InputError, and then no state has changed: no runs, a slot that is not taken or
+                 that two runs share, an unknown `wants`, tokens as in `forward`
+        """
+        if pool.layout is not self.state_layout:
+            raise InputError("the pool belongs to another model; make one with this model's new_pool")
+        checked = [self._check_run(run, pool) for run in runs]
+        if not checked:
+            raise InputError("there are no runs to read; expected at least one")
+        if len({run.slot for run in checked}) < len(checked):
+            raise InputError("two runs have the same slot; a sequence can be read once in a pass")
+        return self._read(checked, pool.data)
+
+    def _read_one(self, ids: np.ndarray, state: State, full_output: bool) -> np.ndarray:
+        logits = self._read([Run(ids, 0, "all" if full_output else "last")], state.data[None])
+        return logits if full_output else logits[0]
+
+    def _read(self, runs: Sequence[Run], states: np.ndarray) -> np.ndarray:
+        """The model's own part: runs of arrays of ids, states (n_slots, size) changed in place."""
         raise NotImplementedError(f"{type(self).__name__} cannot read tokens")
+
+    def _check_run(self, run: Run, pool: StatePool) -> Run:
+        if run.wants not in WANTS:
+            raise InputError(f"a run wants {run.wants!r}; expected one of {', '.join(WANTS)}")
+        pool.check(run.slot)
+        return Run(self._check_tokens(run.tokens), run.slot, run.wants)
 
     def _check_tokens(self, tokens: Tokens) -> np.ndarray:
         ids = np.atleast_1d(np.asarray(tokens))

@@ -1,13 +1,13 @@
-"""How a model holds its head, the matrix that gives each token of the vocabulary its logit.
+"""How a model keeps its head, the matrix that gives each token of the vocabulary its logit.
 
 Quantizers leave it in FP16, so in a small quantized model it is most of the bytes that are read for a
-token: half of a 169M one in Q4_1. Held as Q8_0 it is half as many, and the model faster by that.
+token: half of a 169M one in Q4_1. Kept as Q8_0 it is half as many, and the model faster by that.
 What it costs was measured (`rwkv-np evaluate --both-heads`) on trained models: a mean KL divergence of
 3.1e-5 on the demo model, of 4.5M weights and a vocabulary of 4096, whatever type the rest has, and 5.7e-5
 on one of 660K and 256; 1e-4 was the limit. It is ten times what Q8_0 costs for all the rest, and an eighth
 of what Q4_1 does; most of it comes from rounding the vector that the head is multiplied with.
-So a quantized model holds its head as Q8_0 unless told otherwise, and a float model as it stands in the
-file: who keeps one of those wants no rounding.
+So a quantized model keeps its head as Q8_0 unless told otherwise, and a float model as it stands in the
+file: whoever keeps one of those wants no rounding.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def can_be_q8_0(head: Parameter) -> bool:
     return not head.data_type.is_quantized and head.shape[1] % _Q8_0.block_size == 0
 
 
-def held(parameters: Mapping[str, Parameter], as_q8_0: bool) -> Parameter:
-    """The head as it is to be held."""
+def loaded(parameters: Mapping[str, Parameter], as_q8_0: bool) -> Parameter:
+    """The head as a model keeps it: as in the file, or in Q8_0."""
     head = parameters[NAME]
     return _in_q8_0(head) if as_q8_0 and can_be_q8_0(head) else head
 

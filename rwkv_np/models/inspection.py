@@ -13,7 +13,7 @@ from rwkv_np.errors import FormatError, PathLike
 from rwkv_np.files.format import ModelFile, read_model_file
 from rwkv_np.files.quants import by_code
 from rwkv_np.models import model_config
-from rwkv_np.models.config import identify
+from rwkv_np.models.registry import identify
 from rwkv_np.tokenizers import NAME_OF_SIZE
 
 Report = dict[str, Any]

@@ -1,14 +1,18 @@
-"""The layers that every RWKV shares, in NumPy: x is (T, C) float32, T tokens of C channels.
+"""The layers that every RWKV shares, over parameters of a file: x is (T, C) float32.
 
 `Linear` keeps its weights as they lie in the mapped file and decodes a few thousand rows at
-a time, so a matrix of any type costs a few MB of memory, whatever its size.
+a time, so a matrix of any type costs a few MB of memory, whatever its size. The equations are
+those of `kernels/equations.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from rwkv_np.files.parameter import Parameter
+from rwkv_np.kernels.equations import layer_norm
 
 
 class Linear:
@@ -29,9 +33,11 @@ class Embedding:
 
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
+        # Made once: a view of the file costs as much as reading a row of it.
+        self._blocks = weight.blocks()
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
-        return self.weight.rows(tokens)
+        return self.weight.data_type.decode(self._blocks[tokens]).reshape(-1, self.weight.shape[-1])
 
 
 class LayerNorm:
@@ -41,27 +47,10 @@ class LayerNorm:
         self.weight = weight.array()
         self.bias = bias.array()
 
+    @classmethod
+    def of(cls, get: Mapping[str, Parameter], name: str) -> LayerNorm:
+        """The one called `name`, such as "blocks.0.ln1"."""
+        return cls(get[f"{name}.weight"], get[f"{name}.bias"])
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        x = x - x.mean(axis=-1, keepdims=True)
-        variance = np.square(x).mean(axis=-1, keepdims=True)
-        return x / np.sqrt(variance + np.float32(1e-5)) * self.weight + self.bias
-
-
-def token_shift(x: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Each token's predecessor: `last` (C,), then all rows of x (T, C) but the final one."""
-    return np.concatenate([last[None], x[:-1]])
-
-
-def mix(x: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """`share` of x and the rest of its predecessor, channel by channel."""
-    return x * share + before * (1 - share)
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-x), by way of tanh, which cannot overflow."""
-    return np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * x))
-
-
-def squared_relu(x: np.ndarray) -> np.ndarray:
-    """max(x, 0)²"""
-    return np.square(np.maximum(x, 0))
+        return layer_norm(x, self.weight, self.bias)

@@ -1,83 +1,178 @@
-"""What an RWKV model remembers of everything it has read: a few vectors a layer.
+"""What an RWKV model remembers of everything it has read: a few vectors or matrices a layer.
 
-The state is small (2.6 MB at 7B) and complete: a copy of it is a saved conversation, and
-going back to it undoes whatever came after. `Model.forward` never changes one that it is
-given, so a state may be kept, shared and returned to freely.
+A state is one flat float32 array, so that kernels take it by one address and a copy is one
+copy; its parts (`shift`, `wkv`) are views with names. Which parts there are, the architecture's
+record tells. The last dimension of each part is padded to whole blocks of 32 in memory, as
+kernels want it; files hold the parts without the padding.
+
+A state is complete: a copy of it is a saved conversation, and going back to it undoes whatever
+came after. `Model.forward` never changes the one that it is given; `Model.advance` does.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from rwkv_np.errors import InputError, PathLike, StateFileError
 from rwkv_np.files.output import new_file
+from rwkv_np.kernels.layout import BLOCK, round_up
 from rwkv_np.models.config import ModelConfig
 
+Parts = dict[str, np.ndarray]
+"""The parts of a state by name, each (n_layer, ...) float32."""
 
-@dataclass
+
+@dataclass(frozen=True)
+class Place:
+    """Where a part lies: `start` in float32 numbers; its shape, and that with the padding."""
+
+    start: int
+    shape: tuple[int, ...]
+    padded: tuple[int, ...]
+    fill: float | np.ndarray
+
+    @property
+    def end(self) -> int:
+        return self.start + math.prod(self.padded)
+
+    @property
+    def layer_size(self) -> int:
+        """Numbers from one layer to the next."""
+        return math.prod(self.padded[1:])
+
+
+class StateLayout:
+    """How the states of a model lie in memory.
+
+    places  the parts by name, in their order
+    size    float32 numbers of a state
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.architecture = config.architecture
+        self.model = f"{config.n_layer} layers, n_embd {config.n_embd}"
+        self.places: dict[str, Place] = {}
+        self.size = 0
+        for name, (shape, fill) in config.record.state_parts(config).items():
+            padded = (*shape[:-1], round_up(shape[-1], BLOCK))
+            self.places[name] = Place(self.size, shape, padded, fill)
+            self.size = self.places[name].end
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of a state in memory."""
+        return 4 * self.size
+
+    def parts(self, data: np.ndarray) -> Parts:
+        """Views of the flat array of one state."""
+        return {
+            name: data[place.start : place.end].reshape(place.padded)[..., : place.shape[-1]]
+            for name, place in self.places.items()
+        }
+
+    def clear(self, data: np.ndarray) -> None:
+        """Make the flat array that of a model that has read nothing."""
+        for place in self.places.values():
+            data[place.start : place.end].reshape(place.padded)[:] = place.fill
+
+
 class State:
     """The memory of one conversation.
 
-    shift  (n_layer, 2, n_embd) float32: the last token's input to time mix and to channel mix
-    wkv    v4: (n_layer, 3, n_embd) float32: numerator a, denominator b and their exponent p
+    data    (layout.size,) float32: all of it
+    parts   named views of it
+    shift   (n_layer, 2, n_embd) float32: the last token's input to time mix and to channel mix
+    wkv     v4: (n_layer, 3, n_embd) float32: numerator a, denominator b and their exponent p
     """
 
-    architecture: str
-    shift: np.ndarray
-    wkv: np.ndarray
+    def __init__(self, layout: StateLayout, data: np.ndarray | None = None) -> None:
+        self.layout = layout
+        self.data = np.empty(layout.size, np.float32) if data is None else data
+        if data is None:
+            layout.clear(self.data)
+
+    @classmethod
+    def from_parts(cls, layout: StateLayout, architecture: str, parts: Mapping[str, np.ndarray]) -> State:
+        """A state of copies of those parts. Raises InputError: they are not those of such a model."""
+        _check("architecture", architecture, layout.architecture, layout)
+        state = cls(layout)
+        for name, place in layout.places.items():
+            part = np.asarray(parts.get(name, np.empty(0)))
+            _check(name, part.shape, place.shape, layout)
+            # Whatever comes from a file is checked before it reaches a kernel: another type of
+            # numbers there would be read as float32.
+            if part.dtype.newbyteorder("=") != np.float32:
+                raise InputError(f"the state's {name} holds {part.dtype} values; expected float32")
+            state.parts[name][:] = part
+        return state
+
+    @property
+    def architecture(self) -> str:
+        return self.layout.architecture
+
+    @property
+    def parts(self) -> Parts:
+        return self.layout.parts(self.data)
+
+    @property
+    def shift(self) -> np.ndarray:
+        return self.parts["shift"]
+
+    @property
+    def wkv(self) -> np.ndarray:
+        return self.parts["wkv"]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that it takes in memory."""
+        return self.data.nbytes
 
     def copy(self) -> State:
         """A state that shares nothing with this one."""
-        return State(self.architecture, self.shift.copy(), self.wkv.copy())
+        return State(self.layout, self.data.copy())
 
-    def check(self, config: ModelConfig) -> None:
-        """Raise InputError unless this is a state of a model of that shape."""
-        found = {"architecture": self.architecture, "shift": self.shift.shape, "wkv": self.wkv.shape}
-        expected = {"architecture": config.architecture, **_shapes(config)}
-        for name, value in found.items():
-            if value != expected[name]:
-                raise InputError(
-                    f"the state belongs to another model: its {name} is {value}; this model "
-                    f"({config.n_layer} layers, n_embd {config.n_embd}) expects {expected[name]}"
-                )
+    def check(self, layout: StateLayout) -> None:
+        """Raise InputError unless this is a state of a model of that shape, as kernels take it."""
+        if self.layout is layout:
+            return
+        _check("architecture", self.architecture, layout.architecture, layout)
+        for name, place in layout.places.items():
+            _check(name, self.layout.places[name].shape, place.shape, layout)
 
     def save(self, path: PathLike, overwrite: bool = False) -> None:
         """Write the state to `path` (an .npz file under any name). Raises OutputError."""
         buffer = io.BytesIO()
-        np.savez(buffer, architecture=np.array(self.architecture), shift=self.shift, wkv=self.wkv)
+        arrays = {name: np.ascontiguousarray(part) for name, part in self.parts.items()}
+        np.savez(buffer, architecture=np.array(self.architecture), **arrays)
         with new_file(path, overwrite=overwrite, durable=True) as file:
             file.write(buffer.getvalue())
+
+
+def _check(name: str, found: object, expected: object, layout: StateLayout) -> None:
+    if found != expected:
+        raise InputError(
+            f"the state belongs to another model: its {name} is {found}; this model ({layout.model}) "
+            f"expects {expected}"
+        )
 
 
 def load_state(path: PathLike, config: ModelConfig) -> State:
     """Read a state that `State.save` wrote, for a model of that shape. Raises StateFileError."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            state = State(str(arrays["architecture"]), arrays["shift"], arrays["wkv"])
+            parts = {name: arrays[name] for name in arrays.files}
+            architecture = str(parts.pop("architecture"))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise StateFileError(
             path, "is damaged, or no saved state; expected a file that State.save wrote"
         ) from error
     try:
-        state.check(config)
+        return State.from_parts(StateLayout(config), architecture, parts)
     except InputError as error:
         raise StateFileError(path, str(error)) from error
-    if state.shift.dtype != np.float32 or state.wkv.dtype != np.float32:
-        raise StateFileError(path, f"holds {state.wkv.dtype} values; expected float32")
-    return state
-
-
-def initial_state(config: ModelConfig) -> State:
-    """The state of a model that has read nothing."""
-    shapes = _shapes(config)
-    wkv = np.zeros(shapes["wkv"], np.float32)
-    wkv[:, 2] = -1e30  # the exponent of an empty sum: any real key exceeds it
-    return State(config.architecture, np.zeros(shapes["shift"], np.float32), wkv)
-
-
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    return {"shift": (config.n_layer, 2, config.n_embd), "wkv": (config.n_layer, 3, config.n_embd)}

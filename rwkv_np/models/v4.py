@@ -1,11 +1,11 @@
-"""RWKV-4 "Dove" in NumPy: the reference, to be read next to the paper's equations.
+"""RWKV-4 "Dove": its record, its program, and its graph in NumPy, to be read beside the paper.
 
-Shapes are T tokens, C = n_embd channels, F = dim_ffn. The letters are the paper's: r w k v,
-u for the bonus of the current token (`time_first`), a / b for the running weighted average
-of v. The file's `time_decay` is already -exp(w'), so a layer's w is negative.
+The letters are the paper's: r w k v, u for the bonus of the current token (`time_first`), a / b
+for the running weighted average of v. The file's `time_decay` is already -exp(w'), so a layer's
+w is negative. The equations are in `kernels/equations.py`.
 
-A sequence is read layer by layer, all matrices with T columns at once; only the WKV
-recurrence goes token by token. One token is a sequence of one.
+A sequence is read layer by layer, all matrices with T columns at once; only the WKV recurrence
+goes token by token. One token is a sequence of one.
 
 Source: "RWKV: Reinventing RNNs for the Transformer Era", arXiv 2305.13048, equations 11-20
 and appendix D (the stable form).
@@ -13,45 +13,20 @@ and appendix D (the stable form).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from rwkv_np.files.parameter import Parameter
-from rwkv_np.models import head
-from rwkv_np.models.base import Model, Progress
-from rwkv_np.models.config import ModelConfig
-from rwkv_np.models.layers import Embedding, LayerNorm, Linear, mix, sigmoid, squared_relu, token_shift
-from rwkv_np.models.state import State
+from rwkv_np.kernels.equations import mix, sigmoid, squared_relu, token_shift, wkv4
+from rwkv_np.models.architecture import Architecture, Part, Planned, Sizes, common_sizes
+from rwkv_np.models.layers import LayerNorm, Linear
+from rwkv_np.models.numpy_graph import NumpyGraph
+from rwkv_np.models.state import Parts
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def wkv(
-    k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.ndarray
-) -> np.ndarray:
-    """The weighted average of past values v, by keys k that fade with e^w a token.
-
-    a and b are kept divided by e^p, p being the largest exponent so far, so that no
-    exponential here exceeds 1, however large the keys.
-
-    Shapes   k, v (T, C); w, u (C,); state (3, C) = a, b, p, changed in place; returns (T, C)
-    """
-    a, b, p = state
-    out = np.empty_like(k)
-    for t in range(len(k)):
-        # === Read: the past, and the present with its bonus u === #
-        q = np.maximum(p, u + k[t])
-        past, present = np.exp(p - q), np.exp(u + k[t] - q)
-        out[t] = (past * a + present * v[t]) / (past * b + present)
-        # === Decay and write === #
-        q = np.maximum(p + w, k[t])
-        past, present = np.exp(p + w - q), np.exp(k[t] - q)
-        a, b, p = past * a + present * v[t], past * b + present, q
-    state[:] = a, b, p
-    return out
+if TYPE_CHECKING:
+    from rwkv_np.models.build import Builder
 
 
 class TimeMix:
@@ -72,7 +47,7 @@ class TimeMix:
         k = self.key(mix(x, before, self.mix_k))
         v = self.value(mix(x, before, self.mix_v))
         last[:] = x[-1]
-        return self.output(r * wkv(k, v, self.w, self.u, state))
+        return self.output(r * wkv4(k, v, self.w, self.u, state))
 
 
 class ChannelMix:
@@ -93,53 +68,49 @@ class ChannelMix:
         return r * self.value(k)
 
 
-class RWKV4(Model):
+class RWKV4(NumpyGraph):
     """The RWKV-4 graph over the parameters of a model file."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        parameters: Mapping[str, Parameter],
-        threads: int | None = None,
-        *,
-        head_q8_0: bool = False,
-        progress: Progress | None = None,
-    ) -> None:
-        super().__init__(config, threads)
-        self._threads, self._pools = threads, ThreadpoolController()
-        get = parameters
-
-        def norm(name: str) -> LayerNorm:
-            return LayerNorm(get[f"{name}.weight"], get[f"{name}.bias"])
-
-        blocks = [f"blocks.{i}" for i in range(config.n_layer)]
-        self.emb = Embedding(get["emb.weight"])
-        self.ln0 = norm("blocks.0.ln0")
+    def _build_layers(self, get: Mapping[str, Parameter]) -> None:
+        blocks = [f"blocks.{i}" for i in range(self.config.n_layer)]
         self.layers = [
-            (norm(f"{b}.ln1"), TimeMix(get, f"{b}.att"), norm(f"{b}.ln2"), ChannelMix(get, f"{b}.ffn"))
+            (
+                LayerNorm.of(get, f"{b}.ln1"), TimeMix(get, f"{b}.att"),
+                LayerNorm.of(get, f"{b}.ln2"), ChannelMix(get, f"{b}.ffn"),
+            )
             for b in blocks
-        ]
-        self.ln_out = norm("ln_out")
-        self.head = Linear(head.held(get, head_q8_0))
+        ]  # fmt: skip
 
-    def _read(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
-        with self._pools.limit(limits=self._threads, user_api="blas"):
-            return self._logits(tokens, state, full_output)
-
-    def _logits(self, tokens: np.ndarray, state: State, full_output: bool) -> np.ndarray:
-        x = self.ln0(self.emb(tokens))
+    def _read_layers(self, x: np.ndarray, parts: Parts) -> np.ndarray:
         for i, (ln1, time_mix, ln2, channel_mix) in enumerate(self.layers):
-            x = x + time_mix(ln1(x), state.shift[i, 0], state.wkv[i])
-            x = x + channel_mix(ln2(x), state.shift[i, 1])
-        # The head is the largest matrix of a small model: it reads what is asked for alone.
-        return self.head(self.ln_out(x if full_output else x[-1]))
+            x = x + time_mix(ln1(x), parts["shift"][i, 0], parts["wkv"][i])
+            x = x + channel_mix(ln2(x), parts["shift"][i, 1])
+        return x
 
 
-def parameter_shapes(n_layer: int, n_embd: int, dim_ffn: int, vocab_size: int) -> dict[str, tuple[int, ...]]:
+def program(b: Builder) -> None:
+    """What a token goes through, as phases: the items of one begin when the phase before is done."""
+    x, gate = b.x, b.floats(b.config.n_embd)
+    r, k, v = b.rows("att.receptance", "ffn.receptance"), b.rows("att.key", "ffn.key"), b.rows("att.value")
+    out, hidden = b.rows("att.output"), b.rows("ffn.value")
+    b.phase(b.norm(x, "blocks.0.ln0"))
+    for p in b.layers():
+        att, ffn, wkv = p.state("shift", 0), p.state("shift", 1), p.state("wkv")
+        p.phase(p.norm_and_mix(x, "ln1", att, {"att.time_mix_k": k, "att.time_mix_v": v, "att.time_mix_r": r}))
+        kvr = p.matrices("att.key", "att.value", "att.receptance")
+        p.phase(p.wkv4(kvr, (k, v, r), "att.time_decay", "att.time_first", wkv, out), p.keep(att))
+        p.phase(p.add("att.output", out, x))
+        p.phase(p.norm_and_mix(x, "ln2", ffn, {"ffn.time_mix_k": k, "ffn.time_mix_r": r}))
+        p.phase(p.squared_relu("ffn.key", k, hidden), p.sigmoid("ffn.receptance", r, gate), p.keep(ffn))
+        p.phase(p.add_gated("ffn.value", hidden, gate, x))
+    b.head(x, "ln_out", "head")
+
+
+def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Every parameter of RWKV-4 and its shape in a model file, in the order of BlinkDL's checkpoints."""
-    c, f = n_embd, dim_ffn
-    shapes: dict[str, tuple[int, ...]] = {"emb.weight": (vocab_size, c)}
-    for i in range(n_layer):
+    c, f, v = sizes.n_embd, sizes.dim_ffn, sizes.vocab_size
+    shapes: dict[str, tuple[int, ...]] = {"emb.weight": (v, c)}
+    for i in range(sizes.n_layer):
         b = f"blocks.{i}"
         norms = ("ln1", "ln2") if i else ("ln1", "ln2", "ln0")
         shapes |= {f"{b}.{ln}.{part}": (c,) for ln in norms for part in ("weight", "bias")}
@@ -149,29 +120,48 @@ def parameter_shapes(n_layer: int, n_embd: int, dim_ffn: int, vocab_size: int) -
         shapes |= {f"{b}.ffn.time_mix_{x}": (c,) for x in "kr"}
         shapes |= {f"{b}.ffn.key.weight": (f, c), f"{b}.ffn.receptance.weight": (c, c)}
         shapes[f"{b}.ffn.value.weight"] = (c, f)
-    return shapes | {"ln_out.weight": (c,), "ln_out.bias": (c,), "head.weight": (vocab_size, c)}
+    return shapes | {"ln_out.weight": (c,), "ln_out.bias": (c,), "head.weight": (v, c)}
 
 
-def sizes(shapes: Shapes) -> tuple[int, int, int, int]:
-    """(n_layer, n_embd, dim_ffn, vocab_size) that parameters of those shapes suggest."""
-    layers = {int(m[1]) for name in shapes if (m := re.match(r"blocks\.(\d{1,6})\.", name))}
-    vocab_size, n_embd = (*shapes.get("emb.weight", ()), 0, 0)[:2]
-    dim_ffn = (*shapes.get("blocks.0.ffn.key.weight", ()), 0)[0]
-    return len(layers), n_embd, dim_ffn, vocab_size
+def checkpoint_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """The same in a checkpoint, where the shares of a mix are (1, 1, C)."""
+    return {
+        name: (1, 1, *shape) if ".time_mix_" in name else shape for name, shape in parameter_shapes(sizes).items()
+    }
 
 
-def find_problem(shapes: Shapes) -> str | None:
-    """What keeps parameters of those shapes from being an RWKV-4 model; None where nothing does."""
-    expected = parameter_shapes(*sizes(shapes))
-    if missing := [name for name in expected if name not in shapes]:
-        return f"lacks the parameter {missing[0]}{_more(missing)}"
-    if extra := [name for name in shapes if name not in expected]:
-        return f"holds the parameter {extra[0]}{_more(extra)}, which RWKV-4 does not have"
-    for name, shape in expected.items():
-        if tuple(shapes[name]) != shape:
-            return f"{name} has the shape {tuple(shapes[name])}; expected {shape}"
-    return None
+def _state_parts(sizes: Sizes) -> dict[str, Part]:
+    """The last token's input to time mix and to channel mix; numerator a, denominator b, exponent p."""
+    # The exponent of an empty sum: any real key exceeds it.
+    empty = np.array([[0], [0], [-1e30]], np.float32)
+    return {
+        "shift": Part((sizes.n_layer, 2, sizes.n_embd)),
+        "wkv": Part((sizes.n_layer, 3, sizes.n_embd), empty),
+    }
 
 
-def _more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+def _planned(name: str, shape: tuple[int, ...]) -> Planned:
+    """Vectors stay FP32; those of the time mix are (1, 1, C) in a checkpoint, and the decay is w'."""
+    if ".time_" in name:
+        shape = tuple(n for n in shape if n != 1)
+    decay = (lambda w: -w.exp()) if name.endswith(".time_decay") else None
+    return Planned(name, (name,), shape, is_vector=len(shape) == 1, transform=decay)
+
+
+def _is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and name not in ("emb.weight", "head.weight")
+
+
+RECORD = Architecture(
+    name="v4",
+    title="RWKV-4",
+    marks=("att.time_mix_k", "att.time_first", "att.time_decay"),
+    sizes=common_sizes,
+    parameter_shapes=parameter_shapes,
+    checkpoint_shapes=checkpoint_shapes,
+    state_parts=_state_parts,
+    planned=_planned,
+    is_quantizable=_is_quantizable,
+    program=program,
+    graph=RWKV4,
+)

@@ -1,0 +1,66 @@
+"""The equations of RWKV in plain NumPy: what every kernel is tested against.
+
+Each is written once. Tests call it with float64 arrays, and a kernel must come as near as
+float32 allows; the NumPy graphs (`rwkv_np/models/`) call it with float32 arrays, to be read
+beside the papers. No Numba here: whoever converts a file need not wait for it.
+
+Shapes: x is (T, C), T tokens of C channels. Letters are the papers'.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+EPSILON = 1e-5  # torch's default for a layer norm, which RWKV was trained with
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """x (..., C) with mean 0 and variance 1 over the channels, then scaled and shifted."""
+    x = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(x).mean(axis=-1, keepdims=True)
+    return x / np.sqrt(variance + x.dtype.type(EPSILON)) * weight + bias
+
+
+def token_shift(x: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The token before each: `last` (C,), then all rows of x (T, C) but the final one."""
+    return np.concatenate([last[None], x[:-1]])
+
+
+def mix(x: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """`share` of x and the rest of the token before, channel by channel."""
+    return x * share + before * (1 - share)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x), by way of tanh, which cannot overflow."""
+    half = x.dtype.type(0.5)
+    return half * (1 + np.tanh(half * x))
+
+
+def squared_relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0)²"""
+    return np.square(np.maximum(x, 0))
+
+
+def wkv4(k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """RWKV-4's weighted average of past values v, by keys k that fade with e^w a token.
+
+    a and b are kept divided by e^p, p being the largest exponent so far, so that no
+    exponential here exceeds 1, however large the keys.
+
+    Shapes   k, v (T, C); w, u (C,); state (3, C) = a, b, p, changed in place; returns (T, C)
+    Source   "RWKV: Reinventing RNNs for the Transformer Era", arXiv 2305.13048, appendix D
+    """
+    a, b, p = state
+    out = np.empty_like(k)
+    for t in range(len(k)):
+        # === Read: the past, and the present with its bonus u === #
+        q = np.maximum(p, u + k[t])
+        past, present = np.exp(p - q), np.exp(u + k[t] - q)
+        out[t] = (past * a + present * v[t]) / (past * b + present)
+        # === Decay and write === #
+        q = np.maximum(p + w, k[t])
+        past, present = np.exp(p + w - q), np.exp(k[t] - q)
+        a, b, p = past * a + present * v[t], past * b + present, q
+    state[:] = a, b, p
+    return out

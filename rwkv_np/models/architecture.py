@@ -1,0 +1,116 @@
+"""What one version of RWKV is, as a record: all that the rest of the program asks about it.
+
+Converter, checkpoint reader, state, loader, inspection and bench know no version; they ask the
+record of the one that a file's names tell (`registry.py`). A new version is a module with a
+record, a program (what a token goes through, `build.py`), a NumPy graph, and one recurrence
+kernel. No Numba and no torch here: most questions are asked without either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rwkv_np.models.base import Model
+    from rwkv_np.models.build import Builder
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The numbers that all shapes of a model follow from.
+
+    dim_ffn  rows of `ffn.key`, 4 n_embd in every published RWKV-4
+    """
+
+    n_layer: int
+    n_embd: int
+    dim_ffn: int
+    vocab_size: int
+
+
+class Part(NamedTuple):
+    """One part of a state: its shape (n_layer, ...), and what it holds before anything was read.
+
+    `fill` is a number, or an array that fits the shape's last dimensions.
+    """
+
+    shape: tuple[int, ...]
+    fill: float | np.ndarray = 0.0
+
+
+class Planned(NamedTuple):
+    """A parameter of a model file, and what it is made from.
+
+    sources    names in the checkpoint; several are stacked along a new first dimension
+    shape      in the model file
+    transform  applied to the float32 values, a piece of rows at a time; None leaves them. Takes and
+               returns a torch tensor
+    is_vector  whether it stays FP32 in an FP16 file
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    is_vector: bool
+    transform: Callable[[Any], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One version of RWKV.
+
+    name              as in ModelConfig.architecture: "v4"
+    title             for people: "RWKV-4"
+    marks             parameters of the first layer by which it is told from earlier versions
+    sizes             shapes of a file's parameters -> Sizes, as far as they tell
+    parameter_shapes  Sizes -> every parameter and its shape in a model file, in the order of checkpoints
+    checkpoint_shapes Sizes -> every tensor of a checkpoint and its shape, in the same order
+    state_parts       Sizes -> the parts of a state by name, in their order in memory
+    planned           (name, shape in the checkpoint) -> what the converter makes of it
+    is_quantizable    (name, shape in the file) -> whether quantizers touch it when not told otherwise
+    program           writes what a token goes through into a Builder
+    graph             the NumPy graph: a Model, slow and to be read
+    """
+
+    name: str
+    title: str
+    marks: tuple[str, ...]
+    sizes: Callable[[Shapes], Sizes]
+    parameter_shapes: Callable[[Sizes], dict[str, tuple[int, ...]]]
+    checkpoint_shapes: Callable[[Sizes], dict[str, tuple[int, ...]]]
+    state_parts: Callable[[Sizes], dict[str, Part]]
+    planned: Callable[[str, tuple[int, ...]], Planned]
+    is_quantizable: Callable[[str, tuple[int, ...]], bool]
+    program: Callable[[Builder], None]
+    graph: Callable[..., Model]
+
+    def find_problem(self, shapes: Shapes) -> str | None:
+        """What keeps parameters of those shapes from being a model of this version; None: nothing does."""
+        expected = self.parameter_shapes(self.sizes(shapes))
+        if missing := [name for name in expected if name not in shapes]:
+            return f"lacks the parameter {missing[0]}{_more(missing)}"
+        if extra := [name for name in shapes if name not in expected]:
+            return f"holds the parameter {extra[0]}{_more(extra)}, which {self.title} does not have"
+        for name, shape in expected.items():
+            if tuple(shapes[name]) != shape:
+                return f"{name} has the shape {tuple(shapes[name])}; expected {shape}"
+        return None
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def common_sizes(shapes: Shapes) -> Sizes:
+    """The sizes that every version's parameters tell in the same way; 0 where one is missing."""
+    layers = {int(m[1]) for name in shapes if (m := re.match(r"blocks\.(\d{1,6})\.", name))}
+    vocab_size, n_embd = (*shapes.get("emb.weight", ()), 0, 0)[:2]
+    dim_ffn = (*shapes.get("blocks.0.ffn.key.weight", ()), 0)[0]
+    return Sizes(n_layer=len(layers), n_embd=n_embd, dim_ffn=dim_ffn, vocab_size=vocab_size)

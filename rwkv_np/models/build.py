@@ -1,0 +1,128 @@
+"""From equations to jobs: what an architecture's program writes becomes the table that kernels run.
+
+A program, such as the one in `v4.py`, names parameters and says what is done with them; each
+call here is one line of an equation and becomes a job of `kernels/program.py`. Where things lie
+is the business of `places.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from rwkv_np.kernels import mixing, products, wkv4
+from rwkv_np.kernels.activations import Rows
+from rwkv_np.kernels.mixing import Floats, Mix
+from rwkv_np.kernels.products import Matrix, Vectors
+from rwkv_np.kernels.program import Job, Program, assemble
+from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.places import Places
+from rwkv_np.models.state import StateLayout
+
+
+class StatePart(NamedTuple):
+    """One layer's part of a state: where it begins, in bytes, and float32 numbers of a row with the padding."""
+
+    start: int
+    n_padded: int
+
+
+class Builder:
+    """Takes down the program of a model; `layers` gives one for each layer, which knows its names."""
+
+    def __init__(self, config: ModelConfig, places: Places, state: StateLayout) -> None:
+        self.config, self._at, self._state = config, places, state
+        self._phases: list[list[Job]] = []
+        self._layer = 0
+        self._prefix = ""
+
+    def layers(self) -> Iterator[Builder]:
+        """A builder for each layer: names without their "blocks.0."."""
+        for i in range(self.config.n_layer):
+            layer = Builder(self.config, self._at, self._state)
+            layer._phases, layer._layer, layer._prefix = self._phases, i, f"blocks.{i}."
+            yield layer
+
+    def phase(self, *jobs: Job) -> None:
+        """Work that can be done at the same time, once all before it is done."""
+        self._phases.append(list(jobs))
+
+    def program(self) -> Program:
+        """All phases, as Numba takes them."""
+        return assemble(self._phases)
+
+    # --- what jobs read and write
+
+    @property
+    def x(self) -> Floats:
+        """What goes from layer to layer, (tokens, n_embd): at first the embeddings."""
+        return self._at.x
+
+    def floats(self, n: int) -> Floats:
+        """Room for n float32 numbers a token."""
+        return self._at.floats(n)
+
+    def rows(self, *matrices: str) -> Rows:
+        """Room for the vectors that matrices of those names take."""
+        return self._at.rows(*matrices)
+
+    def state(self, part: str, row: int = 0) -> StatePart:
+        """A row of this layer's part of a state."""
+        place = self._state.places[part]
+        n_padded = place.padded[-1]
+        return StatePart(4 * (place.start + self._layer * place.layer_size + row * n_padded), n_padded)
+
+    def matrices(self, *names: str) -> list[Matrix]:
+        """Matrices of as many rows, of which a thread reads the same tile of each."""
+        return self._at.matrices_together(*(self._prefix + name for name in names))
+
+    def _vector(self, name: str) -> int:
+        return self._at.vector(self._prefix + name)
+
+    # --- jobs
+
+    def norm(self, x: Floats, name: str) -> Job:
+        """x = layer norm of x"""
+        return mixing.norm_job(x, self._at.norm(self._prefix + name))
+
+    def norm_and_mix(self, x: Floats, norm: str, shift: StatePart, mixes: Mapping[str, Rows]) -> Job:
+        """Layer norm of x, mixed with the token before by each share into its rows."""
+        found = [Mix(self._vector(share), rows) for share, rows in mixes.items()]
+        at = self._at
+        return mixing.norm_and_mix_job(x, at.norm(self._prefix + norm), at.normed, shift.start, at.last, found)
+
+    def keep(self, shift: StatePart) -> Job:
+        """shift = the normed vector of the last token; in the phase after the mixes."""
+        return mixing.keep_job(self._at.last, shift.start, shift.n_padded)
+
+    def wkv4(
+        self, kvr: Sequence[Matrix], rows: Sequence[Rows], decay: str, bonus: str, state: StatePart, out: Rows
+    ) -> Job:
+        """out = sigmoid(r) * wkv(k, v), k, v and r being products"""
+        w, u = self._vector(decay), self._vector(bonus)
+        return wkv4.wkv4_job(kvr, rows, self._at.lanes, w, u, state.start, state.n_padded, out)
+
+    def _product(self, name: str, rows: Rows) -> tuple[Matrix, Vectors]:
+        return self.matrices(name)[0], Vectors(rows, self._at.lanes)
+
+    def add(self, matrix: str, rows: Rows, out: Floats) -> Job:
+        """out += W rows"""
+        return products.add_job(*self._product(matrix, rows), out)
+
+    def add_gated(self, matrix: str, rows: Rows, gate: Floats, out: Floats) -> Job:
+        """out += gate * W rows"""
+        return products.add_gated_job(*self._product(matrix, rows), out, gate)
+
+    def sigmoid(self, matrix: str, rows: Rows, out: Floats) -> Job:
+        """out = sigmoid(W rows)"""
+        return products.sigmoid_job(*self._product(matrix, rows), out)
+
+    def squared_relu(self, matrix: str, rows: Rows, out: Rows) -> Job:
+        """out = max(W rows, 0)^2"""
+        return products.squared_relu_job(*self._product(matrix, rows), out)
+
+    def head(self, x: Floats, norm: str, name: str) -> None:
+        """The last norm and the logits, of the tokens that want them."""
+        rows = self.rows(name)
+        self.phase(mixing.norm_wanted_job(x, self._at.norm(norm), self._at.normed, rows))
+        self.phase(products.logits_job(self.matrices(name)[0], rows))

@@ -1,0 +1,188 @@
+"""The engine: any architecture on packed weights, any number of sequences in a pass.
+
+Loading packs each matrix into its place in one buffer, and reads the mapped file only once; the
+embedding stays in the file, since a token needs one row of it. What is left to the file's own
+pages can be dropped by the operating system at any time. What a pass does is a table
+(`kernels/program.py`) that the architecture's program wrote (`build.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from rwkv_np.errors import InputError
+from rwkv_np.files.parameter import Parameter
+from rwkv_np.kernels import batch as b
+from rwkv_np.kernels import dispatch
+from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.pack import pack
+from rwkv_np.kernels.program import Team
+from rwkv_np.kernels.threads import check_team, default_threads, most_threads
+from rwkv_np.kernels.tiles import kernel_addresses
+from rwkv_np.models import head
+from rwkv_np.models.base import Model, Progress, Run
+from rwkv_np.models.build import Builder
+from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.layers import Embedding
+from rwkv_np.models.places import Places
+
+# A model of fewer bytes is read by one thread, unless more are asked for. Its token takes less time than
+# another program may keep a core for, and two threads then wait for the one that has lost its core:
+# 200 short answers of a 9 MB model took 20 s beside another load, and 0.6 s with one thread. On a
+# machine that has nothing else to do two are 1.5 times as fast, at ten thousand tokens a second.
+ONE_THREAD_BELOW = 2**24
+
+CHUNK = b.MOST  # tokens that go through the layers together
+
+
+def _no_progress(what: str, done: int, total: int) -> None:
+    """Nobody is told."""
+
+
+class Engine(Model):
+    """A model over packed weights.
+
+    threads    how many work on a token; None: the physical cores that the process may use, or one
+               if the model is smaller than ONE_THREAD_BELOW
+    head_q8_0  whether to keep a float head as Q8_0
+    progress   called with (what is being done, done, total) while loading
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        parameters: Mapping[str, Parameter],
+        threads: int | None = None,
+        *,
+        head_q8_0: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__(config, threads)
+        progress = progress or _no_progress
+        self.kernels = dispatch.choose()
+        self._n_threads = _check_threads(_threads_for(parameters) if threads is None else threads)
+        self._embedding = Embedding(parameters["emb.weight"])
+        others = {name: p for name, p in parameters.items() if name != "emb.weight"}
+        others[head.NAME] = head.loaded(parameters, head_q8_0)
+        _compile_kernels(others, self.kernels.path, progress)
+        places = Places(others, self.kernels.path, config.n_embd, self._n_threads)
+        self._team = self._build(places, progress)
+        self._weights = _pack(places, progress)
+        self._scratch, self._batch = _aligned(places.n_scratch), b.new_batch()
+        self._x = self._scratch[: b.MOST * places.x.stride].view(np.float32).reshape(b.MOST, -1)
+        self._compile(progress)
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads work on a token."""
+        return self._n_threads
+
+    @property
+    def weights(self) -> np.ndarray:
+        """All that is read for a token and its logits, in the order in which it is read, uint8."""
+        return self._weights
+
+    @property
+    def n_bytes_per_token(self) -> int:
+        """Bytes of weights that are read for a token and its logits: what bounds the speed."""
+        return int(self._weights.size)
+
+    def _build(self, places: Places, progress: Progress) -> Team:
+        progress("compiling the graph", 0, 1)
+        builder = Builder(self.config, places, self.state_layout)
+        self.config.record.program(builder)
+        return Team(builder.program(), self._n_threads)
+
+    def _compile(self, progress: Progress) -> None:
+        """Compile the loop, or fetch it from the cache, by a pass over no tokens."""
+        with self._team as team:
+            nothing = np.empty((1, 1), np.float32)
+            team.run(self._weights, self._scratch, nothing, nothing, self._batch)
+        progress("compiling the graph", 1, 1)
+
+    def _read(self, runs: Sequence[Run], states: np.ndarray) -> np.ndarray:
+        n_vocab = self.config.vocab_size
+        logits = np.empty((sum(run.n_wanted for run in runs), lay.round_up(n_vocab, lay.TILE_ROWS)), np.float32)
+        done = 0
+        with self._team as team:
+            for part in _passes(runs):
+                done += self._read_pass(team, part, states, logits[done:])
+        return logits[:, :n_vocab]
+
+    def _read_pass(self, team: Team, runs: Sequence[Run], states: np.ndarray, logits: np.ndarray) -> int:
+        """Read what fits into one pass; returns how many rows of logits there are."""
+        ids = np.concatenate([run.tokens for run in runs]) if len(runs) > 1 else np.asarray(runs[0].tokens)
+        n_wanted = [run.n_wanted for run in runs]
+        b.fill(
+            self._batch, [len(run.tokens) for run in runs], [run.slot * states.strides[0] for run in runs], n_wanted
+        )
+        self._x[: len(ids), : self.config.n_embd] = self._embedding(ids)
+        team.run(self._weights, self._scratch, states, logits, self._batch)
+        return sum(n_wanted)
+
+
+def _passes(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """The runs cut into passes of at most MOST tokens, in their order."""
+    part: list[Run] = []
+    room = b.MOST
+    for run in runs:
+        tokens = np.asarray(run.tokens)
+        while len(tokens) > room:
+            part.append(Run(tokens[:room], run.slot, run.wants if run.wants == "all" else "none"))
+            yield part
+            tokens, part, room = tokens[room:], [], b.MOST
+        part.append(Run(tokens, run.slot, run.wants))
+        room -= len(tokens)
+        if not room:
+            yield part
+            part, room = [], b.MOST
+    if part:
+        yield part
+
+
+def _threads_for(parameters: Mapping[str, Parameter]) -> int:
+    """How many threads a model is read by where nothing else is said."""
+    n_bytes = sum(parameter.n_bytes for name, parameter in parameters.items() if name != "emb.weight")
+    return 1 if n_bytes < ONE_THREAD_BELOW else default_threads()
+
+
+def _check_threads(n_threads: int) -> int:
+    if n_threads > most_threads():
+        raise InputError(
+            f"threads is {n_threads}; Numba was started with at most {most_threads()}. "
+            f"To allow more: set NUMBA_NUM_THREADS={n_threads}"
+        )
+    return n_threads if n_threads == 1 or check_team(n_threads) else 1
+
+
+def _compile_kernels(parameters: Mapping[str, Parameter], path: str, progress: Progress) -> None:
+    """Compile, or fetch from the cache, the products with the types that occur."""
+    formats = sorted({p.data_type.layout.name for p in parameters.values() if len(p.shape) > 1})
+    for i, name in enumerate(formats):
+        progress("compiling kernels", i, len(formats))
+        kernel_addresses(name, path)
+    progress("compiling kernels", len(formats), len(formats))
+
+
+def _pack(places: Places, progress: Progress) -> np.ndarray:
+    """All weights in their places."""
+    weights, n_matrices = _aligned(places.n_weights), len(places.matrices)
+    for parameter, start in places.vectors:
+        weights[start : start + 4 * parameter.n_weights].view(np.float32)[:] = parameter.array().reshape(-1)
+    for i in range(n_matrices):
+        progress("loading", i, n_matrices)
+        # The last comes first: a head made in Q8_0 stays in memory until it is in its place.
+        parameter, place = places.matrices.pop()
+        raw = parameter.data.reshape(parameter.shape[0], -1)
+        pack(raw, parameter.data_type.layout, parameter.shape[1], weights, place)
+    progress("loading", n_matrices, n_matrices)
+    return weights
+
+
+def _aligned(n_bytes: int) -> np.ndarray:
+    """Zeros that begin with a cache line; pages that nobody writes to cost no memory."""
+    buffer = np.zeros(n_bytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + n_bytes]

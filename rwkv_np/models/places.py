@@ -1,0 +1,106 @@
+"""Where everything of a model lies in memory: packed weights, and the scratch of a pass.
+
+The one place that knows both the names of parameters and offsets in arrays. Weights get their
+place in the order in which a program (build.py) asks for them, which is the order in which a
+pass reads them; an intermediate result gets room for the most tokens that a pass may have.
+Nothing is packed here: `engine.py` does that once all places are known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from rwkv_np.files.parameter import Parameter
+from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.activations import Rows, wants
+from rwkv_np.kernels.batch import MOST
+from rwkv_np.kernels.mixing import Floats, Norm
+from rwkv_np.kernels.pack import Place, place_alone
+from rwkv_np.kernels.products import Matrix
+from rwkv_np.kernels.tiles import kernel_addresses
+
+LINE = 64  # bytes of a cache line, where everything begins
+LANES = 3 * MOST * 4 * lay.TILE_ROWS  # bytes of the products of three tiles
+
+
+class Places:
+    """Places for the weights and the scratch of one model.
+
+    matrices   (parameter, its place) for each matrix in the order of the weights; the head is the last
+    vectors    (parameter, where its float32 values begin) for each vector
+    n_weights  bytes of all weights; n_scratch  of the scratch
+    x          what goes from layer to layer, (tokens, n_embd); at the beginning of the scratch
+    normed     two rows of n_embd floats for each thread
+    lanes      the products of up to three tiles for each thread
+    last       a row of n_embd floats for each sequence
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter], path: str, n_embd: int, n_threads: int) -> None:
+        self._parameters, self._path, self._n_embd = parameters, path, n_embd
+        self.matrices: list[tuple[Parameter, Place]] = []
+        self.vectors: list[tuple[Parameter, int]] = []
+        self.n_weights = self.n_scratch = 0
+        self.x, self.last = self.floats(n_embd), self.floats(n_embd)
+        self.normed = self._per_thread(2 * self.x.stride, n_threads)
+        self.lanes = self._per_thread(LANES, n_threads)
+
+    # --- scratch
+
+    def floats(self, n: int) -> Floats:
+        """n float32 numbers for each token or sequence."""
+        stride = 4 * lay.round_up(n, lay.BLOCK)
+        return Floats(self._take(MOST * stride), stride)
+
+    def rows(self, *matrices: str) -> Rows:
+        """The vectors that matrices of those names take, whichever layer's."""
+        found = [p for name, p in self._parameters.items() if _without_layer(name) in matrices]
+        n_blocks, parts = lay.n_blocks_of(found[0].shape[1]), 0
+        for parameter in found:
+            parts |= wants(parameter.data_type.layout)
+        row_bytes = lay.vector_bytes(n_blocks)
+        return Rows(self._take(MOST * row_bytes), row_bytes, n_blocks, parts)
+
+    def _per_thread(self, n_bytes: int, n_threads: int) -> Floats:
+        return Floats(self._take(n_threads * n_bytes), n_bytes)
+
+    def _take(self, n_bytes: int) -> int:
+        start = self.n_scratch
+        self.n_scratch += lay.round_up(n_bytes, LINE)
+        return start
+
+    # --- weights
+
+    def matrices_together(self, *names: str) -> list[Matrix]:
+        """Matrices of as many rows, tile by tile beside each other.
+
+        A thread that reads a tile of each then reads one straight line of memory.
+        """
+        found = [self._parameters[f"{name}.weight"] for name in names]
+        places = [place_alone(p.data_type.layout, *p.shape) for p in found]
+        stride, start = sum(place.tile_bytes for place in places), self.n_weights
+        placed = []
+        for parameter, place in zip(found, places):
+            self.matrices.append((parameter, Place(start, stride, place.n_tiles, place.tile_bytes)))
+            kernels = kernel_addresses(parameter.data_type.layout.name, self._path).tolist()
+            placed.append(Matrix(start, stride, place.n_tiles, lay.n_blocks_of(parameter.shape[1]), tuple(kernels)))
+            start += place.tile_bytes
+        self.n_weights += stride * places[0].n_tiles
+        return placed
+
+    def vector(self, name: str) -> int:
+        """Where a vector's float32 values begin, with zeros behind them up to whole blocks."""
+        parameter, start = self._parameters[name], self.n_weights
+        self.vectors.append((parameter, start))
+        self.n_weights += lay.round_up(4 * lay.round_up(parameter.n_weights, lay.BLOCK), LINE)
+        return start
+
+    def norm(self, name: str) -> Norm:
+        """A layer norm over n_embd channels."""
+        weight, bias = (self.vector(f"{name}.{part}") for part in ("weight", "bias"))
+        return Norm(weight, bias, self._n_embd, lay.round_up(self._n_embd, lay.BLOCK))
+
+
+def _without_layer(name: str) -> str:
+    """ "blocks.3.att.key.weight" -> "att.key" """
+    return re.sub(r"^blocks\.\d+\.", "", name).removesuffix(".weight")

@@ -1,0 +1,73 @@
+"""Room for the states of several sequences that are read in one pass, side by side in one array.
+
+A slot is a sequence's number. The engine changes the states of the slots it reads, in place;
+whoever wants to come back to one copies it out before.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rwkv_np.errors import InputError
+from rwkv_np.models.state import State, StateLayout
+
+
+class StatePool:
+    """`n_slots` states.
+
+    data  (n_slots, layout.size) float32
+    """
+
+    def __init__(self, layout: StateLayout, n_slots: int) -> None:
+        if n_slots < 1:
+            raise InputError(f"a pool of {n_slots} slots; expected at least 1")
+        self.layout = layout
+        # Pages that no slot has used yet cost no memory.
+        self.data = np.zeros((n_slots, layout.size), np.float32)
+        self._free = list(range(n_slots))[::-1]
+
+    @property
+    def n_slots(self) -> int:
+        return len(self.data)
+
+    @property
+    def n_free(self) -> int:
+        """How many slots can still be taken."""
+        return len(self._free)
+
+    def take(self, state: State | None = None) -> int:
+        """A slot for a new sequence, which begins with a copy of `state` or with an empty one.
+
+        Raises InputError: no slot is free, a state of another model
+        """
+        if not self._free:
+            raise InputError(f"all {self.n_slots} slots of the pool are taken; release one, or make a larger pool")
+        if state is not None:
+            state.check(self.layout)
+        slot = self._free.pop()
+        self.put(slot, state)
+        return slot
+
+    def release(self, slot: int) -> None:
+        """Give a slot back. Raises InputError: it was not taken."""
+        self.check(slot)
+        self._free.append(slot)
+
+    def put(self, slot: int, state: State | None) -> None:
+        """Let the sequence go on from a copy of `state`, or from nothing."""
+        self.check(slot)
+        if state is None:
+            self.layout.clear(self.data[slot])
+        else:
+            state.check(self.layout)
+            self.data[slot] = state.data
+
+    def state(self, slot: int) -> State:
+        """A copy of the state of the sequence."""
+        self.check(slot)
+        return State(self.layout, self.data[slot].copy())
+
+    def check(self, slot: int) -> None:
+        """Raise InputError unless `slot` is one that was taken."""
+        if not 0 <= slot < self.n_slots or slot in self._free:
+            raise InputError(f"slot {slot} is not taken; the pool has {self.n_slots}, {self.n_free} of them free")

@@ -1,0 +1,47 @@
+"""All architectures that can be run, and how the names of parameters tell them.
+
+The header of a model file has no field for the version, and a checkpoint has no header: the
+names of the parameters alone tell what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from rwkv_np.models import v4
+from rwkv_np.models.architecture import Architecture
+
+ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in (v4.RECORD,)}
+
+# What cannot be run yet, by a parameter of the first layer that no earlier version has; newest first.
+_OTHERS = (
+    ("RWKV v7", ("att.r_k", "att.k_k")),
+    ("RWKV v6", ("att.time_maa_x", "att.time_maa_w1")),
+    ("RWKV v5.2", ("att.gate.weight",)),
+    ("RWKV v5", ("att.ln_x.weight",)),
+)
+_MARKS = (*_OTHERS, *((record.name, record.marks) for record in ARCHITECTURES.values()))
+
+
+def identify(names: Collection[str]) -> str:
+    """What has parameters of those names: a key of ARCHITECTURES, or words for something else."""
+    if any("lora_A" in name or "lora_B" in name or ".lora." in name for name in names):
+        return "a LoRA adapter (weights to add to a model, not a model)"
+    if any(name.startswith("rwkv.blocks.") for name in names):
+        return "RWKV under the names of the transformers library (BlinkDL's own .pth has those expected here)"
+    for found, marks in _MARKS:
+        if any(f"blocks.0.{mark}" in names for mark in marks):
+            return found
+    if "emb.weight" in names and "head.weight" in names:
+        return "an RWKV-like model of no known version"
+    return "no RWKV model"
+
+
+def title_of(found: str) -> str:
+    """What `identify` found, as people call it."""
+    return ARCHITECTURES[found].title if found in ARCHITECTURES else found
+
+
+def titles() -> str:
+    """The versions that can be run: "RWKV-4"."""
+    return ", ".join(record.title for record in ARCHITECTURES.values())
