@@ -13,9 +13,8 @@ in the caches. Sections have fixed places, so that an op finds its numbers witho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from rwkv_np.kernels.cache import jit
 
 MOST = 128
 
@@ -32,21 +31,22 @@ def new_batch() -> np.ndarray:
     return np.zeros(SIZE, np.int64)
 
 
-def fill(batch: np.ndarray, n_tokens: Sequence[int], states: Sequence[int], n_wanted: Sequence[int]) -> None:
-    """Describe a pass.
+@jit(error_model="numpy")
+def fill(batch, runs):
+    """Describe a pass in `batch`; returns the number of tokens, which must not exceed MOST.
 
-    n_tokens  of each sequence, together at most MOST
-    states    where the state of each begins, in bytes
-    n_wanted  for how many of the last tokens of each logits are computed
+    runs  (n, 3) int64: of each sequence how many tokens it has, where its state begins in bytes, and
+          for how many of its last tokens logits are computed
     """
-    ends = np.cumsum(n_tokens)
-    total, n_sequences = int(ends[-1]), len(n_tokens)
-    if total > MOST:
-        raise ValueError(f"{total} tokens in a pass; there is room for {MOST}")
-    wanted = [np.arange(end - n, end) for end, n in zip(ends, n_wanted)]
-    batch[:3] = total, n_sequences, sum(n_wanted)
-    batch[SEQUENCE : SEQUENCE + total] = np.repeat(np.arange(n_sequences), n_tokens)
-    batch[FIRST] = 0
-    batch[FIRST + 1 : FIRST + 1 + n_sequences] = ends
-    batch[STATE : STATE + n_sequences] = states
-    batch[WANTED : WANTED + sum(n_wanted)] = np.concatenate(wanted)
+    token = row = 0
+    for i in range(len(runs)):
+        n_tokens, state, n_wanted = runs[i]
+        batch[FIRST + i], batch[STATE + i] = token, state
+        batch[SEQUENCE + token : SEQUENCE + token + n_tokens] = i
+        token += n_tokens
+        for wanted in range(token - n_wanted, token):
+            batch[WANTED + row] = wanted
+            row += 1
+    batch[FIRST + len(runs)] = token
+    batch[N_TOKENS], batch[N_SEQUENCES], batch[N_WANTED] = token, len(runs), row
+    return token

@@ -38,10 +38,13 @@ class Run(NamedTuple):
     slot: int
     wants: str = "last"
 
-    @property
-    def n_wanted(self) -> int:
-        """How many rows of logits it gets; `tokens` is an array by then."""
-        return {"none": 0, "last": 1, "all": len(self.tokens)}[self.wants]  # type: ignore[arg-type]
+
+class CheckedRun(NamedTuple):
+    """A run as an engine gets it: ids (T,), and for how many of the last ones logits are computed."""
+
+    tokens: np.ndarray
+    slot: int
+    n_wanted: int
 
 
 class Model:
@@ -109,30 +112,31 @@ class Model:
         return self._read(checked, pool.data)
 
     def _read_one(self, ids: np.ndarray, state: State, full_output: bool) -> np.ndarray:
-        logits = self._read([Run(ids, 0, "all" if full_output else "last")], state.data[None])
+        logits = self._read([CheckedRun(ids, 0, len(ids) if full_output else 1)], state.data[None])
         return logits if full_output else logits[0]
 
-    def _read(self, runs: Sequence[Run], states: np.ndarray) -> np.ndarray:
+    def _read(self, runs: Sequence[CheckedRun], states: np.ndarray) -> np.ndarray:
         """The model's own part: runs of arrays of ids, states (n_slots, size) changed in place."""
         raise NotImplementedError(f"{type(self).__name__} cannot read tokens")
 
-    def _check_run(self, run: Run, pool: StatePool) -> Run:
+    def _check_run(self, run: Run, pool: StatePool) -> CheckedRun:
         if run.wants not in WANTS:
             raise InputError(f"a run wants {run.wants!r}; expected one of {', '.join(WANTS)}")
         pool.check(run.slot)
-        return Run(self._check_tokens(run.tokens), run.slot, run.wants)
+        ids = self._check_tokens(run.tokens)
+        return CheckedRun(ids, run.slot, {"none": 0, "last": 1, "all": len(ids)}[run.wants])
 
     def _check_tokens(self, tokens: Tokens) -> np.ndarray:
-        ids = np.atleast_1d(np.asarray(tokens))
+        ids = np.array([tokens]) if isinstance(tokens, int) else np.atleast_1d(tokens)
         if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
             raise InputError(
                 f"tokens have the shape {ids.shape} and the type {ids.dtype}; "
                 "expected one id or a sequence of at least one, as integers"
             )
-        outside = np.flatnonzero((ids < 0) | (ids >= self.config.vocab_size))
-        if outside.size:
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            at = int(((ids < 0) | (ids >= self.config.vocab_size)).argmax())
             raise InputError(
-                f"token id {ids[outside[0]]} at position {outside[0]}; this model's ids are 0 to "
+                f"token id {ids[at]} at position {at}; this model's ids are 0 to "
                 f"{self.config.vocab_size - 1}: the tokenizer may be one of another model"
             )
         return ids

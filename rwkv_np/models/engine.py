@@ -8,7 +8,7 @@ pages can be dropped by the operating system at any time. What a pass does is a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from rwkv_np.kernels.program import Team
 from rwkv_np.kernels.threads import check_team, default_threads, most_threads
 from rwkv_np.kernels.tiles import kernel_addresses
 from rwkv_np.models import head
-from rwkv_np.models.base import Model, Progress, Run
+from rwkv_np.models.base import CheckedRun, Model, Progress
 from rwkv_np.models.build import Builder
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.layers import Embedding
@@ -70,7 +70,8 @@ class Engine(Model):
         places = Places(others, self.kernels.path, config.n_embd, self._n_threads)
         self._team = self._build(places, progress)
         self._weights = _pack(places, progress)
-        self._scratch, self._batch = _aligned(places.n_scratch), b.new_batch()
+        # Zeros: of those that no pass touches, the pages cost no memory.
+        self._scratch, self._batch = _aligned(np.zeros, places.n_scratch), b.new_batch()
         self._x = self._scratch[: b.MOST * places.x.stride].view(np.float32).reshape(b.MOST, -1)
         self._compile(progress)
 
@@ -102,7 +103,7 @@ class Engine(Model):
             team.run(self._weights, self._scratch, nothing, nothing, self._batch)
         progress("compiling the graph", 1, 1)
 
-    def _read(self, runs: Sequence[Run], states: np.ndarray) -> np.ndarray:
+    def _read(self, runs: Sequence[CheckedRun], states: np.ndarray) -> np.ndarray:
         n_vocab = self.config.vocab_size
         logits = np.empty((sum(run.n_wanted for run in runs), lay.round_up(n_vocab, lay.TILE_ROWS)), np.float32)
         done = 0
@@ -111,29 +112,27 @@ class Engine(Model):
                 done += self._read_pass(team, part, states, logits[done:])
         return logits[:, :n_vocab]
 
-    def _read_pass(self, team: Team, runs: Sequence[Run], states: np.ndarray, logits: np.ndarray) -> int:
+    def _read_pass(self, team: Team, runs: Sequence[CheckedRun], states: np.ndarray, logits: np.ndarray) -> int:
         """Read what fits into one pass; returns how many rows of logits there are."""
-        ids = np.concatenate([run.tokens for run in runs]) if len(runs) > 1 else np.asarray(runs[0].tokens)
-        n_wanted = [run.n_wanted for run in runs]
-        b.fill(
-            self._batch, [len(run.tokens) for run in runs], [run.slot * states.strides[0] for run in runs], n_wanted
-        )
+        ids = runs[0].tokens if len(runs) == 1 else np.concatenate([run.tokens for run in runs])
+        n_bytes = 4 * self.state_layout.size
+        b.fill(self._batch, np.array([(len(run.tokens), n_bytes * run.slot, run.n_wanted) for run in runs]))
         self._x[: len(ids), : self.config.n_embd] = self._embedding(ids)
         team.run(self._weights, self._scratch, states, logits, self._batch)
-        return sum(n_wanted)
+        return int(self._batch[b.N_WANTED])
 
 
-def _passes(runs: Sequence[Run]) -> Iterator[list[Run]]:
+def _passes(runs: Sequence[CheckedRun]) -> Iterator[list[CheckedRun]]:
     """The runs cut into passes of at most MOST tokens, in their order."""
-    part: list[Run] = []
+    part: list[CheckedRun] = []
     room = b.MOST
-    for run in runs:
-        tokens = np.asarray(run.tokens)
+    for tokens, slot, n_wanted in runs:
         while len(tokens) > room:
-            part.append(Run(tokens[:room], run.slot, run.wants if run.wants == "all" else "none"))
+            rest = len(tokens) - room
+            part.append(CheckedRun(tokens[:room], slot, max(0, n_wanted - rest)))
             yield part
-            tokens, part, room = tokens[room:], [], b.MOST
-        part.append(Run(tokens, run.slot, run.wants))
+            tokens, n_wanted, part, room = tokens[room:], min(n_wanted, rest), [], b.MOST
+        part.append(CheckedRun(tokens, slot, n_wanted))
         room -= len(tokens)
         if not room:
             yield part
@@ -168,8 +167,9 @@ def _compile_kernels(parameters: Mapping[str, Parameter], path: str, progress: P
 
 def _pack(places: Places, progress: Progress) -> np.ndarray:
     """All weights in their places."""
-    weights, n_matrices = _aligned(places.n_weights), len(places.matrices)
-    for parameter, start in places.vectors:
+    weights, n_matrices = _aligned(np.empty, places.n_weights), len(places.matrices)
+    for parameter, start, end in places.vectors:
+        weights[start:end] = 0
         weights[start : start + 4 * parameter.n_weights].view(np.float32)[:] = parameter.array().reshape(-1)
     for i in range(n_matrices):
         progress("loading", i, n_matrices)
@@ -181,8 +181,8 @@ def _pack(places: Places, progress: Progress) -> np.ndarray:
     return weights
 
 
-def _aligned(n_bytes: int) -> np.ndarray:
-    """Zeros that begin with a cache line; pages that nobody writes to cost no memory."""
-    buffer = np.zeros(n_bytes + 64, np.uint8)
+def _aligned(make: Callable[[int, type], np.ndarray], n_bytes: int) -> np.ndarray:
+    """An array of bytes that begins with a cache line."""
+    buffer = make(n_bytes + 64, np.uint8)
     start = -buffer.ctypes.data % 64
     return buffer[start : start + n_bytes]

@@ -33,8 +33,8 @@ class Embedding:
 
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
-        # Made once: a view of the file costs as much as reading a row of it.
-        self._blocks = weight.blocks()
+        # Not a memmap, and made once: NumPy takes as long for such a view as for a small model's layer.
+        self._blocks = np.asarray(weight.blocks())
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         return self.weight.data_type.decode(self._blocks[tokens]).reshape(-1, self.weight.shape[-1])

@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.models import head
-from rwkv_np.models.base import Model, Progress, Run
+from rwkv_np.models.base import CheckedRun, Model, Progress
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.layers import Embedding, LayerNorm, Linear
 from rwkv_np.models.state import Parts
@@ -49,12 +49,12 @@ class NumpyGraph(Model):
         """x (T, C) through all layers; the parts of the state are changed in place."""
         raise NotImplementedError(f"{type(self).__name__} has no layers")
 
-    def _read(self, runs: Sequence[Run], states: np.ndarray) -> np.ndarray:
+    def _read(self, runs: Sequence[CheckedRun], states: np.ndarray) -> np.ndarray:
         with self._pools.limit(limits=self._threads, user_api="blas"):
             rows = [self._read_run(run, self.state_layout.parts(states[run.slot])) for run in runs]
         return np.concatenate(rows)
 
-    def _read_run(self, run: Run, parts: Parts) -> np.ndarray:
-        x = self._read_layers(self.ln0(self.emb(np.asarray(run.tokens))), parts)
+    def _read_run(self, run: CheckedRun, parts: Parts) -> np.ndarray:
+        x = self._read_layers(self.ln0(self.emb(run.tokens)), parts)
         # The head is the largest matrix of a small model: it reads what is asked for alone.
         return self.head(self.ln_out(x[len(x) - run.n_wanted :]))

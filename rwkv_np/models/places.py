@@ -28,7 +28,7 @@ class Places:
     """Places for the weights and the scratch of one model.
 
     matrices   (parameter, its place) for each matrix in the order of the weights; the head is the last
-    vectors    (parameter, where its float32 values begin) for each vector
+    vectors    (parameter, where its float32 values begin, where its place ends) for each vector
     n_weights  bytes of all weights; n_scratch  of the scratch
     x          what goes from layer to layer, (tokens, n_embd); at the beginning of the scratch
     normed     two rows of n_embd floats for each thread
@@ -39,7 +39,7 @@ class Places:
     def __init__(self, parameters: Mapping[str, Parameter], path: str, n_embd: int, n_threads: int) -> None:
         self._parameters, self._path, self._n_embd = parameters, path, n_embd
         self.matrices: list[tuple[Parameter, Place]] = []
-        self.vectors: list[tuple[Parameter, int]] = []
+        self.vectors: list[tuple[Parameter, int, int]] = []
         self.n_weights = self.n_scratch = 0
         self.x, self.last = self.floats(n_embd), self.floats(n_embd)
         self.normed = self._per_thread(2 * self.x.stride, n_threads)
@@ -49,7 +49,9 @@ class Places:
 
     def floats(self, n: int) -> Floats:
         """n float32 numbers for each token or sequence."""
-        stride = 4 * lay.round_up(n, lay.BLOCK)
+        # A line more than the numbers take: else the same channels of all tokens of a model with 1024 or
+        # 2048 channels would compete for the same few places of the cache.
+        stride = lay.round_up(4 * lay.round_up(n, lay.BLOCK), LINE) + LINE
         return Floats(self._take(MOST * stride), stride)
 
     def rows(self, *matrices: str) -> Rows:
@@ -91,8 +93,8 @@ class Places:
     def vector(self, name: str) -> int:
         """Where a vector's float32 values begin, with zeros behind them up to whole blocks."""
         parameter, start = self._parameters[name], self.n_weights
-        self.vectors.append((parameter, start))
         self.n_weights += lay.round_up(4 * lay.round_up(parameter.n_weights, lay.BLOCK), LINE)
+        self.vectors.append((parameter, start, self.n_weights))
         return start
 
     def norm(self, name: str) -> Norm:
