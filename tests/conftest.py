@@ -19,9 +19,10 @@ from rwkv_np.models import v4
 from rwkv_np.quants import by_name
 
 # The same examples in every run, and nothing kept from the last one. Chance is for whoever asks for it and looks
-# at what it finds: pytest --hypothesis-profile=chance.
-hypothesis.settings.register_profile("chance", hypothesis.settings())
-hypothesis.settings.register_profile("same", derandomize=True, database=None)
+# at what it finds: pytest --hypothesis-profile=chance. How long an example takes is for neither to judge.
+UNHURRIED = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("chance", UNHURRIED)
+hypothesis.settings.register_profile("same", UNHURRIED, derandomize=True, database=None)
 hypothesis.settings.load_profile("same")
 
 # Optional packages, and the files that would not even import without them.

@@ -42,6 +42,11 @@ SCALAR = re.compile(
     r"|f(?:n?m)?(?:add|sub|mul|div|cvt)\w*\t[shd]\d|[su]cvtf\t[shd]\d"  # aarch64: fmadd s0, fcvt s0, scvtf s0
 )
 BYTE = re.compile(r"mov[sz]b\w+|v?pinsrb|v?pextrb|ldrs?b|[su]mov")  # a byte by itself, in or out of a vector
+# A 32-bit number by itself: worked with, or taken out of a vector.
+NUMBER = re.compile(
+    r"(?:add|sub|imul|sh[lr]|sar|lea)l\t.*%[er]|v?mov[dq]\t%xmm\d+, %[er]"
+    r"|(?:add|sub|m?add|mul|lsl|asr)\tw\d|f?mov\t[wx]\d+, [vs]\d"
+)
 CALL = re.compile(r"\t(?:callq?|jmpq?|blr?|br?)\t[^.]")  # and what jumps elsewhere than to a label of its own
 JUMP = re.compile(r"\t(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\t(?:.*, )?(\.LBB\w+)")
 
@@ -134,7 +139,12 @@ def test_a_loop_holds_exactly_the_vector_instructions_that_its_layout_asks_for(f
 def test_nothing_is_called_and_nothing_done_number_by_number(format, path):
     lines = compiled(format, path, 2)
     assert not [line for line in lines if CALL.match(line)]
-    assert not [line for line in loop(lines) if SCALAR.match(line.strip()) or BYTE.match(line.strip())]
+    lines = [line.strip() for line in loop(lines)]
+    assert not [line for line in lines if SCALAR.match(line) or BYTE.match(line)]
+    # What may be: for each vector the multiple of its sum that stands for the zero point, and where a table of 32
+    # is looked up row by row, the rows' places in it.
+    n_rows = lay.TILE_ROWS if lay.LAYOUTS[format].has_outliers and path != "vnni" else 0
+    assert sum(bool(NUMBER.match(line)) for line in lines) <= 2 + n_rows
 
 
 @pytest.mark.parametrize("format", FORMATS)
