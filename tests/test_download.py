@@ -174,6 +174,10 @@ def test_a_checkpoint_is_downloaded_and_converted_to_the_reference_bytes(hub, ru
     ["a.pth", "folder/b c.pth", "RWKV-4-Raven-3B-v12-Eng98%-Other2%-20230520-ctx4096.pth", "模型 #1?%41.pth"],
 )
 def test_any_name_is_fetched_byte_for_byte_and_not_asked_for_again(hub, run, name):
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        pytest.skip("in this locale no process can be given such a name")
     hub.files[name] = CONTENT
     code, stdout, stderr = run("-c", FETCH, f"hf://o/r/{name}", PYTHONUTF8="1")
     assert code == 0, stderr
