@@ -11,6 +11,7 @@ import hypothesis
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from newcomer import Newcomer
 
 from rwkv_np.cli import main
 from rwkv_np.files.format import LATEST_VERSION, Header, write_header, write_parameter_header
@@ -18,10 +19,12 @@ from rwkv_np.files.quants import by_name
 from rwkv_np.models.architecture import Sizes, common_sizes
 from rwkv_np.models.registry import ARCHITECTURES
 
-# The same examples in every run of CI: chance belongs to the desk, where somebody looks at what it finds.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# The same examples in every run, and nothing kept from the last one. Chance is for whoever asks for it and looks
+# at what it finds: pytest --hypothesis-profile=chance. How long an example takes is for neither to judge.
+UNHURRIED = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("chance", UNHURRIED)
+hypothesis.settings.register_profile("same", UNHURRIED, derandomize=True, database=None)
+hypothesis.settings.load_profile("same")
 
 # Optional packages, and the files that would not even import without them.
 NEEDS = {
@@ -36,6 +39,11 @@ collect_ignore = sorted({f"test_{part}.py" for name in MISSING for part in NEEDS
 WORDS = "The time has come, the walrus said, to talk of many things. " * 12
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(trylast=True)  # once pytest has found out how to draw on the terminal that it really has
+def pytest_configure(config):
+    config.pluginmanager.register(Newcomer())
 
 
 def pytest_report_header():
@@ -120,7 +128,8 @@ def run_cli():
     """Run `rwkv-np ARGS` in this process; the exit code must be `code`, and no traceback shows."""
 
     def run(*args, code=0, stdin=None):
-        result = CliRunner().invoke(main, [str(arg) for arg in args], input=stdin)
+        # Else a table would be as wide as the screen that pytest happens to write to.
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(main, [str(arg) for arg in args], input=stdin)
         assert result.exit_code == code, result.output
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result

@@ -5,20 +5,18 @@ them: a prompt drawn over an answer, or half of a wide character, is an error he
 are made by hand to say a given text, or to say what depends on everything they have read.
 """
 
-import os
-import site
 import sys
 import time
 
 import numpy as np
 import pytest
 from conftest import random_parameters, write_model
-from rwkv_np.kernels import cache
+from newcomer import environment
+from waiting import PATIENCE
 
 pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are played by pexpect (not on Windows)")
 pyte = pytest.importorskip("pyte", reason="the screen is played by pyte")
 
-PATIENCE = 60
 ENTER, ESCAPE, TAB, UP = "\r", "\x1b", "\t", "\x1b[A"
 
 
@@ -44,6 +42,15 @@ class Screen(pyte.Screen):
     def rows(self):
         """All that was ever shown and not painted over, from the first row to the cursor's."""
         return [*self.past, *(self.row(y) for y in range(self.cursor.y + 1))]
+
+
+def holds(shown, *texts):
+    """Whether all `texts` stand in what was shown, wherever lines were broken.
+
+    Where a line ends depends on the length of a path in it: the screen breaks it anywhere, also in a word,
+    and of a space at the end of a row nothing is left. So white space does not count.
+    """
+    return all("".join(text.split()) in "".join(shown.split()) for text in texts)
 
 
 class Terminal:
@@ -159,17 +166,6 @@ def chat_starter(tmp_path):
     yield start
     for terminal in open_terminals:
         terminal.child.close(force=True)
-
-
-def environment(home):
-    """A new user's environment; compiled kernels alone are where they always are."""
-    mine = ("RWKV_NP_", "LC_", "LANG", "XDG_", "NO_COLOR", "PROMPT_TOOLKIT_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
-    return kept | {
-        "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "XDG_CONFIG_HOME": str(home / "config"),
-        "RWKV_NP_CACHE": str(cache.folder().parent), "PYTHONUSERBASE": site.getuserbase(),
-        "LANG": "C.UTF-8", "TERM": "xterm-256color",
-    }  # fmt: skip
 
 
 # --- models ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import random_parameters, write_model
+from waiting import PATIENCE
 
 from rwkv_np.chat import opening
 from rwkv_np.models import load
@@ -46,7 +47,8 @@ def chat_command(model, *options):
 
 
 def run_chat(model, *options, stdin=""):
-    return subprocess.run(chat_command(model, *options), input=stdin, capture_output=True, text=True, timeout=180)
+    command = chat_command(model, *options)
+    return subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", timeout=PATIENCE)
 
 
 def test_a_prompt_is_answered_once_on_a_clean_stdout(talkative):
@@ -193,7 +195,7 @@ def test_chatting_never_imports_torch(talkative):
         "from rwkv_np.cli.chat import command\n"
         f"command([{str(talkative)!r}, '-p', 'x', '--max-tokens', '2'])"
     )
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=PATIENCE)
     assert child.stdout == "aa\n", child.stderr
 
 
@@ -253,6 +255,6 @@ def test_output_survives_a_terminal_without_the_characters(talkative):
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     child = subprocess.run(
         chat_command(talkative, "--language", "zh", "-p", "x", "--max-tokens", "2"),
-        capture_output=True, timeout=180, env=environment,
+        capture_output=True, timeout=PATIENCE, env=environment,
     )  # fmt: skip
     assert child.stdout == b"aa\n" and child.returncode == 0

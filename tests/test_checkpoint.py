@@ -272,7 +272,7 @@ edits = st.lists(
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(edits=edits)
 @pytest.mark.filterwarnings("ignore")  # torch warns of what it then fails to read
 def test_whatever_the_bytes_nothing_but_our_own_error_comes_out(tmp_path, ending, edits):

@@ -13,13 +13,13 @@ import safetensors.torch
 import torch
 from click.testing import CliRunner
 from make_checkpoint import make_checkpoint
+from peak import bounded_environment
 from shapes import checkpoint_shapes
 
 from rwkv_np.cli.convert import command
 from rwkv_np.conversion.convert import convert
 from rwkv_np.files.format import read_model_file
 
-ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 CHECKPOINT = GOLDEN / "golden-4v0.pth"
 
@@ -199,28 +199,18 @@ def test_memory_does_not_grow_with_the_model(tmp_path, ending):
     source = tmp_path / f"model.{ending}"
     make_checkpoint(source, checkpoint_shapes(2, 1024, 40_000))
     script = """
-        import sys, threading, time
+        import sys
         import torch
+        from peak import Peak
         from rwkv_np.conversion.convert import convert
 
-        def rss_anon():
-            with open("/proc/self/status") as file:
-                return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
-
-        def watch():
-            global peak
-            while True:
-                peak = max(peak, rss_anon())
-                time.sleep(0.002)
-
-        before = peak = rss_anon()
-        threading.Thread(target=watch, daemon=True).start()
-        result = convert(*sys.argv[1:])
-        print(peak - before, result.n_bytes)
+        peak = Peak()
+        result = convert(*sys.argv[1:], progress=peak.progress)
+        print(peak.growth, result.n_bytes)
     """
     output = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), source, tmp_path / "model.bin"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
+        capture_output=True, text=True, check=True, env=bounded_environment(),
     ).stdout  # fmt: skip
     growth, n_bytes = map(int, output.split())
     assert n_bytes > 200e6

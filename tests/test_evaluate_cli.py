@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import WORDS
 from test_evaluation import made
+from waiting import PATIENCE
 
 from rwkv_np.cli.progress import RunningLine
 from rwkv_np.evaluation.quality import Estimate
@@ -60,11 +61,11 @@ def test_a_folder_takes_the_report_and_its_plots(run_cli, words, model_fp16, tmp
                  "--float32-activations", "--no-timing", "--out", out]  # fmt: skip
     run_cli(*arguments)
     assert {path.name for path in out.iterdir()} >= {"report.json", "report.md"}
-    document = (out / "report.md").read_text()
+    document = (out / "report.md").read_text(encoding="utf-8")
     assert "| Q4_0 |" in document and "with float32 activations" in document and "standard error" in document
     widths = {line.count("|") for line in document.splitlines() if line.startswith("|")}
     assert len(widths) == 1
-    assert len(json.loads((out / "report.json").read_text())["rows"]) == 5
+    assert len(json.loads((out / "report.json").read_text(encoding="utf-8"))["rows"]) == 5
     assert "exists already; give --overwrite" in run_cli(*arguments, code=1).stderr
     run_cli(*arguments, "--overwrite")
 
@@ -113,7 +114,7 @@ def test_ctrl_c_shows_and_writes_what_is_known_by_then(model_fp16, long_text, tm
     paths = [str(model_fp16), made(model_fp16, "Q4_1")]
     arguments = ["evaluate", *paths, "--no-timing", "--text", str(long_text), "--out", str(tmp_path / "report")]
     child = pexpect.spawn(
-        sys.executable, ["-m", "rwkv_np", *arguments], encoding="utf-8", timeout=120, dimensions=(24, 150)
+        sys.executable, ["-m", "rwkv_np", *arguments], encoding="utf-8", timeout=PATIENCE, dimensions=(24, 150)
     )
     child.expect(r"of 2,879,999, [0-9:]+ left: perplexity [0-9.]+, KL Q4_1 0\.")
     child.sendintr()
@@ -121,7 +122,7 @@ def test_ctrl_c_shows_and_writes_what_is_known_by_then(model_fp16, long_text, tm
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130
-    found = json.loads((tmp_path / "report" / "report.json").read_text())
+    found = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert found["is_partial"] and 2 < found["rows"][1]["quality"]["n_tokens"] < 2_879_999
 
 

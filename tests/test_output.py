@@ -2,12 +2,12 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from make_checkpoint import make_checkpoint
 from shapes import checkpoint_shapes
+from waiting import PATIENCE, until_written
 
 from rwkv_np.cli.convert import command
 from rwkv_np.errors import OutputError
@@ -152,19 +153,19 @@ def test_a_pipe_is_no_destination(tmp_path):
 
 
 def test_a_missing_folder_is_named_with_the_command_that_makes_it(tmp_path):
-    with pytest.raises(OutputError, match=f"does not exist; make it: mkdir -p {tmp_path}/x/y"):
+    with pytest.raises(OutputError, match=re.escape(f"does not exist; make it: mkdir -p {tmp_path}/x/y")):
         check_destination(tmp_path / "x" / "y" / "a.bin", None, overwrite=False)
 
 
 def test_a_file_where_a_folder_should_be_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"")
-    with pytest.raises(OutputError, match="x"):
+    with pytest.raises(OutputError, match=re.escape(f"the folder {tmp_path}/x does not exist")):
         check_destination(tmp_path / "x" / "a.bin", None, overwrite=False)
 
 
 def test_a_folder_that_is_not_writable_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(OutputError, match=f"the folder {tmp_path} is not writable"):
+    with pytest.raises(OutputError, match=re.escape(f"the folder {tmp_path} is not writable")):
         check_destination(tmp_path / "a.bin", None, overwrite=False)
 
 
@@ -232,10 +233,9 @@ def test_a_signal_in_the_middle_of_a_conversion_leaves_the_old_file_alone(
         [sys.executable, ROOT / "tools" / "convert.py", large_checkpoint, destination, "FP32", "--overwrite"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while child.poll() is None and not any(p.stat().st_size > 10**6 for p in tmp_path.glob(".*.part")):
-        time.sleep(0.001)
+    until_written(child, tmp_path, ".*.part", 10**6)
     child.send_signal(signum)
-    _, stderr = child.communicate(timeout=30)
+    _, stderr = child.communicate(timeout=PATIENCE)
     assert child.returncode == code
     assert "Traceback" not in stderr
     assert destination.read_bytes() == b"old"

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import textwrap
-import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -18,8 +17,10 @@ import pytest
 from click.testing import CliRunner
 from conftest import GOLDEN, random_parameters, write_model
 from make_checkpoint import make_checkpoint
+from peak import bounded_environment
 from rwkv_np.kernels import encode as kernels
 from shapes import checkpoint_shapes
+from waiting import PATIENCE, until_written
 
 import rwkv_np
 from rwkv_np.cli.quantize import command
@@ -439,10 +440,9 @@ def test_a_signal_in_the_middle_leaves_neither_file_nor_part(tmp_path, large_mod
         [sys.executable, tool, large_model, tmp_path / "q.bin", "Q8_0", *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while child.poll() is None and not any(p.stat().st_size > 10**7 for p in tmp_path.glob(".*.part")):
-        time.sleep(0.001)
+    until_written(child, tmp_path, ".*.part", 10**7)
     child.send_signal(signum)
-    _, stderr = child.communicate(timeout=60)
+    _, stderr = child.communicate(timeout=PATIENCE)
     assert child.returncode == code
     assert "Traceback" not in stderr
     assert not list(tmp_path.iterdir())
@@ -456,29 +456,19 @@ def test_a_signal_in_the_middle_leaves_neither_file_nor_part(tmp_path, large_mod
 def test_memory_does_not_grow_with_the_model(tmp_path, large_model, data_type):
     """Of 320 MB and what becomes of them, only chunks may be in memory (and Numba, 60 MB, before)."""
     script = """
-        import sys, threading, time
+        import sys
         import rwkv_np.kernels.encode
+        from peak import Peak
         from rwkv_np.conversion.quantize import quantize
 
-        def rss_anon():
-            with open("/proc/self/status") as file:
-                return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
-
-        def watch():
-            global peak
-            while True:
-                peak = max(peak, rss_anon())
-                time.sleep(0.002)
-
         quantize(sys.argv[4], sys.argv[2] + ".warm", sys.argv[3])  # compiling takes memory of its own
-        before = peak = rss_anon()
-        threading.Thread(target=watch, daemon=True).start()
-        results = quantize(*sys.argv[1:4], threads=2)
-        print(peak - before, sum(result.source_bytes for result in results))
+        peak = Peak()
+        results = quantize(*sys.argv[1:4], threads=2, progress=peak.progress)
+        print(peak.growth, sum(result.source_bytes for result in results))
     """
     output = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), large_model, tmp_path / "q.bin", data_type, FP16],
-        capture_output=True, text=True, check=True, cwd=ROOT,
+        capture_output=True, text=True, check=True, env=bounded_environment(),
     ).stdout  # fmt: skip
     growth, n_bytes = map(int, output.split())
     assert n_bytes > 300e6
@@ -536,7 +526,7 @@ def test_json_leaves_progress_to_a_terminal_on_stderr(tmp_path):
     pexpect = pytest.importorskip("pexpect")
     tool, out = ROOT / "tools" / "quantize.py", tmp_path / "document.json"
     line = f'"{sys.executable}" "{tool}" "{FP16}" "{tmp_path / "q.bin"}" Q4_1 --json >"{out}"'
-    screen = pexpect.spawn("/bin/sh", ["-c", line], timeout=60)
+    screen = pexpect.spawn("/bin/sh", ["-c", line], timeout=PATIENCE)
     screen.expect(pexpect.EOF)
     assert b"Quantizing" in screen.before and b"100%" in screen.before
     assert json.loads(out.read_text())["n_bytes"] > 0
