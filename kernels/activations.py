@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.emit import FLOATS, INTS, SMALL, Emit
+from rwkv_np.kernels.emit import FLOATS, INTS, BYTE_LANES, Emit
 
 # What a matrix wants of its vectors.
 WANTS_INT8, WANTS_FLOAT = 1, 2
@@ -59,7 +59,7 @@ def emit_quantized(emit, halves, row, n_blocks, block):
     for i, half in enumerate(halves):
         # Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, on every target.
         nearest = (half * inverse + 12582912.0).as_kind(INTS) - 0x4B400000
-        emit.store(nearest.converted("trunc", SMALL), row, block * lay.BLOCK + 16 * i)
+        emit.store(nearest.converted("trunc", BYTE_LANES), row, block * lay.BLOCK + 16 * i)
         total = total + nearest
     total = emit.sum(total)
     emit.store(scale, row, n_blocks * lay.SCALES + block * 4)

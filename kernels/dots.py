@@ -15,7 +15,7 @@ others they stay signed, because their pairs would not fit in 16 bits otherwise.
 
 import llvmlite.binding
 from llvmlite import ir
-from rwkv_np.kernels.emit import BYTES, I8, I16, I32, INTS, SHORTS, SMALL
+from rwkv_np.kernels.emit import BYTES, I8, I16, I32, INTS, SHORTS, BYTE_LANES
 
 INT16_MAX = 32767
 ACTIVATION_MAX = 127
@@ -168,7 +168,7 @@ def look_up(emit, pointer, offset, indexes, path):
         return emit.call("llvm.x86.avx512.vpermi2var.ps.512", floats, low, places, high)
     wide = indexes.converted("zext", ir.VectorType(ir.IntType(64), 16))
     found = ir.Constant(floats, ir.Undefined)
-    for lane in range(SMALL.count):
+    for lane in range(BYTE_LANES.count):
         place = offset + wide[lane] * 4
         found = emit.builder.insert_element(found, emit.load(pointer, place, ir.FloatType()).llvm, I32(lane))
     return emit.value(found)

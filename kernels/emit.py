@@ -25,7 +25,7 @@ SHORTS = ir.VectorType(I16, 2 * LANES)
 INTS = ir.VectorType(I32, LANES)
 FLOATS = ir.VectorType(F32, LANES)
 HALVES = ir.VectorType(I16, LANES)  # float16 bits: Numba's CPU target has no half type
-SMALL = ir.VectorType(I8, LANES)
+BYTE_LANES = ir.VectorType(I8, LANES)  # one byte a lane
 
 
 def _element(kind):
@@ -180,12 +180,12 @@ class Emit:
         function = cgutils.get_or_insert_function(self.builder.module, signature, name)
         return Value(self, self.builder.call(function, [arg.llvm for arg in args]))
 
-    def prefetch(self, pointer, offset):
-        """Ask for the cache line `offset` bytes behind a pointer, which need not be mapped."""
+    def prefetch(self, pointer, offset, level=1):
+        """Ask for the cache line `offset` bytes behind a pointer, which need not be mapped, into L1 or L2."""
         place = self.builder.gep(pointer, [self.constant(I64, offset).llvm])
         signature = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
         function = self.builder.module.declare_intrinsic("llvm.prefetch", (place.type,), signature)
-        self.builder.call(function, [place, I32(0), I32(3), I32(1)])
+        self.builder.call(function, [place, I32(0), I32(4 - level), I32(1)])
 
     def fma(self, a, b, c):
         """a * b + c, rounded once where the processor can, never by a library call."""
