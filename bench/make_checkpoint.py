@@ -1,4 +1,4 @@
-"""Write a synthetic RWKV-4 checkpoint of a published shape: noise of plausible scale, no model.
+"""Write a synthetic RWKV checkpoint of a published shape: noise of plausible scale, no model.
 
     python bench/make_checkpoint.py 1b5 /tmp/1b5.pth
     python bench/make_checkpoint.py 7b /tmp/7b.safetensors --dtype float16

@@ -3,7 +3,7 @@
 RwkvError
     FileError                  a file cannot be used as what it was given as
         FormatError            it is not a model file that this version can read
-        CheckpointError        it is not an RWKV-4 checkpoint
+        CheckpointError        it is not an RWKV checkpoint that can be converted
         StateFileError         it is not a saved state of this model
         ConversationFileError  it is not a saved conversation with this model
         SettingsFileError      it holds settings or an opening, with a mistake in them

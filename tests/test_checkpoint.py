@@ -216,7 +216,7 @@ def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path, what):
     (tmp_path / "model.pth").write_bytes(content)
     line = refusal(tmp_path / "model.pth")
     assert f"is {what}" in line
-    assert "expected an RWKV-4 checkpoint (.pth or .safetensors)" in line
+    assert "expected an RWKV checkpoint (.pth or .safetensors)" in line
     assert advice in line
 
 

@@ -1,4 +1,4 @@
-"""Convert an RWKV-4 checkpoint to a model file of rwkv.cpp's format.
+"""Convert an RWKV checkpoint to a model file of rwkv.cpp's format.
 
 python tools/convert.py RWKV-4-Raven-7B.pth model-FP16.bin FP16
 """

@@ -25,7 +25,7 @@ _TYPES = {"FP16": "FP16", "FP32": "FP32", "float16": "FP16", "float32": "FP32"}
 @click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(source: str, destination: str, data_type: str, overwrite: bool, as_json: bool) -> None:
-    """Write the RWKV-4 checkpoint SOURCE to DESTINATION as a model file of rwkv.cpp's format.
+    """Write the RWKV checkpoint SOURCE to DESTINATION as a model file of rwkv.cpp's format.
 
     SOURCE is a .pth or .safetensors file, or hf://OWNER/REPO/FILE to download one.
     DATA_TYPE is FP16 (the default) or FP32.

@@ -63,7 +63,7 @@ def describe_as_model(path: str) -> str:
 def describe_as_checkpoint(path: str) -> str:
     """The same for someone who gave it as a checkpoint."""
     found, mend = _FOUND[kind(path)]
-    return f"{found}; expected an RWKV-4 checkpoint (.pth or .safetensors). {mend.format(path=path)}"
+    return f"{found}; expected an RWKV checkpoint (.pth or .safetensors). {mend.format(path=path)}"
 
 
 def _is_safetensors(start: bytes) -> bool:

@@ -1,0 +1,200 @@
+"""Tokens a second of `generate()` itself, sampling and text included, and of many sequences together.
+
+The kernels are timed inside the same runs, so what is left is the share of Python: checking,
+keeping count, text. For many sequences the loop is that of a server without its network: one
+`Model.read` for all, one `choose_many`, and a text stream for each.
+
+    python bench/generate.py MODEL.bin [--tokens 64] [--counts 1,2,4,8,16,32] [--json]
+    python bench/generate.py --shape 169m --format Q4_1
+
+A synthetic model has no words of its own, and one of another vocabulary than that of the program's
+tokenizers gets made-up ones.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+from rwkv_np.kernels import program, sample
+from shapes import SHAPES
+from synthetic import write_synthetic
+
+import rwkv_np
+from rwkv_np.models import Model, Run
+from rwkv_np.sampling import Sampler, SamplingParams, choose_many
+from rwkv_np.tokenizers import TextStream
+from rwkv_np.tokenizers.base import Tokenizer
+
+PROMPT = 16
+# The chat's settings, and nothing that would end an answer early.
+SETTINGS = SamplingParams(stop=("\n\n",), stop_ids=(), seed=1)
+# What the time is counted of: (module, name of a jitted function).
+KERNELS = ((program, "_run"), (sample, "_choose_one"), (sample, "_choose_rows"))
+
+
+class MadeUpWords(Tokenizer):
+    """Every id is a word of its own, so that text costs what it costs in a real vocabulary."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__("made-up words", vocab_size, vocab_size, "bench")
+
+    def _encode(self, text: str) -> list[int]:
+        return [hash(word) % self.n_ids for word in text.split()]
+
+    def _build_pieces(self) -> list[bytes]:
+        return [f" {i:x}".encode() for i in range(self.n_ids)]
+
+
+@contextmanager
+def kernel_seconds() -> Iterator[list[float]]:
+    """Seconds of each call of a kernel while this is open."""
+    taken: list[float] = []
+    kept = [(module, name, getattr(module, name)) for module, name in KERNELS]
+
+    def timed(function):
+        def call(*args):
+            start = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                taken.append(time.perf_counter() - start)
+
+        return call
+
+    for module, name, function in kept:
+        setattr(module, name, timed(function))
+    try:
+        yield taken
+    finally:
+        for module, name, function in kept:
+            setattr(module, name, function)
+
+
+def one(model: Model, tokenizer: Tokenizer, n_tokens: int) -> dict[str, float]:
+    """`generate()` for one sequence: tokens a second after the prompt, and the share outside the kernels."""
+    params = replace(SETTINGS, stop=("a text that no model says",), max_tokens=n_tokens + 1)
+    answer = rwkv_np.generate(model, tokenizer, list(range(1, PROMPT + 1)), params)
+    next(answer)  # reads the prompt
+    with kernel_seconds() as kernels:
+        start = time.perf_counter()
+        for _ in answer:
+            pass
+        seconds = time.perf_counter() - start
+    return {"tokens_per_s": n_tokens / seconds, "outside": 1 - sum(kernels) / seconds}
+
+
+def many(model: Model, tokenizer: Tokenizer, count: int, n_tokens: int) -> dict[str, float]:
+    """The same for `count` sequences in one pass; tokens a second of all."""
+    pool = model.new_pool(count)
+    slots = [pool.take() for _ in range(count)]
+    samplers = [Sampler(replace(SETTINGS, seed=i)) for i in range(count)]
+    streams = [TextStream() for _ in range(count)]
+    logits = model.read([Run(list(range(i + 1, i + PROMPT)), slot) for i, slot in enumerate(slots)], pool)
+    with kernel_seconds() as kernels:
+        start = time.perf_counter()
+        for _ in range(n_tokens):
+            tokens = choose_many(samplers, logits)
+            for stream, token in zip(streams, tokens):
+                stream.push(tokenizer.token_bytes(token))
+            logits = model.read([Run(token, slot) for token, slot in zip(tokens, slots)], pool)
+        seconds = time.perf_counter() - start
+    return {"tokens_per_s": count * n_tokens / seconds, "outside": 1 - sum(kernels) / seconds}
+
+
+def step_seconds(model: Model, counts: list[int], rounds: int) -> dict[int, list[float]]:
+    """Seconds of one pass, a token and its logits for each sequence, all counts in every round."""
+    pool = model.new_pool(max(counts))
+    slots = [pool.take() for _ in range(max(counts))]
+    taken: dict[int, list[float]] = {count: [] for count in counts}
+    for i in range(rounds + 1):
+        for count in counts:
+            runs = [Run((i + slot) % model.config.vocab_size, slot) for slot in slots[:count]]
+            start = time.perf_counter()
+            model.read(runs, pool)
+            if i:
+                taken[count].append(time.perf_counter() - start)
+    return taken
+
+
+def prefill_rate(model: Model, rounds: int) -> float:
+    """Tokens a second of a prompt of 128."""
+    tokens, state = np.arange(128) % model.config.vocab_size, model.initial_state()
+    taken = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        model.advance(tokens, state)
+        taken.append(time.perf_counter() - start)
+    return 128 / float(np.median(taken[1:]))
+
+
+def measure(model: Model, tokenizer: Tokenizer, counts: list[int], n_tokens: int, rounds: int) -> dict:
+    """Everything, medians of `rounds`."""
+    one(model, tokenizer, 4), many(model, tokenizer, 2, 2)  # compiles
+    single = [one(model, tokenizer, n_tokens) for _ in range(rounds)]
+    together = {count: [many(model, tokenizer, count, n_tokens) for _ in range(rounds)] for count in counts}
+    steps, prefill = step_seconds(model, counts, 5 * rounds), prefill_rate(model, rounds)
+    found = {"generate": _medians(single), "prefill_tokens_per_s": prefill, "sequences": {}}
+    for count in counts:
+        ratios = [many_s / one_s for many_s, one_s in zip(steps[count], steps[counts[0]])]
+        found["sequences"][count] = _medians(together[count]) | {
+            "step_ms": 1e3 * float(np.median(steps[count])), "step_ratio": float(np.median(ratios)),
+            "of_prefill": count / float(np.median(steps[count])) / prefill,
+        }  # fmt: skip
+    return found
+
+
+def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.median([row[name] for row in rows])) for name in rows[0]}
+
+
+def _tokenizer(model: Model, path: Path) -> Tokenizer:
+    try:
+        return rwkv_np.load_tokenizer(None, model.config.vocab_size, model_path=path)
+    except rwkv_np.RwkvError:
+        return MadeUpWords(model.config.vocab_size)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--shape", type=click.Choice(list(SHAPES)), help="Make a model of this published shape.")
+@click.option("--format", "type_name", default="Q4_1", help="Its data type.")
+@click.option("--threads", type=int, help="Threads; by default the physical cores.")
+@click.option("--tokens", default=64, help="Tokens of each answer.")
+@click.option("--counts", default="1,2,4,8,16,32", help="How many sequences together; the first is compared with.")
+@click.option("--rounds", default=3, help="Runs, of which the median counts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def main(
+    model: Path | None, shape: str | None, type_name: str, threads: int | None, tokens: int, counts: str,
+    rounds: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure MODEL, or a synthetic model of a given --shape."""
+    if (model is None) == (shape is None):
+        raise click.UsageError("Give either MODEL or --shape.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = model or write_synthetic(Path(folder) / f"{shape}-{type_name}.bin", shape, type_name)
+        loaded = rwkv_np.load(path, threads)
+        found = measure(loaded, _tokenizer(loaded, path), [int(n) for n in counts.split(",")], tokens, rounds)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    single = found["generate"]
+    click.echo(f"generate(): {single['tokens_per_s']:.1f} tokens/s, {single['outside']:.1%} outside the kernels")
+    click.echo(f"prompt of 128: {found['prefill_tokens_per_s']:.1f} tokens/s")
+    click.echo(f"{'sequences':>9}{'tokens/s':>10}{'outside':>9}{'step, ms':>10}{'÷ one':>7}{'÷ prompt':>10}")
+    for count, row in found["sequences"].items():
+        click.echo(
+            f"{count:>9}{row['tokens_per_s']:>10.1f}{row['outside']:>9.1%}{row['step_ms']:>10.2f}"
+            f"{row['step_ratio']:>7.2f}{row['of_prefill']:>10.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
