@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.emit import FLOATS, INTS, BYTE_LANES, Emit
+from rwkv_np.kernels.emit import BYTE_LANES, FLOATS, INTS, Emit
 
 # What a matrix wants of its vectors.
 WANTS_INT8, WANTS_FLOAT = 1, 2

@@ -15,7 +15,7 @@ others they stay signed, because their pairs would not fit in 16 bits otherwise.
 
 import llvmlite.binding
 from llvmlite import ir
-from rwkv_np.kernels.emit import BYTES, I8, I16, I32, INTS, SHORTS, BYTE_LANES
+from rwkv_np.kernels.emit import BYTE_LANES, BYTES, I8, I16, I32, INTS, SHORTS
 
 INT16_MAX = 32767
 ACTIVATION_MAX = 127

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import compile_c
 from rwkv_np.kernels.dots import DOTS, half_to_float, look_up
-from rwkv_np.kernels.emit import BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, BYTE_LANES, Emit, Variable
+from rwkv_np.kernels.emit import BYTE_LANES, BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, Emit, Variable
 from rwkv_np.kernels.pointers import KERNEL_ARGS
 
 STEPS = 8  # of four columns in a block
