@@ -5,7 +5,7 @@
     python tests/aarch64.py FOLDER -m rwkv_np info                     any module instead of pytest
 
 QEMU's user-mode emulation runs an aarch64 Python against this checkout. FOLDER takes all that it
-needs, about 700 MB: Debian's Python and its libraries, the wheels of setup.cfg's install_requires,
+needs, about 500 MB: Debian's Python and its libraries, the wheels of setup.cfg's install_requires,
 and the kernels compiled so far. What is there already is left as it is; delete it to start afresh.
 
 Needs Linux, apt-get, pip and qemu-aarch64-static (Debian: qemu-user-static); no root, and nothing
@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-DEBIAN = ("python3", "libgomp1", "libstdc++6", "zlib1g", "libssl3", "libffi8")
+DEBIAN = ("python3", "libgomp1", "libstdc++6")
 TESTS = ["tests/test_kernels.py", "tests/test_engine.py", "tests/test_dispatch.py"]
 
 # What /proc/cpuinfo says of one processor: its name is (implementer, part), its features the kernel's.
