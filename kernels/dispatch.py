@@ -3,17 +3,23 @@
 Numba already compiles for the host, so vector width is not our business. Features matter
 only where the algorithm differs, and that is one place: how four int8 products are added
 to an int32 lane (dots.py). `RWKV_NP_KERNELS` names a path for tests and for measuring.
+
+On aarch64 LLVM leaves `dotprod` out of the host's features, so the operating system is asked as
+well, and the function that needs such a feature carries it (`target_features`). Adding it to
+`numba.config.CPU_FEATURES` would come too late once anyone in the process has jitted a function,
+and would make everyone else's cached functions compile again.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
 from typing import NamedTuple
 
-import llvmlite.binding
 import numba
+from numba.core.registry import cpu_target
 
 ENV = "RWKV_NP_KERNELS"
 
@@ -25,6 +31,10 @@ PATHS = {
     "vnni": frozenset({"avx512vnni", "avx512bw", "avx512vl", "f16c"}),
 }
 
+# Linux on aarch64: entry of the auxiliary vector and bit -> LLVM's name. (asm/hwcap.h: ASIMDDP of
+# AT_HWCAP, I8MM and BF16 of AT_HWCAP2.)
+HWCAPS = {(16, 20): "dotprod", (26, 13): "i8mm", (26, 14): "bf16"}
+
 
 class Choice(NamedTuple):
     """The path taken, and why, for people: `rwkv-np info` shows both."""
@@ -35,18 +45,53 @@ class Choice(NamedTuple):
 
 @functools.cache
 def cpu_features() -> frozenset[str]:
-    """The features that Numba compiles for, e.g. {"avx2", "fma"}.
+    """The features that a kernel may use, e.g. {"avx2", "fma"}: choice and code generation read this.
 
-    `numba.config` comes first: under NUMBA_CPU_NAME=generic it holds an empty list, so that
-    code generation and this choice pose as the oldest machine together.
+    They are Numba's and the operating system's; Numba's alone where NUMBA_CPU_NAME or
+    NUMBA_CPU_FEATURES is set, since whoever sets them asks for the code of another machine.
     """
-    flat = numba.config.CPU_FEATURES
-    if flat is None:
-        flat = llvmlite.binding.get_host_cpu_features().flatten()
-    found = {name[1:] for name in flat.split(",") if name.startswith("+")}
-    if platform.system() == "Darwin" and platform.machine() == "arm64":
-        found.add("dotprod")  # LLVM lists no features there; every Apple processor has this one
-    return frozenset(found)
+    is_host = numba.config.CPU_NAME is None and numba.config.CPU_FEATURES is None
+    return _names(numba_features()) | (system_features() if is_host else frozenset())
+
+
+def numba_features() -> str:
+    """What Numba's code generator was made with, as LLVM writes it: "+neon,-sve".
+
+    `numba.config` may have changed since then, and NUMBA_ENABLE_AVX=0 is not in its list.
+    """
+    return cpu_target.target_context.codegen().magic_tuple()[2]
+
+
+def _names(features: str) -> frozenset[str]:
+    return frozenset(name[1:] for name in features.split(",") if name.startswith("+"))
+
+
+def system_features() -> frozenset[str]:
+    """What the operating system says of an aarch64 processor and LLVM may not."""
+    system = platform.system(), platform.machine()
+    if system == ("Darwin", "arm64"):
+        return frozenset({"dotprod"})  # LLVM lists no features there; every Apple processor has this one
+    if system == ("Linux", "aarch64"):
+        return frozenset(name for (entry, bit), name in HWCAPS.items() if _auxiliary(entry) >> bit & 1)
+    return frozenset()
+
+
+def _auxiliary(entry: int) -> int:
+    """An entry of the auxiliary vector that Linux gives a process; /proc may be closed in a container."""
+    getauxval = ctypes.CDLL(None).getauxval
+    getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
+    return int(getauxval(entry))
+
+
+def target_features(path: str) -> str:
+    """LLVM's "target-features" for a function of that path, or "" where Numba's own will do.
+
+    LLVM takes this list instead of Numba's, so it repeats that. It adds only what the path needs:
+    then Numba's list and the path say all about the code, and both are in the key of its cache.
+    """
+    numbas = numba_features()
+    missing = PATHS[path] & (cpu_features() - _names(numbas))
+    return ",".join([*filter(None, [numbas]), *(f"+{name}" for name in sorted(missing))]) if missing else ""
 
 
 def available_paths() -> list[str]:

@@ -20,6 +20,7 @@ from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import compile_c
+from rwkv_np.kernels.dispatch import target_features
 from rwkv_np.kernels.dots import DOTS, half_to_float, look_up
 from rwkv_np.kernels.emit import BYTE_LANES, BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, Emit, Variable
 from rwkv_np.kernels.pointers import KERNEL_ARGS
@@ -184,6 +185,7 @@ class _FloatTile:
 
 def emit_tile_product(builder, layout, path, count, tile, x, x_stride, n_blocks, out, out_stride):
     """Write down the product of a tile with `count` vectors; the arguments are LLVM values."""
+    _allow_features(builder.function, path)
     emit = Emit(builder)
     x_stride, n_blocks, out_stride = (emit.value(number) for number in (x_stride, n_blocks, out_stride))
     kind = _FloatTile if layout.is_float else _Int8Tile
@@ -193,6 +195,14 @@ def emit_tile_product(builder, layout, path, count, tile, x, x_stride, n_blocks,
     for group in range(lay.GROUPS):
         for vector in range(count):
             emit.store(sums[group][vector].get(), out, out_stride * (4 * vector) + 64 * group)
+
+
+def _allow_features(function, path):
+    """Let LLVM use in this function what the path needs and Numba's list leaves out."""
+    features = target_features(path)
+    if features:
+        # The set's own add() refuses what llvmlite does not know; what it has it writes down as it is.
+        set.add(function.attributes, f'"target-features"="{features}"')
 
 
 @intrinsic(prefer_literal=True)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from kernel_cases import (
     random_rows,
     run_product,
 )
+from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 from rwkv_np.kernels import dispatch
@@ -28,7 +30,7 @@ from rwkv_np.kernels.matmul import PackedMatrix, matmul, quantize
 from rwkv_np.kernels.pack import pack, place_alone
 from rwkv_np.kernels.pointers import address
 from rwkv_np.kernels.threads import check_team, default_threads
-from rwkv_np.kernels.tiles import COUNTS
+from rwkv_np.kernels.tiles import COUNTS, emit_tile_product
 
 PATHS = dispatch.available_paths()
 
@@ -162,6 +164,29 @@ def test_wkv_does_not_overflow_with_huge_keys_and_an_empty_state(rng):
     k = k * 1e4
     out = CASES["wkv"].run(r, k.astype(np.float32), v, w, u, state)
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("format", ["Q4_0", "Q8_0"])
+def test_a_kernel_tells_llvm_the_feature_that_it_does_not_list(format, monkeypatch):
+    monkeypatch.setattr(dispatch, "cpu_features", lambda: frozenset({"neon", "dotprod"}))
+    monkeypatch.setattr(dispatch, "numba_features", lambda: "+neon")
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    layout = lay.LAYOUTS[format]
+    module = ir.Module("tile")
+    module.triple = "aarch64-unknown-linux-gnu"
+    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(64)
+    kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, number, number, pointer, number])
+    function = ir.Function(module, kind, "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    emit_tile_product(builder, layout, "neon", 2, *function.args)
+    builder.ret_void()
+    # A processor that LLVM knows nothing about: without the feature it would end the process.
+    assert '"target-features"="+neon,+dotprod"' in str(module)
+    target = llvm.Target.from_triple(module.triple).create_target_machine(cpu="generic", opt=3)
+    assembly = target.emit_assembly(llvm.parse_assembly(str(module)))
+    # 2 groups of rows x 8 steps x 4 registers x 2 vectors.
+    assert assembly.count("\tsdot") == 128
 
 
 def test_the_oldest_x86_runs_the_generic_path_alone():

@@ -11,8 +11,9 @@ import click
 from rwkv_np import __version__
 from rwkv_np.cli import Command
 
-# What decides between the paths; a processor has a hundred others.
-_TELLING = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "dotprod")
+# What decides between the paths, or could one day; a processor has a hundred others.
+_X86 = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni")
+_AARCH64 = ("dotprod", "i8mm", "bf16")
 
 
 @click.command(cls=Command, name="info", context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,7 +41,7 @@ def _info() -> dict[str, Any]:
         "kernels": choice.path,
         "because": choice.reason,
         "could run": ", ".join(dispatch.available_paths()),
-        "features": ", ".join(name for name in _TELLING if name in features) or "none that matter",
+        "features": ", ".join(name for name in _X86 + _AARCH64 if name in features) or "none that matter",
         "threads": threads.default_threads(),
         "compiled code": str(cache.folder() or "nowhere: compiled anew in each process"),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",

@@ -1,0 +1,156 @@
+"""Run tests on an emulated aarch64 processor, for kernels that no x86 machine can run.
+
+    python tests/aarch64.py FOLDER                                     the tests of kernels and engine
+    python tests/aarch64.py FOLDER --cpu neoverse-n1 tests/test_kernels.py -k Q4_1
+    python tests/aarch64.py FOLDER -m rwkv_np info                     any module instead of pytest
+
+QEMU's user-mode emulation runs an aarch64 Python against this checkout. FOLDER takes all that it
+needs, about 500 MB: Debian's Python and its libraries, the wheels of setup.cfg's install_requires,
+and the kernels compiled so far. What is there already is left as it is; delete it to start afresh.
+
+Needs Linux, apt-get, pip and qemu-aarch64-static (Debian: qemu-user-static); no root, and nothing
+outside FOLDER is changed. LLVM is 10 to 30 times slower there, so this is no part of CI, and pytest
+does not collect it. torch is left out: the tests that need it skip themselves.
+
+A processor of CPUINFO is one that LLVM knows by name, as on a real machine. The others, such as
+`max`, show it QEMU's host instead, so that it finds neither a name nor a feature: there the kernel's
+word alone decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DEBIAN = ("python3", "libgomp1", "libstdc++6")
+TESTS = ["tests/test_kernels.py", "tests/test_engine.py", "tests/test_dispatch.py"]
+
+# What /proc/cpuinfo says of one processor: its name is (implementer, part), its features the kernel's.
+_V8 = "fp asimd evtstrm aes pmull sha1 sha2 crc32"
+CPUINFO = {
+    "cortex-a72": ("0x41", "0xd08", _V8),
+    "neoverse-n1": ("0x41", "0xd0c", f"{_V8} atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"),
+}
+
+
+def main() -> int:
+    """Set FOLDER up where need be, and run."""
+    options, rest = _arguments()
+    folder = options.folder.resolve()
+    root, site = folder / "root", folder / "site"
+    if not (root / "usr/bin/python3").exists():
+        unpack_debian(folder / "apt", root)
+    if not (site / "numba").exists():
+        install_wheels(site, python_version(root))
+    link_package(folder / "package")
+    python = make_machine(folder / options.cpu, root, options.cpu)
+    run = ["-m", "pytest", "-p", "no:cacheprovider", *(rest or TESTS)]
+    if options.module:
+        run = ["-m", options.module, *rest]
+    return subprocess.run([python, *run], cwd=CHECKOUT, env=environment(folder), check=False).returncode
+
+
+def _arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0], allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="a folder for the aarch64 system")
+    parser.add_argument("--cpu", default="max", help="a processor of QEMU's list (`-cpu help`); default: max")
+    parser.add_argument("-m", dest="module", help="run this module instead of pytest")
+    return parser.parse_known_args()
+
+
+def unpack_debian(apt: Path, root: Path) -> None:
+    """Fetch DEBIAN and all that it depends on for arm64, by a package state of its own, and unpack it."""
+    for part in ("state/lists/partial", "cache/archives/partial"):
+        (apt / part).mkdir(parents=True, exist_ok=True)
+    (apt / "state/status").touch()
+    settings = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Sandbox::User": "",
+        "Dir::State": apt / "state",
+        "Dir::State::status": apt / "state/status",
+        "Dir::Cache": apt / "cache",
+    }
+    get = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in settings.items())]
+    subprocess.run([*get, "update"], check=True)
+    subprocess.run([*get, "install", "-y", "--download-only", "--no-install-recommends", *DEBIAN], check=True)
+    for package in sorted((apt / "cache/archives").glob("*.deb")):
+        subprocess.run(["dpkg-deb", "-x", package, root], check=True)
+
+
+def python_version(root: Path) -> str:
+    """Such as "3.11": what `python3` is a link to."""
+    return (root / "usr/bin/python3").readlink().name.removeprefix("python")
+
+
+def install_wheels(site: Path, version: str) -> None:
+    """Unpack aarch64 wheels of what the package and its tests need."""
+    setup = configparser.ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg")
+    needs = [*setup["options"]["install_requires"].split("\n"), "pytest>=8", "hypothesis>=6.100", "psutil>=5.9"]
+    platforms = ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 37))]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(site), "--only-binary=:all:"]
+    command += ["--python-version", version, "--implementation", "cp"]
+    command += [argument for platform in platforms for argument in ("--platform", platform)]
+    subprocess.run([*command, *filter(None, map(str.strip, needs))], check=True)
+
+
+def link_package(folder: Path) -> None:
+    """rwkv_np as it installs: the checkout's folder, with kernels/ inside."""
+    package = folder / "rwkv_np"
+    package.mkdir(parents=True, exist_ok=True)
+    for old in package.iterdir():
+        old.unlink()
+    for source in [*(CHECKOUT / "rwkv_np").iterdir(), CHECKOUT / "kernels"]:
+        if source.name != "__pycache__":
+            (package / source.name).symlink_to(source)
+
+
+def make_machine(folder: Path, root: Path, cpu: str) -> Path:
+    """A folder that QEMU takes for the root folder of a machine with this processor; its Python.
+
+    QEMU looks there for every file first, /proc/cpuinfo too. Python is a script, since tests start
+    `sys.executable`, and the host's kernel cannot run an aarch64 program.
+    """
+    (folder / "proc").mkdir(parents=True, exist_ok=True)
+    for part in root.iterdir():
+        if not (folder / part.name).exists():
+            (folder / part.name).symlink_to(part)
+    if cpu in CPUINFO:
+        (folder / "proc/cpuinfo").write_text(cpuinfo(*CPUINFO[cpu]))
+    python, program = folder / "python", root / f"usr/bin/python{python_version(root)}"
+    python.write_text(f'#!/bin/sh\nexec qemu-aarch64-static -cpu {cpu} -L "{folder}" -0 "$0" "{program}" "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+def cpuinfo(implementer: str, part: str, features: str) -> str:
+    """The text of /proc/cpuinfo for a machine with one such processor."""
+    return (
+        f"processor\t: 0\nFeatures\t: {features}\nCPU implementer\t: {implementer}\n"
+        f"CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\nCPU revision\t: 1\n"
+    )
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of the emulated Python; what the host says about its own processor is left out."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "PYTHON"))}
+    env |= {
+        "PYTHONHOME": str(folder / "root/usr"),
+        "PYTHONPATH": os.pathsep.join([str(folder / "package"), str(folder / "site")]),
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONSAFEPATH": "1",  # the checkout's rwkv_np has no kernels/
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "RWKV_NP_CACHE": str(folder / "cache"),
+    }
+    env.setdefault("NUMBA_NUM_THREADS", "2")
+    return env
+
+
+if __name__ == "__main__":
+    sys.exit(main())
