@@ -59,6 +59,39 @@ def test_a_damaged_state_is_refused(model, tmp_path):
         rwkv_np.load_state(tmp_path / "s", model.config)
 
 
+@pytest.mark.parametrize("change", [np.float64, np.uint8, lambda x: x[:-1], lambda x: np.repeat(x, 2)[::2]])
+def test_numbers_that_a_kernel_would_misread_are_refused(model, change):
+    state = model.initial_state()
+    state.data[:] = 0
+    state.data = state.data.astype(change) if isinstance(change, type) else change(state.data)
+    for read in (model.forward, model.advance):
+        with pytest.raises(InputError, match="the state "):
+            read(1, state)
+    with pytest.raises(InputError, match="the state "):
+        model.new_pool(1).take(state)
+
+
+@pytest.mark.parametrize("kind", ["<f8", "u1", "i1", "?", ">f4", "<f2"])
+def test_a_saved_state_of_other_numbers_is_refused(model, tmp_path, kind):
+    parts = {name: np.ones(part.shape, kind) for name, part in model.initial_state().parts.items()}
+    np.savez(tmp_path / "s.npz", architecture=np.array("v4"), **parts)
+    if kind == ">f4":  # the same numbers in another order of bytes can be read
+        assert (rwkv_np.load_state(tmp_path / "s.npz", model.config).wkv == 1).all()
+        return
+    with pytest.raises(StateFileError, match="expected float32"):
+        rwkv_np.load_state(tmp_path / "s.npz", model.config)
+
+
+def test_a_state_of_an_earlier_program_can_be_read(model, tmp_path):
+    """Two arrays and a name: what State.save wrote before states were one array."""
+    _, state = model.forward([1, 2, 3])
+    np.savez(
+        tmp_path / "s.npz", architecture=np.array("v4"), shift=np.ascontiguousarray(state.shift),
+        wkv=np.ascontiguousarray(state.wkv),
+    )  # fmt: skip
+    np.testing.assert_array_equal(rwkv_np.load_state(tmp_path / "s.npz", model.config).data, state.data)
+
+
 def test_saving_does_not_replace_a_file_unasked(model, tmp_path):
     (tmp_path / "s").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):

@@ -139,8 +139,11 @@ class State:
 
     def check(self, layout: StateLayout) -> None:
         """Raise InputError unless this is a state of a model of that shape, as kernels take it."""
-        if self.layout is layout:
+        if self.data.dtype != np.float32 or not self.data.flags.c_contiguous:
+            raise InputError(f"the state holds {self.data.dtype} values; expected float32, one behind the other")
+        if self.layout is layout and self.data.shape == (layout.size,):
             return
+        _check("size", self.data.shape, (self.layout.size,), layout)
         _check("architecture", self.architecture, layout.architecture, layout)
         for name, place in layout.places.items():
             _check(name, self.layout.places[name].shape, place.shape, layout)
