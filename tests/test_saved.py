@@ -57,7 +57,7 @@ def test_a_loaded_conversation_goes_on_with_the_very_same_tokens(chat, model, tm
     assert [turn.message for turn in loaded.turns] == ["one", "二", "three"]
     assert [turn.text for turn in loaded.turns] == [turn.text for turn in chat.turns]
     assert loaded.params == chat.params and loaded.template == chat.template and loaded.opening == chat.opening
-    for act in (lambda c: list(c.go_on()), lambda c: list(c.answer_again()), lambda c: say(c, "next"),
+    for act in (lambda c: list(c.continue_answer()), lambda c: list(c.answer_again()), lambda c: say(c, "next"),
                 lambda c: c.undo(3) and say(c, "other"), lambda c: c.switch("side") or say(c, "five"),
                 lambda c: c.switch("anew") or say(c, "six"),
                 lambda c: c.reset() or say(c, "anew")):  # fmt: skip

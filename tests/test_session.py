@@ -82,11 +82,11 @@ def test_each_old_command_does_what_rwkv_cpps_does(do):
     assert do(at, "+++").out == " B\n" and chat.aside.text == " A B"
     assert do(at, "++").out == "A\n" and chat.aside.text == " A"
     do(at, "+QA why?")
-    assert bytes(chat.aside.asked.state) == b"Open.\n\nBob: why?\n\nAlice:"
+    assert bytes(chat.aside.after_prompt.state) == b"Open.\n\nBob: why?\n\nAlice:"
     do(at, "+qq why?")
-    assert bytes(chat.aside.asked.state) == b"Q: why?\n\nA:"
+    assert bytes(chat.aside.after_prompt.state) == b"Q: why?\n\nA:"
     do(at, "+i Do it.")
-    assert b"# Instruction:\nDo it.\n\n# Response:\n" in bytes(chat.aside.asked.state)
+    assert b"# Instruction:\nDo it.\n\n# Response:\n" in bytes(chat.aside.after_prompt.state)
     do(at, "+reset")
     assert text_read(chat) == "Open."
 
@@ -226,7 +226,7 @@ def test_a_system_text_begins_anew_and_is_shown(do):
 def test_an_opening_that_was_not_read_to_its_end_changes_nothing(do, monkeypatch):
     at = session(opening="Old.")
     do(at, "one")
-    at.conversation.model.forward = None
+    at.conversation.model.advance = None
     with pytest.raises(TypeError):
         at.handle("/system New.")
     assert text_read(at.conversation).startswith("Old.\n\nBob: one") and at.conversation.opening == "Old."

@@ -47,8 +47,8 @@ def answer_aside_again(session: Session, _: str) -> None:
     session.show(c.answer_again(c.aside, **session.changes), c.aside.message)
 
 
-def go_on(session: Session, _: str) -> None:
-    on = session.conversation.go_on(session.screen.reading, **session.changes)
+def continue_answer(session: Session, _: str) -> None:
+    on = session.conversation.continue_answer(session.screen.reading, **session.changes)
     session.show(on, _message(session), goes_on=True)
 
 

@@ -48,7 +48,7 @@ def _help(session: Session, name: str) -> None:
 
 COMMANDS = (
     Command("regen", actions.answer_again, old="+"),
-    Command("continue", actions.go_on, old="+++"),
+    Command("continue", actions.continue_answer, old="+++"),
     Command("undo", actions.undo, "[N]"),
     Command("edit", actions.edit, "[TEXT]"),
     Command("reset", actions.reset, old="+reset"),

@@ -60,19 +60,19 @@ class Conversation:
     # --- where the conversation stands
 
     @property
-    def here(self) -> Branch:
+    def current_branch(self) -> Branch:
         """The branch at hand."""
         return self.branches[self.branch]
 
     @property
     def turns(self) -> list[Turn]:
         """What was said in the branch at hand."""
-        return self.here.turns
+        return self.current_branch.turns
 
     @property
     def opening(self) -> str:
         """The text that the branch at hand began with."""
-        return self.here.opening
+        return self.current_branch.opening
 
     @property
     def last(self) -> Turn | None:
@@ -85,14 +85,14 @@ class Conversation:
 
     def begin(self, progress: Progress | None = None, branch: Branch | None = None) -> State:
         """Read the opening (of the branch at hand), or remember it; returns the state after it."""
-        branch = branch or self.here
+        branch = branch or self.current_branch
         if branch.start is None:
             branch.start = self._read_opening(branch.opening, progress)
         return branch.start
 
     def position(self, progress: Progress | None = None, branch: Branch | None = None) -> Position:
         """Where the model stands after the last turn (of the branch at hand): with logits if there is one."""
-        branch = branch or self.here
+        branch = branch or self.current_branch
         return self._position_after(branch, branch.turns, progress)
 
     def reset(self, opening: str | None = None, progress: Progress | None = None) -> None:
@@ -115,7 +115,7 @@ class Conversation:
         """Go on under another name; the branch at hand stays as it is."""
         if name in self.branches:
             raise InputError(f"there is a branch {name!r} already; choose another name, or /switch {name}")
-        self.branches[name] = self.here.fork()
+        self.branches[name] = self.current_branch.fork()
         self.switch(name)
 
     def switch(self, name: str) -> None:
@@ -154,15 +154,15 @@ class Conversation:
         turn = turn or self._require_turn()
         again = Turn(turn.message, turn.prompt, turn.stop)
         put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
-        if turn.asked:
-            return self._answer(again, turn.asked, put, changes)
+        if turn.after_prompt:
+            return self._answer(again, turn.after_prompt, put, changes)
         state = self._state_after(self.turns[:-1], progress)  # an aside always has its position
         return self._answer(again, Position(None, state), put, changes, progress)
 
-    def go_on(self, progress: Progress | None = None, **changes: Any) -> Completion:
+    def continue_answer(self, progress: Progress | None = None, **changes: Any) -> Completion:
         """Let the last answer go on, be it broken off or at what it took for its end."""
         turn = self.last or self._require_turn()
-        start = turn.ended or self.position(progress)
+        start = turn.after_answer or self.position(progress)
         put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
         return self._answer(Turn(turn.message, turn.prompt, turn.stop), start, put, changes, earlier=turn)
 
@@ -223,7 +223,7 @@ class Conversation:
         return params
 
     def _putter(self, base: list[Turn]) -> Callable[[Turn], None]:
-        branch = self.here
+        branch = self.current_branch
 
         def put(turn: Turn) -> None:
             turns = branch.turns = [*base, turn]
@@ -258,16 +258,16 @@ class Conversation:
     def _position_after(self, branch: Branch, turns: list[Turn], progress: Progress | None) -> Position:
         """Where it stands after the branch's first turns: kept, or made again from the last one that is."""
         first = 0 if self.template.is_dialogue else len(turns) - 1
-        known = max((n for n in range(first, len(turns)) if turns[n].ended), default=first - 1)
-        position = turns[known].ended if known >= first else None
+        known = max((n for n in range(first, len(turns)) if turns[n].after_answer), default=first - 1)
+        position = turns[known].after_answer if known >= first else None
         position = position or Position(None, self.begin(progress, branch))
         for turn in turns[known + 1 :]:
             ids = (*turn.prompt, *turn.tokens)
-            turn.ended = position = Position(*prefill(self.model, ids, position.state, progress=progress))
+            turn.after_answer = position = Position(*prefill(self.model, ids, position.state, progress=progress))
         return position
 
     def _state_after(self, turns: list[Turn], progress: Progress | None) -> State:
         """The state that the next message is read in; a single round always begins anew."""
         if self.template.is_dialogue and turns:
-            return self._position_after(self.here, turns, progress).state
+            return self._position_after(self.current_branch, turns, progress).state
         return self.begin(progress)

@@ -131,7 +131,7 @@ def _restore(path: PathLike, said: dict[str, Any], members: Any, like: Conversat
         start = _read_position(path, members, f"{i}.start", like).state
         branch = Branch(str(fields["opening"]), start, [_turn(turn) for turn in fields["turns"]])
         if branch.turns:
-            branch.turns[-1].ended = _read_position(path, members, f"{i}.end", like)
+            branch.turns[-1].after_answer = _read_position(path, members, f"{i}.end", like)
         restored.branches[name] = branch
     restored.n_asked = int(said["n_asked"])
     restored.switch(said["branch"])
