@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rwkv_np.chat.opening import Opening
 from rwkv_np.chat.saved import load_conversation, save_conversation
+from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import describe_settings, parse_setting
 from rwkv_np.chat.templates import FREE, TEMPLATES, Template
 from rwkv_np.errors import InputError
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.text import decode_utf8
-
-if TYPE_CHECKING:
-    from rwkv_np.chat.session import Session
 
 
 class Leave(Exception):

@@ -9,13 +9,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rwkv_np.chat import actions
+from rwkv_np.chat.session import Session
 from rwkv_np.errors import InputError
-
-if TYPE_CHECKING:
-    from rwkv_np.chat.session import Session
 
 
 @dataclass(frozen=True)
