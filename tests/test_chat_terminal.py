@@ -191,7 +191,7 @@ def test_a_file_of_another_model_or_a_damaged_one_changes_nothing(sit_down, rand
     chat = sit_down(english, *GREEDY)
     chat.say("Stay")
     refused = chat.say("/load other.chat").replace("\n", "")
-    assert refused.startswith("Error: other.chat: was held with random.bin, and the model here is english.bin")
+    assert refused.startswith("Error: other.chat: belongs to random.bin, and this model is english.bin")
     for name in ("short.chat", "flipped.chat"):
         assert chat.say(f"/load {name}").startswith(f"Error: {name}: is damaged")
     assert chat.say("/load none.chat") == "Error: none.chat: No such file or directory"

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scripted import END, PIECE, Liking, PieceTokenizer, conversation, say, splits, text_read
+from scripted import END, PIECE, Liking, PieceTokenizer, TokensRead, conversation, say, splits, text_read
 
-from rwkv_np.chat.conversation import KEPT, Conversation
+from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.templates import FREE, TEMPLATES, template_for
 from rwkv_np.errors import InputError
 from rwkv_np.sampling import SamplingParams
@@ -169,17 +169,62 @@ def test_forks_know_nothing_of_each_other():
             call(name)
 
 
-def test_states_that_were_let_go_of_are_made_again_from_the_tokens():
-    chat = conversation()
+TURN = TokensRead.n_bytes + 4000  # bytes of a state and its logits
+
+
+@pytest.fixture
+def budget(monkeypatch):
+    """Room for the states of so many turns, and of the last one's two ends."""
+    return lambda n: monkeypatch.setattr("rwkv_np.chat.conversation.STATE_BUDGET", (n + 1) * TURN)
+
+
+def test_states_that_were_let_go_of_are_made_again_from_the_tokens(budget):
+    budget(4)
+    chat = conversation([b" Hello", b"!", b"\n\n"])
     states = []
-    for i in range(KEPT + 5):
+    for i in range(9):
         say(chat, f"message {i}")
         states.append(chat.state())
-    assert chat.turns[0].after_answer is None and chat.turns[-KEPT].after_answer is not None
-    chat.undo(KEPT + 2)
+    assert [turn.after_answer is not None for turn in chat.turns] == [False] * 5 + [True] * 4
+    chat.undo(6)
     assert chat.state() == states[2]
     chat.undo()
     assert list(chat.answer_again()) and chat.state() == states[1]
+
+
+def test_the_states_of_all_branches_have_one_budget(budget):
+    budget(4)
+    chat = conversation([b" Hello", b"!", b"\n\n"])
+    say(chat, "zero")
+    for name in "abcdef":
+        chat.fork(name)
+        say(chat, name)
+        chat.switch("main")
+    kept = {name for name, branch in chat.branches.items() if branch.turns[-1].after_answer}
+    assert kept == {"e", "f"}  # each with both ends of its answer
+    chat.switch("a")
+    assert text_read(chat).endswith("Bob: a\n\nAlice: Hello!")
+
+
+def test_making_states_again_keeps_to_the_budget(budget):
+    chat = conversation()
+    for i in range(9):
+        say(chat, f"message {i}")
+    for turn in chat.turns:
+        turn.forget(also_end=True)
+    budget(2)
+    chat.state()
+    assert [turn.after_answer is not None for turn in chat.turns] == [False] * 6 + [True] * 3
+
+
+def test_the_last_turn_is_kept_however_large_it_is(monkeypatch):
+    monkeypatch.setattr("rwkv_np.chat.conversation.STATE_BUDGET", 1)
+    chat = conversation()
+    say(chat, "one")
+    say(chat, "two")
+    n_read = chat.model.n_read
+    assert list(chat.answer_again()) and chat.model.n_read - n_read == 3
+    assert chat.turns[0].after_answer is None and chat.turns[1].after_answer is not None
 
 
 def test_reset_goes_back_to_the_beginning_of_this_branch_alone():

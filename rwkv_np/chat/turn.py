@@ -17,15 +17,16 @@ from rwkv_np.tokenizers import Tokenizer
 class Turn:
     """A message and its answer.
 
-    message      what was said, as it was typed
-    prompt       the ids that were read for it
-    stop         the strings that end its answer
-    text         the answer, decoded from
-    tokens       the ids that were read as the answer
-    stop_reason  "stop", "stop_id", "length" or "interrupted"
+    message       what was said, as it was typed
+    prompt        the ids that were read for it
+    stop          the strings that end its answer
+    text          the answer, decoded from
+    tokens        the ids that were read as the answer
+    stop_reason   "stop", "stop_id", "length" or "interrupted"
     after_prompt  where the model stood before the answer, of the last turn
     after_answer  where it stood after it, as long as that is kept
-    pending      see `completion.Unfinished`
+    pending       see `completion.Unfinished`
+    made          tells which states were made later than others
     """
 
     message: str
@@ -37,6 +38,13 @@ class Turn:
     after_prompt: Position | None = None
     after_answer: Position | None = None
     pending: tuple[Step, ...] = ()
+    made: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that its states take in memory."""
+        kept = (self.after_prompt, self.after_answer, *(step.at for step in self.pending))
+        return sum(position.n_bytes for position in kept if position)
 
     @property
     def is_finished(self) -> bool:
