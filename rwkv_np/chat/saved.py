@@ -80,7 +80,8 @@ def _made(branch: Branch) -> int:
 
 def _chosen(positions: dict[str, Position]) -> dict[str, Position]:
     """The first of them, and of the others those that are still within the budget."""
-    chosen, n_bytes = {}, 0
+    chosen: dict[str, Position] = {}
+    n_bytes = 0
     for name, position in positions.items():
         if not chosen or n_bytes + position.n_bytes <= BUDGET:
             chosen[name] = position
