@@ -283,13 +283,27 @@ def test_a_text_goes_on_with_other_stop_strings():
 
 
 def test_what_was_written_without_stop_strings_stays_when_it_goes_on_with_some():
-    pieces = [b"\xf0\x9f", b"\xa6", b"\x99", b"\n\n"]
+    """There is no state to go back to inside it, not even where the stop begins in the token that ends a character."""
+    pieces = [b"x", b"\xf0\x9f", b"\xa6", b"\x99\n\n"]
     model, tokenizer = Script(range(PIECE, PIECE + len(pieces))), PieceTokenizer(pieces)
-    begun = Completion(model, tokenizer, PROMPT, SamplingParams(max_tokens=2, **GREEDY))
+    begun = Completion(model, tokenizer, PROMPT, SamplingParams(max_tokens=3, **GREEDY))
     list(begun)
-    rest = Unfinished(tuple(begun.tokens), tuple(Step(step.token, None) for step in begun.pending))
+    assert begun.pending == (Step(PIECE + 1, None), Step(PIECE + 2, None))
     params = SamplingParams(max_tokens=3, **GREEDY, stop=("\n",))
+    rest = Unfinished(tuple(begun.tokens), begun.pending)
     ended = Completion(model, tokenizer, (), params, begun.position, unfinished=rest)
     list(ended)
-    assert ended.stop_reason == "stop" and ended.state == (*PROMPT, PIECE, PIECE + 1, PIECE + 2)
-    assert tokenizer.decode([*begun.tokens[: -len(begun.pending)], *ended.tokens]) == "🦙"
+    assert ended.stop_reason == "stop" and ended.state == (*PROMPT, PIECE, *ended.tokens)
+    assert ended.tokens[:2] == [PIECE + 1, PIECE + 2] and ord("\n") not in ended.tokens
+
+
+def test_a_character_broken_off_is_whole_when_the_text_goes_on():
+    pieces = [b"x", b"\xf0\x9f", b"\xa6\x99", b"y"]
+    model, tokenizer = Script(range(PIECE, PIECE + len(pieces))), PieceTokenizer(pieces)
+    begun = Completion(model, tokenizer, PROMPT, SamplingParams(max_tokens=2, **GREEDY))
+    assert "".join(begun) == "x\N{REPLACEMENT CHARACTER}"
+    rest = Unfinished(tuple(begun.tokens), begun.pending)
+    ended = Completion(
+        model, tokenizer, (), SamplingParams(max_tokens=2, **GREEDY), begun.position, unfinished=rest
+    )
+    assert "".join(ended) == "🦙y"
