@@ -1,6 +1,6 @@
 """A model that says what the test tells it to, and a tokenizer for it.
 
-A state is the tuple of all tokens read, so that "the state of a conversation in which that was
+A state is the list of all tokens read, so that "the state of a conversation in which that was
 never said" can be compared. Answers begin after a colon: a test's answers hold none as a byte,
 only inside pieces.
 """
@@ -38,30 +38,82 @@ class PieceTokenizer:
     encode_prompt = encode
 
 
-class Echo:
-    """Answers every prompt that ends in a colon (and a line break) with the same tokens.
+class TokensRead:
+    """The state of a scripted model: all tokens that it has read, which compares as a tuple of them.
+
+    n_bytes   what it says that it takes in memory
+    n_copies  how many copies were made of any
+    """
+
+    n_bytes = 1_000_000
+    n_copies = 0
+
+    def __init__(self, tokens=()):
+        self.tokens = list(tokens)
+
+    def copy(self):
+        TokensRead.n_copies += 1
+        return TokensRead(self.tokens)
+
+    def __eq__(self, other):
+        return tuple(self) == tuple(other)
+
+    def __getitem__(self, i):
+        return tuple(self.tokens)[i]
+
+    def __len__(self):
+        return len(self.tokens)
+
+
+class ScriptedModel:
+    """Reads as a model does; what it makes of all the tokens read, `logits` tells.
 
     n_read  how many tokens it was given
     """
 
-    def __init__(self, script):
-        self.script = list(script)
-        self.n_read = 0
+    n_read = 0
 
     def initial_state(self):
-        return ()
+        return TokensRead()
 
     def forward(self, tokens, state=None):
+        after = TokensRead(state or ())
+        return self.advance(tokens, after), after
+
+    def advance(self, tokens, state):
         new = np.atleast_1d(tokens).tolist()
         self.n_read += len(new)
-        after = (*(state or ()), *new)
+        state.tokens += new
+        return self.logits(state.tokens)
+
+    def logits(self, tokens):
+        raise NotImplementedError
+
+
+class Liking(ScriptedModel):
+    """Has the same logits whatever it has read."""
+
+    def __init__(self, logits):
+        self.liked = np.asarray(logits, np.float32)
+
+    def logits(self, tokens):
+        return self.liked
+
+
+class Echo(ScriptedModel):
+    """Answers every prompt that ends in a colon (and a line break) with the same tokens."""
+
+    def __init__(self, script):
+        self.script = list(script)
+
+    def logits(self, after):
         begin = max((i for i, token in enumerate(after) if token == ord(":")), default=-1) + 1
-        said = len(after) - begin - (after[begin : begin + 1] == (ord("\n"),))
+        said = len(after) - begin - (after[begin : begin + 1] == [ord("\n")])
         logits = np.zeros(1000, np.float32)
         logits[END] = 50
         if said < len(self.script):
             logits[self.script[said]] = 99
-        return logits, after
+        return logits
 
 
 def conversation(pieces=(b" Hello", b"!", b"\n", b"\n"), template="raven", *, opening="", **settings):

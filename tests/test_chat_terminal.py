@@ -190,7 +190,7 @@ def test_a_file_of_another_model_or_a_damaged_one_changes_nothing(sit_down, rand
     (tmp_path / "flipped.chat").write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
     chat = sit_down(english, *GREEDY)
     chat.say("Stay")
-    refused = "Error: other.chat: was held with random.bin, and the model here is english.bin"
+    refused = "Error: other.chat: belongs to random.bin, and this model is english.bin"
     assert holds(chat.say("/load other.chat"), refused)
     for name in ("short.chat", "flipped.chat"):
         assert chat.say(f"/load {name}").startswith(f"Error: {name}: is damaged")

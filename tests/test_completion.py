@@ -4,41 +4,43 @@ The model is scripted: it says the tokens it is told to, and its state is the li
 has read, so that "the state of a conversation in which the stop never came" can be compared.
 """
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import GREEDY, PieceTokenizer, splits
+from scripted import GREEDY, PIECE, PieceTokenizer, ScriptedModel, TokensRead, splits
 
 import rwkv_np
-from rwkv_np.completion import Completion
+from rwkv_np.completion import Completion, Unfinished
 from rwkv_np.errors import InputError
+from rwkv_np.generation import Step
+from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.registry import ARCHITECTURES
+from rwkv_np.models.state import State, StateLayout
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import load_tokenizer
 
 PROMPT = (300, 301)
 
 
-class ScriptedModel:
-    """Says `script` after the prompt; a state is the tuple of all tokens read."""
+class Script(ScriptedModel):
+    """Says `script` after the prompt."""
 
     def __init__(self, script):
         self.script = list(script)
 
-    def initial_state(self):
-        return ()
-
-    def forward(self, tokens, state=()):
-        after = (*state, *np.atleast_1d(tokens).tolist())
+    def logits(self, tokens):
         logits = np.zeros(1000, np.float32)
-        said = len(after) - len(PROMPT)
+        said = len(tokens) - len(PROMPT)
         if 0 <= said < len(self.script):
             logits[self.script[said]] = 99
-        return logits, after
+        return logits
 
 
 def complete(pieces, **settings):
-    model = ScriptedModel(range(400, 400 + len(pieces)))
+    model = Script(range(400, 400 + len(pieces)))
     params = SamplingParams(max_tokens=len(pieces), **GREEDY, **settings)
     completion = Completion(model, PieceTokenizer(pieces), PROMPT, params)
     return completion, list(completion)
@@ -119,7 +121,7 @@ def test_a_character_that_never_ends_is_shown_as_replaced_not_dropped():
 
 
 def test_a_stop_id_ends_the_answer_unread():
-    model = ScriptedModel([72, 105, 0, 72])
+    model = Script([72, 105, 0, 72])
     params = SamplingParams(**GREEDY, max_tokens=9, stop_ids=(0,))
     completion = Completion(model, PieceTokenizer([]), PROMPT, params)
     assert "".join(completion) == "Hi" and completion.stop_reason == "stop_id"
@@ -132,7 +134,7 @@ def test_the_longest_answer_is_read_to_its_last_token():
 
 
 def test_an_interrupted_answer_keeps_what_was_shown():
-    model = ScriptedModel([72, 105, 10, 33, 33, 33])
+    model = Script([72, 105, 10, 33, 33, 33])
     completion = Completion(model, PieceTokenizer([]), PROMPT, SamplingParams(**GREEDY, stop=("\n\n",)))
     assert next(completion) == "H"
     assert next(completion) == "i"
@@ -172,3 +174,136 @@ def test_long_prompts_read_in_chunks_give_what_they_give_at_once(tiny_model):
     list(completion)
     np.testing.assert_allclose(completion.state.wkv, model.forward([ord("y")] * 300)[1].wkv, atol=1e-4)
     assert seen == [(128, 300), (256, 300), (300, 300)]
+
+
+# --- what is copied and kept
+
+WORDS = [b" a", b" walrus", b",", " 你好".encode()]
+TWO = 2  # copies of an answer's own: of the state it begins with, and of that after the prompt
+
+
+def n_copies(pieces, **settings):
+    before = TokensRead.n_copies
+    complete(pieces, **settings)
+    return TokensRead.n_copies - before
+
+
+def test_no_state_is_copied_for_a_token_in_which_no_stop_string_can_begin():
+    stop = ("\n\nBob:",)
+    assert n_copies(WORDS * 50, stop=stop) == TWO
+    assert n_copies([*WORDS, b"\n", b"B", b".\n", *WORDS], stop=stop) == TWO + 2  # the two line breaks
+    assert n_copies([*WORDS, b".\n\nBob: x"], stop=stop) == TWO  # the model goes no further
+    llama = "🦙".encode()
+    assert n_copies([*WORDS, llama[:3], llama[3:], *WORDS], stop=stop) == TWO + 1
+    assert n_copies([*WORDS, llama[:3], llama[3:], b"\n", *WORDS]) == TWO  # where there are no stop strings
+
+
+class Large(ScriptedModel):
+    """Says "ab" over and over; its state has 13 MB, as the smallest of v7's, and counts tokens in its first number."""
+
+    layout = StateLayout(
+        ModelConfig(
+            n_layer=160, n_embd=4096, dim_ffn=4096, vocab_size=1000, record=ARCHITECTURES["v4"], file_version=101,
+            data_type="FP32", data_types=("FP32",),
+        )
+    )  # fmt: skip
+
+    def initial_state(self):
+        return State(self.layout)
+
+    def advance(self, tokens, state):
+        state.data[0] += np.size(tokens)
+        logits = np.zeros(1000, np.float32)
+        logits[PIECE + int(state.data[0]) % 2] = 99
+        return logits
+
+
+def test_an_answer_takes_memory_for_its_two_ends_and_no_more():
+    model = Large()
+    params = SamplingParams(**GREEDY, max_tokens=100, stop=("\n\n",))
+    start = model.initial_state()
+    tracemalloc.start()
+    try:
+        completion = Completion(model, PieceTokenizer([b"a", b"b"]), PROMPT, params, start)
+        assert "".join(completion) == "ab" * 50
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2.1 * start.n_bytes
+    assert (start.data[0], completion.after_prompt.state.data[0], completion.state.data[0]) == (0, 2, 102)
+
+
+def test_the_state_that_was_given_and_those_that_are_kept_do_not_change(tiny_model):
+    model, tokenizer = rwkv_np.load(tiny_model), load_tokenizer("bytes")
+    _, start = model.forward([1, 2])
+    before = start.data.copy()
+    params = SamplingParams(seed=3, max_tokens=30, stop_ids=(), stop=("\n\n",))
+    completion = rwkv_np.generate(model, tokenizer, "Hello", params, start)
+    kept = next(completion._steps)
+    np.testing.assert_array_equal(start.data, before)
+    np.testing.assert_array_equal(kept.at.state.data, model.forward(list(b"Hello"), start)[1].data)
+    list(completion)
+    np.testing.assert_array_equal(start.data, before)
+    np.testing.assert_array_equal(kept.at.state.data, model.forward(list(b"Hello"), start)[1].data)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_tokens_are_let_go_of_after_a_character_of_several(size):
+    data = "🦙".encode()
+    pieces = [b"Yes ", *(data[i : i + size] for i in range(0, 4, size)), *[b" word"] * 300, b"\n", b"\nBob"]
+    model = Script(range(PIECE, PIECE + len(pieces)))
+    params = SamplingParams(max_tokens=len(pieces), **GREEDY, stop=("\n\n",))
+    completion = Completion(model, PieceTokenizer(pieces), PROMPT, params)
+    kept = []
+    for _ in completion:
+        kept.append(len(completion._pending))
+    assert max(kept) <= 1 and completion.stop_reason == "stop"
+    assert completion.text == "Yes 🦙" + " word" * 300
+    assert completion.tokens == list(range(PIECE, PIECE + len(pieces) - 2))
+
+
+def test_a_stop_may_begin_in_the_token_that_ends_a_character():
+    data = "Ja 🦙\n\nBob".encode()
+    for pieces in splits(data[3:]):
+        completion, _ = complete([data[:3], *pieces], stop=("\n\n",))
+        assert completion.text == "Ja 🦙" and read_by(completion) == "Ja 🦙".encode()
+        assert completion.state == (*PROMPT, *completion.tokens)
+
+
+def test_a_text_goes_on_with_other_stop_strings():
+    pieces = [b"x", b"\n", b"Bo", b"b:", b"y"]
+    model, tokenizer = Script(range(PIECE, PIECE + len(pieces))), PieceTokenizer(pieces)
+    begun = Completion(model, tokenizer, PROMPT, SamplingParams(max_tokens=3, **GREEDY, stop=("\nBob:",)))
+    assert "".join(begun) == "x\nBo" and [step.token for step in begun.pending] == [PIECE + 1, PIECE + 2]
+    rest = Unfinished(tuple(begun.tokens), begun.pending)
+    other = SamplingParams(max_tokens=3, **GREEDY, stop=("ob",))
+    ended = Completion(model, tokenizer, (), other, begun.position, unfinished=rest)
+    list(ended)
+    assert ended.text == "\nB" and ended.state == (*PROMPT, PIECE, PIECE + 1, ord("B"))
+
+
+def test_what_was_written_without_stop_strings_stays_when_it_goes_on_with_some():
+    """There is no state to go back to inside it, not even where the stop begins in the token that ends a character."""
+    pieces = [b"x", b"\xf0\x9f", b"\xa6", b"\x99\n\n"]
+    model, tokenizer = Script(range(PIECE, PIECE + len(pieces))), PieceTokenizer(pieces)
+    begun = Completion(model, tokenizer, PROMPT, SamplingParams(max_tokens=3, **GREEDY))
+    list(begun)
+    assert begun.pending == (Step(PIECE + 1, None), Step(PIECE + 2, None))
+    params = SamplingParams(max_tokens=3, **GREEDY, stop=("\n",))
+    rest = Unfinished(tuple(begun.tokens), begun.pending)
+    ended = Completion(model, tokenizer, (), params, begun.position, unfinished=rest)
+    list(ended)
+    assert ended.stop_reason == "stop" and ended.state == (*PROMPT, PIECE, *ended.tokens)
+    assert ended.tokens[:2] == [PIECE + 1, PIECE + 2] and ord("\n") not in ended.tokens
+
+
+def test_a_character_broken_off_is_whole_when_the_text_goes_on():
+    pieces = [b"x", b"\xf0\x9f", b"\xa6\x99", b"y"]
+    model, tokenizer = Script(range(PIECE, PIECE + len(pieces))), PieceTokenizer(pieces)
+    begun = Completion(model, tokenizer, PROMPT, SamplingParams(max_tokens=2, **GREEDY))
+    assert "".join(begun) == "x\N{REPLACEMENT CHARACTER}"
+    rest = Unfinished(tuple(begun.tokens), begun.pending)
+    ended = Completion(
+        model, tokenizer, (), SamplingParams(max_tokens=2, **GREEDY), begun.position, unfinished=rest
+    )
+    assert "".join(ended) == "🦙y"

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scripted import END, PIECE, Echo, PieceTokenizer, conversation, say, splits, text_read
+from scripted import END, PIECE, Liking, PieceTokenizer, TokensRead, conversation, say, splits, text_read
 
-from rwkv_np.chat.conversation import KEPT, Conversation
+from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.templates import FREE, TEMPLATES, template_for
 from rwkv_np.errors import InputError
 from rwkv_np.sampling import SamplingParams
@@ -38,7 +38,7 @@ def test_no_stop_of_a_template_is_shown_or_remembered_at_any_split_over_tokens(n
             chat = conversation([piece for piece in (data[:-11], *pieces) if piece], name)
             assert say(chat) == " é."
             assert (chat.turns[-1].text, chat.turns[-1].stop_reason) == (" é.", "stop")
-            assert chat.tokenizer.decode(chat.turns[-1].ended.state).endswith(f"{chat.template.bot}: é.")
+            assert chat.tokenizer.decode(chat.turns[-1].after_answer.state).endswith(f"{chat.template.bot}: é.")
 
 
 def test_an_answer_never_runs_into_another_turn():
@@ -60,10 +60,10 @@ def test_an_answer_does_not_begin_by_ending(template):
     chat = conversation([b" A"], template, max_tokens=1)
     liked = np.zeros(1000, np.float32)
     liked[[ord("\n"), END, PIECE]] = 3, 2, 1
-    chat.model.forward = lambda tokens, state=None: (liked, (*(state or ()), *np.atleast_1d(tokens).tolist()))
+    chat.model = Liking(liked)
     assert say(chat) == " A"
     chat.turns[-1].stop_reason = "stop"
-    assert "".join(chat.go_on()) == " A"  # nor does what goes on after an end
+    assert "".join(chat.continue_answer()) == " A"  # nor does what goes on after an end
     assert chat.turns[-1].text == " A A"
 
 
@@ -98,7 +98,7 @@ def test_an_answer_that_goes_on_is_the_answer_that_was_never_broken_off(first, s
     chat = conversation(LONG, max_tokens=first)
     say(chat)
     while not chat.turns[-1].is_finished:
-        list(chat.go_on(max_tokens=second))
+        list(chat.continue_answer(max_tokens=second))
     assert chat.turns[-1].text == " One\nBob t\nwo" and chat.state() == whole.state()
     assert len(chat.turns) == 1
 
@@ -111,10 +111,10 @@ def test_what_was_held_back_is_shown_when_the_limit_comes():
 def test_penalties_count_what_was_said_before_the_answer_went_on():
     chat = conversation(presence_penalty=0.0, frequency_penalty=10.0, max_tokens=2)
     logits = np.array([1, 2, 3] + [0] * 997, np.float32)
-    chat.model.forward = lambda tokens, state=None: (logits, (*(state or ()), *np.atleast_1d(tokens).tolist()))
+    chat.model = Liking(logits)
     chat.tokenizer.n_ids = 0
     list(chat.ask("x"))
-    list(chat.go_on(max_tokens=1, stop_ids=()))
+    list(chat.continue_answer(max_tokens=1, stop_ids=()))
     assert chat.turns[-1].tokens == (2, 1, 0)
 
 
@@ -169,17 +169,62 @@ def test_forks_know_nothing_of_each_other():
             call(name)
 
 
-def test_states_that_were_let_go_of_are_made_again_from_the_tokens():
-    chat = conversation()
+TURN = TokensRead.n_bytes + 4000  # bytes of a state and its logits
+
+
+@pytest.fixture
+def budget(monkeypatch):
+    """Room for the states of so many turns, and of the last one's two ends."""
+    return lambda n: monkeypatch.setattr("rwkv_np.chat.conversation.STATE_BUDGET", (n + 1) * TURN)
+
+
+def test_states_that_were_let_go_of_are_made_again_from_the_tokens(budget):
+    budget(4)
+    chat = conversation([b" Hello", b"!", b"\n\n"])
     states = []
-    for i in range(KEPT + 5):
+    for i in range(9):
         say(chat, f"message {i}")
         states.append(chat.state())
-    assert chat.turns[0].ended is None and chat.turns[-KEPT].ended is not None
-    chat.undo(KEPT + 2)
+    assert [turn.after_answer is not None for turn in chat.turns] == [False] * 5 + [True] * 4
+    chat.undo(6)
     assert chat.state() == states[2]
     chat.undo()
     assert list(chat.answer_again()) and chat.state() == states[1]
+
+
+def test_the_states_of_all_branches_have_one_budget(budget):
+    budget(4)
+    chat = conversation([b" Hello", b"!", b"\n\n"])
+    say(chat, "zero")
+    for name in "abcdef":
+        chat.fork(name)
+        say(chat, name)
+        chat.switch("main")
+    kept = {name for name, branch in chat.branches.items() if branch.turns[-1].after_answer}
+    assert kept == {"e", "f"}  # each with both ends of its answer
+    chat.switch("a")
+    assert text_read(chat).endswith("Bob: a\n\nAlice: Hello!")
+
+
+def test_making_states_again_keeps_to_the_budget(budget):
+    chat = conversation()
+    for i in range(9):
+        say(chat, f"message {i}")
+    for turn in chat.turns:
+        turn.forget(also_end=True)
+    budget(2)
+    chat.state()
+    assert [turn.after_answer is not None for turn in chat.turns] == [False] * 6 + [True] * 3
+
+
+def test_the_last_turn_is_kept_however_large_it_is(monkeypatch):
+    monkeypatch.setattr("rwkv_np.chat.conversation.STATE_BUDGET", 1)
+    chat = conversation()
+    say(chat, "one")
+    say(chat, "two")
+    n_read = chat.model.n_read
+    assert list(chat.answer_again()) and chat.model.n_read - n_read == 3
+    assert chat.turns[0].after_answer is None and chat.turns[1].after_answer is not None
 
 
 def test_reset_goes_back_to_the_beginning_of_this_branch_alone():
@@ -199,7 +244,7 @@ def test_another_opening_begins_anew():
     say(chat, "y")
     assert text_read(chat) == "New.\n\nBob: y\n\nAlice: Hello!"
     chat.switch("main")  # which began with the old one, whatever is undone or made again
-    chat.turns[-1].ended = None
+    chat.turns[-1].after_answer = None
     assert text_read(chat) == "Old.\n\nBob: x\n\nAlice: Hello!"
 
 
@@ -211,11 +256,11 @@ def test_an_aside_leaves_the_conversation_as_it_was():
     say(chat, "one")
     before = chat.state()
     assert "".join(chat.ask_aside("q", TEMPLATES["qa"])) == " Hello!"
-    assert bytes(chat.aside.asked.state) == b"Q: q\n\nA:"
+    assert bytes(chat.aside.after_prompt.state) == b"Q: q\n\nA:"
     list(chat.ask_aside("q", chat.template, after_opening=True))
-    assert bytes(chat.aside.asked.state) == b"Open.\n\nBob: q\n\nAlice:"
+    assert bytes(chat.aside.after_prompt.state) == b"Open.\n\nBob: q\n\nAlice:"
     list(chat.ask_aside("Once:", FREE))
-    assert bytes(chat.aside.asked.state) == b"\nOnce:"
+    assert bytes(chat.aside.after_prompt.state) == b"\nOnce:"
     assert chat.state() == before and len(chat.turns) == 1
 
 
@@ -223,10 +268,10 @@ def test_what_was_answered_last_goes_on_be_it_an_aside_or_a_turn():
     chat = conversation([b" A", b" B", b" C", b" D"], max_tokens=1)
     say(chat)
     list(chat.ask_aside("Once:"))
-    list(chat.go_on())
+    list(chat.continue_answer())
     assert chat.aside.text == " A B" and chat.turns[-1].text == " A"
     say(chat, "y")
-    list(chat.go_on())
+    list(chat.continue_answer())
     assert chat.aside.text == " A B" and chat.turns[-1].text == " A B"
     list(chat.answer_again(chat.aside, max_tokens=3))
     assert chat.aside.text == " A B C"
@@ -240,11 +285,11 @@ def test_single_rounds_begin_anew_each_time():
     chat = conversation([b" A", b"\n\n"], "qa")
     for message in ("one", "two"):
         say(chat, message)
-        assert bytes(chat.turns[-1].asked.state) == f"Q: {message}\n\nA:".encode()
+        assert bytes(chat.turns[-1].after_prompt.state) == f"Q: {message}\n\nA:".encode()
     for turn in chat.turns:
-        turn.ended = None  # as long ago
+        turn.after_answer = None  # as long ago
     assert text_read_at(chat.position()) == "Q: two\n\nA: A"
-    list(chat.go_on())
+    list(chat.continue_answer())
     assert chat.turns[-1].message == "two"
 
 
@@ -280,12 +325,12 @@ def test_an_interrupted_answer_counts_as_far_as_it_was_shown():
     answer.interrupt()
     assert list(answer) == []
     assert text_read(chat) == "Bob: count\n\nAlice: One"
-    assert "".join(chat.go_on()) == " two three"
+    assert "".join(chat.continue_answer()) == " two three"
 
 
 def test_nothing_can_be_repeated_before_something_was_said():
     chat = conversation()
-    for call in (chat.answer_again, chat.go_on, lambda: chat.edit("x")):
+    for call in (chat.answer_again, chat.continue_answer, lambda: chat.edit("x")):
         with pytest.raises(InputError, match="nothing has been said yet"):
             call()
 
@@ -293,8 +338,7 @@ def test_nothing_can_be_repeated_before_something_was_said():
 def test_a_seed_repeats_a_conversation_but_not_an_answer():
     def answers():
         params = SamplingParams(temperature=1, top_p=1, seed=1, max_tokens=20, stop_ids=())
-        chat = Conversation(Echo([]), PieceTokenizer(), TEMPLATES["raven"], params)
-        chat.model.forward = lambda tokens, state=(): (np.zeros(256, np.float32), (*state, *np.atleast_1d(tokens)))
+        chat = Conversation(Liking(np.zeros(256)), PieceTokenizer(), TEMPLATES["raven"], params)
         return [say(chat), say(chat), "".join(chat.answer_again())]
 
     first = answers()

@@ -1,5 +1,6 @@
 """What the package gives to whoever installs or imports it."""
 
+import ast
 import email
 import json
 import subprocess
@@ -24,6 +25,25 @@ def test_importing_the_package_imports_no_library_that_only_some_commands_need()
     libraries = ("torch", "numba", "tokenizers", "huggingface_hub")
     code = f"import sys, rwkv_np; print([name for name in {libraries} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_no_two_modules_of_the_chat_need_each_other():
+    """Not even for the names of types."""
+    needs = {path.stem: set(chat_imports(path)) for path in (ROOT / "rwkv_np" / "chat").glob("*.py")}
+    assert needs["line"] >= {"commands", "session"}
+    while free := [name for name, others in needs.items() if not others & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert needs == {}
+
+
+def chat_imports(path):
+    """The modules of the chat that a file of it imports anywhere."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "rwkv_np.chat":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rwkv_np.chat."):
+            yield node.module.split(".")[2]
 
 
 @pytest.fixture(scope="module")

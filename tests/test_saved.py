@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from conftest import random_parameters, write_model
 
 from rwkv_np.chat.conversation import Conversation
-from rwkv_np.chat.opening_cache import OpeningCache
+from rwkv_np.chat.opening_cache import SOURCES, OpeningCache, cache_key
 from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.errors import ConversationFileError, OutputError
@@ -57,7 +58,7 @@ def test_a_loaded_conversation_goes_on_with_the_very_same_tokens(chat, model, tm
     assert [turn.message for turn in loaded.turns] == ["one", "二", "three"]
     assert [turn.text for turn in loaded.turns] == [turn.text for turn in chat.turns]
     assert loaded.params == chat.params and loaded.template == chat.template and loaded.opening == chat.opening
-    for act in (lambda c: list(c.go_on()), lambda c: list(c.answer_again()), lambda c: say(c, "next"),
+    for act in (lambda c: list(c.continue_answer()), lambda c: list(c.answer_again()), lambda c: say(c, "next"),
                 lambda c: c.undo(3) and say(c, "other"), lambda c: c.switch("side") or say(c, "five"),
                 lambda c: c.switch("anew") or say(c, "six"),
                 lambda c: c.reset() or say(c, "anew")):  # fmt: skip
@@ -83,14 +84,97 @@ def test_a_state_after_an_opening_is_found_by_its_own_model_alone(model, tmp_pat
     assert OpeningCache(None, "one model", model.config).get([1, 2, 3]) is None
 
 
-def test_only_the_last_used_openings_are_kept(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("rwkv_np.chat.opening_cache.KEPT", 2)
+def test_openings_that_were_not_used_for_longest_make_room(model, tmp_path, monkeypatch):
+    _, state = model.forward([1])
+    state.save(tmp_path / "one")
+    size = (tmp_path / "one").stat().st_size
+    (tmp_path / "one").unlink()
+    monkeypatch.setattr("rwkv_np.chat.opening_cache.BUDGET", 2 * size)
     cache = OpeningCache(tmp_path, "k", model.config)
     for n in range(4):
         cache.put([n], model.forward([n])[1])
-        for old, file in enumerate(sorted(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)):
-            os.utime(file, (n * 10 + old, n * 10 + old))
-    assert cache.get([0]) is None and cache.get([3]) is not None and len(list(tmp_path.iterdir())) == 2
+        for i, path in enumerate(sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)):
+            os.utime(path, (n * 10 + i, n * 10 + i))
+        if n == 2:
+            assert cache.get([1]) is not None  # used: now 2 is the one to go
+    assert [n for n in range(4) if cache.get([n])] == [1, 3]
+
+
+def test_an_opening_larger_than_all_that_is_kept_is_not_and_throws_out_none(model, tmp_path, monkeypatch):
+    cache = OpeningCache(tmp_path, "k", model.config)
+    _, state = model.forward([1])
+    cache.put([1], state)
+    monkeypatch.setattr("rwkv_np.chat.opening_cache.BUDGET", state.n_bytes - 1)
+    cache.put([2], state)
+    assert cache.get([2]) is None and cache.get([1]) is not None
+
+
+@pytest.mark.parametrize("changed", range(len(SOURCES)))
+def test_another_source_of_models_or_kernels_is_another_key(tmp_path, monkeypatch, changed):
+    assert {folder.name for folder in SOURCES} == {"files", "models", "kernels"}
+    copies = [tmp_path / folder.name for folder in SOURCES]
+    for folder, copy in zip(SOURCES, copies):
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr("rwkv_np.chat.opening_cache.SOURCES", copies)
+    before = cache_key("f")
+    assert cache_key("f") == before != cache_key("g")
+    first = sorted(copies[changed].glob("*.py"))[0]
+    first.write_text(first.read_text() + "\n")
+    assert cache_key("f") != before
+
+
+def version(path):
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("conversation.json"))["version"], archive.namelist()[1:]
+
+
+def test_states_over_the_budget_are_left_out_and_made_again(chat, model, tmp_path, monkeypatch):
+    say(chat, "one")
+    for name in ("a", "b", "c"):
+        chat.fork(name)
+        say(chat, name)
+        chat.switch("main")
+    chat.switch("b")
+    size = chat.position().n_bytes
+    states = {}
+    for name in chat.branches:
+        chat.switch(name)
+        states[name] = chat.state().data
+    chat.switch("b")
+    for room, ends in ((0, {"2"}), (1, {"2"}), (2, {"2", "3"}), (3, {"2", "3", "1"})):
+        monkeypatch.setattr("rwkv_np.chat.saved.BUDGET", room * size)
+        save_conversation(chat, tmp_path / "a", MODEL, overwrite=True)
+        found, members = version(tmp_path / "a")
+        assert found == 2 and {name.split(".")[0] for name in members} == ends and ".start" not in str(members)
+        loaded = load_conversation(tmp_path / "a", fresh(model), MODEL)
+        for name, state in states.items():
+            loaded.switch(name)
+            np.testing.assert_array_equal(loaded.state().data, state)
+        for at in (loaded, chat):
+            at.switch("main")
+        assert loaded.undo() and loaded.state().data.tobytes() == chat.begin().data.tobytes()
+        chat.switch("b")
+
+
+def test_a_file_from_which_nothing_is_left_out_can_be_read_by_older_programs(chat, tmp_path):
+    say(chat, "one")
+    chat.fork("side")
+    chat.reset("New.")
+    save_conversation(chat, tmp_path / "a", MODEL)
+    with zipfile.ZipFile(tmp_path / "a") as archive:
+        text = json.loads(archive.read("conversation.json"))
+        parts = {name.rsplit(".", 2)[0] for name in archive.namelist()[1:]}
+    assert text["version"] == 1 and "states" not in text and parts == {"0.start", "0.end", "1.start"}
+
+
+def test_saving_makes_no_states_of_other_branches_again(chat, model, tmp_path, monkeypatch):
+    say(chat, "one")
+    chat.fork("side")
+    say(chat, "two")
+    chat.branches["main"].turns[-1].after_answer = None  # as long ago
+    monkeypatch.setattr("rwkv_np.chat.conversation.prefill", None)
+    save_conversation(chat, tmp_path / "a", MODEL)
+    assert version(tmp_path / "a")[0] == 2
 
 
 def test_a_conversation_of_single_rounds_and_an_empty_one_are_saved_too(model, tmp_path):
@@ -113,7 +197,7 @@ def test_what_was_said_can_be_read_in_the_file(chat, tmp_path):
 
 def test_another_model_is_refused_and_named(chat, tmp_path):
     save_conversation(chat, tmp_path / "a", MODEL)
-    with pytest.raises(ConversationFileError, match="was held with m.bin, and the model here is n.bin"):
+    with pytest.raises(ConversationFileError, match="belongs to m.bin, and this model is n.bin"):
         load_conversation(tmp_path / "a", chat, {"name": "n.bin", "fingerprint": "0"})
 
 
@@ -146,7 +230,8 @@ def test_a_changed_byte_is_refused_or_changes_nothing(chat, saved):
 
 
 @pytest.mark.parametrize("change", [
-    {"format": "other"}, {"version": 2}, {"branches": []}, {"branch": "none"}, {"template": {}}, {"model": None},
+    {"format": "other"}, {"version": 2}, {"version": 3}, {"version": 2, "states": ["7.end"]},
+    {"version": 2, "states": ["1.end"]}, {"branches": []}, {"branch": "none"}, {"template": {}}, {"model": None},
     {"settings": {}}, {"branches": {"main": [{}]}}, {"n_asked": "x"},
 ])  # fmt: skip
 def test_a_file_that_says_impossible_things_is_refused(chat, saved, change):

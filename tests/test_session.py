@@ -9,6 +9,7 @@ from scripted import conversation, text_read
 
 from rwkv_np.chat import commands, repl
 from rwkv_np.chat.language import LANGUAGES, Language, guess_language
+from rwkv_np.chat.line import handle as handle_line
 from rwkv_np.chat.screen import JsonScreen, Screen
 from rwkv_np.chat.session import Session
 from rwkv_np.errors import InputError, OutputError, TextError
@@ -26,7 +27,7 @@ def do(capsys):
     def handle(at, *lines):
         capsys.readouterr()
         for line in lines:
-            at.handle(line)
+            handle_line(at, line)
         return capsys.readouterr()
 
     return handle
@@ -54,7 +55,7 @@ def test_a_plus_that_is_no_command_begins_a_message(do, line):
     at = session()
     if line == "+":
         with pytest.raises(InputError, match="nothing has been said"):
-            at.handle(line)
+            handle_line(at, line)
     else:
         do(at, line)
         assert at.conversation.turns[-1].message == line
@@ -64,13 +65,13 @@ def test_an_unknown_command_suggests_the_nearest_and_does_nothing():
     at = session()
     for line, hint in (("/regne", "did you mean /regen?"), ("/sav x", "/save?"), ("/zzz", "/help lists them")):
         with pytest.raises(InputError, match=re.escape(hint)):
-            at.handle(line)
+            handle_line(at, line)
     assert at.conversation.turns == []
 
 
 def test_a_command_without_what_it_needs_says_how_it_is_written():
     with pytest.raises(InputError, match="/load needs more: /load FILE"):
-        session().handle("/load")
+        handle_line(session(), "/load")
 
 
 def test_each_old_command_does_what_rwkv_cpps_does(do):
@@ -82,11 +83,11 @@ def test_each_old_command_does_what_rwkv_cpps_does(do):
     assert do(at, "+++").out == " B\n" and chat.aside.text == " A B"
     assert do(at, "++").out == "A\n" and chat.aside.text == " A"
     do(at, "+QA why?")
-    assert bytes(chat.aside.asked.state) == b"Open.\n\nBob: why?\n\nAlice:"
+    assert bytes(chat.aside.after_prompt.state) == b"Open.\n\nBob: why?\n\nAlice:"
     do(at, "+qq why?")
-    assert bytes(chat.aside.asked.state) == b"Q: why?\n\nA:"
+    assert bytes(chat.aside.after_prompt.state) == b"Q: why?\n\nA:"
     do(at, "+i Do it.")
-    assert b"# Instruction:\nDo it.\n\n# Response:\n" in bytes(chat.aside.asked.state)
+    assert b"# Instruction:\nDo it.\n\n# Response:\n" in bytes(chat.aside.after_prompt.state)
     do(at, "+reset")
     assert text_read(chat) == "Open."
 
@@ -105,10 +106,10 @@ def test_settings_inside_a_message_hold_for_it_alone(do):
     at.conversation.ask = lambda message, progress, **changes: seen.append((message, changes)) or 1 / 0
     for line in ("-temp=0.5 Hi there -top_p=0.3", "co-temp=1 is text", "3 -top_p= 4"):
         with pytest.raises((ZeroDivisionError, InputError)):
-            at.handle(line)
+            handle_line(at, line)
     assert seen == [("Hi there", {"temperature": 0.5, "top_p": 0.3}), ("co-temp=1 is text", {})]
     with pytest.raises(InputError, match="-temp=hot in the message; expected a number"):
-        at.handle("x -temp=hot")
+        handle_line(at, "x -temp=hot")
 
 
 def test_settings_are_set_shown_and_checked(do):
@@ -129,7 +130,7 @@ def test_settings_are_set_shown_and_checked(do):
         ("/set quiet maybe", "quiet cannot be 'maybe'"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
-            at.handle(line)
+            handle_line(at, line)
     assert at.conversation.params.temperature == 0.7
 
 
@@ -174,7 +175,7 @@ def test_an_answer_that_cannot_be_saved_was_given_all_the_same(do, monkeypatch, 
 
     monkeypatch.setattr("rwkv_np.chat.session.save_conversation", full)
     with pytest.raises(OutputError, match="no room"):
-        at.handle("What is this?")
+        handle_line(at, "What is this?")
     assert len(at.conversation.turns) == 1 and at.attached == ""
     saved = []
     monkeypatch.setattr("rwkv_np.chat.session.save_conversation", lambda *a, **k: saved.append(1))
@@ -187,18 +188,18 @@ def test_a_file_that_cannot_be_read_is_said_and_nothing_is_attached(tmp_path):
     (tmp_path / "bad").write_bytes(b"abc\xff")
     (tmp_path / "empty").write_bytes(b" \n")
     with pytest.raises(TextError, match="byte 0xFF at offset 3 is no UTF-8"):
-        at.handle(f"/read {tmp_path / 'bad'}")
+        handle_line(at, f"/read {tmp_path / 'bad'}")
     with pytest.raises(InputError, match="the file is empty"):
-        at.handle(f"/read {tmp_path / 'empty'}")
+        handle_line(at, f"/read {tmp_path / 'empty'}")
     with pytest.raises(FileNotFoundError):
-        at.handle(f"/read {tmp_path / 'none'}")
+        handle_line(at, f"/read {tmp_path / 'none'}")
     assert at.attached == ""
 
 
 def test_an_edit_takes_the_place_of_the_last_message(do):
     at = session()
     with pytest.raises(InputError, match="nothing to edit"):
-        at.handle("/edit")
+        handle_line(at, "/edit")
     do(at, "one", "/edit")
     assert at.draft == "one"
     do(at, "zwei")
@@ -213,7 +214,7 @@ def test_branches_are_listed_and_switched(do):
     assert do(at, "/switch").err == "  main (1)  one\n* side (2)  two\n"
     assert "Bob: one\nAlice: Hello!" in do(at, "/switch main").err
     with pytest.raises(InputError, match="there is no branch 'x'; there are main, side"):
-        at.handle("/switch x")
+        handle_line(at, "/switch x")
 
 
 def test_a_system_text_begins_anew_and_is_shown(do):
@@ -226,9 +227,9 @@ def test_a_system_text_begins_anew_and_is_shown(do):
 def test_an_opening_that_was_not_read_to_its_end_changes_nothing(do, monkeypatch):
     at = session(opening="Old.")
     do(at, "one")
-    at.conversation.model.forward = None
+    at.conversation.model.advance = None
     with pytest.raises(TypeError):
-        at.handle("/system New.")
+        handle_line(at, "/system New.")
     assert text_read(at.conversation).startswith("Old.\n\nBob: one") and at.conversation.opening == "Old."
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rwkv_np.chat.opening import Opening
 from rwkv_np.chat.saved import load_conversation, save_conversation
+from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import describe_settings, parse_setting
 from rwkv_np.chat.templates import FREE, TEMPLATES, Template
 from rwkv_np.errors import InputError
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.text import decode_utf8
-
-if TYPE_CHECKING:
-    from rwkv_np.chat.session import Session
 
 
 class Leave(Exception):
@@ -47,8 +45,8 @@ def answer_aside_again(session: Session, _: str) -> None:
     session.show(c.answer_again(c.aside, **session.changes), c.aside.message)
 
 
-def go_on(session: Session, _: str) -> None:
-    on = session.conversation.go_on(session.screen.reading, **session.changes)
+def continue_answer(session: Session, _: str) -> None:
+    on = session.conversation.continue_answer(session.screen.reading, **session.changes)
     session.show(on, _message(session), goes_on=True)
 
 

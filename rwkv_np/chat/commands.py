@@ -9,13 +9,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rwkv_np.chat import actions
+from rwkv_np.chat.session import Session
 from rwkv_np.errors import InputError
-
-if TYPE_CHECKING:
-    from rwkv_np.chat.session import Session
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def _help(session: Session, name: str) -> None:
 
 COMMANDS = (
     Command("regen", actions.answer_again, old="+"),
-    Command("continue", actions.go_on, old="+++"),
+    Command("continue", actions.continue_answer, old="+++"),
     Command("undo", actions.undo, "[N]"),
     Command("edit", actions.edit, "[TEXT]"),
     Command("reset", actions.reset, old="+reset"),

@@ -1,8 +1,8 @@
 """A conversation: turns, the states between them, and the ways to go back and on.
 
-A state is all that the model remembers, and it is small, so the last ones are kept: undoing,
-asking again and forking cost nothing. Older ones are let go of (2.6 MB each at 7B) and made
-again from the tokens when they are needed. It knows templates and states, not terminals.
+A state is all that the model remembers, so the last ones are kept: undoing, asking again and
+forking cost nothing. Older ones are let go of, and made again from the tokens when they are
+needed. It knows templates and states, not terminals.
 
 An answer is recorded when it ends. One that was broken off counts as far as it was shown; one
 whose prompt was given up, or that failed, leaves everything as it was.
@@ -26,7 +26,9 @@ from rwkv_np.models.state import State
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import Tokenizer
 
-KEPT = 16  # states of that many last turns are kept
+# Bytes of memory for the states after turns. One has 0.2 to 2.6 MB in RWKV-4 and 13 to 66 MB in v7: a
+# number of turns that is right for one would be a gigabyte for the other.
+STATE_BUDGET = 128_000_000
 MAIN = "main"
 
 
@@ -56,23 +58,24 @@ class Conversation:
         self._is_aside_last = False
         self.n_asked = 0
         self.cache = cache
+        self._n_made = 0
 
     # --- where the conversation stands
 
     @property
-    def here(self) -> Branch:
-        """The branch at hand."""
+    def current_branch(self) -> Branch:
+        """The branch that is gone on with."""
         return self.branches[self.branch]
 
     @property
     def turns(self) -> list[Turn]:
-        """What was said in the branch at hand."""
-        return self.here.turns
+        """What was said in the current branch."""
+        return self.current_branch.turns
 
     @property
     def opening(self) -> str:
-        """The text that the branch at hand began with."""
-        return self.here.opening
+        """The text that the current branch began with."""
+        return self.current_branch.opening
 
     @property
     def last(self) -> Turn | None:
@@ -84,15 +87,15 @@ class Conversation:
         return self._state_after(self.turns, progress)
 
     def begin(self, progress: Progress | None = None, branch: Branch | None = None) -> State:
-        """Read the opening (of the branch at hand), or remember it; returns the state after it."""
-        branch = branch or self.here
+        """Read the opening (of the current branch), or remember it; returns the state after it."""
+        branch = branch or self.current_branch
         if branch.start is None:
             branch.start = self._read_opening(branch.opening, progress)
         return branch.start
 
     def position(self, progress: Progress | None = None, branch: Branch | None = None) -> Position:
-        """Where the model stands after the last turn (of the branch at hand): with logits if there is one."""
-        branch = branch or self.here
+        """Where the model stands after the last turn (of the current branch): with logits if there is one."""
+        branch = branch or self.current_branch
         return self._position_after(branch, branch.turns, progress)
 
     def reset(self, opening: str | None = None, progress: Progress | None = None) -> None:
@@ -112,10 +115,10 @@ class Conversation:
         return undone
 
     def fork(self, name: str) -> None:
-        """Go on under another name; the branch at hand stays as it is."""
+        """Go on under another name; the current branch stays as it is."""
         if name in self.branches:
             raise InputError(f"there is a branch {name!r} already; choose another name, or /switch {name}")
-        self.branches[name] = self.here.fork()
+        self.branches[name] = self.current_branch.fork()
         self.switch(name)
 
     def switch(self, name: str) -> None:
@@ -154,15 +157,15 @@ class Conversation:
         turn = turn or self._require_turn()
         again = Turn(turn.message, turn.prompt, turn.stop)
         put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
-        if turn.asked:
-            return self._answer(again, turn.asked, put, changes)
+        if turn.after_prompt:
+            return self._answer(again, turn.after_prompt, put, changes)
         state = self._state_after(self.turns[:-1], progress)  # an aside always has its position
         return self._answer(again, Position(None, state), put, changes, progress)
 
-    def go_on(self, progress: Progress | None = None, **changes: Any) -> Completion:
+    def continue_answer(self, progress: Progress | None = None, **changes: Any) -> Completion:
         """Let the last answer go on, be it broken off or at what it took for its end."""
         turn = self.last or self._require_turn()
-        start = turn.ended or self.position(progress)
+        start = turn.after_answer or self.position(progress)
         put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
         return self._answer(Turn(turn.message, turn.prompt, turn.stop), start, put, changes, earlier=turn)
 
@@ -223,15 +226,29 @@ class Conversation:
         return params
 
     def _putter(self, base: list[Turn]) -> Callable[[Turn], None]:
-        branch = self.here
+        branch = self.current_branch
 
         def put(turn: Turn) -> None:
-            turns = branch.turns = [*base, turn]
+            branch.turns = [*base, turn]
             self._is_aside_last = False
-            for i, old in enumerate(turns[:-1]):
-                old.forget(also_end=i < len(turns) - KEPT)
+            for earlier in base:
+                earlier.forget(also_end=False)
+            self.keep_states(turn)
 
         return put
+
+    def keep_states(self, turn: Turn) -> None:
+        """Keep the states of `turn`, which were just made, and those made before it as far as the budget goes."""
+        turn.made = self._n_made = self._n_made + 1
+        n_bytes = 0
+        for kept in sorted(self._all_turns(), key=lambda each: each.made, reverse=True):
+            n_bytes += kept.n_bytes
+            if n_bytes > STATE_BUDGET and kept is not turn:
+                kept.forget(also_end=True)
+
+    def _all_turns(self) -> list[Turn]:
+        """The turns of all branches, each once."""
+        return list({id(turn): turn for branch in self.branches.values() for turn in branch.turns}.values())
 
     def _put_aside(self, turn: Turn) -> None:
         self.aside, self._is_aside_last = turn, True
@@ -247,9 +264,9 @@ class Conversation:
         if not text:
             return self.model.initial_state()
         tokens = self.tokenizer.encode(text)
-        known = self.cache.get(tokens) if self.cache else None
-        if known is not None:
-            return known
+        cached = self.cache.get(tokens) if self.cache else None
+        if cached is not None:
+            return cached
         _, state = prefill(self.model, tokens, progress=progress)
         if self.cache:
             self.cache.put(tokens, state)
@@ -258,16 +275,17 @@ class Conversation:
     def _position_after(self, branch: Branch, turns: list[Turn], progress: Progress | None) -> Position:
         """Where it stands after the branch's first turns: kept, or made again from the last one that is."""
         first = 0 if self.template.is_dialogue else len(turns) - 1
-        known = max((n for n in range(first, len(turns)) if turns[n].ended), default=first - 1)
-        position = turns[known].ended if known >= first else None
+        last_kept = max((n for n in range(first, len(turns)) if turns[n].after_answer), default=first - 1)
+        position = turns[last_kept].after_answer if last_kept >= first else None
         position = position or Position(None, self.begin(progress, branch))
-        for turn in turns[known + 1 :]:
+        for turn in turns[last_kept + 1 :]:
             ids = (*turn.prompt, *turn.tokens)
-            turn.ended = position = Position(*prefill(self.model, ids, position.state, progress=progress))
+            turn.after_answer = position = Position(*prefill(self.model, ids, position.state, progress=progress))
+            self.keep_states(turn)
         return position
 
     def _state_after(self, turns: list[Turn], progress: Progress | None) -> State:
-        """The state that the next message is read in; a single round always begins anew."""
+        """The state that the next message is read in; a single round always begins from the opening."""
         if self.template.is_dialogue and turns:
-            return self._position_after(self.here, turns, progress).state
+            return self._position_after(self.current_branch, turns, progress).state
         return self.begin(progress)

@@ -70,10 +70,10 @@ def read_opening(path: PathLike) -> Opening:
     turns = found.pop("turns", [])
     if not _are_pairs(turns):
         raise SettingsFileError(path, 'turns are no list of pairs; expected turns = [["message", "answer"], ...]')
-    known = ("text", "user", "bot")
+    keys = ("text", "user", "bot")
     for key, value in found.items():
-        if key not in known:
-            raise SettingsFileError(path, f"has the key {key!r}; an opening has {', '.join(known)} and turns")
+        if key not in keys:
+            raise SettingsFileError(path, f"has the key {key!r}; an opening has {', '.join(keys)} and turns")
         if not isinstance(value, str):
             raise SettingsFileError(path, f"{key} is {value!r}; expected a string")
     return Opening(turns=tuple((message, answer) for message, answer in turns), **found)

@@ -1,6 +1,6 @@
 """States after openings, kept on disk: the second start of a 7B model does not read it again.
 
-What an opening becomes depends on the model, the tokens and the kernels that read them (in the
+What an opening becomes depends on the model, the tokens and the code that reads them (in the
 last bit), so these name the file. The state of another model is never found; a damaged file is
 read as none; where nothing can be written, nothing is kept.
 """
@@ -14,11 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
+from rwkv_np import files, kernels, models
 from rwkv_np.errors import OutputError, StateFileError
+from rwkv_np.kernels import dispatch
+from rwkv_np.kernels.cache import source_hash
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.state import State, load_state
 
-KEPT = 32  # files: 83 MB of 7B states
+BUDGET = 256_000_000  # bytes on disk: a hundred states of RWKV-4 7B, or four to twenty of v7
+# Folders of the code that a state comes of: what decodes weights, the model, and its kernels.
+SOURCES = tuple(Path(package.__path__[0]) for package in (files, models, kernels))
+
+
+def cache_key(model: str) -> str:
+    """The `key` of a cache: the model of that fingerprint, read by this code with the kernels of this processor."""
+    return " ".join([model, dispatch.choose().path, *map(source_hash, SOURCES)])
 
 
 class OpeningCache:
@@ -39,14 +49,23 @@ class OpeningCache:
         return None
 
     def put(self, tokens: Sequence[int], state: State) -> None:
-        """Keep the state after `tokens`, in place of the one that was not used for longest."""
-        if self.folder is None:
+        """Keep the state after `tokens`, in place of those that were not used for longest."""
+        # One that is larger than all that is kept would only throw out the others.
+        if self.folder is None or state.n_bytes > BUDGET:
             return
         with contextlib.suppress(OutputError, OSError):
             state.save(self.folder / self._name(tokens), overwrite=True)
-            files = sorted(self.folder.glob("*.state"), key=lambda path: path.stat().st_mtime, reverse=True)
-            for old in files[KEPT:]:
-                old.unlink(missing_ok=True)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Delete the files that are over the budget, those first that were not used for longest."""
+        assert self.folder is not None
+        found = [(path.stat(), path) for path in self.folder.glob("*.state")]
+        n_bytes = 0
+        for stat, path in sorted(found, key=lambda entry: entry[0].st_mtime_ns, reverse=True):
+            n_bytes += stat.st_size
+            if n_bytes > BUDGET:
+                path.unlink(missing_ok=True)
 
     def _name(self, tokens: Sequence[int]) -> str:
         found = hashlib.sha256(self.key.encode() + b"\0" + np.asarray(tokens, "<i4").tobytes())

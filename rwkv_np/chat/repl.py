@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from rwkv_np.chat.actions import Leave
+from rwkv_np.chat.line import handle
 from rwkv_np.chat.session import Session
 from rwkv_np.errors import RwkvError, one_line
 
@@ -34,7 +35,7 @@ def run(session: Session, lines: Lines) -> None:
             session.screen.say("again")
             continue
         try:
-            session.handle(line)
+            handle(session, line)
         except Leave:
             return
         except KeyboardInterrupt:  # while something was read: the answer itself ends by itself
@@ -48,7 +49,7 @@ def run_lines(session: Session, lines: Iterable[str]) -> None:
     for line in lines:
         if line.strip():
             try:
-                session.handle(line)
+                handle(session, line)
             except Leave:
                 return
         if session.was_interrupted:

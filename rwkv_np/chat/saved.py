@@ -1,9 +1,12 @@
 """Conversations in files: turns, settings, the states at the ends, and whose states they are.
 
 The file is a zip archive. `conversation.json` is for people and other programs to read; the
-arrays beside it are the model's memory after the opening and after each branch. States in
-between are made again from the tokens. It is written whole or not at all, and read whole or
-not at all: a conversation at hand is never half replaced.
+arrays beside it are the model's memory after the opening and after each branch, as far as a
+budget goes. States in between, and what was left out, are made again from the tokens. It is
+written whole or not at all, and read whole or not at all: no conversation is half replaced.
+
+Version 1 has all states of both ends of each branch. Where one is left out it is version 2,
+which names those that are there: "states": ["0.start", "0.end"].
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +30,8 @@ from rwkv_np.generation import Position
 from rwkv_np.models.state import State
 from rwkv_np.sampling import SETTINGS
 
-FORMAT, VERSION = "rwkv_np conversation", 1
+FORMAT, COMPLETE, PARTIAL = "rwkv_np conversation", 1, 2  # and the versions of files
+BUDGET = 256_000_000  # bytes of states before they are compressed: four of the largest of v7, and a file to send
 _TEXT = "conversation.json"
 _TURN = ("message", "prompt", "stop", "text", "tokens", "stop_reason")
 # What a damaged archive, array or text makes Python raise. (NotImplementedError: of a compression that never was.)
@@ -40,29 +45,64 @@ def save_conversation(
     conversation: Conversation, path: PathLike, model: dict[str, str], overwrite: bool = False
 ) -> None:
     """Write `conversation` to `path`; `model` has the name and the fingerprint of its model. Raises OutputError."""
-    positions = _positions(conversation)
+    positions = _chosen(_positions(conversation))
     with new_file(path, overwrite=overwrite, durable=True) as file, zipfile.ZipFile(file, "w") as archive:
-        text = json.dumps(_describe(conversation, model), ensure_ascii=False, indent=1)
+        text = json.dumps(_describe(conversation, model, list(positions)), ensure_ascii=False, indent=1)
         archive.writestr(_TEXT, text, zipfile.ZIP_DEFLATED)
         for name, position in positions.items():
             _write_position(archive, name, position)
 
 
 def _positions(conversation: Conversation) -> dict[str, Position]:
-    """Where the model stands at both ends of each branch: "0.start", "0.end", "1.start", ..."""
-    positions = {}
-    for i, branch in enumerate(conversation.branches.values()):
-        positions[f"{i}.start"] = Position(None, conversation.begin(branch=branch))
-        if branch.turns:
-            positions[f"{i}.end"] = conversation.position(branch=branch)
-    return positions
+    """Where the model stands at both ends of each branch, as far as that is in memory: "0.start", "0.end", ...
+
+    What matters most comes first: the end of the current branch, which is made again if need be;
+    those of others, the latest first; then the starts.
+    """
+    conversation.position()
+    branches = list(enumerate(conversation.branches.values()))
+    branches.sort(key=lambda entry: (entry[1] is conversation.current_branch, _made(entry[1])), reverse=True)
+    ends = {f"{i}.end": branch.turns[-1].after_answer for i, branch in branches if branch.turns}
+    starts = {f"{i}.start": _at_start(branch) for i, branch in branches}
+    if not conversation.turns:  # it ends where it starts
+        first = next(iter(starts))
+        ends = {first: starts.pop(first), **ends}
+    return {name: position for name, position in (ends | starts).items() if position}
 
 
-def _describe(conversation: Conversation, model: dict[str, str]) -> dict[str, Any]:
+def _at_start(branch: Branch) -> Position | None:
+    return None if branch.start is None else Position(None, branch.start)
+
+
+def _made(branch: Branch) -> int:
+    return branch.turns[-1].made if branch.turns else 0
+
+
+def _chosen(positions: dict[str, Position]) -> dict[str, Position]:
+    """The first of them, and of the others those that are still within the budget."""
+    chosen: dict[str, Position] = {}
+    n_bytes = 0
+    for name, position in positions.items():
+        if not chosen or n_bytes + position.n_bytes <= BUDGET:
+            chosen[name] = position
+            n_bytes += position.n_bytes
+    return chosen
+
+
+def _state_names(branches: Iterable[list[Any]]) -> list[str]:
+    """The states that a complete file has, for the turns of each branch."""
+    return [
+        f"{i}.{end}" for i, turns in enumerate(branches) for end in (("start", "end") if turns else ("start",))
+    ]
+
+
+def _describe(conversation: Conversation, model: dict[str, str], states: list[str]) -> dict[str, Any]:
     c = conversation
+    is_complete = len(states) == len(_state_names(branch.turns for branch in c.branches.values()))
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": COMPLETE if is_complete else PARTIAL,
+        **({} if is_complete else {"states": sorted(states)}),
         "model": model,
         "template": {"name": c.template.name, "user": c.template.user, "bot": c.template.bot},
         "settings": {name: getattr(c.params, name) for name in SETTINGS},
@@ -88,7 +128,7 @@ def _write_position(archive: zipfile.ZipFile, name: str, position: Position) -> 
 def load_conversation(path: PathLike, like: Conversation, model: dict[str, str]) -> Conversation:
     """The conversation that was saved to `path`, to go on with the model and tokenizer of `like`.
 
-    Raises ConversationFileError: it is damaged, or was held with a model of another fingerprint; OSError
+    Raises ConversationFileError: it is damaged, or belongs to a model of another fingerprint; OSError
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
@@ -103,10 +143,10 @@ def _read_text(path: PathLike, members: Any) -> dict[str, Any]:
     said: dict[str, Any] = json.loads(members[_TEXT])
     if said["format"] != FORMAT or not isinstance(said["version"], int):
         raise ConversationFileError(path, _DAMAGED)
-    if said["version"] > VERSION:
+    if said["version"] > PARTIAL:
         raise ConversationFileError(
             path,
-            f"is of version {said['version']}; this program reads up to {VERSION}. Upgrade it: pip install -U rwkv-np",
+            f"is of version {said['version']}; this program reads up to {PARTIAL}. Upgrade it: pip install -U rwkv-np",
         )
     return said
 
@@ -115,7 +155,7 @@ def _check_model(path: PathLike, saved: dict[str, str], model: dict[str, str]) -
     if saved["fingerprint"] != model["fingerprint"]:
         raise ConversationFileError(
             path,
-            f"was held with {saved['name']}, and the model here is {model['name']}: its memory means nothing to other "
+            f"belongs to {saved['name']}, and this model is {model['name']}: its memory means nothing to other "
             "weights, not even to the same model in another type. Start the chat with the model that it belongs to",
         )
 
@@ -127,15 +167,28 @@ def _restore(path: PathLike, said: dict[str, Any], members: Any, like: Conversat
         raise ConversationFileError(path, f"has impossible settings: {error}") from error
     restored = Conversation(like.model, like.tokenizer, _template(said["template"]), params, cache=like.cache)
     restored.branches = {}
+    names = _states_of(said)
     for i, (name, fields) in enumerate(said["branches"].items()):
-        start = _read_position(path, members, f"{i}.start", like).state
-        branch = Branch(str(fields["opening"]), start, [_turn(turn) for turn in fields["turns"]])
-        if branch.turns:
-            branch.turns[-1].ended = _read_position(path, members, f"{i}.end", like)
+        branch = Branch(str(fields["opening"]), turns=[_turn(turn) for turn in fields["turns"]])
+        if f"{i}.start" in names:
+            branch.start = _read_position(path, members, f"{i}.start", like).state
+        if f"{i}.end" in names:
+            branch.turns[-1].after_answer = _read_position(path, members, f"{i}.end", like)
         restored.branches[name] = branch
     restored.n_asked = int(said["n_asked"])
     restored.switch(said["branch"])
+    if restored.turns:
+        restored.keep_states(restored.turns[-1])
     return restored
+
+
+def _states_of(said: dict[str, Any]) -> set[str]:
+    """The names of the states in the file."""
+    complete = _state_names(fields["turns"] for fields in said["branches"].values())
+    names = complete if said["version"] == COMPLETE else said["states"]
+    if not set(names) <= set(complete):
+        raise ValueError(f"there are states of branches that there are not: {names}")
+    return set(names)
 
 
 def _template(said: dict[str, str]) -> Template:

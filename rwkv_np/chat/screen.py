@@ -136,12 +136,12 @@ class JsonScreen(Screen):
 
 def _trimmed(pieces: Iterable[str], goes_on: bool) -> Iterator[str]:
     """`pieces` without space before the first word, and without line breaks after the last."""
-    held, has_begun = "", goes_on
+    pending, has_begun = "", goes_on
     for piece in pieces:
-        text = held + (piece if has_begun else piece.lstrip())
+        text = pending + (piece if has_begun else piece.lstrip())
         has_begun = has_begun or bool(text)
         yield (shown := text.rstrip("\n"))
-        held = text[len(shown) :]
+        pending = text[len(shown) :]
 
 
 def _wrapped(text: str) -> str:

@@ -1,15 +1,13 @@
-"""One sitting: a conversation, a screen, and what a line of input does to them.
+"""One sitting: a conversation, a screen, and what stands between two messages.
 
-A line is a command (commands.py) or a message. Terminal, pipe and single prompts all go
-through `handle`; where lines come from is the business of repl.py.
+What a line of input means is the business of line.py, and what commands do to a session that
+of actions.py: both are built on it, and it knows neither.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from rwkv_np.chat.commands import find_command
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.screen import Screen
@@ -17,10 +15,6 @@ from rwkv_np.chat.terminal import ctrl_c_interrupts, typing_unseen
 from rwkv_np.completion import Completion
 from rwkv_np.errors import InputError
 from rwkv_np.files.output import check_destination
-
-# rwkv.cpp's chat takes these inside a message, for that message alone.
-_INLINE = re.compile(r"(?:^|(?<=\s))-(temp|top_p)=(\S*)(?:\s+|$)")
-_INLINE_NAMES = {"temp": "temperature", "top_p": "top_p"}
 
 
 class Session:
@@ -30,6 +24,7 @@ class Session:
     attached  text that /read took from files, for the next message
     draft     a message to be edited, which then takes the place of the last one
     file      where the conversation was saved to or loaded from last
+    changes   settings for the answers of this line alone
     """
 
     def __init__(self, conversation: Conversation, screen: Screen, model: dict[str, str]) -> None:
@@ -54,17 +49,6 @@ class Session:
             check_destination(save, None, overwrite=False)
         self._kept_in, self._n_kept = save, self.conversation.n_asked
         self.conversation.begin(self.screen.reading)
-
-    def handle(self, line: str) -> None:
-        """Do what a line of input says. Raises RwkvError, OSError: nothing was changed; Leave: to go."""
-        line, self.changes = _take_inline_settings(line.strip())
-        found = find_command(line)
-        if found:
-            command, argument = found
-            command.run(self, argument)
-        elif line or self.attached:
-            self.say(line[1:] if line.startswith("//") else line)
-        self.keep()
 
     def say(self, message: str) -> None:
         """Send a message, with what was read from files before it, and show the answer."""
@@ -92,14 +76,3 @@ class Session:
         if self._kept_in and self._n_kept != self.conversation.n_asked:
             save_conversation(self.conversation, self._kept_in, self.model, overwrite=True)
             self._n_kept = self.conversation.n_asked
-
-
-def _take_inline_settings(line: str) -> tuple[str, dict[str, float]]:
-    """(`line` without them, what they set)."""
-    changes = {}
-    for name, value in _INLINE.findall(line):
-        try:
-            changes[_INLINE_NAMES[name]] = float(value)
-        except ValueError:
-            raise InputError(f"-{name}={value} in the message; expected a number, as in -{name}=0.8") from None
-    return (_INLINE.sub("", line).strip(), changes) if changes else (line, changes)

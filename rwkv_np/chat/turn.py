@@ -17,15 +17,16 @@ from rwkv_np.tokenizers import Tokenizer
 class Turn:
     """A message and its answer.
 
-    message      what was said, as it was typed
-    prompt       the ids that were read for it
-    stop         the strings that end its answer
-    text         the answer, decoded from
-    tokens       the ids that were read as the answer
-    stop_reason  "stop", "stop_id", "length" or "interrupted"
-    asked        where the model stood before the answer, of the last turn
-    ended        where it stood after it, of the last turns
-    held         see `completion.Unfinished`
+    message       what was said, as it was typed
+    prompt        the ids that were read for it
+    stop          the strings that end its answer
+    text          the answer, decoded from
+    tokens        the ids that were read as the answer
+    stop_reason   "stop", "stop_id", "length" or "interrupted"
+    after_prompt  where the model stood before the answer, of the last turn
+    after_answer  where it stood after it, as long as that is kept
+    pending       see `completion.Unfinished`
+    made          tells which states were made later than others
     """
 
     message: str
@@ -34,9 +35,16 @@ class Turn:
     text: str = ""
     tokens: tuple[int, ...] = ()
     stop_reason: str = ""
-    asked: Position | None = None
-    ended: Position | None = None
-    held: tuple[Step, ...] = ()
+    after_prompt: Position | None = None
+    after_answer: Position | None = None
+    pending: tuple[Step, ...] = ()
+    made: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that its states take in memory."""
+        kept = (self.after_prompt, self.after_answer, *(step.at for step in self.pending))
+        return sum(position.n_bytes for position in kept if position)
 
     @property
     def is_finished(self) -> bool:
@@ -46,22 +54,22 @@ class Turn:
     @property
     def unfinished(self) -> Unfinished:
         """What is needed to go on with the answer."""
-        return Unfinished(self.tokens, self.held)
+        return Unfinished(self.tokens, self.pending)
 
     def record(self, done: Completion, tokenizer: Tokenizer, earlier: Turn | None = None) -> None:
         """Take over an answer that has ended; it may be one that goes on with an `earlier` one."""
-        before = earlier.tokens[: len(earlier.tokens) - len(earlier.held)] if earlier else ()
+        before = earlier.tokens[: len(earlier.tokens) - len(earlier.pending)] if earlier else ()
         self.tokens = (*before, *done.tokens)
         self.text = tokenizer.decode(self.tokens)
         self.stop_reason = done.stop_reason or ""
-        self.asked = earlier.asked if earlier else done.asked or done.position
-        self.ended, self.held = done.position, done.held
+        self.after_prompt = earlier.after_prompt if earlier else done.after_prompt or done.position
+        self.after_answer, self.pending = done.position, done.pending
 
     def forget(self, also_end: bool) -> None:
         """Let go of the states that can be made again from the tokens."""
-        self.asked, self.held = None, ()
+        self.after_prompt, self.pending = None, ()
         if also_end:
-            self.ended = None
+            self.after_answer = None
 
 
 @dataclass(eq=False)

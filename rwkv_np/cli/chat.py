@@ -16,7 +16,7 @@ from rwkv_np.chat import repl
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.language import LANGUAGES, Language, guess_language
 from rwkv_np.chat.opening import NO_OPENING, Opening, bundled_opening, read_opening
-from rwkv_np.chat.opening_cache import OpeningCache
+from rwkv_np.chat.opening_cache import OpeningCache, cache_key
 from rwkv_np.chat.screen import JsonScreen, Screen
 from rwkv_np.chat.session import Session
 from rwkv_np.chat.templates import TEMPLATES, Template, template_for
@@ -24,7 +24,7 @@ from rwkv_np.cli import Command
 from rwkv_np.cli.config import default_path, read_config
 from rwkv_np.cli.progress import show_loading
 from rwkv_np.files.fingerprint import fingerprint
-from rwkv_np.kernels import cache, dispatch
+from rwkv_np.kernels import cache
 from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams
 from rwkv_np.text import decode_utf8
@@ -118,18 +118,18 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
         screen.say("compiling")
     model = load(path, options["threads"], head_q8_0=options["head_q8_0"], progress=show_loading)
     c = model.config
-    words = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
+    tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
     template = TEMPLATES[options["template"]] if options["template"] else template_for(c.vocab_size)
-    opening = _opening(words, template, options)
+    opening = _opening(tokenizer, template, options)
     template = opening.named(template)
     screen.note(
         f"{os.path.basename(path)}: {c.record.title}, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
-        f"{os.path.basename(words.name)} tokenizer, {template.name} template"
+        f"{os.path.basename(tokenizer.name)} tokenizer, {template.name} template"
     )
-    mark = fingerprint(path)
-    known = OpeningCache(cache.place("openings"), f"{mark} {dispatch.choose().path} {cache.source_hash()}", c)
-    conversation = Conversation(model, words, template, params, opening.render(template), known)
-    session = Session(conversation, screen, {"name": os.path.basename(path), "fingerprint": mark})
+    identity = {"name": os.path.basename(path), "fingerprint": fingerprint(path)}
+    openings = OpeningCache(cache.place("openings"), cache_key(identity["fingerprint"]), c)
+    conversation = Conversation(model, tokenizer, template, params, opening.render(template), openings)
+    session = Session(conversation, screen, identity)
     session.open(options["load_path"], options["save_path"])
     return session
 

@@ -61,12 +61,12 @@ class Session:
         """Raises what reading a text, passages and a tokenizer raises; OutputError, BaseFileError."""
         self._plan = plan
         text = conditions.text if conditions.text or conditions.lambada else _held_out()
-        words = load_tokenizer(
+        tokenizer = load_tokenizer(
             conditions.tokenizer, plan.model.vocab_size, model_path=plan.model.path, notify=notify
         )
         c = conditions
-        passage = read_passage(text, words, c.limit, c.skip, c.window) if text else None
-        items = read_items(c.lambada, words, c.limit) if c.lambada else None
+        passage = read_passage(text, tokenizer, c.limit, c.skip, c.window) if text else None
+        items = read_items(c.lambada, tokenizer, c.limit) if c.lambada else None
         if isinstance(plan.base, BaseFile) and passage:
             plan.base.check(passage, plan.model.vocab_size)
         if c.save_base:
@@ -75,7 +75,7 @@ class Session:
             check_destination(c.save_base, None, overwrite=False)
         task = Task(passage, items, c.is_timed, c.threads, c.save_base)
         n_tokens = len(passage.tokens) if passage else None
-        self.report = Report(plan.base.name, _facts(c, text, n_tokens, words))
+        self.report = Report(plan.base.name, _facts(c, text, n_tokens, tokenizer))
         self._evaluation = Evaluation(task, plan.base, self.report)
 
     def run(self, progress: Progress | None = None) -> Report:
@@ -101,7 +101,7 @@ def _held_out() -> Path:
     raise InputError("there is nothing to read; give a text, --text FILE, or passages, --lambada FILE")
 
 
-def _facts(c: Conditions, text: PathLike | None, n_tokens: int | None, words: Tokenizer) -> dict[str, Any]:
+def _facts(c: Conditions, text: PathLike | None, n_tokens: int | None, tokenizer: Tokenizer) -> dict[str, Any]:
     choice = dispatch.choose()
     return {
         "text": Path(text).name if text else None,
@@ -109,7 +109,7 @@ def _facts(c: Conditions, text: PathLike | None, n_tokens: int | None, words: To
         "tokens skipped": c.skip or None,
         "window": c.window,
         "passages": Path(c.lambada).name if c.lambada else None,
-        "tokenizer": Path(words.name).name,
+        "tokenizer": Path(tokenizer.name).name,
         "threads": c.threads or threads.default_threads(),
         "kernels": choice.path,
         "processor": processor(),

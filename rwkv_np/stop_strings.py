@@ -1,0 +1,48 @@
+"""Strings that end a text, sought in the bytes of tokens as they come.
+
+Two questions are asked of each token: is there a stop string now, and could there be one later?
+Bytes alone are known here: what to do with a text that ends is the business of completion.py.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+
+
+class StopStrings:
+    """Any number of them, none of them empty."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        self._stops = [string.encode() for string in strings]
+        # What the end of a text may look like while a stop string has begun and not ended.
+        self._beginnings = {stop[:n] for stop in self._stops for n in range(1, len(stop))}
+        self._longest = max(map(len, self._beginnings), default=0)
+
+    def __bool__(self) -> bool:
+        return bool(self._stops)
+
+    def find(self, data: bytes) -> int:
+        """Where the first stop string begins; -1 if there is none."""
+        return min((at for stop in self._stops if (at := data.find(stop)) >= 0), default=-1)
+
+    def n_withheld(self, data: bytes) -> int:
+        """How many of the last bytes could be the beginning of a stop string."""
+        lengths = range(min(self._longest, len(data)), 0, -1)
+        return next((n for n in lengths if data[-n:] in self._beginnings), 0)
+
+    def may_begin_in(self, token: bytes) -> bool:
+        """Whether a text may have to go back to before this token.
+
+        That is so where a stop string begins in it, and where it ends inside a character: the
+        next token may bring the rest of the character and a stop string, and the text between
+        the two has to be encoded again.
+        """
+        if not self._stops:
+            return False
+        return self.find(token) >= 0 or self.n_withheld(token) > 0 or n_unfinished(token) > 0
+
+
+def n_unfinished(data: bytes) -> int:
+    """How many of the last bytes are the beginning of a character in UTF-8 that is still to end."""
+    return len(data) - codecs.utf_8_decode(data, "replace", False)[1]
