@@ -32,6 +32,10 @@ from rwkv_np.kernels.weights import LARGEST_BITS, LOG2_E, scale_of
 
 FINITE = np.float32(np.finfo(np.float32).min)
 
+# Fewer logits in all are one thread's work: two would save it less than a tenth of a millisecond, and where
+# another program has a core they wait for the one that has lost it, for ten.
+SMALL = 2**17
+
 NOT_FINITE = -1  # instead of a token: a logit is NaN or inf, or all are -inf
 OUTSIDE = -2  # an id of a bias or of a penalty is outside the vocabulary
 
@@ -156,7 +160,7 @@ def _cut(x, n_vocab, n_chunks, largest, setting, scratch, rank):
     # === A bound, which may be too low === #
     if setting.top_p < 1:
         total = weigh_chunks(x, n_chunks, largest, LOG2_E, scratch.sums[rank])
-        needed = min(np.int64(math.ceil(setting.top_p * np.float64(total))), total)
+        needed = np.int64(math.ceil(setting.top_p * np.float64(total)))
         bound = max(bound, _bound_of_top_p(total, needed, n_vocab, largest))
     if setting.top_k > 0:
         maxima = scratch.maxima[rank, : n_chunks * LANES]
@@ -313,7 +317,7 @@ def choose_rows(
 ) -> np.ndarray:
     """As `choose` for each of n > 0 rows, logits (n, V), with settings (n,); returns (n,) int64."""
     n_threads = min(n_threads, len(logits))
-    if n_threads == 1:
+    if n_threads == 1 or logits.size < SMALL:
         rows = (settings[row : row + 1] for row in range(len(logits)))
         return np.array([choose(*row) for row in zip(logits, rows, biases, said)])
     flat, row_size = _flat(logits)

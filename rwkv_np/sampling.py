@@ -140,8 +140,7 @@ def choices(
 def _nucleus_edge(x: np.ndarray, w: np.ndarray, top_p: float) -> float:
     """The logit of the last token that is needed to reach `top_p`; x is in falling order."""
     reached = np.cumsum(w)
-    needed = min(math.ceil(top_p * float(reached[-1])), int(reached[-1]))
-    return float(x[np.searchsorted(reached, needed)])
+    return float(x[np.searchsorted(reached, math.ceil(top_p * float(reached[-1])))])
 
 
 def probabilities(
