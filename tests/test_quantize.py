@@ -115,7 +115,7 @@ def test_q4_1_is_the_type_where_none_is_named(tmp_path):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("chunk", [1, 640, 2**19])
 def test_the_result_does_not_depend_on_threads_nor_on_chunks(tmp_path, monkeypatch, chunk, threads):
-    monkeypatch.setattr(sys.modules["rwkv_np.quantize"], "CHUNK", chunk)
+    monkeypatch.setattr(sys.modules["rwkv_np.conversion.quantize"], "CHUNK", chunk)
     results = quantize(FP16, tmp_path / "q.bin", "Q5_1", threads=threads)
     assert (tmp_path / "q.bin").read_bytes() == golden_bytes("Q5_1")
     errors = {r.name: r.error for r in results if r.error is not None}
@@ -333,7 +333,7 @@ def test_a_truncated_source_is_refused(tmp_path, run_cli, n_bytes):
 def test_what_is_no_finite_number_is_named_with_its_place(
     tmp_path, monkeypatch, run_cli, source, value, name, index
 ):
-    monkeypatch.setattr(sys.modules["rwkv_np.quantize"], "CHUNK", 640)
+    monkeypatch.setattr(sys.modules["rwkv_np.conversion.quantize"], "CHUNK", 640)
     path = changed(tmp_path, source, name, index, value)
     stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
     assert f"{name} holds 1 values that are no finite numbers" in stderr
