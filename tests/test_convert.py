@@ -76,7 +76,7 @@ def test_a_type_that_a_conversion_cannot_give_is_a_usage_error(tmp_path, word):
 
 @pytest.mark.parametrize("chunk", [1, 64, 1000])
 def test_the_bytes_do_not_depend_on_how_many_rows_are_converted_at_a_time(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(sys.modules["rwkv_np.convert"], "CHUNK", chunk)
+    monkeypatch.setattr(sys.modules["rwkv_np.conversion.convert"], "CHUNK", chunk)
     convert(CHECKPOINT, tmp_path / "model.bin")
     assert (tmp_path / "model.bin").read_bytes() == reference("FP16")
 
