@@ -12,6 +12,7 @@ other), and that only one call is in there at a time (`workqueue` ends the proce
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 
@@ -47,6 +48,7 @@ def default_threads() -> int:
     return max(1, min(len(cores), most_threads()))
 
 
+@functools.cache
 def _core_of(cpu):
     try:
         with open(

@@ -254,7 +254,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs
 def test_the_order_is_the_checkpoint_s_own(tmp_path):
     content = dict(reversed(tensors().items()))
     torch.save(content, tmp_path / "model.pth")
-    assert list(open_checkpoint(tmp_path / "model.pth")) == list(content)
+    assert list(open_checkpoint(tmp_path / "model.pth").tensors) == list(content)
 
 
 def saved_as(ending):

@@ -186,7 +186,7 @@ def show_stats(session: Session, _: str) -> None:
     lines = [
         say("stats_model", model=session.model["name"], layers=m.n_layer, embd=m.n_embd, type=m.data_type),
         say("stats_talk", branch=c.branch, turns=len(c.turns), tokens=n_tokens),
-        say("stats_state", size=f"{(state.shift.nbytes + state.wkv.nbytes) / 1e6:.2f}"),
+        say("stats_state", size=f"{state.n_bytes / 1e6:.2f}"),
     ]
     if memory := resident_anonymous():
         lines.append(say("memory", size=f"{memory / 1e9:.2f}"))
