@@ -14,6 +14,7 @@ from numba import njit
 from rwkv_np.kernels import equations, mixing, products, sample, wkv4
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import WANTS_FLOAT
+from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.matmul import PackedMatrix, matmul, matmul_reference
 from rwkv_np.kernels.pack import unpack_reference
 from rwkv_np.kernels.pointers import address
@@ -21,7 +22,6 @@ from rwkv_np.kernels.threads import default_threads
 
 from rwkv_np import sampling
 
-FORMATS = tuple(lay.LAYOUTS)
 # (rows, columns, vectors): one tile and less, ragged ends, every kernel of tiles.COUNTS.
 PRODUCT_SHAPES = ((1, 32, 1), (32, 64, 2), (33, 96, 15), (100, 256, 4))
 TIMED_SHAPES = ((2048, 2048), (8192, 2048), (2048, 8192), (4096, 4096))
@@ -30,11 +30,12 @@ FLOAT32 = 2.0**-24  # the error of one rounding
 
 def random_rows(format: str, n_rows: int, n_in: int, rng: np.random.Generator) -> np.ndarray:
     """Random rows as a file holds them, (n_rows, bytes of a row) uint8; scales of order one."""
-    layout = lay.LAYOUTS[format]
+    row = FORMATS[format]
+    layout = row.layout
     if layout.is_float:
         kind = np.float16 if layout.bits == 16 else np.float32
         return rng.standard_normal((n_rows, n_in)).astype(kind).view(np.uint8)
-    blocks = rng.integers(0, 256, (n_rows, n_in // lay.BLOCK, layout.file_block), np.uint8)
+    blocks = rng.integers(0, 256, (n_rows, n_in // row.block_size, row.block.itemsize), np.uint8)
     n_scales = 1 + layout.has_min
     kind = np.float16 if layout.scale_bytes == 2 else np.float32
     scales = rng.standard_normal((*blocks.shape[:2], n_scales)).astype(kind).view(np.uint8)
@@ -58,14 +59,14 @@ def _put_outliers(blocks, rng):
 
 def product_bound(raw: np.ndarray, format: str, n_in: int, x: np.ndarray) -> np.ndarray:
     """How far float32 may be off: a rounding for each term of a sum, of the sum of magnitudes."""
-    layout = lay.LAYOUTS[format]
-    weights = np.abs(unpack_reference(raw, layout, n_in))
-    if not layout.is_float:
+    row = FORMATS[format]
+    weights = np.abs(unpack_reference(raw, row, n_in))
+    if not row.layout.is_float:
         # What is summed are the parts q d, zero d and m of a weight: each may be larger than it.
         blocks = weights.reshape(len(raw), -1, lay.BLOCK).max(axis=2)
         weights = weights + 3 * np.repeat(blocks, lay.BLOCK, axis=1)
     magnitudes = np.abs(x).astype(np.float64) @ weights.T
-    n_terms = n_in if layout.is_float else 4 * lay.n_blocks_of(n_in)
+    n_terms = n_in if row.layout.is_float else 4 * lay.n_blocks_of(n_in)
     return (n_terms + 8) * FLOAT32 * magnitudes
 
 

@@ -27,18 +27,18 @@ CHUNK_BYTES = 2**24
 def _block_pool(data_type: DataType, n_in: int, rng: np.random.Generator) -> np.ndarray:
     """Random blocks whose weights have the spread 1 / sqrt(n_in)."""
     spread = np.float32(1 / np.sqrt(n_in))
-    if not data_type.is_quantized:
-        return (rng.standard_normal(4 * POOL_BLOCKS, np.float32) * spread).astype(data_type.block)
-    weights = rng.standard_normal((POOL_BLOCKS // 64, data_type.block_size), np.float32) * spread
-    return np.tile(data_type.encode(weights), 16)
+    if not data_type.format.is_quantized:
+        return (rng.standard_normal(4 * POOL_BLOCKS, np.float32) * spread).astype(data_type.format.block)
+    weights = rng.standard_normal((POOL_BLOCKS // 64, data_type.format.block_size), np.float32) * spread
+    return np.tile(data_type.format.encode(weights), 16)
 
 
 def _write_matrix(
     file: BinaryIO, shape: tuple[int, ...], data_type: DataType, rng: np.random.Generator
 ) -> None:
     pool = _block_pool(data_type, shape[-1], rng).view(np.uint8)
-    size = data_type.block.itemsize
-    left = data_type.n_bytes(int(np.prod(shape)))
+    size = data_type.format.block.itemsize
+    left = data_type.format.n_bytes(int(np.prod(shape)))
     while left:
         start = size * int(rng.integers(0, len(pool) // size // 2))
         part = pool[start : start + min(left, CHUNK_BYTES)]
@@ -66,7 +66,7 @@ def write_synthetic(path: Path | str, shape: str, type_name: str, version: int =
         for name, size in record.parameter_shapes(of).items():
             is_outer = name in ("emb.weight", "head.weight")
             stored = vector_type if len(size) == 1 else data_type
-            stored = float_type if is_outer and data_type.is_quantized else stored
+            stored = float_type if is_outer and data_type.format.is_quantized else stored
             write_parameter_header(file, name, size, stored)
             if len(size) == 1:
                 file.write(_vector(name, size[0], rng).tobytes())

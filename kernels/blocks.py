@@ -1,7 +1,8 @@
 """How the blocks of 32 weights lie in a file, and their plain NumPy decoders and encoders.
 
 These functions are the definition: an encoder gives, bit for bit, what rwkv.cpp writes for the
-same float32 values, and the jitted kernels of this folder are tested against them.
+same float32 values, and the jitted kernels of this folder are tested against them. Which of them
+belong together is told by `formats.py`.
 
 `d` and `m` are the scale and the minimum of a block, `qs` its nibbles (or bytes), `qh` its
 fifth bits. A `_V100` layout is that of April 2023; the others are those since 2023-05-27.

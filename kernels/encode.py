@@ -4,7 +4,7 @@ The references are the encoders of `blocks.py`; these give the same bytes 20 to 
 loop over the 32 weights of a block is too short for LLVM: it unrolls it and then makes no vectors of
 it (0.3 G weights/s a core). So a tile of blocks is turned on its side first: lane L of row i is
 weight i of block L, and it is the long loops over lanes that become vectors (1.2 to 1.5 G).
-Which parameters are encoded, and files, are the business of `rwkv_np/quantize.py`.
+Which parameters are encoded, and files, are the business of `rwkv_np/conversion/quantize.py`.
 
 One call is one thread without the GIL; whoever wants two cores calls it from two threads.
 """
@@ -16,7 +16,8 @@ from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import blocks
 from rwkv_np.kernels.cache import jit
-from rwkv_np.kernels.floats import narrow, widen
+from rwkv_np.kernels.floats import count_not_finite, narrow, sum_of_squares, widen
+from rwkv_np.kernels.formats import Format
 
 BLOCK_SIZE = blocks.BLOCK_SIZE
 NO_OUTLIER = blocks.NO_OUTLIER
@@ -189,18 +190,18 @@ def _store_bytes(q, n, out, first, at):
     _store_words(words, n, out, first, at)
 
 
-# === The formats: x (n_blocks, 32) -> out (n_blocks, words of a block) uint16 === #
+# === The formats: x (n_blocks, 32) and bits of a quant -> out (n_blocks, words of a block) uint16 === #
 #
 # Each returns (squared error, number of scales, minima and outliers that overflowed float16).
 
 
 @_jit
-def _symmetric(x, out, n_levels, has_fifth):
+def _symmetric(x, out, bits):
     """Q4_0 and Q5_0: the element of largest magnitude becomes -n_levels / 2 steps."""
     tile, q = np.zeros((BLOCK_SIZE, LANES), np.float32), np.empty((BLOCK_SIZE, LANES), np.int32)
     d, inverse, zeros = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.zeros(LANES, np.float32)
     index, error, n_infinite = np.empty(LANES, np.int32), 0.0, 0
-    zero = n_levels // 2
+    n_levels, zero, has_fifth = 1 << bits, 1 << (bits - 1), bits == 5
     for first in range(0, x.shape[0], LANES):
         n = min(LANES, x.shape[0] - first)
         _turn(x, first, n, tile)
@@ -218,11 +219,11 @@ def _symmetric(x, out, n_levels, has_fifth):
 
 
 @_jit
-def _affine(x, out, n_levels, has_fifth):
+def _affine(x, out, bits):
     """Q4_1 and Q5_1: steps from the smallest element to the largest."""
     tile, q = np.zeros((BLOCK_SIZE, LANES), np.float32), np.empty((BLOCK_SIZE, LANES), np.int32)
     d, m, inverse = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    error, n_infinite = 0.0, 0
+    n_levels, has_fifth, error, n_infinite = 1 << bits, bits == 5, 0.0, 0
     for first in range(0, x.shape[0], LANES):
         n = min(LANES, x.shape[0] - first)
         _turn(x, first, n, tile)
@@ -238,7 +239,7 @@ def _affine(x, out, n_levels, has_fifth):
 
 
 @_jit
-def _q8_0(x, out):
+def _q8_0(x, out, bits):
     """Q8_0: the largest magnitude becomes 127 steps."""
     tile, q = np.zeros((BLOCK_SIZE, LANES), np.float32), np.empty((BLOCK_SIZE, LANES), np.int32)
     d, inverse, zeros = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.zeros(LANES, np.float32)
@@ -248,7 +249,7 @@ def _q8_0(x, out):
         _turn(x, first, n, tile)
         _largest_magnitude(tile, d, index)
         for lane in range(LANES):
-            d[lane] = np.abs(d[lane]) / np.float32(127)
+            d[lane] = np.abs(d[lane]) / np.float32((1 << (bits - 1)) - 1)
         _invert(d, inverse)
         _multiply_round(tile, zeros, inverse, q)
         n_infinite += _store_halves(d, n, out, first, 0)
@@ -258,7 +259,7 @@ def _q8_0(x, out):
 
 
 @_jit
-def _q4_1_o(x, out):
+def _q4_1_o(x, out, bits):
     """Q4_1_O of April 2023: steps over 31 elements; the one of largest magnitude is kept apart."""
     tile, q = np.zeros((BLOCK_SIZE, LANES), np.float32), np.empty((BLOCK_SIZE, LANES), np.int32)
     d, m, inverse = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
@@ -270,7 +271,7 @@ def _q4_1_o(x, out):
         for lane in range(n):
             if index[lane] != NO_OUTLIER:
                 tile[index[lane], lane] = np.nan  # from here on nothing sees it
-        _range(tile, 15, d, m)
+        _range(tile, (1 << bits) - 1, d, m)
         _invert(d, inverse)
         _multiply_round(tile, m, inverse, q)
         n_infinite += _store_halves(d, n, out, first, 0) + _store_halves(m, n, out, first, 1)
@@ -284,26 +285,19 @@ def _q4_1_o(x, out):
     return error, n_infinite
 
 
-# name -> (kernel, its further arguments, the block's dtype, the reference)
-ENCODERS = {
-    "Q4_0": (_symmetric, (16, False), blocks.Q4_0, blocks.encode_q4_0),
-    "Q4_1": (_affine, (16, False), blocks.Q4_1, blocks.encode_q4_1),
-    "Q5_0": (_symmetric, (32, True), blocks.Q5_0, blocks.encode_q5_0),
-    "Q5_1": (_affine, (32, True), blocks.Q5_1, blocks.encode_q5_1),
-    "Q8_0": (_q8_0, (), blocks.Q8_0, blocks.encode_q8_0),
-    "Q4_1_O": (_q4_1_o, (), blocks.Q4_1_O, blocks.encode_q4_1_o),
-}
+# A row of `formats.FORMATS` names its kernel: (blocks of float32, words of the blocks, bits of a quant).
+KERNELS = {"symmetric": _symmetric, "affine": _affine, "q8_0": _q8_0, "q4_1_o": _q4_1_o}
 
 
-def has_encoder(name, block):
-    """Whether `encode` writes blocks of that type: those of April 2023 share names with today's."""
-    return name in ENCODERS and ENCODERS[name][2] == block
+def encode(format: Format, x: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """Quantize x (n_blocks, block_size) float32 by the format's kernel, or by its reference where it has none.
 
-
-def encode(name, x, out):
-    """Quantize x (n_blocks, 32) float32 into `out` (n_blocks, bytes of a block) uint8.
-
-    Returns  (sum of squared errors, number of values in the blocks' heads that overflowed float16)
+    Returns  (blocks, sum of squared errors, number of values in the blocks' heads that overflowed float16)
     """
-    kernel, arguments, _, _ = ENCODERS[name]
-    return kernel(x, out.view(np.uint16), *arguments)
+    if format.kernel is None:
+        found = format.encode(x)
+        difference = (format.decode(found) - x).reshape(-1)
+        return found, sum_of_squares(difference), count_not_finite(difference)
+    found = np.empty(len(x), format.block)
+    words = found.view(np.uint16).reshape(len(x), -1)
+    return found, *KERNELS[format.kernel](x, words, format.layout.bits)

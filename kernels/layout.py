@@ -19,6 +19,7 @@ A vector (one column of x) is one row of bytes, n_blocks = n_in / 32 rounded up:
     int8     n_in quants | scales | scales * sum of quants | -8 * sum of quants | float32 values
 
 The sums pay for zero points and minimums once a block instead of once a weight.
+Which formats there are, and how files hold them, is the business of `formats.py`.
 """
 
 from __future__ import annotations
@@ -32,37 +33,21 @@ GROUPS = TILE_ROWS // 16
 
 @dataclass(frozen=True)
 class Layout:
-    """One format: how a block lies in the file, and what its numbers mean.
+    """How a format lies in tiles, and what its numbers mean.
 
-    `bits` a weight; value = (q - zero) d, plus m where `has_min`. `header` bytes stand before
-    the fifth bits and the quants. `pairs`: neighbours share a byte (version 100), instead of
-    columns 16 apart (version 101).
+    `bits` a weight; value = (q - zero) d, plus m where `has_min`; d and m of `scale_bytes` each.
     """
 
-    name: str
     bits: int
     zero: int = 0
     has_min: bool = False
     scale_bytes: int = 2
-    pairs: bool = False
     has_outliers: bool = False
 
     @property
     def is_float(self) -> bool:
         """Whether the weights are floats and meet float32 activations."""
         return self.bits >= 16
-
-    @property
-    def header(self) -> int:
-        """Bytes of a file block before its fifth bits and quants."""
-        if self.is_float:
-            return 0
-        return self.scale_bytes * (1 + self.has_min) + 4 * self.has_outliers
-
-    @property
-    def file_block(self) -> int:
-        """Bytes of a block of 32 weights in the file."""
-        return self.header + BLOCK * self.bits // 8
 
     @property
     def group_quants(self) -> int:
@@ -91,24 +76,6 @@ class Layout:
         """Bytes of a tile of `n_blocks` blocks a row."""
         return n_blocks * self.block_bytes
 
-
-LAYOUTS = {
-    layout.name: layout
-    for layout in (
-        Layout("FP32", 32),
-        Layout("FP16", 16),
-        Layout("Q4_0", 4, zero=8),
-        Layout("Q4_1", 4, has_min=True),
-        Layout("Q5_0", 5, zero=16),
-        Layout("Q5_1", 5, has_min=True),
-        Layout("Q8_0", 8),
-        # Version 100. Its float32 scales stay float32: they cost 12 % more bytes, and rounding
-        # them would cost accuracy that the file paid for.
-        Layout("Q4_0_v100", 4, zero=8, scale_bytes=4, pairs=True),
-        Layout("Q4_1_v100", 4, has_min=True, scale_bytes=4, pairs=True),
-        Layout("Q4_1_O", 4, has_min=True, pairs=True, has_outliers=True),
-    )
-}
 
 # Where the parts of a vector's row start, in bytes a block.
 SCALES = BLOCK

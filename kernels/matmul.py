@@ -17,6 +17,7 @@ from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import WANTS_INT8, put_vector, quantize_reference, wants
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.dispatch import choose
+from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.pack import pack, place_alone, unpack_reference
 from rwkv_np.kernels.pointers import address, beyond, call_kernel, number
 from rwkv_np.kernels.threads import one_at_a_time
@@ -67,11 +68,11 @@ class PackedMatrix:
     @classmethod
     def from_file(cls, raw: np.ndarray, format: str, n_in: int, path: str | None = None) -> PackedMatrix:
         """Pack the uint8 rows of a file (pack.pack) for `path`, by default this processor's best."""
-        layout = lay.LAYOUTS[format]
-        place = place_alone(layout, raw.shape[0], n_in)
+        row = FORMATS[format]
+        place = place_alone(row.layout, raw.shape[0], n_in)
         tiles = np.empty((place.n_tiles, place.tile_bytes), np.uint8)
-        pack(raw, layout, n_in, tiles.reshape(-1), place)
-        return cls(layout, raw.shape[0], n_in, tiles, kernel_addresses(format, path or choose().path))
+        pack(raw, row, n_in, tiles.reshape(-1), place)
+        return cls(row.layout, raw.shape[0], n_in, tiles, kernel_addresses(format, path or choose().path))
 
     @property
     def n_blocks(self) -> int:
@@ -119,13 +120,13 @@ def matmul(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
 
 def matmul_reference(raw: np.ndarray, format: str, n_in: int, x: np.ndarray) -> np.ndarray:
     """The definition, in float64: the file's weights times vectors as the format rounds them."""
-    layout = lay.LAYOUTS[format]
-    weights = unpack_reference(raw, layout, n_in)
-    if layout.is_float:
+    row = FORMATS[format]
+    weights = unpack_reference(raw, row, n_in)
+    if row.layout.is_float:
         return x.astype(np.float64) @ weights.T
     quants, scales = quantize_reference(x)
     rounded = quants * np.repeat(scales.astype(np.float64), lay.BLOCK, axis=1)
-    if not layout.has_outliers:
+    if not row.layout.has_outliers:
         return rounded @ weights.T
-    plain = unpack_reference(raw, layout, n_in, outliers=False)
+    plain = unpack_reference(raw, row, n_in, outliers=False)
     return rounded @ plain.T + x.astype(np.float64) @ (weights - plain).T

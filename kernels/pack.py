@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numba import prange
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.blocks import NO_OUTLIER
 from rwkv_np.kernels.cache import jit
+from rwkv_np.kernels.formats import Format
 from rwkv_np.kernels.pointers import (
     address,
     clear_bytes,
@@ -137,10 +139,10 @@ def _pack_rows(raw, n_in, n_blocks, numbers, target, start, stride, tile_bytes):
                 _pack_row(source, row, n_blocks, numbers, place)
 
 
-def _numbers(layout):
-    n_scales = 1 + layout.has_min
+def _numbers(format):
+    layout = format.layout
     return (
-        layout.bits, layout.header, layout.file_block, n_scales, layout.scale_bytes, int(layout.pairs),
+        layout.bits, format.header, format.block.itemsize, 1 + layout.has_min, layout.scale_bytes, int(format.pairs),
         int(layout.has_outliers), layout.scales, layout.group_quants,
     )  # fmt: skip
 
@@ -165,58 +167,31 @@ def place_alone(layout: lay.Layout, n_rows: int, n_in: int, start: int = 0) -> P
     return Place(start, tile_bytes, -(-n_rows // TILE_ROWS), tile_bytes)
 
 
-def pack(raw: np.ndarray, layout: lay.Layout, n_in: int, target: np.ndarray, place: Place) -> None:
+def pack(raw: np.ndarray, format: Format, n_in: int, target: np.ndarray, place: Place) -> None:
     """Pack the rows of a file into their place in `target`, a flat uint8 buffer.
 
     Shapes   raw (n_rows, bytes of a row) uint8, C-contiguous, read-only or not
     Raises   ValueError: the shapes do not belong together
     """
     n_rows, row_bytes = raw.shape
-    n_blocks = lay.n_blocks_of(n_in)
-    expected = n_in * layout.bits // 8 if layout.is_float else n_blocks * layout.file_block
-    if row_bytes != expected or (n_in % lay.BLOCK and not layout.is_float):
-        raise ValueError(f"{layout.name} rows of {n_in} weights have {row_bytes} bytes, not {expected}")
-    alone = place_alone(layout, n_rows, n_in)
+    expected = format.n_bytes(n_in)
+    if row_bytes != expected or n_in % format.block_size:
+        raise ValueError(f"{format.name} rows of {n_in} weights have {row_bytes} bytes, not {expected}")
+    alone = place_alone(format.layout, n_rows, n_in)
     end = place.start + (place.n_tiles - 1) * place.stride + place.tile_bytes
     if (place.n_tiles, place.tile_bytes) != (alone.n_tiles, alone.tile_bytes) or end > target.size:
         raise ValueError(f"{place} in {target.size} bytes is no place for {n_rows} rows of {n_in} weights")
+    n_blocks, numbers = lay.n_blocks_of(n_in), _numbers(format)
     with one_at_a_time:
-        _pack_rows(raw, n_in, n_blocks, _numbers(layout), target, place.start, place.stride, place.tile_bytes)
+        _pack_rows(raw, n_in, n_blocks, numbers, target, place.start, place.stride, place.tile_bytes)
 
 
-def unpack_reference(raw: np.ndarray, layout: lay.Layout, n_in: int, outliers: bool = True) -> np.ndarray:
-    """The definition of the file's blocks: (n_rows, n_in) float64 weights, slow and obvious.
+def unpack_reference(raw: np.ndarray, format: Format, n_in: int, outliers: bool = True) -> np.ndarray:
+    """The weights of a file's rows as the format defines them, (n_rows, n_in) float64.
 
     Without `outliers` each has the value of its nibble, which is the block's minimum.
     """
-    if layout.is_float:
-        kind = np.float16 if layout.bits == 16 else np.float32
-        return np.ascontiguousarray(raw).view(kind).astype(np.float64)
-    blocks = np.ascontiguousarray(raw).reshape(raw.shape[0], -1, layout.file_block)
-    scale_kind = np.float16 if layout.scale_bytes == 2 else np.float32
-    n_scales = 1 + layout.has_min
-    scales = np.ascontiguousarray(blocks[:, :, : n_scales * layout.scale_bytes]).view(scale_kind)
-    q = _quants_reference(blocks[:, :, layout.header :], layout)
-    weights = (q - layout.zero) * scales[:, :, :1].astype(np.float64)
-    if layout.has_min:
-        weights += scales[:, :, 1:]
-    if layout.has_outliers and outliers:
-        columns = np.ascontiguousarray(blocks[:, :, 4:6]).view(np.uint16)[:, :, 0]
-        values = np.ascontiguousarray(blocks[:, :, 6:8]).view(np.float16)[:, :, 0]
-        rows, places = np.nonzero(columns < BLOCK)
-        weights[rows, places, columns[rows, places]] = values[rows, places]
-    return weights.reshape(raw.shape[0], n_in)
-
-
-def _quants_reference(quants, layout):
-    if layout.bits == 8:
-        return quants.view(np.int8).astype(np.float64)
-    nibbles = quants[:, :, -16:]
-    low, high = nibbles & 15, nibbles >> 4
-    if layout.pairs:
-        q = np.stack([low, high], axis=3).reshape(*low.shape[:2], BLOCK)
-    else:
-        q = np.concatenate([low, high], axis=2)
-    if layout.bits == 5:
-        q = q + 16 * np.unpackbits(quants[:, :, :4], axis=2, bitorder="little")
-    return q.astype(np.float64)
+    blocks = np.array(raw).view(format.block)
+    if format.layout.has_outliers and not outliers:
+        blocks["outlier_index"] = NO_OUTLIER
+    return format.decode(blocks).reshape(len(raw), n_in).astype(np.float64)

@@ -23,6 +23,7 @@ from rwkv_np.kernels.cache import compile_c
 from rwkv_np.kernels.dispatch import target_features
 from rwkv_np.kernels.dots import DOTS, half_to_float, look_up
 from rwkv_np.kernels.emit import BYTE_LANES, BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, Emit, Variable
+from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.pointers import KERNEL_ARGS
 
 STEPS = 8  # of four columns in a block
@@ -210,7 +211,7 @@ def tile_product(typingctx, format, path, count, tile, x, x_stride, n_blocks, ou
     """out[v, :32] = tile @ x[v] for v < count. Format, path and count are literals."""
 
     def codegen(context, builder, signature, args):
-        layout = lay.LAYOUTS[format.literal_value]
+        layout = FORMATS[format.literal_value].layout
         emit_tile_product(builder, layout, path.literal_value, count.literal_value, *args[3:])
         return context.get_dummy_value()
 

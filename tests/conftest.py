@@ -102,7 +102,8 @@ def write_model(path, arrays, data_type="FP32", version=LATEST_VERSION, **header
             is_matrix = x.ndim == 2 and name not in ("emb.weight", "head.weight")
             stored = by_name(data_type if is_matrix else "FP32", version)
             write_parameter_header(file, name, x.shape, stored)
-            file.write(stored.encode(x.reshape(x.shape[0] if x.ndim > 1 else 1, -1, stored.block_size)).tobytes())
+            blocks = x.reshape(x.shape[0] if x.ndim > 1 else 1, -1, stored.format.block_size)
+            file.write(stored.format.encode(blocks).tobytes())
     return path
 
 

@@ -14,9 +14,9 @@ import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.tiles import COUNTS, MOST, emit_tile_product
 
-FORMATS = tuple(lay.LAYOUTS)
 STEPS = lay.BLOCK // 4  # a step adds four neighbouring columns
 # path -> (a target, a processor of it, how many registers 16 lanes take, and what they are called)
 TARGETS = {
@@ -61,7 +61,7 @@ def compiled(format, path, count):
     kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, number, number, pointer, number])
     function = ir.Function(module, kind, "tile")
     builder = ir.IRBuilder(function.append_basic_block())
-    emit_tile_product(builder, lay.LAYOUTS[format], path, count, *function.args)
+    emit_tile_product(builder, FORMATS[format].layout, path, count, *function.args)
     builder.ret_void()
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -131,7 +131,7 @@ def expected(layout, path, count):
 def test_a_loop_holds_exactly_the_vector_instructions_that_its_layout_asks_for(format, path):
     for count in (1, 2):
         lines = loop(compiled(format, path, count))
-        assert counted(lines, TARGETS[path][3]) == expected(lay.LAYOUTS[format], path, count), f"{count} vectors"
+        assert counted(lines, TARGETS[path][3]) == expected(FORMATS[format].layout, path, count), f"{count} vectors"
 
 
 @pytest.mark.parametrize("path", TARGETS)
@@ -143,7 +143,7 @@ def test_nothing_is_called_and_nothing_done_number_by_number(format, path):
     assert not [line for line in lines if SCALAR.match(line) or BYTE.match(line)]
     # What may be: for each vector the multiple of its sum that stands for the zero point, and where a table of 32
     # is looked up row by row, the rows' places in it.
-    n_rows = lay.TILE_ROWS if lay.LAYOUTS[format].has_outliers and path != "vnni" else 0
+    n_rows = lay.TILE_ROWS if FORMATS[format].layout.has_outliers and path != "vnni" else 0
     assert sum(bool(NUMBER.match(line)) for line in lines) <= 2 + n_rows
 
 

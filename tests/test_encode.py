@@ -7,31 +7,28 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rwkv_np.kernels import encode as kernels
 from rwkv_np.kernels import floats
+from rwkv_np.kernels.formats import FORMATS
 
-from rwkv_np.files.quants import DATA_TYPES
-
-NAMES = list(kernels.ENCODERS)
-DECODE = {t.block: t.decode for t in DATA_TYPES}
+NAMES = [row.name for row in FORMATS.values() if row.kernel]
 
 
 def encoded(name, x):
-    block = kernels.ENCODERS[name][2]
-    out = np.full((x.size // 32, block.itemsize), 0xAA, np.uint8)
-    error, n_overflows = kernels.encode(name, x, out)
-    return out.view(block)[:, 0], error, n_overflows
+    row = FORMATS[name]
+    out = np.full((len(x), row.block.itemsize // 2), 0xAAAA, np.uint16)
+    error, n_overflows = kernels.KERNELS[row.kernel](x, out, row.layout.bits)
+    return out.view(row.block)[:, 0], error, n_overflows
 
 
 def check(name, x):
     x = x.reshape(-1, 32)
     found, error, n_overflows = encoded(name, x)
-    _, _, block, reference = kernels.ENCODERS[name]
-    expected = reference(x)
-    for field in block.names:
+    expected = FORMATS[name].encode(x)
+    for field in expected.dtype.names:
         bits = [b[field].copy().view(np.uint8).reshape(len(x), -1) for b in (found, expected)]
         wrong = np.flatnonzero((bits[0] != bits[1]).any(axis=1))
         assert wrong.size == 0, f"{field} of {wrong.size} blocks, the first {x[wrong[0]].tolist()}"
     if not n_overflows:
-        true_error = np.square(DECODE[block](expected).astype(np.float64) - x).sum()
+        true_error = np.square(FORMATS[name].decode(expected).astype(np.float64) - x).sum()
         assert error == pytest.approx(true_error, rel=1e-3, abs=1e-12)
     return n_overflows
 

@@ -21,7 +21,6 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 from rwkv_np.kernels import dispatch
-from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import quantize_reference
 from rwkv_np.kernels.cache import source_hash
 from rwkv_np.kernels.emit import FLOATS, Emit
@@ -86,8 +85,8 @@ def test_a_vector_has_the_same_product_alone_and_in_company(format, path, rng):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("format", ["Q8_0", "Q5_1", "Q4_0"])
 def test_the_largest_quants_do_not_overflow(format, path):
-    layout = lay.LAYOUTS[format]
-    raw = np.full((32, 2 * layout.file_block), 0x80 if format == "Q8_0" else 0xFF, np.uint8)
+    layout, size = FORMATS[format].layout, FORMATS[format].block.itemsize
+    raw = np.full((32, 2 * size), 0x80 if format == "Q8_0" else 0xFF, np.uint8)
     scales = np.full((32, 2, 1 + layout.has_min), 1, np.float16).view(np.uint8)
     raw.reshape(32, 2, -1)[:, :, : layout.scale_bytes * (1 + layout.has_min)] = scales
     for sign in (-1, 1):
@@ -98,12 +97,12 @@ def test_the_largest_quants_do_not_overflow(format, path):
 
 
 def test_a_buffer_that_does_not_fit_is_refused(rng):
-    layout = lay.LAYOUTS["Q4_1"]
-    raw, place = random_rows("Q4_1", 64, 64, rng), place_alone(layout, 64, 64)
+    q4_1 = FORMATS["Q4_1"]
+    raw, place = random_rows("Q4_1", 64, 64, rng), place_alone(q4_1.layout, 64, 64)
     with pytest.raises(ValueError, match="no place for 64 rows"):
-        pack(raw, layout, 64, np.empty(place.n_tiles * place.tile_bytes - 1, np.uint8), place)
+        pack(raw, q4_1, 64, np.empty(place.n_tiles * place.tile_bytes - 1, np.uint8), place)
     with pytest.raises(ValueError, match="rows of 96 weights have 40 bytes, not 60"):
-        pack(raw, layout, 96, np.empty(10**4, np.uint8), place)
+        pack(raw, q4_1, 96, np.empty(10**4, np.uint8), place)
 
 
 def test_vectors_that_do_not_fit_the_matrix_are_refused(rng):
@@ -172,7 +171,7 @@ def test_a_kernel_tells_llvm_the_feature_that_it_does_not_list(format, monkeypat
     monkeypatch.setattr(dispatch, "numba_features", lambda: "+neon")
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    layout = lay.LAYOUTS[format]
+    layout = FORMATS[format].layout
     module = ir.Module("tile")
     module.triple = "aarch64-unknown-linux-gnu"
     pointer, number = ir.IntType(8).as_pointer(), ir.IntType(64)

@@ -60,10 +60,10 @@ def changed(tmp_path, source, name, index, value):
     """A copy of a float model file in which one element of a parameter is `value`."""
     data = bytearray(source.read_bytes())
     p = read_model_file(source).parameters[name]
-    offset = data.index(p.data.tobytes()) + p.data_type.block.itemsize * int(
+    offset = data.index(p.data.tobytes()) + p.data_type.format.block.itemsize * int(
         np.ravel_multi_index(index, p.shape)
     )
-    data[offset : offset + p.data_type.block.itemsize] = np.array(value, p.data_type.block).tobytes()
+    data[offset : offset + p.data_type.format.block.itemsize] = np.array(value, p.data_type.format.block).tobytes()
     (tmp_path / "changed.bin").write_bytes(data)
     return tmp_path / "changed.bin"
 
@@ -94,7 +94,7 @@ def test_matrices_are_encoded_from_float32_and_all_else_is_copied(tmp_path, sour
     assert list(before) == list(after)
     for name, p in after.items():
         if len(p.shape) == 2 and name not in ("emb.weight", "head.weight"):
-            expected = p.data_type.encode(before[name].array().reshape(*p.blocks().shape, 32))
+            expected = p.data_type.format.encode(before[name].array().reshape(*p.blocks().shape, 32))
             assert (p.data_type.name, p.data.tobytes()) == (data_type, expected.tobytes())
         else:
             assert (p.data_type, p.data.tobytes()) == (before[name].data_type, before[name].data.tobytes())
@@ -149,7 +149,7 @@ def test_rows_of_one_block_and_of_thousands_of_weights(tmp_path, data_type, size
     quantize(source, tmp_path / "q.bin", data_type)
     before, after = (read_model_file(path).parameters for path in (source, tmp_path / "q.bin"))
     for name in ("blocks.0.ffn.key.weight", "blocks.0.ffn.value.weight"):
-        expected = after[name].data_type.encode(before[name].array().reshape(*after[name].blocks().shape, 32))
+        expected = after[name].data_type.format.encode(before[name].array().reshape(*after[name].blocks().shape, 32))
         assert after[name].data.tobytes() == expected.tobytes()
 
 
@@ -159,7 +159,7 @@ def test_rows_of_one_block_and_of_thousands_of_weights(tmp_path, data_type, size
 def test_head_takes_a_type_of_its_own(tmp_path, run_cli):
     run_cli("quantize", FP16, tmp_path / "q.bin", "Q4_1", "--head", "Q8_0")
     mixed, plain = (read_model_file(path).parameters for path in (tmp_path / "q.bin", FP16))
-    expected = by_name("Q8_0").encode(plain["head.weight"].array().reshape(101, 2, 32))
+    expected = by_name("Q8_0").format.encode(plain["head.weight"].array().reshape(101, 2, 32))
     assert mixed["head.weight"].data.tobytes() == expected.tobytes()
     q4_1 = read_model_file(GOLDEN / "golden-4v0.Q4_1.bin").parameters
     assert all(
@@ -397,10 +397,10 @@ def test_the_disk_must_have_room_for_the_result_which_is_known_beforehand(tmp_pa
 def test_an_error_in_a_worker_ends_the_run_with_that_error_and_leaves_nothing(
     tmp_path, monkeypatch, overwrite
 ):
-    def encode(name, x, out):
+    def encode(format, x):
         if x.shape[0] == 512:  # ffn.key and ffn.value
             raise MemoryError("no room")
-        return original(name, x, out)
+        return original(format, x)
 
     original = kernels.encode
     monkeypatch.setattr(kernels, "encode", encode)

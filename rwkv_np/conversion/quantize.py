@@ -38,7 +38,7 @@ MAX_THREADS = 16  # unless more are asked for: the one that writes keeps up with
 
 # The April 2023 program took numbers. 2 and 3 mean the types of those names in today's layout.
 NUMBERS = {"2": "Q4_0", "3": "Q4_1", "4": "Q4_1_O"}
-TYPES = tuple(t.name for t in DATA_TYPES if t.is_quantized and (101 in t.versions or t.name == "Q4_1_O"))
+TYPES = tuple(t.name for t in DATA_TYPES if t.format.is_quantized and (101 in t.versions or t.name == "Q4_1_O"))
 NEVER_UNASKED = ("emb.weight", "head.weight")  # as in rwkv.cpp
 
 
@@ -126,7 +126,7 @@ def _type(name: str, version: int) -> DataType:
 
 def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]]) -> list[_Item]:
     for p in file.parameters.values():
-        if p.data_type.is_quantized:
+        if p.data_type.format.is_quantized:
             raise FormatError(
                 file.path,
                 f"is quantized already ({p.name} is {p.data_type.name}); quantize from the FP16 or FP32 "
@@ -147,8 +147,8 @@ def _item(p: Parameter, wanted: DataType, keep: Sequence[tuple[str, DataType]]) 
     if len(p.shape) != 2 or (p.name in NEVER_UNASKED and not matches):
         return _Item(p, p.data_type)
     chosen = matches[-1] if matches else wanted
-    if p.shape[-1] % chosen.block_size:
-        note = f"stays: its rows of {p.shape[-1]} are no multiple of {chosen.block_size}"
+    if p.shape[-1] % chosen.format.block_size:
+        note = f"stays: its rows of {p.shape[-1]} are no multiple of {chosen.format.block_size}"
         return _Item(p, p.data_type, note)
     return _Item(p, chosen)
 
@@ -249,19 +249,13 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
         raise FormatError(path, _not_finite(p, rows, n_bad))
     if item.is_copied:
         return _Chunk(blocks.view(np.uint8), 0.0, 0.0)
-    data_type = item.data_type
-    if kernels.has_encoder(data_type.name, data_type.block):
-        data = np.empty((x.size // data_type.block_size, data_type.block.itemsize), np.uint8)
-        error, n_overflows = kernels.encode(data_type.name, x.reshape(len(data), -1), data)
-    else:  # FP16, FP32, and beside Q4_1_O its contemporaries
-        data = data_type.encode(x.reshape(-1, data_type.block_size))
-        difference = data_type.decode(data).reshape(-1) - x
-        error, n_overflows = floats.sum_of_squares(difference), floats.count_not_finite(difference)
+    wanted = item.data_type.format
+    data, error, n_overflows = kernels.encode(wanted, x.reshape(-1, wanted.block_size))
     if n_overflows:
         raise FormatError(
             path,
             f"{p.name} holds values up to {np.abs(x).max():g}, too large for the float16 numbers of "
-            f"{data_type.name}; leave it as it is: --keep '{p.name}={p.data_type.name}'",
+            f"{item.data_type.name}; leave it as it is: --keep '{p.name}={p.data_type.name}'",
         )
     return _Chunk(data, error, floats.sum_of_squares(x))
 

@@ -90,7 +90,7 @@ def write_parameter_header(file: BinaryIO, name: str, shape: Shape, data_type: D
 def parameter_bytes(name: str, shape: Shape, data_type: DataType) -> int:
     """What a parameter takes in a file, its own header included."""
     n_weights = int(np.prod(shape, dtype=object))
-    return _PARAMETER.size + 4 * len(shape) + len(name.encode()) + data_type.n_bytes(n_weights)
+    return _PARAMETER.size + 4 * len(shape) + len(name.encode()) + data_type.format.n_bytes(n_weights)
 
 
 HEADER_BYTES = _HEADER.size
@@ -158,16 +158,16 @@ def _name(path: str, offset: int, key: bytes) -> str:
 
 def _data_bytes(path: str, name: str, shape: Shape, data_type: DataType) -> int:
     """Bytes of a parameter's data, in Python's integers: a false shape must not overflow."""
-    if min(shape) <= 0 or shape[-1] % data_type.block_size:
+    if min(shape) <= 0 or shape[-1] % data_type.format.block_size:
         raise FormatError(
             path,
             f"{name} has the shape {shape}; expected positive sizes, "
-            f"and rows of whole blocks of {data_type.block_size} for {data_type.name}. {_MEND}",
+            f"and rows of whole blocks of {data_type.format.block_size} for {data_type.name}. {_MEND}",
         )
     n_weights = 1
     for size in shape:
         n_weights *= size
-    return data_type.n_bytes(n_weights)
+    return data_type.format.n_bytes(n_weights)
 
 
 def _data_type(path: str, version: int, code: int, where: str) -> DataType:

@@ -39,11 +39,11 @@ class Parameter:
     def blocks(self) -> np.ndarray:
         """(n_rows, blocks in a row) of the type's block; a vector is one row."""
         n_rows = self.n_weights // self.shape[-1]
-        return self.data.view(self.data_type.block).reshape(n_rows, -1)
+        return self.data.view(self.data_type.format.block).reshape(n_rows, -1)
 
     def rows(self, index: slice | np.ndarray) -> np.ndarray:
         """Those rows, (n, n_in) float32."""
-        x = self.data_type.decode(self.blocks()[index])
+        x = self.data_type.format.decode(self.blocks()[index])
         return x.reshape(-1, self.shape[-1])
 
     def array(self) -> np.ndarray:

@@ -158,7 +158,7 @@ def _check_threads(n_threads: int) -> int:
 
 def _compile_kernels(parameters: Mapping[str, Parameter], path: str, progress: Progress) -> None:
     """Compile, or fetch from the cache, the products with the types that occur."""
-    formats = sorted({p.data_type.layout.name for p in parameters.values() if len(p.shape) > 1})
+    formats = sorted({p.data_type.format.name for p in parameters.values() if len(p.shape) > 1})
     for i, name in enumerate(formats):
         progress("compiling kernels", i, len(formats))
         kernel_addresses(name, path)
@@ -176,7 +176,7 @@ def _pack(places: Places, progress: Progress) -> np.ndarray:
         # The last comes first: a head made in Q8_0 stays in memory until it is in its place.
         parameter, place = places.matrices.pop()
         raw = parameter.data.reshape(parameter.shape[0], -1)
-        pack(raw, parameter.data_type.layout, parameter.shape[1], weights, place)
+        pack(raw, parameter.data_type.format, parameter.shape[1], weights, place)
     progress("loading", n_matrices, n_matrices)
     return weights
 

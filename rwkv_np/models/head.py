@@ -26,7 +26,7 @@ _Q8_0 = by_name("Q8_0")
 def can_be_q8_0(head: Parameter) -> bool:
     """Whether it is a float matrix whose rows are whole blocks."""
     assert _Q8_0 is not None
-    return not head.data_type.is_quantized and head.shape[1] % _Q8_0.block_size == 0
+    return not head.data_type.format.is_quantized and head.shape[1] % _Q8_0.format.block_size == 0
 
 
 def loaded(parameters: Mapping[str, Parameter], as_q8_0: bool) -> Parameter:
@@ -41,8 +41,8 @@ def _in_q8_0(parameter: Parameter) -> Parameter:
 
     assert _Q8_0 is not None
     n_rows, n_in = parameter.shape
-    size = _Q8_0.block_size
-    blocks = np.empty((n_rows, n_in // size), _Q8_0.block)
+    size = _Q8_0.format.block_size
+    blocks = np.empty((n_rows, n_in // size), _Q8_0.format.block)
     for rows, w in parameter.chunks(2**22):
         quants, scales = quantize(w)
         blocks["d"][rows] = scales

@@ -56,7 +56,7 @@ def _by_type(file: ModelFile) -> list[Report]:
     for p in file.parameters.values():
         row = rows.setdefault(
             p.data_type.name,
-            {"type": p.data_type.name, "bits_per_weight": p.data_type.bits_per_weight,
+            {"type": p.data_type.name, "bits_per_weight": p.data_type.format.bits_per_weight,
              "parameters": 0, "weights": 0, "bytes": 0},
         )  # fmt: skip
         row["parameters"] += 1

@@ -37,7 +37,7 @@ class Embedding:
         self._blocks = np.asarray(weight.blocks())
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
-        return self.weight.data_type.decode(self._blocks[tokens]).reshape(-1, self.weight.shape[-1])
+        return self.weight.data_type.format.decode(self._blocks[tokens]).reshape(-1, self.weight.shape[-1])
 
 
 class LayerNorm:

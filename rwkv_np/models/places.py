@@ -59,7 +59,7 @@ class Places:
         found = [p for name, p in self._parameters.items() if _without_layer(name) in matrices]
         n_blocks, parts = lay.n_blocks_of(found[0].shape[1]), 0
         for parameter in found:
-            parts |= wants(parameter.data_type.layout)
+            parts |= wants(parameter.data_type.format.layout)
         row_bytes = lay.vector_bytes(n_blocks)
         return Rows(self._take(MOST * row_bytes), row_bytes, n_blocks, parts)
 
@@ -79,12 +79,12 @@ class Places:
         A thread that reads a tile of each then reads one straight line of memory.
         """
         found = [self._parameters[f"{name}.weight"] for name in names]
-        places = [place_alone(p.data_type.layout, *p.shape) for p in found]
+        places = [place_alone(p.data_type.format.layout, *p.shape) for p in found]
         stride, start = sum(place.tile_bytes for place in places), self.n_weights
         placed = []
         for parameter, place in zip(found, places):
             self.matrices.append((parameter, Place(start, stride, place.n_tiles, place.tile_bytes)))
-            kernels = kernel_addresses(parameter.data_type.layout.name, self._path).tolist()
+            kernels = kernel_addresses(parameter.data_type.format.name, self._path).tolist()
             placed.append(Matrix(start, stride, place.n_tiles, lay.n_blocks_of(parameter.shape[1]), tuple(kernels)))
             start += place.tile_bytes
         self.n_weights += stride * places[0].n_tiles

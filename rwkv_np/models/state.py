@@ -16,6 +16,7 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -151,8 +152,8 @@ class State:
     def save(self, path: PathLike, overwrite: bool = False) -> None:
         """Write the state to `path` (an .npz file under any name). Raises OutputError."""
         buffer = io.BytesIO()
-        arrays = {name: np.ascontiguousarray(part) for name, part in self.parts.items()}
-        np.savez(buffer, architecture=np.array(self.architecture), **arrays)
+        arrays: dict[str, Any] = {name: np.ascontiguousarray(part) for name, part in self.parts.items()}
+        np.savez(buffer, architecture=np.array(self.architecture), **arrays)  # Any: savez has options too
         with new_file(path, overwrite=overwrite, durable=True) as file:
             file.write(buffer.getvalue())
 

@@ -1,0 +1,86 @@
+"""Every format that a matrix may have: one row of `FORMATS` each, with all that arrays need to know.
+
+Files and people know formats by codes and by names that changed their meaning; that is the business
+of `rwkv_np/files/quants.py`. Here a name means one thing. Another format is one row, a decoder and an
+encoder in `blocks.py`, and where it is worth one a kernel in `encode.py`. A row only names that
+kernel: importing it brings Numba, for which nobody should wait who only looks at a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from rwkv_np.kernels import blocks
+from rwkv_np.kernels.layout import Layout
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format, as a file holds it and as it is used.
+
+    layout      how it lies in tiles, and what its quants mean
+    block       the bytes of one block in a file, as a dtype: scales first, the quants last
+    decode      blocks (...,) -> float32 (..., block_size), the definition
+    encode      float32 (..., block_size) -> blocks (...,), the definition
+    kernel      the encoder of `encode.KERNELS` that does the same faster, if any
+    block_size  weights in a block, along a row
+    pairs       neighbours share a byte of quants (version 100), instead of columns 16 apart
+    """
+
+    name: str
+    layout: Layout
+    block: np.dtype
+    decode: Callable[[np.ndarray], np.ndarray]
+    encode: Callable[[np.ndarray], np.ndarray]
+    kernel: str | None = None
+    block_size: int = blocks.BLOCK_SIZE
+    pairs: bool = False
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights share a scale."""
+        return self.block_size > 1
+
+    @property
+    def header(self) -> int:
+        """Bytes of a block before its fifth bits and quants."""
+        return self.block.itemsize - self.block_size * self.layout.bits // 8
+
+    @property
+    def bits_per_weight(self) -> float:
+        """What a weight takes in a file, its share of the scales included."""
+        return 8 * self.block.itemsize / self.block_size
+
+    def n_bytes(self, n_weights: int) -> int:
+        """Bytes that `n_weights` take in a file; a row must fill whole blocks."""
+        return n_weights // self.block_size * self.block.itemsize
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format("FP32", Layout(32), np.dtype("<f4"), blocks.decode_float, blocks.encode_fp32, block_size=1),
+        Format("FP16", Layout(16), np.dtype("<f2"), blocks.decode_float, blocks.encode_fp16, block_size=1),
+        Format("Q4_0", Layout(4, zero=8), blocks.Q4_0, blocks.decode_q4_0, blocks.encode_q4_0, "symmetric"),
+        Format("Q4_1", Layout(4, has_min=True), blocks.Q4_1, blocks.decode_q4_1, blocks.encode_q4_1, "affine"),
+        Format("Q5_0", Layout(5, zero=16), blocks.Q5_0, blocks.decode_q5_0, blocks.encode_q5_0, "symmetric"),
+        Format("Q5_1", Layout(5, has_min=True), blocks.Q5_1, blocks.decode_q5_1, blocks.encode_q5_1, "affine"),
+        Format("Q8_0", Layout(8), blocks.Q8_0, blocks.decode_q8_0, blocks.encode_q8_0, "q8_0"),
+        # Version 100. Its float32 scales stay float32: they cost 12 % more bytes, and rounding
+        # them would cost accuracy that the file paid for.
+        Format(
+            "Q4_0_v100", Layout(4, zero=8, scale_bytes=4),
+            blocks.Q4_0_V100, blocks.decode_q4_0_v100, blocks.encode_q4_0_v100, pairs=True,
+        ),
+        Format(
+            "Q4_1_v100", Layout(4, has_min=True, scale_bytes=4),
+            blocks.Q4_1_V100, blocks.decode_q4_1_v100, blocks.encode_q4_1_v100, pairs=True,
+        ),
+        Format(
+            "Q4_1_O", Layout(4, has_min=True, has_outliers=True),
+            blocks.Q4_1_O, blocks.decode_q4_1_o, blocks.encode_q4_1_o, "q4_1_o", pairs=True,
+        ),
+    )
+}  # fmt: skip
