@@ -1,5 +1,8 @@
 """Choose the next token: pure functions on logits, and the one object that keeps count.
 
+The functions are the definition, in NumPy, and sort all logits. The object has a kernel choose, which
+picks the same token for the same random number (kernels/sample.py); the tests compare the two.
+
 The order is that of RWKV programs: bias and penalties change the logits; top-p, top-k and
 min-p cut the probabilities; the temperature comes last. (Elsewhere it comes first, so the
 same settings cut more here.) Text is not known here: stop strings are `completion.py`'s.
@@ -9,12 +12,16 @@ Source: the sampler of the official `rwkv` package, with which the tests compare
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 
 from rwkv_np.errors import InputError
+from rwkv_np.kernels.weights import LOG2_E, scale_of, weights
 
 
 @dataclass(frozen=True)
@@ -91,82 +98,196 @@ def add_bias(logits: np.ndarray, bias: Mapping[int, float]) -> np.ndarray:
 def penalize(
     logits: np.ndarray, counts: Mapping[int, float], presence: float, frequency: float
 ) -> np.ndarray:
-    """logits (V,) less `presence` and `frequency` x count for each token in `counts`."""
+    """logits (V,) less `presence` and `frequency` x count for each token in `counts`.
+
+    Raises InputError: a token is not in the vocabulary
+    """
     if not counts:
         return logits
-    logits = logits.copy()
-    logits[list(counts)] -= presence + frequency * np.array(list(counts.values()), logits.dtype)
+    if outside := [token for token in counts if not 0 <= token < logits.size]:
+        raise InputError(f"token id {outside[0]} was said; this model's ids are 0 to {logits.size - 1}")
+    logits, kind = logits.copy(), logits.dtype.type
+    logits[list(counts)] -= kind(presence) + kind(frequency) * np.array(list(counts.values()), logits.dtype)
     return logits
+
+
+def choices(
+    logits: np.ndarray, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that may be chosen, most likely first, and their weights (kernels/weights.py): int64 both.
+
+    Of two tokens the one with the larger logit is the more likely, and of equals that with the lower id.
+    top-p keeps the most likely until their weights at temperature 1 are at least ceil(top_p x all weights),
+    and all that are as likely as the last of these. min-p keeps those whose logit is at most log(1 / min_p)
+    below the largest. top-k cuts what is left after the first top_k, whatever is as likely as the last.
+    A token that is banned (-inf) is never kept. Temperature 0 keeps the most likely alone.
+
+    Raises InputError: no logit is finite, or one is NaN or inf
+    """
+    largest = float(logits.max())
+    if not math.isfinite(largest):
+        raise InputError(f"the largest logit is {largest}: the model file is damaged, or every token is banned")
+    if temperature == 0:
+        return np.array([logits.argmax()]), np.ones(1, np.int64)
+    ids = np.argsort(-logits, kind="stable")
+    x = logits[ids].astype(np.float64)
+    kept = x > -np.inf
+    if top_p < 1:
+        kept &= x >= _nucleus_edge(x, weights(x, largest, LOG2_E), top_p)
+    if min_p:
+        kept &= x - largest >= math.log(min_p)
+    n = min(np.count_nonzero(kept), top_k or x.size)
+    return ids[:n], weights(x[:n], largest, scale_of(temperature))
+
+
+def _nucleus_edge(x: np.ndarray, w: np.ndarray, top_p: float) -> float:
+    """The logit of the last token that is needed to reach `top_p`; x is in falling order."""
+    reached = np.cumsum(w)
+    return float(x[np.searchsorted(reached, math.ceil(top_p * float(reached[-1])))])
 
 
 def probabilities(
     logits: np.ndarray, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that may be chosen, most likely first, and the probability of each.
+    """The tokens that may be chosen, most likely first (`choices`), and the probability of each.
 
     Returns (ids, probabilities), float64 that sum to 1. InputError where no logit is finite or one is NaN.
     """
-    largest = logits.max()
-    if not np.isfinite(largest):
-        raise InputError(f"the largest logit is {largest}: the model file is damaged, or every token is banned")
-    if temperature == 0:
-        return np.array([logits.argmax()]), np.ones(1)
-    p = np.exp(logits.astype(np.float64) - largest)
-    p /= p.sum()
-    ids = _most_likely(p, top_p, top_k)
-    p = p[ids]
-    # Tokens as likely as the last one in stay too, as in the official sampler.
-    kept = p >= max(_nucleus_edge(p, top_p), min_p * p[0])
-    if top_k:
-        kept[top_k:] = False
-    ids, p = ids[kept], p[kept]
-    p = (p / p[0]) ** (1 / temperature)
-    return ids, p / p.sum()
+    ids, w = choices(logits, temperature, top_p, top_k, min_p)
+    return ids, w / w.sum()
 
 
-def _most_likely(p: np.ndarray, top_p: float, top_k: int) -> np.ndarray:
-    """Ids of all tokens that top-p could keep, most likely first.
+def draw(ids: np.ndarray, w: np.ndarray, number: float) -> int:
+    """The token that a random number in [0, 1) chooses.
 
-    Sorting 50,000 numbers takes longer than a small model takes for a token. Those below
-    (1 - top_p) / V add up to less than 1 - top_p, so that the nucleus is full before them.
+    All weights laid end to end, in the rising order of ids, are a row of units, and the number falls on
+    unit floor(number x all weights). (The order of ids needs no sort, and so kernels/sample.py has none.)
     """
-    candidates = np.flatnonzero(p >= (1 - top_p) / p.size * 0.999)
-    if 0 < top_k < candidates.size:
-        edge = np.partition(p[candidates], -top_k)[-top_k]
-        candidates = candidates[p[candidates] >= edge]
-    return candidates[np.argsort(-p[candidates], kind="stable")]
+    order = np.argsort(ids)
+    reached = np.cumsum(w[order])
+    unit = min(int(number * float(reached[-1])), int(reached[-1]) - 1)
+    return int(ids[order[np.searchsorted(reached, unit, "right")]])
 
 
-def _nucleus_edge(p: np.ndarray, top_p: float) -> float:
-    """The probability of the last token that is needed to reach `top_p`; p is in falling order."""
-    reached = np.cumsum(p) >= top_p
-    return float(p[reached.argmax()]) if reached.any() else 0.0
+class _Said:
+    """How often each token was chosen; what is left of it fades with every further one.
+
+    In arrays, since all of them fade at once: with a dictionary of thousands that took longer than to choose.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self._decay = decay
+        self._places: dict[int, int] = {}
+        self._ids, self._counts = np.empty(64, np.int64), np.empty(64)
+
+    def add(self, token: int) -> None:
+        n = len(self._places)
+        self._counts[:n] *= self._decay
+        place = self._places.setdefault(token, n)
+        if place == n:
+            if n == self._ids.size:
+                self._ids, self._counts = (np.concatenate([a, np.empty_like(a)]) for a in (self._ids, self._counts))
+            self._ids[n], self._counts[n] = token, 0
+        self._counts[place] += 1
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, counts), (n,) int64 and float64, good until the next `add`."""
+        n = len(self._places)
+        return self._ids[:n], self._counts[:n]
+
+    def copy(self) -> _Said:
+        other = _Said(self._decay)
+        other._places = self._places.copy()
+        other._ids, other._counts = self._ids.copy(), self._counts.copy()
+        return other
 
 
 class Sampler:
     """Chooses tokens one after another, keeping the counts of the penalties and the random state.
 
+    The token is that of `choices` and `draw`; kernels/sample.py finds it, a hundred times faster.
+
     said  tokens of the text that is being continued: they count as chosen
     """
 
     def __init__(self, params: SamplingParams, said: Iterable[int] = ()) -> None:
+        from rwkv_np.kernels.sample import settings_row  # imports numba
+
         self.params = params
-        self._bias = {**params.logit_bias, **dict.fromkeys(params.not_first, -np.inf)}
-        self._counts: dict[int, float] = {}
+        self._settings = settings_row(
+            params.temperature, params.top_p, params.top_k, params.min_p, params.presence_penalty,
+            params.frequency_penalty,
+        )  # fmt: skip
+        self._bias = _arrays({**params.logit_bias, **dict.fromkeys(params.not_first, -np.inf)})
+        self._later_bias = _arrays(params.logit_bias)
         self._random = np.random.default_rng(params.seed)
+        self._said = _Said(params.penalty_decay)
         for token in said:
-            self._count(token)
+            self._said.add(token)
 
     def choose(self, logits: np.ndarray) -> int:
-        """The next token id, given the logits (V,) for it."""
-        p = self.params
-        logits, self._bias = add_bias(logits, self._bias), dict(p.logit_bias)  # the first is behind us
-        logits = penalize(logits, self._counts, p.presence_penalty, p.frequency_penalty)
-        ids, weights = probabilities(logits, p.temperature, p.top_p, p.top_k, p.min_p)
-        token = int(ids[np.searchsorted(np.cumsum(weights), self._random.random(), "right").clip(0, ids.size - 1)])
-        self._count(token)
+        """The next token id, given the logits (V,) for it.
+
+        Raises InputError: no logit is finite, or one is NaN or inf, or a token is not in the vocabulary
+        """
+        from rwkv_np.kernels import sample
+
+        self._draw()
+        return self._take(sample.choose(logits, self._settings, self._bias, self._said.arrays()), logits)
+
+    def copy(self) -> Sampler:
+        """Another that goes on as this one would."""
+        other = copy.copy(self)
+        other._settings, other._said = self._settings.copy(), self._said.copy()
+        other._random = copy.deepcopy(self._random)
+        return other
+
+    def _draw(self) -> None:
+        self._settings["number"] = self._random.random()
+
+    def _take(self, token: int, logits: np.ndarray) -> int:
+        """Count a token that the kernel has chosen; where it found none, say why."""
+        if token < 0:
+            self._refuse(logits)
+        self._said.add(token)
+        self._bias = self._later_bias  # the first token is behind us
         return token
 
-    def _count(self, token: int) -> None:
-        self._counts = {t: n * self.params.penalty_decay for t, n in self._counts.items()}
-        self._counts[token] = self._counts.get(token, 0.0) + 1
+    def _refuse(self, logits: np.ndarray) -> NoReturn:
+        p = self.params
+        logits = add_bias(np.asarray(logits, np.float32), dict(zip(*(a.tolist() for a in self._bias))))
+        counts = dict(zip(*(a.tolist() for a in self._said.arrays())))
+        probabilities(penalize(logits, counts, p.presence_penalty, p.frequency_penalty))
+        raise AssertionError("the kernel found no token, but the reference does")
+
+
+def choose_many(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | None = None) -> list[int]:
+    """The next token of several texts at once: of each what its sampler alone would choose.
+
+    samplers  each once
+    logits    (n, V): a row for each
+    threads   how many work on them; None: the physical cores that the process may use
+    Raises    InputError: as `choose`; then no text has gone on, though the random numbers are spent
+    """
+    from rwkv_np.kernels import sample
+    from rwkv_np.kernels.threads import default_threads
+
+    if logits.shape[:1] != (len(samplers),):
+        raise InputError(f"logits are of shape {logits.shape}; expected ({len(samplers)}, V), a row for each sampler")
+    if not samplers:
+        return []
+    for sampler in samplers:
+        sampler._draw()
+    tokens = sample.choose_rows(
+        logits, np.concatenate([sampler._settings for sampler in samplers]),
+        [sampler._bias for sampler in samplers], [sampler._said.arrays() for sampler in samplers],
+        threads or default_threads(),
+    ).tolist()  # fmt: skip
+    for row, token in enumerate(tokens):
+        if token < 0:
+            samplers[row]._refuse(logits[row])
+    return [sampler._take(token, row) for sampler, token, row in zip(samplers, tokens, logits)]
+
+
+def _arrays(bias: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(list(bias), np.int64), np.array(list(bias.values()), np.float32)

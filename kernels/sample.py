@@ -1,0 +1,128 @@
+"""Choose the next token from its logits: of one row, or of many rows in parallel.
+
+What is chosen is defined by `rwkv_np/sampling.py`, and it is the same token for the same random
+number: weights are whole numbers (weights.py), so no order of adding can tell the two apart. Settings
+and random numbers come from there too. How one row is chosen from is choice.py's.
+
+A row is one thread's work, so that a single row enters no parallel region and waits for nobody; several
+are shared out among threads.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+from numba import prange
+from rwkv_np.kernels.cache import jit
+from rwkv_np.kernels.choice import SETTINGS, Scratch, Sparse, choose_row
+from rwkv_np.kernels.edge import BUCKETS
+from rwkv_np.kernels.logits import CHUNK
+from rwkv_np.kernels.threads import new_team, next_item, one_at_a_time
+from rwkv_np.kernels.vector import LANES
+from rwkv_np.kernels.weights import scale_of
+
+# Fewer logits in all are one thread's work: two would save it less than a tenth of a millisecond, and where
+# another program has a core they wait for the one that has lost it, for ten.
+SMALL = 2**17
+
+Arrays = tuple[np.ndarray, np.ndarray]  # (ids, numbers for these): what a Sparse is made of
+
+
+@jit(nogil=True, error_model="numpy")
+def _choose_one(logits, bias, said, settings, scratch):
+    return choose_row(logits, bias, said, settings[0], scratch, np.int64(0))  # as in _choose_rows
+
+
+@jit(parallel=True, nogil=True, error_model="numpy")
+def _choose_rows(
+    team, n_threads, logits, row_size, n_vocab, bias, bias_ends, said, said_ends, settings, scratch, tokens
+):
+    for i in prange(n_threads):
+        rank = np.int64(i)  # Numba counts without sign in here, and would compile everything twice
+        row = next_item(team, 0, rank, tokens.size)
+        while row >= 0:
+            b, e = bias_ends[row], bias_ends[row + 1]
+            c, f = said_ends[row], said_ends[row + 1]
+            tokens[row] = choose_row(
+                logits[row * row_size : row * row_size + n_vocab],
+                Sparse(bias.ids[b:e], bias.values[b:e]), Sparse(said.ids[c:f], said.values[c:f]),
+                settings[row], scratch, rank,
+            )  # fmt: skip
+            row = next_item(team, 0, rank, tokens.size)
+
+
+_kept = threading.local()  # each Python thread's scratch
+
+
+def _scratch(n_threads: int, n_vocab: int) -> Scratch:
+    """Room for that many rows at once; what was made before is used again."""
+    n_chunks, found = -(-n_vocab // CHUNK), getattr(_kept, "scratch", None)
+    if found is None or len(found.sums) < n_threads or found.sums.shape[1] < n_chunks:
+        sizes = (
+            (n_chunks * CHUNK, np.float32), (n_chunks * LANES, np.float32), (n_chunks, np.int64),
+            (n_chunks * CHUNK, np.int32), (n_chunks * CHUNK, np.float32), (n_chunks * CHUNK, np.float32),
+            (n_chunks * CHUNK, np.int64), (BUCKETS, np.int64),
+        )  # fmt: skip
+        found = _kept.scratch = Scratch(*(np.empty((n_threads, size), kind) for size, kind in sizes))
+    return found
+
+
+def settings_row(
+    temperature: float, top_p: float, top_k: int, min_p: float, presence: float, frequency: float
+) -> np.ndarray:
+    """The settings of a row, (1,) SETTINGS; its `number` is filled in for each token."""
+    scale = scale_of(temperature) if temperature else 0.0
+    min_log = math.log(min_p) if min_p else -math.inf
+    return np.array([(0.0, scale, top_p, min_log, top_k, presence, frequency)], SETTINGS)
+
+
+def choose(logits: np.ndarray, settings: np.ndarray, bias: Arrays, said: Arrays) -> int:
+    """The token chosen from one row.
+
+    logits    (V,)
+    settings  (1,) SETTINGS
+    bias      (ids, values), (n,) int64 and float32: what is added to the logits of these
+    said      (ids, counts), (n,) int64 and float64: how often each of these has been chosen
+    Returns   a token's id; where there is none, choice.NOT_FINITE or OUTSIDE, which are negative
+    """
+    logits = np.ascontiguousarray(logits, np.float32).view()
+    logits.flags.writeable = False  # one type for all that is given: Numba compiles for each
+    return int(_choose_one(logits, Sparse(*bias), Sparse(*said), settings, _scratch(1, logits.size)))
+
+
+def choose_rows(
+    logits: np.ndarray, settings: np.ndarray, biases: Sequence[Arrays], said: Sequence[Arrays], n_threads: int
+) -> np.ndarray:
+    """As `choose` for each of n > 0 rows, logits (n, V), with settings (n,); returns (n,) int64."""
+    n_threads = min(n_threads, len(logits))
+    if n_threads == 1 or logits.size < SMALL:
+        rows = (settings[row : row + 1] for row in range(len(logits)))
+        return np.array([choose(*row) for row in zip(logits, rows, biases, said)])
+    flat, row_size = _flat(logits)
+    tokens, scratch = np.empty(len(logits), np.int64), _scratch(n_threads, logits.shape[1])
+    with one_at_a_time:
+        numba.set_num_threads(n_threads)
+        _choose_rows(
+            new_team(1, n_threads), n_threads, flat, row_size, logits.shape[1], *_together(biases),
+            *_together(said), settings, scratch, tokens,
+        )  # fmt: skip
+    return tokens
+
+
+def _flat(logits: np.ndarray) -> tuple[np.ndarray, int]:
+    """Rows (n, V) as one read-only float32 array, and the floats from row to row; copied only where need be."""
+    if logits.dtype != np.float32 or logits.strides[1] != 4 or logits.strides[0] % 4 or logits.strides[0] < 0:
+        logits = np.ascontiguousarray(logits, np.float32)
+    row_size = logits.strides[0] // 4
+    size = (len(logits) - 1) * row_size + logits.shape[1]
+    return np.lib.stride_tricks.as_strided(logits, (size,), (4,), writeable=False), row_size
+
+
+def _together(rows: Sequence[Arrays]) -> tuple[Sparse, np.ndarray]:
+    """The arrays of all rows one behind the other, and where those of each begin and end."""
+    ends = np.cumsum([0, *(ids.size for ids, _ in rows)])
+    return Sparse(*(np.concatenate(parts) for parts in zip(*rows))), ends
