@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
-from rwkv_np.kernels import gates, norm, wkv
+from rwkv_np.kernels import gates, norm, sample, wkv
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.matmul import PackedMatrix, matmul, matmul_reference
 from rwkv_np.kernels.pack import unpack_reference
 from rwkv_np.kernels.pointers import address
+from rwkv_np.kernels.threads import default_threads
 from rwkv_np.kernels.vectors import WANTS_FLOAT
+
+from rwkv_np import sampling
 
 FORMATS = tuple(lay.LAYOUTS)
 # (rows, columns, vectors): one tile and less, ragged ends, every kernel of tiles.COUNTS.
@@ -203,6 +206,24 @@ def _run_add_gated(x, gate, out):
     return out
 
 
+TOP_P = 0.5
+
+
+def _sample_inputs(shape, rng):
+    return 3 * _normal(rng, *shape), rng.random(shape[0])
+
+
+def _run_sample(logits, numbers):
+    settings = np.repeat(sample.settings_row(1, TOP_P, 0, 0, 0, 0), len(logits))
+    settings["number"] = numbers
+    bias, said = ([(np.zeros(0, np.int64), np.zeros(0, kind))] * len(logits) for kind in (np.float32, np.float64))
+    return sample.choose_rows(logits, settings, bias, said, default_threads())
+
+
+def _sample_reference(logits, numbers):
+    return np.array([sampling.draw(*sampling.choices(row, 1, TOP_P), u) for row, u in zip(logits, numbers)])
+
+
 CASES = {
     "layer_norm": Case(
         lambda s, rng: (3 + _normal(rng, *s), _normal(rng, s[1]), _normal(rng, s[1])),
@@ -222,6 +243,9 @@ CASES = {
     "add_gated": Case(
         lambda s, rng: tuple(_normal(rng, *s) for _ in range(3)),
         _run_add_gated, lambda x, gate, out: out + x.astype(np.float64) * (1.0 + gate), 8 * FLOAT32,
+    ),
+    "sample": Case(  # (rows, logits) here, and what comes out are tokens: equal or wrong
+        _sample_inputs, _run_sample, _sample_reference, 0.0, timed=((1, 50277), (1, 65536), (32, 65536))
     ),
 }  # fmt: skip
 
