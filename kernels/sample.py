@@ -1,16 +1,11 @@
-"""Choose the next token from its logits, without sorting them.
+"""Choose the next token from its logits: of one row, or of many rows in parallel.
 
-What is chosen is defined by `rwkv_np/sampling.py`, and here it is the same token for the same
-random number: weights are whole numbers (weights.py), so no order of adding can tell the two
-apart. Texts, settings and random numbers are the business of others.
+What is chosen is defined by `rwkv_np/sampling.py`, and it is the same token for the same random
+number: weights are whole numbers (weights.py), so no order of adding can tell the two apart. Settings
+and random numbers come from there too. How one row is chosen from is choice.py's.
 
-A sort of 65,536 logits takes NumPy 5 ms. Nothing here needs one: one pass adds up the weights, and
-a second, in which 64 logits are one comparison, finds the few that can be kept. Where the edge is
-among those is found by throwing them into buckets, then those of one bucket, and so on. The draw
-walks in the order of ids.
-
-A row is one thread's work, and a single row enters no parallel region: with the launch of one it
-would take twice as long.
+A row is one thread's work, so that a single row enters no parallel region and waits for nobody; several
+are shared out among threads.
 """
 
 from __future__ import annotations
@@ -18,230 +13,28 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numba
 import numpy as np
 from numba import prange
 from rwkv_np.kernels.cache import jit
-from rwkv_np.kernels.edge import BUCKETS, edge_of_mass, nth_largest
+from rwkv_np.kernels.choice import SETTINGS, Scratch, Sparse, choose_row
+from rwkv_np.kernels.edge import BUCKETS
 from rwkv_np.kernels.emit import LANES
-from rwkv_np.kernels.logits import CHUNK, find_largest, first, gather, weigh, weigh_chunks
+from rwkv_np.kernels.logits import CHUNK
 from rwkv_np.kernels.threads import new_team, next_item, one_at_a_time
-from rwkv_np.kernels.weights import LARGEST_BITS, LOG2_E, scale_of
-
-FINITE = np.float32(np.finfo(np.float32).min)
+from rwkv_np.kernels.weights import scale_of
 
 # Fewer logits in all are one thread's work: two would save it less than a tenth of a millisecond, and where
 # another program has a core they wait for the one that has lost it, for ten.
 SMALL = 2**17
 
-NOT_FINITE = -1  # instead of a token: a logit is NaN or inf, or all are -inf
-OUTSIDE = -2  # an id of a bias or of a penalty is outside the vocabulary
-
-# How to choose: a row each. `number` is the random number in [0, 1), `scale` 0 for temperature 0.
-SETTINGS = np.dtype([
-    ("number", np.float64), ("scale", np.float64), ("top_p", np.float64), ("min_log", np.float64),
-    ("top_k", np.int64), ("presence", np.float32), ("frequency", np.float32),
-])  # fmt: skip
-
-_jit = jit(nogil=True, error_model="numpy")
+Arrays = tuple[np.ndarray, np.ndarray]  # (ids, numbers for these): what a Sparse is made of
 
 
-class Scratch(NamedTuple):
-    """What rows are worked on in: a row of each for each thread."""
-
-    logits: np.ndarray  # (n_threads, n_padded) float32, with -inf behind the vocabulary
-    maxima: np.ndarray  # (n_threads, n_chunks * LANES) float32: each of 64 logits of a chunk
-    sums: np.ndarray  # (n_threads, n_chunks) int64: the weights of each chunk
-    ids: np.ndarray  # (n_threads, n_padded) int32: what may be kept, rising, ...
-    kept: np.ndarray  # float32: ... and its logits
-    left: np.ndarray  # float32: the logits among which an edge is looked for, ...
-    masses: np.ndarray  # int64: ... and what each of them counts
-    buckets: np.ndarray  # (n_threads, BUCKETS) int64
-
-
-class Sparse(NamedTuple):
-    """Numbers for a few tokens, each of which is named once."""
-
-    ids: np.ndarray  # (n,) int64
-    values: np.ndarray  # (n,) float32 or float64
-
-
-Arrays = tuple[np.ndarray, np.ndarray]  # the same from outside
-
-
-
-
-# === The logits that count: a copy of the row with biases and penalties === #
-
-
-@_jit
-def _are_within(ids, n_vocab):
-    for token in ids:
-        if not 0 <= token < n_vocab:
-            return False
-    return True
-
-
-@_jit
-def _adjust(logits, bias, said, setting, n_vocab, n_padded, x):
-    """x = logits + bias - penalties, each step rounded to float32, and -inf behind them."""
-    for i in range(n_vocab):
-        x[i] = logits[i]
-    for i in range(n_vocab, n_padded):
-        x[i] = -np.inf
-    for i in range(bias.ids.size):
-        x[bias.ids[i]] += bias.values[i]
-    for i in range(said.ids.size):
-        x[said.ids[i]] -= setting.presence + setting.frequency * np.float32(said.values[i])
-
-
-# === Bounds below which nothing can be kept === #
-
-
-@_jit
-def _bound_of_top_k(maxima, top_k, kept, left, masses, buckets):
-    """A logit that at least top_k tokens have or exceed: the maxima of that many groups do."""
-    n = 0
-    for value in maxima:
-        if value >= FINITE:
-            kept[n] = value
-            n += 1
-    return nth_largest(kept[:n], top_k, left, masses, buckets)[0] if n >= top_k else FINITE
-
-
-@_jit
-def _bound_of_top_p(total, needed, n_vocab, largest):
-    """A logit below which no token is needed: were all tokens below, they would be less than the rest."""
-    spare = (total - needed) // n_vocab - 1
-    return _just_below(largest + math.log(spare) - LARGEST_BITS * math.log(2.0)) if spare > 0 else FINITE
-
-
-@_jit
-def _just_below(value):
-    """A float32 safely below a float64: what is a bound only has to leave nothing out."""
-    return max(np.float32(value - abs(value) * 1e-6 - 1e-3), FINITE)
-
-
-# === What is kept, in rising order of ids === #
-
-
-@_jit
-def _keep_likely(ids, kept, n, edge, largest, min_log):
-    """Leave those that top-p's edge and min-p allow."""
-    n_left = 0
-    for i in range(n):
-        # Nothing is read again after it was written: to wait for that made this ten times as slow.
-        token, x = ids[i], kept[i]
-        ids[n_left], kept[n_left] = token, x
-        n_left += (x >= edge) & (np.float64(x) - largest >= min_log)
-    return n_left
-
-
-@_jit
-def _keep_first(ids, kept, n, edge, n_equal):
-    """Leave those above the edge, and the first n_equal of those on it."""
-    n_left = 0
-    for i in range(n):
-        token, x = ids[i], kept[i]
-        ids[n_left], kept[n_left] = token, x
-        is_equal = (x == edge) & (n_equal > 0)
-        n_equal -= is_equal
-        n_left += (x > edge) | is_equal
-    return n_left
-
-
-@_jit
-def _cut(x, n_vocab, n_chunks, largest, setting, scratch, rank):
-    """Put what may be chosen into scratch.ids and scratch.kept; returns how many these are."""
-    ids, kept, masses = scratch.ids[rank], scratch.kept[rank], scratch.masses[rank]
-    left, buckets, bound, needed = scratch.left[rank], scratch.buckets[rank], FINITE, 0
-    # === A bound, which may be too low === #
-    if setting.top_p < 1:
-        total = weigh_chunks(x, n_chunks, largest, LOG2_E, scratch.sums[rank])
-        needed = np.int64(math.ceil(setting.top_p * np.float64(total)))
-        bound = max(bound, _bound_of_top_p(total, needed, n_vocab, largest))
-    if setting.top_k > 0:
-        maxima = scratch.maxima[rank, : n_chunks * LANES]
-        bound = max(bound, _bound_of_top_k(maxima, setting.top_k, kept, left, masses, buckets))
-    bound = max(bound, _just_below(largest + setting.min_log))
-    n = gather(x, n_chunks * CHUNK, bound, ids, kept)
-    # === top-p, with all that are as likely as the last one, and min-p === #
-    edge = FINITE
-    if setting.top_p < 1 and weigh(kept[:n], largest, LOG2_E, masses) >= needed:
-        edge, _ = edge_of_mass(kept[:n], masses[:n], needed, left, buckets)
-    n = _keep_likely(ids, kept, n, edge, largest, setting.min_log)
-    # === top-k, with the first of those that are as likely as the last one === #
-    if 0 < setting.top_k < n:
-        edge, above = nth_largest(kept[:n], setting.top_k, left, masses, buckets)
-        n = _keep_first(ids, kept, n, edge, setting.top_k - above)
-    return n
-
-
-# === The draw === #
-
-
-@_jit
-def _place(number, total):
-    """Which unit of all weights, laid end to end, a random number in [0, 1) falls on."""
-    return min(np.int64(number * np.float64(total)), total - 1)
-
-
-@_jit
-def _walk(masses, place):
-    """(which of the masses the unit lies in, which of its units that is)."""
-    i = 0
-    while place >= masses[i]:
-        place -= masses[i]
-        i += 1
-    return i, place
-
-
-@_jit
-def _draw_any(x, n_chunks, largest, setting, scratch, rank):
-    """A token where nothing is cut off."""
-    sums, masses = scratch.sums[rank], scratch.masses[rank]
-    total = weigh_chunks(x, n_chunks, largest, setting.scale, sums)
-    chunk, place = _walk(sums, _place(setting.number, total))
-    weigh(x[chunk * CHUNK : (chunk + 1) * CHUNK], largest, setting.scale, masses)
-    return chunk * CHUNK + _walk(masses, place)[0]
-
-
-@_jit
-def _draw_kept(n, largest, setting, scratch, rank):
-    """One of the n tokens that were kept."""
-    masses = scratch.masses[rank]
-    total = weigh(scratch.kept[rank, :n], largest, setting.scale, masses)
-    return np.int64(scratch.ids[rank, _walk(masses, _place(setting.number, total))[0]])
-
-
-# === Rows === #
-
-
-@_jit
-def _choose(logits, bias, said, setting, scratch, rank):
-    """The token of one row, logits (V,), or NOT_FINITE or OUTSIDE."""
-    n_vocab, x = logits.size, scratch.logits[rank]
-    n_chunks = (n_vocab + CHUNK - 1) // CHUNK
-    if not (_are_within(bias.ids, n_vocab) and _are_within(said.ids, n_vocab)):
-        return OUTSIDE
-    _adjust(logits, bias, said, setting, n_vocab, n_chunks * CHUNK, x)
-    found = find_largest(x, n_chunks, scratch.maxima[rank])
-    if not abs(found) < np.inf:
-        return NOT_FINITE
-    largest = np.float64(found)
-    if setting.scale == 0:
-        return first(x, found)
-    if setting.top_p >= 1 and not 0 < setting.top_k < n_vocab and setting.min_log == -np.inf:
-        return _draw_any(x, n_chunks, largest, setting, scratch, rank)
-    n = _cut(x, n_vocab, n_chunks, largest, setting, scratch, rank)
-    return _draw_kept(n, largest, setting, scratch, rank)
-
-
-@_jit
+@jit(nogil=True, error_model="numpy")
 def _choose_one(logits, bias, said, settings, scratch):
-    return _choose(logits, bias, said, settings[0], scratch, np.int64(0))  # as in _choose_rows
+    return choose_row(logits, bias, said, settings[0], scratch, np.int64(0))  # as in _choose_rows
 
 
 @jit(parallel=True, nogil=True, error_model="numpy")
@@ -254,15 +47,13 @@ def _choose_rows(
         while row >= 0:
             b, e = bias_ends[row], bias_ends[row + 1]
             c, f = said_ends[row], said_ends[row + 1]
-            tokens[row] = _choose(
+            tokens[row] = choose_row(
                 logits[row * row_size : row * row_size + n_vocab],
                 Sparse(bias.ids[b:e], bias.values[b:e]), Sparse(said.ids[c:f], said.values[c:f]),
                 settings[row], scratch, rank,
             )  # fmt: skip
             row = next_item(team, 0, rank, tokens.size)
 
-
-# === The border to Python === #
 
 _kept = threading.local()  # each Python thread's scratch
 
@@ -289,15 +80,6 @@ def settings_row(
     return np.array([(0.0, scale, top_p, min_log, top_k, presence, frequency)], SETTINGS)
 
 
-def _flat(logits: np.ndarray) -> tuple[np.ndarray, int]:
-    """Rows (n, V) as one read-only float32 array, and the floats from row to row; no copy where none is needed."""
-    if logits.dtype != np.float32 or logits.strides[1] != 4 or logits.strides[0] % 4 or logits.strides[0] < 0:
-        logits = np.ascontiguousarray(logits, np.float32)
-    row_size = logits.strides[0] // 4 if len(logits) > 1 else logits.shape[1]
-    size = (len(logits) - 1) * row_size + logits.shape[1]
-    return np.lib.stride_tricks.as_strided(logits, (size,), (4,), writeable=False), row_size
-
-
 def choose(logits: np.ndarray, settings: np.ndarray, bias: Arrays, said: Arrays) -> int:
     """The token chosen from one row.
 
@@ -305,7 +87,7 @@ def choose(logits: np.ndarray, settings: np.ndarray, bias: Arrays, said: Arrays)
     settings  (1,) SETTINGS
     bias      (ids, values), (n,) int64 and float32: what is added to the logits of these
     said      (ids, counts), (n,) int64 and float64: how often each of these has been chosen
-    Returns   a token's id; NOT_FINITE or OUTSIDE, which are negative, where there is none
+    Returns   a token's id; where there is none, choice.NOT_FINITE or OUTSIDE, which are negative
     """
     logits = np.ascontiguousarray(logits, np.float32).view()
     logits.flags.writeable = False  # one type for all that is given: Numba compiles for each

@@ -5,7 +5,7 @@ Whole numbers do not, so vectors, threads and NumPy give the same sums, and the 
 function is both the definition, on arrays, and what Numba compiles, on scalars: it multiplies and
 adds in float64, each rounded by itself (no fused multiply-add), which every processor does alike.
 
-A weight is exact to 2e-12 of itself and half a unit, 4.5e-13 of the largest; what is less likely
+A weight is exact to 3e-12 of itself and half a unit, 4.5e-13 of the largest; what is less likely
 than that has weight 0. The weights of four million tokens still fit into an int64.
 """
 

@@ -1,5 +1,8 @@
 """Choose the next token: pure functions on logits, and the one object that keeps count.
 
+The functions are the definition, in NumPy, and sort all logits. The object has a kernel choose, which
+picks the same token for the same random number (kernels/sample.py); the tests compare the two.
+
 The order is that of RWKV programs: bias and penalties change the logits; top-p, top-k and
 min-p cut the probabilities; the temperature comes last. (Elsewhere it comes first, so the
 same settings cut more here.) Text is not known here: stop strings are `completion.py`'s.
@@ -169,7 +172,7 @@ def draw(ids: np.ndarray, w: np.ndarray, number: float) -> int:
 class _Said:
     """How often each token was chosen; what is left of it fades with every further one.
 
-    Arrays, since all of it is multiplied for each token: a dictionary took as long as a small model.
+    In arrays, since all of them fade at once: with a dictionary of thousands that took longer than to choose.
     """
 
     def __init__(self, decay: float) -> None:
@@ -256,6 +259,11 @@ class Sampler:
         counts = dict(zip(*(a.tolist() for a in self._said.arrays())))
         probabilities(penalize(logits, counts, p.presence_penalty, p.frequency_penalty))
         raise AssertionError("the kernel found no token, but the reference does")
+
+
+def prepare() -> None:
+    """Compile the kernel that chooses, or fetch it from the cache: seconds that no answer should wait for."""
+    Sampler(SamplingParams()).choose(np.zeros(1, np.float32))
 
 
 def choose_many(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | None = None) -> list[int]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rwkv_np.kernels import sample
+from rwkv_np.kernels.choice import NOT_FINITE
 from rwkv_np.kernels.threads import one_at_a_time
 from rwkv_np.kernels.weights import scale_of, weights
 
@@ -191,7 +192,7 @@ def assert_same_token(logits, number, temperature, top_p, top_k, min_p, bias=Non
     try:
         expected = draw(*choices(adjusted, temperature, top_p, top_k, min_p), number)
     except InputError:
-        expected = sample.NOT_FINITE
+        expected = NOT_FINITE
     assert found == expected
 
 

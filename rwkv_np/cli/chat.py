@@ -26,7 +26,7 @@ from rwkv_np.cli.progress import show_loading
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.kernels import cache
 from rwkv_np.models import load
-from rwkv_np.sampling import SETTINGS, SamplingParams
+from rwkv_np.sampling import SETTINGS, SamplingParams, prepare
 from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
@@ -117,6 +117,7 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     if cache.is_first_run("program"):
         screen.say("compiling")
     model = load(path, options["threads"], head_q8_0=options["head_q8_0"], progress=show_loading)
+    prepare()
     c = model.config
     tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
     template = TEMPLATES[options["template"]] if options["template"] else template_for(c.vocab_size)
