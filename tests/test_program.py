@@ -1,5 +1,9 @@
 """The loop that all of a model's work goes through: every item once, and phases one after the other."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -90,6 +94,16 @@ def threads_or_skip(n_threads):
     if n_threads > numba.config.NUMBA_NUM_THREADS:
         pytest.skip(f"Numba was started with {numba.config.NUMBA_NUM_THREADS} threads")
     return n_threads
+
+
+def test_five_threads_on_fewer_processors():
+    """Numba is started with as many threads as there are processors; so the same tests in a process of their own."""
+    if numba.config.NUMBA_NUM_THREADS >= 5:
+        return  # they run here
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "once or begins_when"]
+    child = subprocess.run(command, env=os.environ | {"NUMBA_NUM_THREADS": "5"}, capture_output=True, text=True)
+    assert child.returncode == 0 and "skipped" not in child.stdout, child.stdout
+    assert "39 passed" in child.stdout, child.stdout  # 4 x 3 x 3 of items, 3 of phases
 
 
 FIXED = ("tokens", 0)
