@@ -105,14 +105,14 @@ def choose(forced: str | None = None) -> Choice:
     An intrinsic that the processor lacks ends the process inside LLVM, so a path that cannot
     run is never taken, whoever asks for it; the reason then says so.
     """
-    asked = os.environ.get(ENV) if forced is None else forced
+    wanted = os.environ.get(ENV) if forced is None else forced
     best = available_paths()[-1]
-    if not asked:
+    if not wanted:
         needs = ", ".join(sorted(PATHS[best])) or "nothing in particular"
         return Choice(best, f"the fastest that this processor runs (it needs {needs})")
-    if asked not in PATHS:
-        return Choice(best, f"{ENV}={asked} names no path (there are: {', '.join(PATHS)})")
-    missing = PATHS[asked] - cpu_features()
+    if wanted not in PATHS:
+        return Choice(best, f"{ENV}={wanted} names no path (there are: {', '.join(PATHS)})")
+    missing = PATHS[wanted] - cpu_features()
     if missing:
-        return Choice(best, f"{ENV}={asked} needs {', '.join(sorted(missing))}, which is missing here")
-    return Choice(asked, f"{ENV}={asked}")
+        return Choice(best, f"{ENV}={wanted} needs {', '.join(sorted(missing))}, which is missing here")
+    return Choice(wanted, f"{ENV}={asked}")

@@ -34,7 +34,8 @@ def read_config(ctx: click.Context, option: click.Parameter, path: str | None) -
     if not isinstance(found, dict):
         raise SettingsFileError(path, f"{ctx.command.name} is no table; expected a line [{ctx.command.name}]")
     # What has an environment variable is a setting; the others (a prompt, a file) are for once.
-    options = {known.name: known for known in ctx.command.params if known.name and known.envvar and known is not option}
+    params = (param for param in ctx.command.params if param is not option)
+    options = {param.name: param for param in params if param.name and param.envvar}
     ctx.default_map = {name: _checked(ctx, path, options, name, value) for name, value in found.items()}
     return path
 

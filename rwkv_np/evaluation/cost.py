@@ -59,15 +59,15 @@ def cost(candidate: Candidate, threads: int | None = None) -> Cost:
 
     Raises InputError: the child failed, with its own words.
     """
-    known = size(candidate.path)
+    file_cost = size(candidate.path)
     if candidate.has_float32_activations:
-        return known
+        return file_cost
     options = json.dumps({"threads": threads, "head_q8_0": candidate.head_q8_0})
     kept = _n_kept_kernels()
     measured = _measure_in_child(candidate.path, options)
     if _n_kept_kernels() != kept:
         measured = _measure_in_child(candidate.path, options)
-    return Cost(**asdict(known) | measured)
+    return Cost(**asdict(file_cost) | measured)
 
 
 def _n_kept_kernels() -> int:

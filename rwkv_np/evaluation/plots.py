@@ -32,13 +32,13 @@ Drawer = Callable[[Axes, Report], Callable[[], None]]
 
 
 def draw(report: Report, folder: PathLike) -> list[Path]:
-    """Write each plot, and all in one as report.png; those of which nothing is known are left out."""
-    known = {name: drawer for name, drawer in PLOTS.items() if _is_known(report, name)}
-    paths = [_save(report, {name: known[name]}, [[name]], Path(folder) / f"{name}.png") for name in known]
-    if len(known) > 1:
-        above = [name for name in known if name != "kl-position"]
+    """Write each plot, and all in one as report.png; those without data are left out."""
+    drawers = {name: drawer for name, drawer in PLOTS.items() if _is_known(report, name)}
+    paths = [_save(report, {name: drawers[name]}, [[name]], Path(folder) / f"{name}.png") for name in drawers]
+    if len(drawers) > 1:
+        above = [name for name in drawers if name != "kl-position"]
         mosaic = [above, ["kl-position"] * len(above)]
-        paths.append(_save(report, known, mosaic, Path(folder) / "report.png"))
+        paths.append(_save(report, drawers, mosaic, Path(folder) / "report.png"))
     return paths
 
 

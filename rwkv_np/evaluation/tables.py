@@ -89,11 +89,11 @@ COLUMNS = (
 
 
 def cells(rows: Sequence[Row], brief: bool) -> list[list[str]]:
-    """The headings, then a line for each row; a column in which nothing is known is left out."""
+    """The headings, then a line for each row; an empty column is left out."""
     columns = [column for column in COLUMNS if column.is_brief or not brief]
     table = [[column.title for column in columns], *([column.show(row) for column in columns] for row in rows)]
-    known = [i for i in range(len(columns)) if any(line[i] != UNKNOWN for line in table[1:])]
-    return [[line[i] for i in known] for line in table]
+    filled = [i for i in range(len(columns)) if any(line[i] != UNKNOWN for line in table[1:])]
+    return [[line[i] for i in filled] for line in table]
 
 
 def terminal(report: Report, width: int = 200) -> str:

@@ -39,8 +39,8 @@ def inspect(path: PathLike) -> Report:
 
 
 def _tokenizer(vocab_size: int) -> str:
-    known = {"bytes": "bytes", "20b": "20B", "world": "World"}.get(NAME_OF_SIZE.get(vocab_size, ""))
-    return known or "the model's own: a tokenizer.json beside it, or --tokenizer PATH"
+    name = {"bytes": "bytes", "20b": "20B", "world": "World"}.get(NAME_OF_SIZE.get(vocab_size, ""))
+    return name or "the model's own: a tokenizer.json beside it, or --tokenizer PATH"
 
 
 def _problem(file: ModelFile) -> str | None:
