@@ -115,4 +115,4 @@ def choose(forced: str | None = None) -> Choice:
     missing = PATHS[wanted] - cpu_features()
     if missing:
         return Choice(best, f"{ENV}={wanted} needs {', '.join(sorted(missing))}, which is missing here")
-    return Choice(wanted, f"{ENV}={asked}")
+    return Choice(wanted, f"{ENV}={wanted}")
