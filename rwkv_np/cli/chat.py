@@ -117,7 +117,9 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     if cache.is_first_run("program"):
         screen.say("compiling")
     model = load(path, options["threads"], head_q8_0=options["head_q8_0"], progress=show_loading)
+    show_loading("compiling the sampler", 0, 1)
     prepare()
+    show_loading("compiling the sampler", 1, 1)
     c = model.config
     tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
     template = TEMPLATES[options["template"]] if options["template"] else template_for(c.vocab_size)

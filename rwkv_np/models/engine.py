@@ -100,6 +100,7 @@ class Engine(Model):
         """Compile the loop, or fetch it from the cache, by a pass over no tokens."""
         with self._team as team:
             nothing = np.empty((1, 1), np.float32)
+            b.fill(self._batch, np.empty((0, 3), np.int64))
             team.run(self._weights, self._scratch, nothing, nothing, self._batch)
         progress("compiling the graph", 1, 1)
 
