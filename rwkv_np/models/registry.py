@@ -6,21 +6,28 @@ names of the parameters alone tell what it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
-from rwkv_np.models import v4
+from rwkv_np.models import v4, v7
 from rwkv_np.models.architecture import Architecture
 
-ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in (v4.RECORD,)}
+ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in (v4.RECORD, v7.RECORD)}
 
 # What cannot be run yet, by a parameter of the first layer that no earlier version has; newest first.
 _OTHERS = (
-    ("RWKV v7", ("att.r_k", "att.k_k")),
     ("RWKV v6", ("att.time_maa_x", "att.time_maa_w1")),
     ("RWKV v5.2", ("att.gate.weight",)),
     ("RWKV v5", ("att.ln_x.weight",)),
 )
-_MARKS = (*_OTHERS, *((record.name, record.marks) for record in ARCHITECTURES.values()))
+_MARKS = ((v7.RECORD.name, v7.RECORD.marks), *_OTHERS, (v4.RECORD.name, v4.RECORD.marks))
+
+# Relatives of a version that have all of its names and compute something else, by a name that it lacks.
+_VARIANTS = (
+    ("RWKV-8", r"\.ffn\.enn\."),
+    ("RWKV-7b (RWKV-7 with DeepEmbed and DeepEmbed attention)", r"\.qkv\."),
+    ("RWKV-7a (RWKV-7 with DeepEmbed)", r"\.ffn\.s_emb"),
+)
 
 
 def identify(names: Collection[str]) -> str:
@@ -29,6 +36,9 @@ def identify(names: Collection[str]) -> str:
         return "a LoRA adapter (weights to add to a model, not a model)"
     if any(name.startswith("rwkv.blocks.") for name in names):
         return "RWKV under the names of the transformers library (BlinkDL's own .pth has those expected here)"
+    for found, mark in _VARIANTS:
+        if any(re.search(mark, name) for name in names):
+            return found
     for found, marks in _MARKS:
         if any(f"blocks.0.{mark}" in names for mark in marks):
             return found
