@@ -107,3 +107,30 @@ def wkv7(
         # === Read === #
         out[t] = (r[t][:, None] @ state)[:, 0]
     return out
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x sigmoid(x)"""
+    return x * sigmoid(x)
+
+
+def wkv5(
+    r: np.ndarray, k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.ndarray
+) -> np.ndarray:
+    """RWKV-5's and RWKV-6's memory: S, a matrix a head, fades by w and gets k vT; r reads it, and the present u times.
+
+    The output sees S before this token's pair is in it, and the pair by itself with the bonus u.
+
+    Shapes   r, k, v (T, H, N); w (H, N) or, in RWKV-6, (T, H, N); u (H, N); w or u may be (H, 1);
+             state (H, N keys, N values), changed in place; returns (T, H, N)
+    Source   "Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence", arXiv 2404.05892
+    """
+    w, u = np.broadcast_to(w, k.shape)[..., None], np.broadcast_to(u, k.shape[1:])[..., None]
+    out = np.empty_like(v)
+    for t in range(len(k)):
+        kv = k[t][:, :, None] * v[t][:, None, :]  # (H, N, N)
+        # === Read: the past, and the present with its bonus u === #
+        out[t] = np.matmul(r[t][:, None, :], state + u * kv)[:, 0]
+        # === Decay and write === #
+        state[:] = w[t] * state + kv
+    return out

@@ -149,7 +149,7 @@ def norm_wanted_job(x: Floats, norm: Norm, normed: Floats, rows: Rows) -> Job:
 
 # --- norm and mixes --------------------------------------------------------------------------------
 
-SHIFT, LAST, LAST_STRIDE, N_MIXES, MIXES = range(8, 13)
+SHIFT, LAST, LAST_STRIDE, KEPT, KEPT_STRIDE, IS_TURNED, N_MIXES, MIXES = range(8, 16)
 SHARE, MIX_ROWS, MIX_ROW_BYTES, MIX_N_BLOCKS, MIX_WANTS, MIX_SIZE = range(6)
 
 
@@ -169,11 +169,15 @@ def _norm_and_mix(args, weights, scratch, states, logits, batch, item, rank):
         before = beyond(normed, (1 - (token & 1)) * 4 * n_padded)
         if token == number(batch, b.FIRST + sequence):
             before = beyond(states, number(batch, b.STATE + sequence) + number(args, SHIFT))
+        if number(args, KEPT_STRIDE) > 0:
+            kept = beyond(scratch, number(args, KEPT) + token * number(args, KEPT_STRIDE))
+            copy_bytes(out, 4 * n_padded, kept)
+        this, other = (before, out) if number(args, IS_TURNED) else (out, before)
         for i in range(number(args, N_MIXES)):
             mix = beyond(args, 8 * (MIXES + MIX_SIZE * i))
             row = beyond(scratch, number(mix, MIX_ROWS) + token * number(mix, MIX_ROW_BYTES))
             share = beyond(weights, number(mix, SHARE))
-            mix_row(out, before, share, number(mix, MIX_N_BLOCKS), number(mix, MIX_WANTS), row)
+            mix_row(this, other, share, number(mix, MIX_N_BLOCKS), number(mix, MIX_WANTS), row)
         if token + 1 == number(batch, b.FIRST + sequence + 1):
             # Not into the state yet: another thread may be mixing the first token with it.
             last = beyond(scratch, number(args, LAST) + sequence * number(args, LAST_STRIDE))
@@ -181,15 +185,19 @@ def _norm_and_mix(args, weights, scratch, states, logits, batch, item, rank):
 
 
 def norm_and_mix_job(
-    x: Floats, norm: Norm, normed: Floats, shift: int, last: Floats, mixes: Sequence[Mix]
-) -> Job:
+    x: Floats, norm: Norm, normed: Floats, shift: int, last: Floats, mixes: Sequence[Mix],
+    is_turned: bool = False, kept: Floats | None = None,
+) -> Job:  # fmt: skip
     """Layer norm, then the mixes with the token before that matrices take.
 
-    shift  where the state of a sequence has the normed vector of the token before its first
-    last   a row for each sequence: the normed vector of its last token, which `keep_job` puts there
+    shift      where the state of a sequence has the normed vector of the token before its first
+    last       a row for each sequence: the normed vector of its last token, which `keep_job` puts there
+    is_turned  whether shares are of the token before (equations.lerp), and not of this one (equations.mix)
+    kept       where to put the normed vectors of all tokens, if anyone wants them
     """
+    kept = kept or Floats(0, 0)
     numbers = [n for mix in mixes for n in (mix.share, *mix.rows)]
-    args = (*x, *norm, *normed, shift, *last, len(mixes), *numbers)
+    args = (*x, *norm, *normed, shift, *last, *kept, int(is_turned), len(mixes), *numbers)
     return Job(_compiled("norm_and_mix").address, args, per=RUN)
 
 

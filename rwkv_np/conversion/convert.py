@@ -6,6 +6,7 @@ to the file, so memory does not grow with the model: rwkv.cpp's own converter ho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def convert(
                 file.write(chunk)
                 if progress:
                     progress(planned.name, file.tell(), n_bytes)
-    return Converted(len(plan), sum(t.numel() for t in checkpoint.tensors.values()), n_bytes)
+    return Converted(len(plan), sum(math.prod(planned.shape) for planned, _ in plan), n_bytes)
 
 
 def _type(planned: Planned, data_type: str) -> DataType:

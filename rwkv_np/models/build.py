@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from rwkv_np.kernels import mixing, products, wkv4
-from rwkv_np.kernels.activations import Rows
+from rwkv_np.kernels import lora_mix, mixing, products, wkv4, wkv5
+from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.activations import WANTS_FLOAT, Rows
+from rwkv_np.kernels.batch import MOST
 from rwkv_np.kernels.mixing import Floats, Mix
 from rwkv_np.kernels.products import Matrix, Vectors
 from rwkv_np.kernels.program import Job, Program, assemble
@@ -85,11 +87,18 @@ class Builder:
         """x = layer norm of x"""
         return mixing.norm_job(x, self._at.norm(self._prefix + name))
 
-    def norm_and_mix(self, x: Floats, norm: str, shift: StatePart, mixes: Mapping[str, Rows]) -> Job:
-        """Layer norm of x, mixed with the token before by each share into its rows."""
+    def norm_and_mix(
+        self, x: Floats, norm: str, shift: StatePart, mixes: Mapping[str, Rows],
+        is_turned: bool = False, kept: Floats | None = None,
+    ) -> Job:  # fmt: skip
+        """Layer norm of x, mixed with the token before by each share into its rows.
+
+        is_turned  whether shares are of the token before, as from RWKV-6 on; kept  gets the normed vectors themselves
+        """
         found = [Mix(self._vector(share), rows) for share, rows in mixes.items()]
         at = self._at
-        return mixing.norm_and_mix_job(x, at.norm(self._prefix + norm), at.normed, shift.start, at.last, found)
+        place = at.norm(self._prefix + norm)
+        return mixing.norm_and_mix_job(x, place, at.normed, shift.start, at.last, found, is_turned, kept)
 
     def keep(self, shift: StatePart) -> Job:
         """shift = the normed vector of the last token; in the phase after the mixes."""
@@ -101,6 +110,53 @@ class Builder:
         """out = sigmoid(r) * wkv(k, v), k, v and r being products"""
         w, u = self._vector(decay), self._vector(bonus)
         return wkv4.wkv4_job(kvr, rows, self._at.lanes, w, u, state.start, state.n_padded, out)
+
+    def wkv5(
+        self, products: Mapping[str, Rows], lanes: Floats, decay: str, bonus: str, norm: str, state: StatePart, out: Rows
+    ) -> Job:
+        """out = norm of wkv(r, k, v), times silu(g) where there is a g.
+
+        products  of r, k, v, then of g where there is one, then of the thin matrix that moves the decay, if one does
+        """
+        c, at = self.config, self._at
+        matrices = self.matrices(*products)
+        found = [wkv5.Product(matrix, rows) for matrix, rows in zip(matrices, products.values())]
+        w, u = (at.vector(self._prefix + name, c.n_embd) for name in (decay, bonus))
+        weight_and_bias = at.norm(self._prefix + norm)[:2]
+        return wkv5.time_mix_job(
+            self._heads, found, lanes, w, u, weight_and_bias, c.head_epsilon, state.start, out,
+            is_gated=len(found) > 3, is_moving=len(found) > 4,
+        )  # fmt: skip
+
+    @property
+    def _heads(self) -> wkv5.Heads:
+        return wkv5.Heads.of(self.config.n_head, self.config.head_size)
+
+    def room_for_heads(self, n_products: int) -> Floats:
+        """What `wkv5` needs for each thread."""
+        return self._at.per_thread(self._heads.room(n_products, MOST))
+
+    def lora_mix(
+        self, x: Floats, shift: StatePart, z: Floats, matrices: str, mixes: Mapping[str, Rows]
+    ) -> Job:
+        """For each mix: its share, moved by its slice of z through a thin matrix; x mixed by that into its rows."""
+        found = []
+        for i, (matrix, (share, rows)) in enumerate(zip(self._at.slices_together(self._prefix + matrices), mixes.items())):
+            found.append(lora_mix.LoraMix(matrix, self._slice(z, i, matrix), self._vector(share), rows))
+        return lora_mix.lora_mix_job(x, shift.start, self._at.lanes, found)
+
+    def _slice(self, z: Floats, i: int, matrix: Matrix) -> Rows:
+        """Numbers of z as the rows of a float matrix, which reads its vectors behind their int8 part."""
+        start = z.start + 4 * i * self.config.ranks[0] - lay.VALUES * matrix.n_blocks
+        return Rows(start, z.stride, matrix.n_blocks, WANTS_FLOAT)
+
+    def tanh(self, matrix: str, rows: Rows, out: Floats) -> Job:
+        """out = tanh(W rows)"""
+        return products.tanh_job(*self._product(matrix, rows), out)
+
+    def tanh_rows(self, matrix: str, rows: Rows, out: Rows) -> Job:
+        """out = tanh(W rows), for the next matrix"""
+        return products.tanh_rows_job(*self._product(matrix, rows), out)
 
     def _product(self, name: str, rows: Rows) -> tuple[Matrix, Vectors]:
         return self.matrices(name)[0], Vectors(rows, self._at.lanes)

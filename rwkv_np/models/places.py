@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import numpy as np
+
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import Rows, wants
@@ -42,8 +44,9 @@ class Places:
         self.vectors: list[tuple[Parameter, int, int]] = []
         self.n_weights = self.n_scratch = 0
         self.x, self.last = self.floats(n_embd), self.floats(n_embd)
-        self.normed = self._per_thread(2 * self.x.stride, n_threads)
-        self.lanes = self._per_thread(LANES, n_threads)
+        self._n_threads = n_threads
+        self.normed = self.per_thread(2 * self.x.stride)
+        self.lanes = self.per_thread(LANES)
 
     # --- scratch
 
@@ -63,8 +66,10 @@ class Places:
         row_bytes = lay.vector_bytes(n_blocks)
         return Rows(self._take(MOST * row_bytes), row_bytes, n_blocks, parts)
 
-    def _per_thread(self, n_bytes: int, n_threads: int) -> Floats:
-        return Floats(self._take(n_threads * n_bytes), n_bytes)
+    def per_thread(self, n_bytes: int) -> Floats:
+        """Room for each thread."""
+        n_bytes = lay.round_up(n_bytes, LINE)
+        return Floats(self._take(self._n_threads * n_bytes), n_bytes)
 
     def _take(self, n_bytes: int) -> int:
         start = self.n_scratch
@@ -78,7 +83,22 @@ class Places:
 
         A thread that reads a tile of each then reads one straight line of memory.
         """
-        found = [self._parameters[f"{name}.weight"] for name in names]
+        return self._place_together([self._matrix(name) for name in names])
+
+    def slices_together(self, name: str) -> list[Matrix]:
+        """The matrices that a parameter of three dimensions holds one behind the other."""
+        p = self._parameters[name]
+        size = p.n_bytes // p.shape[0]
+        return self._place_together([
+            Parameter(f"{name}[{i}]", p.shape[1:], p.data_type, p.data[i * size : (i + 1) * size])
+            for i in range(p.shape[0])
+        ])
+
+    def _matrix(self, name: str) -> Parameter:
+        """Most have a name that ends in "weight"; the thin ones have not."""
+        return self._parameters[name] if name in self._parameters else self._parameters[f"{name}.weight"]
+
+    def _place_together(self, found: list[Parameter]) -> list[Matrix]:
         places = [place_alone(p.data_type.layout, *p.shape) for p in found]
         stride, start = sum(place.tile_bytes for place in places), self.n_weights
         placed = []
@@ -90,9 +110,15 @@ class Places:
         self.n_weights += stride * places[0].n_tiles
         return placed
 
-    def vector(self, name: str) -> int:
-        """Where a vector's float32 values begin, with zeros behind them up to whole blocks."""
+    def vector(self, name: str, n: int = 0) -> int:
+        """Where a vector's float32 values begin, with zeros behind them up to whole blocks.
+
+        n  how many there shall be, where the parameter has fewer: each is repeated
+        """
         parameter, start = self._parameters[name], self.n_weights
+        if n > parameter.n_weights:
+            values = parameter.array().reshape(-1).repeat(n // parameter.n_weights)
+            parameter = Parameter(name, values.shape, parameter.data_type, values.view(np.uint8))
         self.n_weights += lay.round_up(4 * lay.round_up(parameter.n_weights, lay.BLOCK), LINE)
         self.vectors.append((parameter, start, self.n_weights))
         return start
