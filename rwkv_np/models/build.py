@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from rwkv_np.kernels import mixing, products, wkv4
+from rwkv_np.kernels import heads, mixing, products, wkv4
 from rwkv_np.kernels.activations import Rows
+from rwkv_np.kernels.layout import BLOCK, round_up
 from rwkv_np.kernels.mixing import Floats, Mix
 from rwkv_np.kernels.products import Matrix, Vectors
 from rwkv_np.kernels.program import Job, Program, assemble
@@ -76,8 +77,13 @@ class Builder:
         """Matrices of as many rows, of which a thread reads the same tile of each."""
         return self._at.matrices_together(*(self._prefix + name for name in names))
 
-    def _vector(self, name: str) -> int:
-        return self._at.vector(self._prefix + name)
+    def _vector(self, name: str, n_row: int = 0) -> int:
+        return self._at.vector(self._prefix + name, n_row)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first layer."""
+        return self._layer == 0
 
     # --- jobs
 
@@ -90,6 +96,14 @@ class Builder:
         found = [Mix(self._vector(share), rows) for share, rows in mixes.items()]
         at = self._at
         return mixing.norm_and_mix_job(x, at.norm(self._prefix + norm), at.normed, shift.start, at.last, found)
+
+    def norm_and_lerp(self, x: Floats, norm: str, shift: StatePart, shares: str, rows: Sequence[Rows]) -> Job:
+        """Layer norm of x, and from it to the token before by each row of `shares`, into the rows."""
+        at, n = self._at, self.config.n_embd
+        place = self._vector(shares, n)
+        found = [Mix(place + 4 * i * round_up(n, BLOCK), of) for i, of in enumerate(rows)]
+        normed = at.norm(self._prefix + norm)
+        return mixing.norm_and_mix_job(x, normed, at.normed, shift.start, at.last, found, "lerp")
 
     def keep(self, shift: StatePart) -> Job:
         """shift = the normed vector of the last token; in the phase after the mixes."""
@@ -120,6 +134,29 @@ class Builder:
     def squared_relu(self, matrix: str, rows: Rows, out: Rows) -> Job:
         """out = max(W rows, 0)^2"""
         return products.squared_relu_job(*self._product(matrix, rows), out)
+
+    def put(self, matrix: str, rows: Rows, out: Floats) -> Job:
+        """out = W rows"""
+        return products.put_job(*self._product(matrix, rows), out)
+
+    def to_rows(self, matrix: str, rows: Rows, out: Rows, ending: str = "") -> Job:
+        """out = W rows, or "tanh" or "sigmoid" of it"""
+        return products.rows_job(*self._product(matrix, rows), out, ending)
+
+    def room_for_heads(self) -> Floats:
+        """What each thread needs for `heads`."""
+        return self._at.per_thread(self._heads.work_bytes)
+
+    @property
+    def _heads(self) -> heads.Heads:
+        return heads.Heads.of(self.config.n_head, self.config.head_size)
+
+    def heads7(self, inputs: Sequence[Floats], state: StatePart, work: Floats, out: Rows) -> Job:
+        """out = gate * (norm of what RWKV-7's memory gives + bonus); see `heads.heads_job` for the inputs."""
+        names = ["w0", "a0", "" if self.is_first else "v0", "k_k", "k_a", "r_k", "ln_x.weight", "ln_x.bias"]
+        places = [self._vector(f"att.{name}", self.config.head_size) if name else 0 for name in names]
+        vectors = heads.Vectors(*places)
+        return heads.heads_job(self._heads, inputs, vectors, not self.is_first, state.start, work, out)
 
     def head(self, x: Floats, norm: str, name: str) -> None:
         """The last norm and the logits, of the tokens that want them."""

@@ -28,7 +28,7 @@ class Places:
     """Places for the weights and the scratch of one model.
 
     matrices   (parameter, its place) for each matrix in the order of the weights; the head is the last
-    vectors    (parameter, where its float32 values begin, where its place ends) for each vector
+    vectors    (parameter, where its float32 values begin, where its place ends, numbers of a row) for each vector
     n_weights  bytes of all weights; n_scratch  of the scratch
     x          what goes from layer to layer, (tokens, n_embd); at the beginning of the scratch
     normed     two rows of n_embd floats for each thread
@@ -37,13 +37,13 @@ class Places:
     """
 
     def __init__(self, parameters: Mapping[str, Parameter], path: str, n_embd: int, n_threads: int) -> None:
-        self._parameters, self._path, self._n_embd = parameters, path, n_embd
+        self._parameters, self._path, self._n_embd, self._n_threads = parameters, path, n_embd, n_threads
         self.matrices: list[tuple[Parameter, Place]] = []
-        self.vectors: list[tuple[Parameter, int, int]] = []
+        self.vectors: list[tuple[Parameter, int, int, int]] = []
         self.n_weights = self.n_scratch = 0
         self.x, self.last = self.floats(n_embd), self.floats(n_embd)
-        self.normed = self._per_thread(2 * self.x.stride, n_threads)
-        self.lanes = self._per_thread(LANES, n_threads)
+        self.normed = self.per_thread(2 * self.x.stride)
+        self.lanes = self.per_thread(LANES)
 
     # --- scratch
 
@@ -63,8 +63,10 @@ class Places:
         row_bytes = lay.vector_bytes(n_blocks)
         return Rows(self._take(MOST * row_bytes), row_bytes, n_blocks, parts)
 
-    def _per_thread(self, n_bytes: int, n_threads: int) -> Floats:
-        return Floats(self._take(n_threads * n_bytes), n_bytes)
+    def per_thread(self, n_bytes: int) -> Floats:
+        """That many bytes, up to whole cache lines, for each thread."""
+        n_bytes = lay.round_up(n_bytes, LINE)
+        return Floats(self._take(self._n_threads * n_bytes), n_bytes)
 
     def _take(self, n_bytes: int) -> int:
         start = self.n_scratch
@@ -78,7 +80,7 @@ class Places:
 
         A thread that reads a tile of each then reads one straight line of memory.
         """
-        found = [self._parameters[f"{name}.weight"] for name in names]
+        found = [self._parameters.get(f"{name}.weight") or self._parameters[name] for name in names]
         places = [place_alone(p.data_type.layout, *p.shape) for p in found]
         stride, start = sum(place.tile_bytes for place in places), self.n_weights
         placed = []
@@ -90,11 +92,13 @@ class Places:
         self.n_weights += stride * places[0].n_tiles
         return placed
 
-    def vector(self, name: str) -> int:
-        """Where a vector's float32 values begin, with zeros behind them up to whole blocks."""
+    def vector(self, name: str, n_row: int = 0) -> int:
+        """Where a vector's float32 values begin, with zeros up to whole blocks behind every `n_row` of them, or all."""
         parameter, start = self._parameters[name], self.n_weights
-        self.n_weights += lay.round_up(4 * lay.round_up(parameter.n_weights, lay.BLOCK), LINE)
-        self.vectors.append((parameter, start, self.n_weights))
+        n_row = n_row or parameter.n_weights
+        n_rows = parameter.n_weights // n_row
+        self.n_weights += lay.round_up(n_rows * 4 * lay.round_up(n_row, lay.BLOCK), LINE)
+        self.vectors.append((parameter, start, self.n_weights, n_row))
         return start
 
     def norm(self, name: str) -> Norm:
