@@ -124,8 +124,14 @@ def _squared_relu(emit, x):
     return x * x
 
 
-TO_FLOATS = {"add": _add, "add_gated": _add_gated, "sigmoid": _sigmoid, "tanh": _tanh}
-TO_ROWS = {"squared_relu": _squared_relu, "tanh_rows": tanh}
+def _put(emit, x, place):
+    place.store(x)
+
+
+TO_FLOATS = {"add": _add, "add_gated": _add_gated, "sigmoid": _sigmoid, "tanh": _tanh, "put": _put}
+TO_ROWS = {
+    "squared_relu": _squared_relu, "rows": lambda emit, x: x, "tanh_rows": tanh, "sigmoid_rows": sigmoid
+}  # fmt: skip
 
 
 def _emit_to_floats(emit, ending, lanes, args, scratch, tile, token):
@@ -200,9 +206,14 @@ def tanh_job(matrix: Matrix, vectors: Vectors, out: Floats) -> Job:
     return _job("tanh", matrix, vectors, out)
 
 
-def tanh_rows_job(matrix: Matrix, vectors: Vectors, rows: Rows) -> Job:
-    """rows = tanh(matrix @ vectors), as the next matrix takes them"""
-    return _job("tanh_rows", matrix, vectors, rows)
+def put_job(matrix: Matrix, vectors: Vectors, out: Floats) -> Job:
+    """out = matrix @ vectors"""
+    return _job("put", matrix, vectors, out)
+
+
+def rows_job(matrix: Matrix, vectors: Vectors, rows: Rows, ending: str = "") -> Job:
+    """rows = matrix @ vectors, or "tanh" or "sigmoid" of it, as the next matrix takes them"""
+    return _job(f"{ending}_rows" if ending else "rows", matrix, vectors, rows)
 
 
 LOGITS_STRIDE, N_TILES = range(ENDING, ENDING + 2)

@@ -22,7 +22,7 @@ from rwkv_np.models.v7 import MIXES
 
 GOLDEN = "tests/data/golden-v7"
 FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-ENGINES = ("numpy",)
+ENGINES = ("numpy", "fused")
 
 
 def unpack(path, folder):

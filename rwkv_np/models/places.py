@@ -30,7 +30,7 @@ class Places:
     """Places for the weights and the scratch of one model.
 
     matrices   (parameter, its place) for each matrix in the order of the weights; the head is the last
-    vectors    (parameter, where its float32 values begin, where its place ends) for each vector
+    vectors    (parameter, where its float32 values begin, where its place ends, numbers of a row) for each vector
     n_weights  bytes of all weights; n_scratch  of the scratch
     x          what goes from layer to layer, (tokens, n_embd); at the beginning of the scratch
     normed     two rows of n_embd floats for each thread
@@ -39,12 +39,11 @@ class Places:
     """
 
     def __init__(self, parameters: Mapping[str, Parameter], path: str, n_embd: int, n_threads: int) -> None:
-        self._parameters, self._path, self._n_embd = parameters, path, n_embd
+        self._parameters, self._path, self._n_embd, self._n_threads = parameters, path, n_embd, n_threads
         self.matrices: list[tuple[Parameter, Place]] = []
-        self.vectors: list[tuple[Parameter, int, int]] = []
+        self.vectors: list[tuple[Parameter, int, int, int]] = []
         self.n_weights = self.n_scratch = 0
         self.x, self.last = self.floats(n_embd), self.floats(n_embd)
-        self._n_threads = n_threads
         self.normed = self.per_thread(2 * self.x.stride)
         self.lanes = self.per_thread(LANES)
 
@@ -67,7 +66,7 @@ class Places:
         return Rows(self._take(MOST * row_bytes), row_bytes, n_blocks, parts)
 
     def per_thread(self, n_bytes: int) -> Floats:
-        """Room for each thread."""
+        """That many bytes, up to whole cache lines, for each thread."""
         n_bytes = lay.round_up(n_bytes, LINE)
         return Floats(self._take(self._n_threads * n_bytes), n_bytes)
 
@@ -96,7 +95,7 @@ class Places:
 
     def _matrix(self, name: str) -> Parameter:
         """Most have a name that ends in "weight"; the thin ones have not."""
-        return self._parameters[name] if name in self._parameters else self._parameters[f"{name}.weight"]
+        return self._parameters.get(f"{name}.weight") or self._parameters[name]
 
     def _place_together(self, found: list[Parameter]) -> list[Matrix]:
         places = [place_alone(p.data_type.layout, *p.shape) for p in found]
@@ -110,17 +109,22 @@ class Places:
         self.n_weights += stride * places[0].n_tiles
         return placed
 
-    def vector(self, name: str, n: int = 0) -> int:
-        """Where a vector's float32 values begin, with zeros behind them up to whole blocks.
+    def vector(self, name: str, n_row: int = 0) -> int:
+        """Where a vector's float32 values begin, with zeros up to whole blocks behind every `n_row` of them, or all."""
+        return self._place_vector(self._parameters[name], n_row)
 
-        n  how many there shall be, where the parameter has fewer: each is repeated
-        """
-        parameter, start = self._parameters[name], self.n_weights
-        if n > parameter.n_weights:
-            values = parameter.array().reshape(-1).repeat(n // parameter.n_weights)
-            parameter = Parameter(name, values.shape, parameter.data_type, values.view(np.uint8))
-        self.n_weights += lay.round_up(4 * lay.round_up(parameter.n_weights, lay.BLOCK), LINE)
-        self.vectors.append((parameter, start, self.n_weights))
+    def vector_of_channels(self, name: str, n: int) -> int:
+        """The same with n values: one of a head is repeated for each of its channels."""
+        parameter = self._parameters[name]
+        values = parameter.array().reshape(-1).repeat(n // parameter.n_weights)
+        return self._place_vector(Parameter(name, values.shape, parameter.data_type, values.view(np.uint8)), n)
+
+    def _place_vector(self, parameter: Parameter, n_row: int) -> int:
+        start = self.n_weights
+        n_row = n_row or parameter.n_weights
+        n_rows = parameter.n_weights // n_row
+        self.n_weights += lay.round_up(n_rows * 4 * lay.round_up(n_row, lay.BLOCK), LINE)
+        self.vectors.append((parameter, start, self.n_weights, n_row))
         return start
 
     def norm(self, name: str) -> Norm:

@@ -110,7 +110,7 @@ def program(b: Builder, is_gated: bool) -> None:
     """What a token goes through, as phases: the items of one begin when the phase before is done."""
     decay, bonus, letters = _time_names(is_gated)
     matrices = [f"att.{name}" for name in ("receptance", "key", "value", "gate")[: len(letters)]]
-    x, gate, lanes = b.x, b.floats(b.config.n_embd), b.room_for_heads(len(letters))
+    x, gate, lanes = b.x, b.floats(b.config.n_embd), b.room_for_wkv5(len(letters))
     r, k = b.rows("att.receptance", "ffn.receptance"), b.rows("att.key", "ffn.key")
     rkvg = [r, k, b.rows("att.value"), b.rows("att.gate") if is_gated else None][: len(letters)]
     out, hidden = b.rows("att.output"), b.rows("ffn.value")

@@ -107,7 +107,7 @@ class RWKV6(NumpyGraph):
 def program(b: Builder) -> None:
     """What a token goes through, as phases: the items of one begin when the phase before is done."""
     c = b.config
-    x, normed, gate, lanes = b.x, b.floats(c.n_embd), b.floats(c.n_embd), b.room_for_heads(len(MIXES))
+    x, normed, gate, lanes = b.x, b.floats(c.n_embd), b.floats(c.n_embd), b.room_for_wkv5(len(MIXES))
     z = b.floats(len(MIXES) * c.ranks[0] + BLOCK)  # a slice is read up to whole blocks
     first, w, k = b.rows(f"att.{MIX}_w1"), b.rows("att.time_decay_w1"), b.rows("att.key", "ffn.key")
     v, r, g = b.rows("att.value"), b.rows("att.receptance", "ffn.receptance"), b.rows("att.gate")
@@ -116,15 +116,15 @@ def program(b: Builder) -> None:
     b.phase(b.norm(x, "blocks.0.ln0"))
     for p in b.layers():
         att, ffn, wkv = p.state("shift", 0), p.state("shift", 1), p.state("wkv")
-        p.phase(p.norm_and_mix(x, "ln1", att, {f"att.{MIX}_x": first}, is_turned=True, kept=normed))
+        p.phase(p.norm_and_mix(x, "ln1", att, {f"att.{MIX}_x": first}, equation="lerp", kept=normed))
         p.phase(p.tanh(f"att.{MIX}_w1", first, z))
         mixes = {f"att.{MIX}_{letter}": rows for letter, rows in zip(MIXES, (w, k, v, r, g))}
         p.phase(p.lora_mix(normed, att, z, f"att.{MIX}_w2", mixes))
-        p.phase(p.tanh_rows("att.time_decay_w1", w, slow), p.keep(att))
+        p.phase(p.to_rows("att.time_decay_w1", w, slow, "tanh"), p.keep(att))
         heads = {f"att.{name}": rows for name, rows in products.items()}
         p.phase(p.wkv5(heads, lanes, "att.time_decay", "att.time_faaaa", "att.ln_x", wkv, out))
         p.phase(p.add("att.output", out, x))
-        p.phase(p.norm_and_mix(x, "ln2", ffn, {f"ffn.{MIX}_k": k, f"ffn.{MIX}_r": r}, is_turned=True))
+        p.phase(p.norm_and_mix(x, "ln2", ffn, {f"ffn.{MIX}_k": k, f"ffn.{MIX}_r": r}, equation="lerp"))
         p.phase(p.squared_relu("ffn.key", k, hidden), p.sigmoid("ffn.receptance", r, gate), p.keep(ffn))
         p.phase(p.add_gated("ffn.value", hidden, gate, x))
     b.head(x, "ln_out", "head")

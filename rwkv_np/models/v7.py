@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -39,6 +40,9 @@ from rwkv_np.models.architecture import Architecture, Part, Planned, Shapes, Siz
 from rwkv_np.models.layers import LayerNorm, Linear
 from rwkv_np.models.numpy_graph import NumpyGraph
 from rwkv_np.models.state import Parts
+
+if TYPE_CHECKING:
+    from rwkv_np.models.build import Builder
 
 MIXES = "rwkvag"  # the order of x_rwkvag's rows
 RANKS = "wavg"  # the order of Sizes.ranks
@@ -128,8 +132,35 @@ class RWKV7(NumpyGraph):
         return x
 
 
-def program(b):
-    raise NotImplementedError
+def program(b: Builder) -> None:
+    """What a token goes through, as phases: the items of one begin when the phase before is done."""
+    x, n_embd = b.x, b.config.n_embd
+    # v1 and v2 are of all layers but the first.
+    letters = RANKS if b.config.n_layer > 1 else RANKS.replace("v", "")
+    x_r, x_w, x_k, x_v, x_a, x_g = mixed = [
+        b.rows(*names) for names in
+        (("att.receptance",), ("att.w1",), ("att.key", "ffn.key"), ("att.value", "att.v1"), ("att.a1",), ("att.g1",))
+    ]  # fmt: skip
+    thin = {letter: b.rows(f"att.{letter}2") for letter in letters}
+    r, w, k, v, a, gate, first, share = (b.floats(n_embd) for _ in range(8))
+    out, hidden, work = b.rows("att.output"), b.rows("ffn.value"), b.room_for_heads()
+    b.phase(b.norm(x, "blocks.0.ln0"))
+    for p in b.layers():
+        att, ffn, wkv = p.state("shift", 0), p.state("shift", 1), p.state("wkv")
+        p.phase(p.norm_and_lerp(x, "ln1", att, "att.x_rwkvag", mixed))
+        value = first if p.is_first else v
+        products = [p.put("att.receptance", x_r, r), p.put("att.key", x_k, k), p.put("att.value", x_v, value)]
+        products += [p.to_rows("att.w1", x_w, thin["w"], "tanh"), p.to_rows("att.a1", x_a, thin["a"])]
+        products += [] if p.is_first else [p.to_rows("att.v1", x_v, thin["v"])]
+        p.phase(*products, p.to_rows("att.g1", x_g, thin["g"], "sigmoid"), p.keep(att))
+        products = [p.put("att.w2", thin["w"], w), p.put("att.a2", thin["a"], a), p.put("att.g2", thin["g"], gate)]
+        p.phase(*products, *([] if p.is_first else [p.put("att.v2", thin["v"], share)]))
+        p.phase(p.heads7((r, w, k, value, a, gate, first, share), wkv, work, out))
+        p.phase(p.add("att.output", out, x))
+        p.phase(p.norm_and_lerp(x, "ln2", ffn, "ffn.x_k", [x_k]))
+        p.phase(p.squared_relu("ffn.key", x_k, hidden), p.keep(ffn))
+        p.phase(p.add("ffn.value", hidden, x))
+    b.head(x, "ln_out", "head")
 
 
 def _sizes(shapes: Shapes) -> Sizes:
