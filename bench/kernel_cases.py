@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
-from rwkv_np.kernels import equations, mixing, products, sample, wkv4
+from rwkv_np.kernels import equations, mixing, products, sample, wkv4, wkv7
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import WANTS_FLOAT
 from rwkv_np.kernels.formats import FORMATS
@@ -26,6 +26,7 @@ from rwkv_np import sampling
 PRODUCT_SHAPES = ((1, 32, 1), (32, 64, 2), (33, 96, 15), (100, 256, 4))
 TIMED_SHAPES = ((2048, 2048), (8192, 2048), (2048, 8192), (4096, 4096))
 FLOAT32 = 2.0**-24  # the error of one rounding
+HEAD = 48  # channels of a head of RWKV-7 in the tests: no power of two, and no whole blocks
 
 
 def random_rows(format: str, n_rows: int, n_in: int, rng: np.random.Generator) -> np.ndarray:
@@ -103,7 +104,24 @@ def _mix(x, before, share, rows):
     for t in range(x.shape[0]):
         at = t * x.shape[1] * 4
         place = address(rows, t * rows.shape[1])
-        mixing.mix_row(address(x, at), address(before, at), address(share, 0), n_blocks, WANTS_FLOAT, place)
+        mixing.mix_row("mix", address(x, at), address(before, at), address(share, 0), n_blocks, WANTS_FLOAT, place)
+
+
+@njit
+def _lerp(x, before, share, rows):
+    n_blocks = x.shape[1] // 32
+    for t in range(x.shape[0]):
+        at = t * x.shape[1] * 4
+        place = address(rows, t * rows.shape[1])
+        mixing.mix_row("lerp", address(x, at), address(before, at), address(share, 0), n_blocks, WANTS_FLOAT, place)
+
+
+@njit
+def _wkv7(work, n, state):
+    for head in range(state.shape[0]):
+        n_padded = state.shape[2]
+        place = address(state, 4 * head * n * n_padded)
+        wkv7.wkv7(address(work, 4 * head * work.shape[1] * work.shape[2] * n_padded), work.shape[1], n, n_padded, place)
 
 
 @njit
@@ -132,6 +150,9 @@ def _ending(name):
 
 
 _squared_relu, _sigmoid, _add, _add_gated = map(_ending, ("squared_relu", "sigmoid", "add", "add_gated"))
+
+
+_put, _to_rows, _to_tanh_rows, _to_sigmoid_rows = map(_ending, ("put", "rows", "tanh_rows", "sigmoid_rows"))
 
 
 def _rows(n_tokens, n_channels):
@@ -165,6 +186,43 @@ def _run_mix(x, before, share):
     return _values(rows, x.shape[1])
 
 
+def _run_lerp(x, before, share):
+    rows = _rows(*x.shape)
+    _lerp(x, before, share, rows)
+    return _values(rows, x.shape[1])
+
+
+def _wkv7_inputs(shape, rng):
+    """Heads of HEAD channels, decays as RWKV-7 has them, keys of length 1."""
+    t, c = shape
+    n_head, n = c // HEAD, HEAD
+    r, w, k, v, kk, a = (_normal(rng, t, n_head, n) for _ in range(6))
+    w, kk, a = equations.decay7(w), equations.unit_length(kk), equations.sigmoid(a)
+    return r, w, k, v, kk, a, _normal(rng, n_head, n, n)
+
+
+def _padded(x, n_padded):
+    """With zeros behind the last dimension."""
+    return np.concatenate([x, np.zeros((*x.shape[:-1], n_padded - x.shape[-1]), x.dtype)], axis=-1)
+
+
+def _run_wkv7(r, w, k, v, kk, a, state):
+    n = state.shape[-1]
+    n_padded = lay.round_up(n, 32)
+    vectors = {wkv7.R: r, wkv7.W: w, wkv7.K: k, wkv7.V: v, wkv7.FOUND_BY: -kk, wkv7.REPLACE: kk * a}
+    work = np.zeros((r.shape[1], len(r), wkv7.N_VECTORS, n_padded), np.float32)
+    for i, x in vectors.items():
+        work[:, :, i] = _padded(x, n_padded).swapaxes(0, 1)
+    state = np.ascontiguousarray(_padded(state, n_padded))
+    _wkv7(work, n, state)
+    return np.concatenate([work[:, :, wkv7.OUT, :n].swapaxes(0, 1).ravel(), state[..., :n].ravel()])
+
+
+def _wkv7_reference(*inputs):
+    *vectors, state = (x.astype(np.float64) for x in inputs)
+    return np.concatenate([equations.wkv7(*vectors, state).ravel(), state.ravel()])
+
+
 def _run_wkv(r, k, v, w, u, state):
     state, rows = state.copy(), _rows(*k.shape)
     kvr = np.ascontiguousarray(np.stack([_lanes(k), _lanes(v), _lanes(r)], axis=1))
@@ -193,6 +251,15 @@ def _run_sigmoid(x):
     out = np.empty_like(x)
     _sigmoid(x, out, 0, out.strides[0])
     return out
+
+
+def _run_endings(x):
+    """The product as it is, twice; its hyperbolic tangent; its sigmoid."""
+    out, rows = np.empty_like(x), [_rows(*x.shape) for _ in range(3)]
+    _put(x, out, 0, out.strides[0])
+    for ending, row in zip((_to_rows, _to_tanh_rows, _to_sigmoid_rows), rows):
+        ending(x, row, 0, row.shape[1], x.shape[1] // 32, WANTS_FLOAT)
+    return np.stack([out, *(_values(row, x.shape[1]) for row in rows)])
 
 
 def _run_add_gated(x, gate, out):
@@ -234,6 +301,18 @@ CASES = {
     "mix": Case(
         lambda s, rng: (_normal(rng, *s), _normal(rng, *s), rng.random(s[1], np.float32)),
         _run_mix, _exactly(equations.mix), 4 * FLOAT32,
+    ),
+    "lerp": Case(
+        lambda s, rng: (_normal(rng, *s), _normal(rng, *s), rng.random(s[1], np.float32)),
+        _run_lerp, _exactly(equations.lerp), 4 * FLOAT32,
+    ),
+    "wkv7": Case(
+        _wkv7_inputs, _run_wkv7, _wkv7_reference, 2e-6, shapes=((1, HEAD), (2, 2 * HEAD), (19, HEAD)),
+        timed=((1, 16 * HEAD), (8, 16 * HEAD), (128, 16 * HEAD)),
+    ),
+    "endings": Case(
+        lambda s, rng: (5 * _normal(rng, *s),), _run_endings,
+        _exactly(lambda x: np.stack([x, x, np.tanh(x), equations.sigmoid(x)])), 4 * FLOAT32,
     ),
     "wkv": Case(_wkv_inputs, _run_wkv, _wkv_reference, 2e-6),
     "squared_relu": Case(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 EPSILON = 1e-5  # torch's default for a layer norm, which RWKV was trained with
+HEAD_EPSILON = 64e-5  # of the norm of a head, whatever its size
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -63,4 +64,73 @@ def wkv4(k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.n
         past, present = np.exp(p + w - q), np.exp(k[t] - q)
         a, b, p = past * a + present * v[t], past * b + present, q
     state[:] = a, b, p
+    return out
+
+
+def lerp(x: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """x, and `share` of the way from it to the token before: RWKV-6's and 7's mix, whose share has the other sense."""
+    return x + (before - x) * share
+
+
+def group_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: float = HEAD_EPSILON) -> np.ndarray:
+    """x (T, H, N), each head with mean 0 and variance 1; weight and bias (H, N)."""
+    x = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(x).mean(axis=-1, keepdims=True)
+    return x / np.sqrt(variance + x.dtype.type(epsilon)) * weight + bias
+
+
+def unit_length(x: np.ndarray) -> np.ndarray:
+    """x (..., N) divided by its length; a vector of zeros stays what it is."""
+    length = np.sqrt(np.square(x).sum(axis=-1, keepdims=True))
+    return x / np.maximum(length, x.dtype.type(1e-12))
+
+
+def decay7(w: np.ndarray) -> np.ndarray:
+    """RWKV-7's decay of a token, e^(-0.606531 sigmoid(w)), where 0.606531 is e^-0.5: between 0.545 and 1."""
+    return np.exp(w.dtype.type(-0.606531) * sigmoid(w))
+
+
+def wkv7(
+    r: np.ndarray, w: np.ndarray, k: np.ndarray, v: np.ndarray, kk: np.ndarray, a: np.ndarray, state: np.ndarray
+) -> np.ndarray:
+    """RWKV-7's memory S, a matrix from keys to values: it fades, what it has for kk is partly replaced, r reads it.
+
+    Shapes   all (T, H, N), kk of length 1; state (H, N, N), [key][value], changed in place; returns (T, H, N)
+    Source   RWKV-7 "Goose", arXiv 2503.14456; BlinkDL/RWKV-LM RWKV-v7/rwkv_v7_numpy.py, whose S is transposed
+    """
+    out = np.empty_like(v)
+    for t in range(len(r)):
+        # === Decay, replace, write === #
+        found = kk[t][:, None] @ state  # (H, 1, N), what the old S has for kk
+        fading, erased = w[t][:, :, None] * state, (kk[t] * a[t])[:, :, None] * found
+        state[:] = fading - erased + k[t][:, :, None] * v[t][:, None]
+        # === Read === #
+        out[t] = (r[t][:, None] @ state)[:, 0]
+    return out
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x sigmoid(x)"""
+    return x * sigmoid(x)
+
+
+def wkv5(
+    r: np.ndarray, k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.ndarray
+) -> np.ndarray:
+    """RWKV-5's and RWKV-6's memory: S, a matrix a head, fades by w and gets k vT; r reads it, and the present u times.
+
+    The output sees S before this token's pair is in it, and the pair by itself with the bonus u.
+
+    Shapes   r, k, v (T, H, N); w (H, N) or, in RWKV-6, (T, H, N); u (H, N); w or u may be (H, 1);
+             state (H, N keys, N values), changed in place; returns (T, H, N)
+    Source   "Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence", arXiv 2404.05892
+    """
+    w, u = np.broadcast_to(w, k.shape)[..., None], np.broadcast_to(u, k.shape[1:])[..., None]
+    out = np.empty_like(v)
+    for t in range(len(k)):
+        kv = k[t][:, :, None] * v[t][:, None, :]  # (H, N, N)
+        # === Read: the past, and the present with its bonus u === #
+        out[t] = np.matmul(r[t][:, None, :], state + u * kv)[:, 0]
+        # === Decay and write === #
+        state[:] = w[t] * state + kv
     return out

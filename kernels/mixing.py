@@ -4,7 +4,7 @@ Both read a few thousand floats and are over in a microsecond; what matters is t
 passes through memory in between, and that a mixed vector is quantized where it arises.
 
 A row has `n` channels and zeros up to whole blocks of 32: weights and biases are zero there.
-References: `equations.layer_norm`, `equations.mix`.
+References: `equations.layer_norm`, `equations.mix`, `equations.lerp`.
 """
 
 from __future__ import annotations
@@ -91,24 +91,34 @@ def layer_norm_row(typingctx, x, weight, bias, n, n_padded, out):
     return types.void(x, weight, bias, types.intp, types.intp, out), codegen
 
 
-@intrinsic
-def mix_row(typingctx, x, before, share, n_blocks, wanted, row):
-    """Write share * x + (1 - share) * before into a vector row, as a matrix wants it."""
+def _mix(emit, x, before, share):
+    return emit.fma(x, share, before * (emit.constant(FLOATS, 1.0) - share))
+
+
+def _lerp(emit, x, before, share):
+    return emit.fma(before - x, share, x)
+
+
+MIXED_BY = {"mix": _mix, "lerp": _lerp}
+
+
+@intrinsic(prefer_literal=True)
+def mix_row(typingctx, equation, x, before, share, n_blocks, wanted, row):
+    """Write the mix of x and `before` by the `equation`, a literal, into a vector row, as a matrix wants it."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
-        x, before, share, row = args[0], args[1], args[2], args[5]
-        n_blocks, wanted = emit.value(args[3]), emit.value(args[4])
+        x, before, share, row = args[1], args[2], args[3], args[6]
+        n_blocks, wanted = emit.value(args[4]), emit.value(args[5])
         with emit.loop(n_blocks) as block:
             halves = []
             for at in (block * (4 * lay.BLOCK), block * (4 * lay.BLOCK) + 4 * LANES):
-                s, b = emit.load(share, at, FLOATS), emit.load(before, at, FLOATS)
-                rest = b * (emit.constant(FLOATS, 1.0) - s)
-                halves.append(emit.fma(emit.load(x, at, FLOATS), s, rest))
+                loaded = [emit.load(pointer, at, FLOATS) for pointer in (x, before, share)]
+                halves.append(MIXED_BY[equation.literal_value](emit, *loaded))
             emit_block(emit, halves, row, n_blocks, block, wanted)
         return context.get_dummy_value()
 
-    return types.void(x, before, share, types.intp, types.intp, row), codegen
+    return types.void(equation, x, before, share, types.intp, types.intp, row), codegen
 
 
 # --- norm: x = layer norm of x, in place -----------------------------------------------------------
@@ -149,48 +159,57 @@ def norm_wanted_job(x: Floats, norm: Norm, normed: Floats, rows: Rows) -> Job:
 
 # --- norm and mixes --------------------------------------------------------------------------------
 
-SHIFT, LAST, LAST_STRIDE, N_MIXES, MIXES = range(8, 13)
+SHIFT, LAST, LAST_STRIDE, KEPT, KEPT_STRIDE, N_MIXES, MIXES = range(8, 15)
 SHARE, MIX_ROWS, MIX_ROW_BYTES, MIX_N_BLOCKS, MIX_WANTS, MIX_SIZE = range(6)
 
 
-def _norm_and_mix(args, weights, scratch, states, logits, batch, item, rank):
-    n, n_padded = number(args, N), number(args, N_PADDED)
-    weight, bias = beyond(weights, number(args, WEIGHT)), beyond(weights, number(args, BIAS))
-    normed = beyond(scratch, number(args, NORMED) + rank * number(args, NORMED_STRIDE))
-    start, end = item * RUN, min((item + 1) * RUN, number(batch, b.N_TOKENS))
-    begins = start == number(batch, b.FIRST + number(batch, b.SEQUENCE + start))
-    for token in range(start if begins else start - 1, end):
-        x = beyond(scratch, number(args, X) + token * number(args, X_STRIDE))
-        out = beyond(normed, (token & 1) * 4 * n_padded)
-        layer_norm_row(x, weight, bias, n, n_padded, out)
-        if token < start:
-            continue  # the token before this item's: it is read, and mixed by another
-        sequence = number(batch, b.SEQUENCE + token)
-        before = beyond(normed, (1 - (token & 1)) * 4 * n_padded)
-        if token == number(batch, b.FIRST + sequence):
-            before = beyond(states, number(batch, b.STATE + sequence) + number(args, SHIFT))
-        for i in range(number(args, N_MIXES)):
-            mix = beyond(args, 8 * (MIXES + MIX_SIZE * i))
-            row = beyond(scratch, number(mix, MIX_ROWS) + token * number(mix, MIX_ROW_BYTES))
-            share = beyond(weights, number(mix, SHARE))
-            mix_row(out, before, share, number(mix, MIX_N_BLOCKS), number(mix, MIX_WANTS), row)
-        if token + 1 == number(batch, b.FIRST + sequence + 1):
-            # Not into the state yet: another thread may be mixing the first token with it.
-            last = beyond(scratch, number(args, LAST) + sequence * number(args, LAST_STRIDE))
-            copy_bytes(out, 4 * n_padded, last)
+def _norm_and_mix_by(equation):
+    def norm_and_mix(args, weights, scratch, states, logits, batch, item, rank):
+        n, n_padded = number(args, N), number(args, N_PADDED)
+        weight, bias = beyond(weights, number(args, WEIGHT)), beyond(weights, number(args, BIAS))
+        normed = beyond(scratch, number(args, NORMED) + rank * number(args, NORMED_STRIDE))
+        start, end = item * RUN, min((item + 1) * RUN, number(batch, b.N_TOKENS))
+        begins = start == number(batch, b.FIRST + number(batch, b.SEQUENCE + start))
+        for token in range(start if begins else start - 1, end):
+            x = beyond(scratch, number(args, X) + token * number(args, X_STRIDE))
+            out = beyond(normed, (token & 1) * 4 * n_padded)
+            layer_norm_row(x, weight, bias, n, n_padded, out)
+            if token < start:
+                continue  # the token before this item's: it is read, and mixed by another
+            sequence = number(batch, b.SEQUENCE + token)
+            before = beyond(normed, (1 - (token & 1)) * 4 * n_padded)
+            if token == number(batch, b.FIRST + sequence):
+                before = beyond(states, number(batch, b.STATE + sequence) + number(args, SHIFT))
+            if number(args, KEPT_STRIDE) > 0:
+                copy_bytes(out, 4 * n_padded, beyond(scratch, number(args, KEPT) + token * number(args, KEPT_STRIDE)))
+            for i in range(number(args, N_MIXES)):
+                mix = beyond(args, 8 * (MIXES + MIX_SIZE * i))
+                row = beyond(scratch, number(mix, MIX_ROWS) + token * number(mix, MIX_ROW_BYTES))
+                share = beyond(weights, number(mix, SHARE))
+                mix_row(equation, out, before, share, number(mix, MIX_N_BLOCKS), number(mix, MIX_WANTS), row)
+            if token + 1 == number(batch, b.FIRST + sequence + 1):
+                # Not into the state yet: another thread may be mixing the first token with it.
+                last = beyond(scratch, number(args, LAST) + sequence * number(args, LAST_STRIDE))
+                copy_bytes(out, 4 * n_padded, last)
+
+    return norm_and_mix
 
 
 def norm_and_mix_job(
-    x: Floats, norm: Norm, normed: Floats, shift: int, last: Floats, mixes: Sequence[Mix]
-) -> Job:
+    x: Floats, norm: Norm, normed: Floats, shift: int, last: Floats, mixes: Sequence[Mix], equation: str = "mix",
+    kept: Floats | None = None,
+) -> Job:  # fmt: skip
     """Layer norm, then the mixes with the token before that matrices take.
 
-    shift  where the state of a sequence has the normed vector of the token before its first
-    last   a row for each sequence: the normed vector of its last token, which `keep_job` puts there
+    shift     where the state of a sequence has the normed vector of the token before its first
+    last      a row for each sequence: the normed vector of its last token, which `keep_job` puts there
+    equation  "mix" or "lerp", of equations.py
+    kept      where to put the normed vectors of all tokens, if anyone wants them
     """
+    kept = kept or Floats(0, 0)
     numbers = [n for mix in mixes for n in (mix.share, *mix.rows)]
-    args = (*x, *norm, *normed, shift, *last, len(mixes), *numbers)
-    return Job(_compiled("norm_and_mix").address, args, per=RUN)
+    args = (*x, *norm, *normed, shift, *last, *kept, len(mixes), *numbers)
+    return Job(_compiled(equation).address, args, per=RUN)
 
 
 # --- keep ------------------------------------------------------------------------------------------
@@ -210,7 +229,10 @@ def keep_job(last: Floats, shift: int, n_padded: int) -> Job:
     return Job(_compiled("keep").address, (*last, shift, 4 * n_padded), "sequences", per=KEPT_TOGETHER)
 
 
-_OPS = {"norm": _norm, "norm_wanted": _norm_wanted, "norm_and_mix": _norm_and_mix, "keep": _keep}
+_OPS = {
+    "norm": _norm, "norm_wanted": _norm_wanted, "keep": _keep,
+    **{equation: _norm_and_mix_by(equation) for equation in MIXED_BY},
+}  # fmt: skip
 
 
 @functools.cache

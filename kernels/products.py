@@ -18,7 +18,7 @@ from rwkv_np.kernels import batch as b
 from rwkv_np.kernels.activations import Rows, emit_block
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.emit import FLOATS, I64, LANES, Emit
-from rwkv_np.kernels.exponential import sigmoid
+from rwkv_np.kernels.exponential import sigmoid, tanh
 from rwkv_np.kernels.layout import TILE_ROWS
 from rwkv_np.kernels.matmul import multiply_tile
 from rwkv_np.kernels.mixing import Floats
@@ -115,13 +115,23 @@ def _sigmoid(emit, x, place):
     place.store(sigmoid(emit, x))
 
 
+def _tanh(emit, x, place):
+    place.store(tanh(emit, x))
+
+
 def _squared_relu(emit, x):
     x = (x < 0.0).choose(0.0, x)
     return x * x
 
 
-TO_FLOATS = {"add": _add, "add_gated": _add_gated, "sigmoid": _sigmoid}
-TO_ROWS = {"squared_relu": _squared_relu}
+def _put(emit, x, place):
+    place.store(x)
+
+
+TO_FLOATS = {"add": _add, "add_gated": _add_gated, "sigmoid": _sigmoid, "tanh": _tanh, "put": _put}
+TO_ROWS = {
+    "squared_relu": _squared_relu, "rows": lambda emit, x: x, "tanh_rows": tanh, "sigmoid_rows": sigmoid
+}  # fmt: skip
 
 
 def _emit_to_floats(emit, ending, lanes, args, scratch, tile, token):
@@ -189,6 +199,21 @@ def sigmoid_job(matrix: Matrix, vectors: Vectors, out: Floats) -> Job:
 def squared_relu_job(matrix: Matrix, vectors: Vectors, rows: Rows) -> Job:
     """rows = max(matrix @ vectors, 0)^2, as the next matrix takes them"""
     return _job("squared_relu", matrix, vectors, rows)
+
+
+def tanh_job(matrix: Matrix, vectors: Vectors, out: Floats) -> Job:
+    """out = tanh(matrix @ vectors)"""
+    return _job("tanh", matrix, vectors, out)
+
+
+def put_job(matrix: Matrix, vectors: Vectors, out: Floats) -> Job:
+    """out = matrix @ vectors"""
+    return _job("put", matrix, vectors, out)
+
+
+def rows_job(matrix: Matrix, vectors: Vectors, rows: Rows, ending: str = "") -> Job:
+    """rows = matrix @ vectors, or "tanh" or "sigmoid" of it, as the next matrix takes them"""
+    return _job(f"{ending}_rows" if ending else "rows", matrix, vectors, rows)
 
 
 LOGITS_STRIDE, N_TILES = range(ENDING, ENDING + 2)

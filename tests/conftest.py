@@ -17,7 +17,7 @@ from rwkv_np.cli import main
 from rwkv_np.files.format import LATEST_VERSION, Header, write_header, write_parameter_header
 from rwkv_np.files.quants import by_name
 from rwkv_np.models.architecture import Sizes, common_sizes
-from rwkv_np.models.registry import ARCHITECTURES
+from rwkv_np.models.registry import ARCHITECTURES, identify
 
 # The same examples in every run, and nothing kept from the last one. Chance is for whoever asks for it and looks
 # at what it finds: pytest --hypothesis-profile=chance. How long an example takes is for neither to judge.
@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("same")
 
 # Optional packages, and the files that would not even import without them.
 NEEDS = {
-    "torch": ("checkpoint", "convert", "evaluation_definitions", "output", "quantize", "train_demo"),
+    "torch": ("checkpoint", "convert", "evaluation_definitions", "output", "quantize", "train_demo", "v7"),
     "babel": ("train_demo",),
     "chatterbot_corpus": ("train_demo",),
     "yaml": ("train_demo",),
@@ -72,16 +72,16 @@ def golden():
     return lambda end: GOLDEN / f"golden-4v0.{end}"
 
 
-def random_parameters(rng, n_layer=2, n_embd=32, dim_ffn=64, vocab_size=256, architecture="v4"):
-    """Float32 parameters of a model, as they stand in a model file."""
-    sizes = Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn, vocab_size=vocab_size)
+def random_parameters(rng, n_layer=2, n_embd=32, dim_ffn=64, vocab_size=256, architecture="v4", **sizes):
+    """Float32 parameters of a model, as they stand in a model file; `sizes` are those that other versions have."""
+    sizes = Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn, vocab_size=vocab_size, **sizes)
     shapes = ARCHITECTURES[architecture].parameter_shapes(sizes)
     arrays = {}
     for name, shape in shapes.items():
         x = rng.standard_normal(shape).astype(np.float32)
         if name.endswith("time_decay"):
             x = -np.exp(x - 1)
-        elif ".time_mix" in name:
+        elif ".time_mix" in name or ".x_" in name:
             x = rng.random(shape, np.float32)
         elif ".ln" in name or name.startswith("ln"):
             x = x / 10 + (1 if name.endswith("weight") else 0)
@@ -96,10 +96,11 @@ def write_model(path, arrays, data_type="FP32", version=LATEST_VERSION, **header
     sizes = common_sizes({name: x.shape for name, x in arrays.items()})
     fields = dict(version=version, n_vocab=sizes.vocab_size, n_embed=sizes.n_embd, n_layer=sizes.n_layer)
     fields |= {"data_type": by_name(data_type, version).code} | header
+    record = ARCHITECTURES.get(identify(arrays), ARCHITECTURES["v4"])
     with open(path, "wb") as file:
         write_header(file, Header(**fields))
         for name, x in arrays.items():
-            is_matrix = x.ndim == 2 and name not in ("emb.weight", "head.weight")
+            is_matrix = record.is_quantizable(name, x.shape)
             stored = by_name(data_type if is_matrix else "FP32", version)
             write_parameter_header(file, name, x.shape, stored)
             blocks = x.reshape(x.shape[0] if x.ndim > 1 else 1, -1, stored.format.block_size)

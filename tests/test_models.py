@@ -173,7 +173,7 @@ def broken(change):
         (lambda a: a.update({"blocks.0.extra": np.zeros(4, np.float32)}), "holds the parameter blocks.0.extra"),
         (lambda a: a.update({"ln_out.bias": np.zeros(5, np.float32)}), r"ln_out.bias has the shape \(5,\); expected"),
         (lambda a: a.update({"blocks.0.att.ln_x.weight": np.zeros(4, np.float32)}), "RWKV v5"),
-        (lambda a: a.update({"blocks.0.att.r_k": np.zeros(4, np.float32)}), "RWKV v7"),
+        (lambda a: a.update({"blocks.0.att.time_maa_x": np.zeros(4, np.float32)}), "RWKV v6"),
     ],
 )
 def test_wrong_parameters_are_named(tmp_path, change, message):

@@ -57,7 +57,7 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
             raise CheckpointError(path, f"{name} is a sparse or empty tensor; expected one with its values")
         if str(tensor.dtype) not in _FLOATS:
             raise CheckpointError(path, f"{name} is {tensor.dtype}; expected one of {', '.join(_FLOATS)}")
-    plan = [record.planned(name, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    plan = record.plan({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if problem := record.find_problem({planned.name: planned.shape for planned in plan}):
         raise CheckpointError(path, f"{problem}. Download the checkpoint again")
     return Checkpoint(record, tensors, plan)

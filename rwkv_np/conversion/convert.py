@@ -6,6 +6,7 @@ to the file, so memory does not grow with the model: rwkv.cpp's own converter ho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def convert(
                 file.write(chunk)
                 if progress:
                     progress(planned.name, file.tell(), n_bytes)
-    return Converted(len(plan), sum(t.numel() for t in checkpoint.tensors.values()), n_bytes)
+    return Converted(len(plan), sum(math.prod(planned.shape) for planned, _ in plan), n_bytes)
 
 
 def _type(planned: Planned, data_type: str) -> DataType:
@@ -85,8 +86,9 @@ def _header(checkpoint: Checkpoint, data_type: str) -> Header:
 def _converted(checkpoint: Checkpoint, planned: Planned, stored: DataType) -> Iterator[memoryview]:
     for name in planned.sources:
         tensor = checkpoint.tensors[name]
-        rows = tensor.detach().reshape(-1, tensor.shape[-1])  # a trained parameter gives no array before
-        step = max(1, CHUNK // rows.shape[1])
+        rows = tensor.detach()  # a trained parameter gives no array before
+        rows = rows if planned.is_whole else rows.reshape(-1, tensor.shape[-1])
+        step = len(rows) if planned.is_whole else max(1, CHUNK // rows.shape[1])
         for start in range(0, len(rows), step):
             values = rows[start : start + step].float()
             # Transformed by torch, as the original has it: another's exp differs in the last bit of 1 % of values.

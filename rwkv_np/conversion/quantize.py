@@ -32,6 +32,7 @@ from rwkv_np.files.format import (
 from rwkv_np.files.output import check_destination, new_file
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DATA_TYPES, DataType, by_name
+from rwkv_np.models.registry import ARCHITECTURES, identify
 
 CHUNK = 2**19  # weights encoded at a time, 2 MB in float32; with fewer, Python's share of the time shows
 MAX_THREADS = 16  # unless more are asked for: the one that writes keeps up with no more, and each holds 5 MB
@@ -132,19 +133,31 @@ def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]
                 f"is quantized already ({p.name} is {p.data_type.name}); quantize from the FP16 or FP32 "
                 "file: python tools/quantize.py MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
             )
-    matrices = [p.name for p in file.parameters.values() if len(p.shape) == 2]
+    is_quantizable = _quantizable(file)
+    matrices = [
+        p.name for p in file.parameters.values()
+        if len(p.shape) == 2 and (p.name in NEVER_UNASKED or is_quantizable(p.name, p.shape))
+    ]  # fmt: skip
     for pattern, _ in keep:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in matrices):
             raise InputError(
                 f"the pattern {pattern!r} matches no matrix; rwkv-np inspect {file.path} lists them"
             )
-    return [_item(p, wanted, keep) for p in file.parameters.values()]
+    return [
+        _item(p, wanted, keep) if p.name in matrices else _Item(p, p.data_type) for p in file.parameters.values()
+    ]
+
+
+def _quantizable(file: ModelFile) -> Callable[[str, tuple[int, ...]], bool]:
+    """(name, shape) -> whether that parameter may be quantized: what the architecture's record says."""
+    record = ARCHITECTURES.get(identify(file.parameters))
+    return record.is_quantizable if record else lambda name, shape: len(shape) == 2
 
 
 def _item(p: Parameter, wanted: DataType, keep: Sequence[tuple[str, DataType]]) -> _Item:
-    """What `p` becomes: the last matching pattern's type, or `wanted`; a vector stays what it is."""
+    """What the matrix `p` becomes: the last matching pattern's type, or `wanted`."""
     matches = [t for pattern, t in keep if fnmatch.fnmatchcase(p.name, pattern)]
-    if len(p.shape) != 2 or (p.name in NEVER_UNASKED and not matches):
+    if p.name in NEVER_UNASKED and not matches:
         return _Item(p, p.data_type)
     chosen = matches[-1] if matches else wanted
     if p.shape[-1] % chosen.format.block_size:

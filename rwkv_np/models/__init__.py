@@ -6,6 +6,8 @@ architecture is stands in its record (`architecture.py`), one version a module b
 
 from __future__ import annotations
 
+import dataclasses
+
 from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.files.format import ModelFile, read_model_file
 from rwkv_np.files.quants import by_code
@@ -25,6 +27,7 @@ def load(
     *,
     engine: str = "fused",
     head_q8_0: bool | None = None,
+    head_epsilon: float | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Map the model file at `path` and return the model in it.
@@ -33,11 +36,15 @@ def load(
     engine     "fused": kernels on packed weights; "numpy": the plain graph, slow and to be read
     head_q8_0  keep an FP16 or FP32 head in 8 bits: fewer bytes to read for a token; None: where the
                other matrices are quantized (head.py says what it costs)
+    head_epsilon  of the norm of a head, where it is not that of the official package: 1e-5 for RWKV-5 models
+               of before November 2023, and to compare with rwkv.cpp (models/v5.py)
     progress   called with (what is being done, done, total) while kernels compile and weights load
     Raises     FormatError, InputError, OSError
     """
     file = read_model_file(path)
     config = model_config(file)
+    if head_epsilon is not None:
+        config = dataclasses.replace(config, head_epsilon=head_epsilon)
     if engine not in ENGINES:
         raise InputError(f"engine is {engine!r}; expected fused or numpy")
     if head_q8_0 is None:

@@ -26,13 +26,22 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Sizes:
     """The numbers that all shapes of a model follow from.
 
-    dim_ffn  rows of `ffn.key`, 4 n_embd in every published RWKV-4
+    dim_ffn    rows of `ffn.key`, 4 n_embd in every published RWKV-4 and RWKV-7
+    head_size  channels of a head, from RWKV-5 on; 0 where there are no heads
+    ranks      of the low-rank matrices, in the architecture's own order
     """
 
     n_layer: int
     n_embd: int
     dim_ffn: int
     vocab_size: int
+    head_size: int = 0
+    ranks: tuple[int, ...] = ()
+
+    @property
+    def n_head(self) -> int:
+        """How many heads the channels make; 0 where they make no whole number."""
+        return self.n_embd // self.head_size if self.head_size and self.n_embd % self.head_size == 0 else 0
 
 
 class Part(NamedTuple):
@@ -48,11 +57,12 @@ class Part(NamedTuple):
 class Planned(NamedTuple):
     """A parameter of a model file, and what it is made from.
 
-    sources    names in the checkpoint; several are stacked along a new first dimension
+    sources    names in the checkpoint; several follow each other
     shape      in the model file
     transform  applied to the float32 values, a piece of rows at a time; None leaves them. Takes and
                returns a torch tensor
     is_vector  whether it stays FP32 in an FP16 file
+    is_whole   whether `transform` needs the whole tensor in its own shape: for small ones alone
     """
 
     name: str
@@ -60,6 +70,7 @@ class Planned(NamedTuple):
     shape: tuple[int, ...]
     is_vector: bool
     transform: Callable[[Any], Any] | None = None
+    is_whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,10 +84,11 @@ class Architecture:
     parameter_shapes  Sizes -> every parameter and its shape in a model file, in the order of checkpoints
     checkpoint_shapes Sizes -> every tensor of a checkpoint and its shape, in the same order
     state_parts       Sizes -> the parts of a state by name, in their order in memory
-    planned           (name, shape in the checkpoint) -> what the converter makes of it
+    plan              shapes of a checkpoint's tensors -> what the converter makes of them, in the file's order
     is_quantizable    (name, shape in the file) -> whether quantizers touch it when not told otherwise
     program           writes what a token goes through into a Builder
     graph             the NumPy graph: a Model, slow and to be read
+    ignored           Sizes -> parameters that some files have and no computation reads, in the model file
     """
 
     name: str
@@ -86,26 +98,33 @@ class Architecture:
     parameter_shapes: Callable[[Sizes], dict[str, tuple[int, ...]]]
     checkpoint_shapes: Callable[[Sizes], dict[str, tuple[int, ...]]]
     state_parts: Callable[[Sizes], dict[str, Part]]
-    planned: Callable[[str, tuple[int, ...]], Planned]
+    plan: Callable[[Shapes], list[Planned]]
     is_quantizable: Callable[[str, tuple[int, ...]], bool]
     program: Callable[[Builder], None]
     graph: Callable[..., Model]
+    ignored: Callable[[Sizes], dict[str, tuple[int, ...]]] = lambda sizes: {}
 
     def find_problem(self, shapes: Shapes) -> str | None:
         """What keeps parameters of those shapes from being a model of this version; None: nothing does."""
-        expected = self.parameter_shapes(self.sizes(shapes))
+        sizes = self.sizes(shapes)
+        expected, ignored = self.parameter_shapes(sizes), self.ignored(sizes)
         if missing := [name for name in expected if name not in shapes]:
             return f"lacks the parameter {missing[0]}{_more(missing)}"
-        if extra := [name for name in shapes if name not in expected]:
+        if extra := [name for name in shapes if name not in expected and name not in ignored]:
             return f"holds the parameter {extra[0]}{_more(extra)}, which {self.title} does not have"
-        for name, shape in expected.items():
-            if tuple(shapes[name]) != shape:
+        for name, shape in (ignored | expected).items():
+            if name in shapes and tuple(shapes[name]) != shape:
                 return f"{name} has the shape {tuple(shapes[name])}; expected {shape}"
         return None
 
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def each_tensor(planned: Callable[[str, tuple[int, ...]], Planned]) -> Callable[[Shapes], list[Planned]]:
+    """A plan that makes one parameter of each tensor: (name, shape in the checkpoint) -> what becomes of it."""
+    return lambda shapes: [planned(name, shape) for name, shape in shapes.items()]
 
 
 def common_sizes(shapes: Shapes) -> Sizes:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from rwkv_np.kernels import mixing, products, wkv4
-from rwkv_np.kernels.activations import Rows
+from rwkv_np.kernels import heads, lora_mix, mixing, products, wkv4, wkv5
+from rwkv_np.kernels.activations import WANTS_FLOAT, Rows
+from rwkv_np.kernels.batch import MOST
+from rwkv_np.kernels.layout import BLOCK, VALUES, round_up
 from rwkv_np.kernels.mixing import Floats, Mix
 from rwkv_np.kernels.products import Matrix, Vectors
 from rwkv_np.kernels.program import Job, Program, assemble
@@ -76,8 +78,13 @@ class Builder:
         """Matrices of as many rows, of which a thread reads the same tile of each."""
         return self._at.matrices_together(*(self._prefix + name for name in names))
 
-    def _vector(self, name: str) -> int:
-        return self._at.vector(self._prefix + name)
+    def _vector(self, name: str, n_row: int = 0) -> int:
+        return self._at.vector(self._prefix + name, n_row)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first layer."""
+        return self._layer == 0
 
     # --- jobs
 
@@ -85,11 +92,27 @@ class Builder:
         """x = layer norm of x"""
         return mixing.norm_job(x, self._at.norm(self._prefix + name))
 
-    def norm_and_mix(self, x: Floats, norm: str, shift: StatePart, mixes: Mapping[str, Rows]) -> Job:
-        """Layer norm of x, mixed with the token before by each share into its rows."""
+    def norm_and_mix(
+        self, x: Floats, norm: str, shift: StatePart, mixes: Mapping[str, Rows],
+        equation: str = "mix", kept: Floats | None = None,
+    ) -> Job:  # fmt: skip
+        """Layer norm of x, mixed with the token before by each share into its rows.
+
+        equation  "lerp" where the shares are of the token before, as from RWKV-6 on
+        kept      gets the normed vectors themselves
+        """
         found = [Mix(self._vector(share), rows) for share, rows in mixes.items()]
         at = self._at
-        return mixing.norm_and_mix_job(x, at.norm(self._prefix + norm), at.normed, shift.start, at.last, found)
+        place = at.norm(self._prefix + norm)
+        return mixing.norm_and_mix_job(x, place, at.normed, shift.start, at.last, found, equation, kept)
+
+    def norm_and_lerp(self, x: Floats, norm: str, shift: StatePart, shares: str, rows: Sequence[Rows]) -> Job:
+        """Layer norm of x, and from it to the token before by each row of `shares`, into the rows."""
+        at, n = self._at, self.config.n_embd
+        place = self._vector(shares, n)
+        found = [Mix(place + 4 * i * round_up(n, BLOCK), of) for i, of in enumerate(rows)]
+        normed = at.norm(self._prefix + norm)
+        return mixing.norm_and_mix_job(x, normed, at.normed, shift.start, at.last, found, "lerp")
 
     def keep(self, shift: StatePart) -> Job:
         """shift = the normed vector of the last token; in the phase after the mixes."""
@@ -101,6 +124,49 @@ class Builder:
         """out = sigmoid(r) * wkv(k, v), k, v and r being products"""
         w, u = self._vector(decay), self._vector(bonus)
         return wkv4.wkv4_job(kvr, rows, self._at.lanes, w, u, state.start, state.n_padded, out)
+
+    def wkv5(
+        self, products: Mapping[str, Rows], lanes: Floats, decay: str, bonus: str, norm: str, state: StatePart, out: Rows
+    ) -> Job:
+        """out = norm of wkv(r, k, v), times silu(g) where there is a g.
+
+        products  of r, k, v, then of g where there is one, then of the thin matrix that moves the decay, if one does
+        """
+        c, at = self.config, self._at
+        matrices = self.matrices(*products)
+        found = [wkv5.Product(matrix, rows) for matrix, rows in zip(matrices, products.values())]
+        w, u = (at.vector_of_channels(self._prefix + name, c.n_embd) for name in (decay, bonus))
+        weight_and_bias = at.norm(self._prefix + norm)[:2]
+        return wkv5.time_mix_job(
+            self._heads5, found, lanes, w, u, weight_and_bias, c.head_epsilon, state.start, out,
+            is_gated=len(found) > 3, is_moving=len(found) > 4,
+        )  # fmt: skip
+
+    @property
+    def _heads5(self) -> wkv5.Heads:
+        return wkv5.Heads.of(self.config.n_head, self.config.head_size)
+
+    def room_for_wkv5(self, n_products: int) -> Floats:
+        """What each thread needs for `wkv5`."""
+        return self._at.per_thread(self._heads5.room(n_products, MOST))
+
+    def lora_mix(
+        self, x: Floats, shift: StatePart, z: Floats, matrices: str, mixes: Mapping[str, Rows]
+    ) -> Job:
+        """For each mix: its share, moved by its slice of z through a thin matrix; x mixed by that into its rows."""
+        found = []
+        for i, (matrix, (share, rows)) in enumerate(zip(self._at.slices_together(self._prefix + matrices), mixes.items())):
+            found.append(lora_mix.LoraMix(matrix, self._slice(z, i, matrix), self._vector(share), rows))
+        return lora_mix.lora_mix_job(x, shift.start, self._at.lanes, found)
+
+    def _slice(self, z: Floats, i: int, matrix: Matrix) -> Rows:
+        """Numbers of z as the rows of a float matrix, which reads its vectors behind their int8 part."""
+        start = z.start + 4 * i * self.config.ranks[0] - VALUES * matrix.n_blocks
+        return Rows(start, z.stride, matrix.n_blocks, WANTS_FLOAT)
+
+    def tanh(self, matrix: str, rows: Rows, out: Floats) -> Job:
+        """out = tanh(W rows)"""
+        return products.tanh_job(*self._product(matrix, rows), out)
 
     def _product(self, name: str, rows: Rows) -> tuple[Matrix, Vectors]:
         return self.matrices(name)[0], Vectors(rows, self._at.lanes)
@@ -120,6 +186,29 @@ class Builder:
     def squared_relu(self, matrix: str, rows: Rows, out: Rows) -> Job:
         """out = max(W rows, 0)^2"""
         return products.squared_relu_job(*self._product(matrix, rows), out)
+
+    def put(self, matrix: str, rows: Rows, out: Floats) -> Job:
+        """out = W rows"""
+        return products.put_job(*self._product(matrix, rows), out)
+
+    def to_rows(self, matrix: str, rows: Rows, out: Rows, ending: str = "") -> Job:
+        """out = W rows, or "tanh" or "sigmoid" of it"""
+        return products.rows_job(*self._product(matrix, rows), out, ending)
+
+    def room_for_heads(self) -> Floats:
+        """What each thread needs for `heads`."""
+        return self._at.per_thread(self._heads.work_bytes)
+
+    @property
+    def _heads(self) -> heads.Heads:
+        return heads.Heads.of(self.config.n_head, self.config.head_size)
+
+    def heads7(self, inputs: Sequence[Floats], state: StatePart, work: Floats, out: Rows) -> Job:
+        """out = gate * (norm of what RWKV-7's memory gives + bonus); see `heads.heads_job` for the inputs."""
+        names = ["w0", "a0", "" if self.is_first else "v0", "k_k", "k_a", "r_k", "ln_x.weight", "ln_x.bias"]
+        places = [self._vector(f"att.{name}", self.config.head_size) if name else 0 for name in names]
+        vectors = heads.Vectors(*places)
+        return heads.heads_job(self._heads, inputs, vectors, not self.is_first, state.start, work, out)
 
     def head(self, x: Floats, norm: str, name: str) -> None:
         """The last norm and the logits, of the tokens that want them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rwkv_np.kernels.equations import HEAD_EPSILON
 from rwkv_np.models.architecture import Architecture, Sizes
 
 
@@ -14,12 +15,14 @@ class ModelConfig(Sizes):
     record      the architecture: whatever depends on the version of RWKV is asked of it
     data_type   the header's: the type of most matrices
     data_types  the types that occur, in order of their codes
+    head_epsilon  of the norm of a head (RWKV-5 and later). No file tells it: models/v5.py says more
     """
 
     record: Architecture
     file_version: int
     data_type: str
     data_types: tuple[str, ...]
+    head_epsilon: float = HEAD_EPSILON
 
     @property
     def architecture(self) -> str:

@@ -169,9 +169,11 @@ def _compile_kernels(parameters: Mapping[str, Parameter], path: str, progress: P
 def _pack(places: Places, progress: Progress) -> np.ndarray:
     """All weights in their places."""
     weights, n_matrices = _aligned(np.empty, places.n_weights), len(places.matrices)
-    for parameter, start, end in places.vectors:
+    for parameter, start, end, n_row in places.vectors:
         weights[start:end] = 0
-        weights[start : start + 4 * parameter.n_weights].view(np.float32)[:] = parameter.array().reshape(-1)
+        n_rows, n_padded = parameter.n_weights // n_row, lay.round_up(n_row, lay.BLOCK)
+        rows = weights[start : start + 4 * n_rows * n_padded].view(np.float32).reshape(n_rows, n_padded)
+        rows[:, :n_row] = parameter.array().reshape(n_rows, n_row)
     for i in range(n_matrices):
         progress("loading", i, n_matrices)
         # The last comes first: a head made in Q8_0 stays in memory until it is in its place.

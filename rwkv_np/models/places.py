@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import numpy as np
+
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import Rows, wants
@@ -28,7 +30,7 @@ class Places:
     """Places for the weights and the scratch of one model.
 
     matrices   (parameter, its place) for each matrix in the order of the weights; the head is the last
-    vectors    (parameter, where its float32 values begin, where its place ends) for each vector
+    vectors    (parameter, where its float32 values begin, where its place ends, numbers of a row) for each vector
     n_weights  bytes of all weights; n_scratch  of the scratch
     x          what goes from layer to layer, (tokens, n_embd); at the beginning of the scratch
     normed     two rows of n_embd floats for each thread
@@ -37,13 +39,13 @@ class Places:
     """
 
     def __init__(self, parameters: Mapping[str, Parameter], path: str, n_embd: int, n_threads: int) -> None:
-        self._parameters, self._path, self._n_embd = parameters, path, n_embd
+        self._parameters, self._path, self._n_embd, self._n_threads = parameters, path, n_embd, n_threads
         self.matrices: list[tuple[Parameter, Place]] = []
-        self.vectors: list[tuple[Parameter, int, int]] = []
+        self.vectors: list[tuple[Parameter, int, int, int]] = []
         self.n_weights = self.n_scratch = 0
         self.x, self.last = self.floats(n_embd), self.floats(n_embd)
-        self.normed = self._per_thread(2 * self.x.stride, n_threads)
-        self.lanes = self._per_thread(LANES, n_threads)
+        self.normed = self.per_thread(2 * self.x.stride)
+        self.lanes = self.per_thread(LANES)
 
     # --- scratch
 
@@ -63,8 +65,10 @@ class Places:
         row_bytes = lay.vector_bytes(n_blocks)
         return Rows(self._take(MOST * row_bytes), row_bytes, n_blocks, parts)
 
-    def _per_thread(self, n_bytes: int, n_threads: int) -> Floats:
-        return Floats(self._take(n_threads * n_bytes), n_bytes)
+    def per_thread(self, n_bytes: int) -> Floats:
+        """That many bytes, up to whole cache lines, for each thread."""
+        n_bytes = lay.round_up(n_bytes, LINE)
+        return Floats(self._take(self._n_threads * n_bytes), n_bytes)
 
     def _take(self, n_bytes: int) -> int:
         start = self.n_scratch
@@ -78,7 +82,22 @@ class Places:
 
         A thread that reads a tile of each then reads one straight line of memory.
         """
-        found = [self._parameters[f"{name}.weight"] for name in names]
+        return self._place_together([self._matrix(name) for name in names])
+
+    def slices_together(self, name: str) -> list[Matrix]:
+        """The matrices that a parameter of three dimensions holds one behind the other."""
+        p = self._parameters[name]
+        size = p.n_bytes // p.shape[0]
+        return self._place_together([
+            Parameter(f"{name}[{i}]", p.shape[1:], p.data_type, p.data[i * size : (i + 1) * size])
+            for i in range(p.shape[0])
+        ])
+
+    def _matrix(self, name: str) -> Parameter:
+        """Most have a name that ends in "weight"; the thin ones have not."""
+        return self._parameters.get(f"{name}.weight") or self._parameters[name]
+
+    def _place_together(self, found: list[Parameter]) -> list[Matrix]:
         places = [place_alone(p.data_type.format.layout, *p.shape) for p in found]
         stride, start = sum(place.tile_bytes for place in places), self.n_weights
         placed = []
@@ -90,11 +109,22 @@ class Places:
         self.n_weights += stride * places[0].n_tiles
         return placed
 
-    def vector(self, name: str) -> int:
-        """Where a vector's float32 values begin, with zeros behind them up to whole blocks."""
-        parameter, start = self._parameters[name], self.n_weights
-        self.n_weights += lay.round_up(4 * lay.round_up(parameter.n_weights, lay.BLOCK), LINE)
-        self.vectors.append((parameter, start, self.n_weights))
+    def vector(self, name: str, n_row: int = 0) -> int:
+        """Where a vector's float32 values begin, with zeros up to whole blocks behind every `n_row` of them, or all."""
+        return self._place_vector(self._parameters[name], n_row)
+
+    def vector_of_channels(self, name: str, n: int) -> int:
+        """The same with n values: one of a head is repeated for each of its channels."""
+        parameter = self._parameters[name]
+        values = parameter.array().reshape(-1).repeat(n // parameter.n_weights)
+        return self._place_vector(Parameter(name, values.shape, parameter.data_type, values.view(np.uint8)), n)
+
+    def _place_vector(self, parameter: Parameter, n_row: int) -> int:
+        start = self.n_weights
+        n_row = n_row or parameter.n_weights
+        n_rows = parameter.n_weights // n_row
+        self.n_weights += lay.round_up(n_rows * 4 * lay.round_up(n_row, lay.BLOCK), LINE)
+        self.vectors.append((parameter, start, self.n_weights, n_row))
         return start
 
     def norm(self, name: str) -> Norm:

@@ -6,21 +6,27 @@ names of the parameters alone tell what it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
-from rwkv_np.models import v4
+from rwkv_np.models import v4, v5, v6, v7
 from rwkv_np.models.architecture import Architecture
 
-ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in (v4.RECORD,)}
+# From the oldest to the newest: a version has the names of some before it.
+ARCHITECTURES: dict[str, Architecture] = {
+    record.name: record for record in (v4.RECORD, v5.RECORD_5_1, v5.RECORD_5_2, v6.RECORD, v7.RECORD)
+}
 
-# What cannot be run yet, by a parameter of the first layer that no earlier version has; newest first.
-_OTHERS = (
-    ("RWKV v7", ("att.r_k", "att.k_k")),
-    ("RWKV v6", ("att.time_maa_x", "att.time_maa_w1")),
-    ("RWKV v5.2", ("att.gate.weight",)),
-    ("RWKV v5", ("att.ln_x.weight",)),
+_MARKS = tuple((record.name, record.marks) for record in reversed(ARCHITECTURES.values()))
+
+# Relatives of a version that have all of its names and compute something else, by a name that it lacks.
+_VARIANTS = (
+    ("RWKV-8", r"\.ffn\.enn\."),
+    ("RWKV-7b (RWKV-7 with DeepEmbed and DeepEmbed attention)", r"\.qkv\."),
+    ("RWKV-7a (RWKV-7 with DeepEmbed)", r"\.ffn\.s_emb"),
+    ("x060a (RWKV-6 with a low-rank gate)", r"\.att\.gate_w[12]$"),
+    ("x060b (RWKV-6 with other mixes)", r"\.att\.time_maa_rkvw_w[12]$"),
 )
-_MARKS = (*_OTHERS, *((record.name, record.marks) for record in ARCHITECTURES.values()))
 
 
 def identify(names: Collection[str]) -> str:
@@ -29,6 +35,9 @@ def identify(names: Collection[str]) -> str:
         return "a LoRA adapter (weights to add to a model, not a model)"
     if any(name.startswith("rwkv.blocks.") for name in names):
         return "RWKV under the names of the transformers library (BlinkDL's own .pth has those expected here)"
+    for found, mark in _VARIANTS:
+        if any(re.search(mark, name) for name in names):
+            return found
     for found, marks in _MARKS:
         if any(f"blocks.0.{mark}" in names for mark in marks):
             return found
@@ -43,5 +52,5 @@ def title_of(found: str) -> str:
 
 
 def titles() -> str:
-    """The versions that can be run: "RWKV-4"."""
+    """The versions that can be run: "RWKV-4, RWKV-5.1, ..."."""
     return ", ".join(record.title for record in ARCHITECTURES.values())

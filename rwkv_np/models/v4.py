@@ -20,7 +20,7 @@ import numpy as np
 
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.kernels.equations import mix, sigmoid, squared_relu, token_shift, wkv4
-from rwkv_np.models.architecture import Architecture, Part, Planned, Sizes, common_sizes
+from rwkv_np.models.architecture import Architecture, Part, Planned, Sizes, common_sizes, each_tensor
 from rwkv_np.models.layers import LayerNorm, Linear
 from rwkv_np.models.numpy_graph import NumpyGraph
 from rwkv_np.models.state import Parts
@@ -160,7 +160,7 @@ RECORD = Architecture(
     parameter_shapes=parameter_shapes,
     checkpoint_shapes=checkpoint_shapes,
     state_parts=_state_parts,
-    planned=_planned,
+    plan=each_tensor(_planned),
     is_quantizable=_is_quantizable,
     program=program,
     graph=RWKV4,

@@ -1,0 +1,304 @@
+"""All that RWKV-7 does with a head between its matrices: from r, k, v, ... to the vector of the output matrix.
+
+An item is a head, or as many heads as fill whole blocks of 32 channels, with all tokens of all
+sequences. A few tokens at a time go from the products through decay, keys of length 1 and the share
+of the first layer's v into a work area of the thread (`prepare_head`), through the memory
+(`wkv7.py`), and out through norm, bonus and gate (`finish_head`), to be quantized right there: so
+nothing of it leaves the first cache.
+
+Heads of any size: where one fills no whole blocks, its channels are copied together with zeros behind them.
+
+References: `equations.decay7`, `unit_length`, `lerp`, `wkv7`, `group_norm`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from rwkv_np.kernels import batch as b
+from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.cache import jit
+from rwkv_np.kernels.emit import F32, FLOATS, INTS, LANES, Emit, Variable
+from rwkv_np.kernels.equations import HEAD_EPSILON
+from rwkv_np.kernels.exponential import exp_negative, sigmoid
+from rwkv_np.kernels.mixing import Floats
+from rwkv_np.kernels.pointers import beyond, clear_bytes, copy_bytes, number
+from rwkv_np.kernels.program import Job, compile_op
+from rwkv_np.kernels.wkv7 import FOUND_BY, N_VECTORS, OUT, REPLACE, K, R, V, W, ask_for, wkv7
+
+# Tokens in the work area: with S they still fit into a first cache of 48 KB.
+TOGETHER = 8
+TINIEST_LENGTH = 1e-12
+
+
+def _vectors(emit, n_padded):
+    """Loop over a head's vectors of 16 channels; yields where each begins."""
+    return emit.loop(n_padded.shifted_right(4))
+
+
+def _sum(emit, n_padded, term):
+    """The sum of `term(byte offset)`, and how it is added does not depend on the target."""
+    total = Variable(emit, emit.constant(FLOATS, 0.0))
+    with _vectors(emit, n_padded) as i:
+        total.set(total.get() + term(i * (4 * LANES)))
+    return emit.sum(total.get())
+
+
+@intrinsic
+def prepare_head(typingctx, r, w, k, a, w0, a0, k_k, k_a, n_padded, work):
+    """From products to what the memory takes, for one token; its v is the business of `blend` or a copy.
+
+    All pointers are to n_padded float32, `work` to N_VECTORS times as many.
+    """
+
+    def codegen(context, builder, signature, args):
+        emit = Emit(builder)
+        r, w, k, a, w0, a0, k_k, k_a, work = *args[:8], args[9]
+        n_padded = emit.value(args[8])
+        one = emit.constant(FLOATS, 1.0)
+
+        def key(at):
+            return emit.load(k, at, FLOATS) * emit.load(k_k, at, FLOATS)
+
+        length = emit.call("llvm.sqrt.f32", F32, _sum(emit, n_padded, lambda at: key(at) * key(at)))
+        length = (length < TINIEST_LENGTH).choose(TINIEST_LENGTH, length)
+        inverse = emit.splat(emit.constant(F32, 1.0) / length)
+        with _vectors(emit, n_padded) as i:
+            at = i * (4 * LANES)
+            decay = exp_negative(emit, sigmoid(emit, emit.load(w, at, FLOATS) + emit.load(w0, at, FLOATS)) * -0.606531)
+            rate = sigmoid(emit, emit.load(a, at, FLOATS) + emit.load(a0, at, FLOATS))
+            kk = key(at) * inverse
+            grown = emit.load(k, at, FLOATS) * emit.fma(rate - one, emit.load(k_a, at, FLOATS), one)
+            found = {R: emit.load(r, at, FLOATS), W: decay, K: grown, FOUND_BY: kk * -1.0, REPLACE: kk * rate}
+            for which, value in found.items():
+                emit.store(value, work, n_padded * (4 * which) + at)
+        return context.get_dummy_value()
+
+    return types.void(r, w, k, a, w0, a0, k_k, k_a, types.intp, work), codegen
+
+
+@intrinsic
+def blend(typingctx, v, first, share, v0, n_padded, out):
+    """out = v, and sigmoid(share + v0) of the way to `first`; all pointers to n_padded float32."""
+
+    def codegen(context, builder, signature, args):
+        emit = Emit(builder)
+        n_padded = emit.value(args[4])
+        with _vectors(emit, n_padded) as i:
+            at = i * (4 * LANES)
+            v, first, share, v0 = (emit.load(pointer, at, FLOATS) for pointer in args[:4])
+            emit.store(emit.fma(first - v, sigmoid(emit, share + v0), v), args[5], at)
+        return context.get_dummy_value()
+
+    return types.void(v, first, share, v0, types.intp, out), codegen
+
+
+def _only(emit, value, at, n):
+    """The lanes of channels below n, and zeros."""
+    channel = at.shifted_right(2).converted("trunc", INTS.element)
+    channels = emit.splat(channel) + emit.value(ir.Constant(INTS, list(range(LANES))))
+    return (channels < emit.splat(n.converted("trunc", INTS.element))).choose(value, emit.constant(FLOATS, 0.0))
+
+
+@intrinsic
+def finish_head(typingctx, work, gate, r_k, weight, bias, n, n_padded, out):
+    """out = (norm of what the memory gave + bonus * v) * gate, for one token of a head of n channels."""
+
+    def codegen(context, builder, signature, args):
+        emit = Emit(builder)
+        work, gate, r_k, weight, bias, out = *args[:5], args[7]
+        n, n_padded = emit.value(args[5]), emit.value(args[6])
+        n_float = n.converted("sitofp", F32)
+
+        def load(which, at):
+            return emit.load(work, n_padded * (4 * which) + at, FLOATS)
+
+        mean = emit.splat(_sum(emit, n_padded, lambda at: load(OUT, at)) / n_float)
+
+        def centred(at):
+            return _only(emit, load(OUT, at) - mean, at, n)
+
+        variance = _sum(emit, n_padded, lambda at: centred(at) * centred(at)) / n_float
+        inverse = emit.splat(emit.constant(F32, 1.0) / emit.call("llvm.sqrt.f32", F32, variance + HEAD_EPSILON))
+        bonus = emit.splat(
+            _sum(emit, n_padded, lambda at: load(R, at) * load(K, at) * emit.load(r_k, at, FLOATS))
+        )
+        with _vectors(emit, n_padded) as i:
+            at = i * (4 * LANES)
+            normed = emit.fma(centred(at) * inverse, emit.load(weight, at, FLOATS), emit.load(bias, at, FLOATS))
+            emit.store(emit.fma(bonus, load(V, at), normed) * emit.load(gate, at, FLOATS), out, at)
+        return context.get_dummy_value()
+
+    return types.void(work, gate, r_k, weight, bias, types.intp, types.intp, out), codegen
+
+
+@intrinsic
+def put_blocks(typingctx, x, first, count, n_blocks, wanted, row):
+    """Write `count` blocks of 32 float32 at `x` into a vector row, from its block `first` on."""
+
+    def codegen(context, builder, signature, args):
+        emit = Emit(builder)
+        first, count, n_blocks, wanted = (emit.value(args[i]) for i in range(1, 5))
+        with emit.loop(count) as block:
+            halves = [emit.load(args[0], block * (4 * lay.BLOCK) + 4 * LANES * i, FLOATS) for i in range(2)]
+            emit_block(emit, halves, args[5], n_blocks, first + block, wanted)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, types.intp, types.intp, types.intp, row), codegen
+
+
+# --- op --------------------------------------------------------------------------------------------
+
+
+class Heads(NamedTuple):
+    """How the channels are cut: `group` heads of n channels fill whole blocks of 32."""
+
+    n_head: int
+    n: int
+    n_padded: int
+    group: int
+
+    @classmethod
+    def of(cls, n_head: int, head_size: int) -> Heads:
+        """The smallest such groups."""
+        group = lay.BLOCK // math.gcd(head_size, lay.BLOCK)
+        return cls(n_head, head_size, lay.round_up(head_size, lay.BLOCK), group)
+
+    @property
+    def out_stride(self) -> int:
+        """Bytes of a token's results: the last head's zeros stand behind the group's channels."""
+        return 4 * (self.group * self.n + self.n_padded)
+
+    @property
+    def work_bytes(self) -> int:
+        """What a thread needs."""
+        return TOGETHER * (4 * N_VECTORS * self.n_padded + self.out_stride) + 4 * N_INPUTS * self.n_padded
+
+
+class Vectors(NamedTuple):
+    """Where vectors of the weights begin, the heads in rows of n_padded; v0 is not read in the first layer."""
+
+    w0: int
+    a0: int
+    v0: int
+    k_k: int
+    k_a: int
+    r_k: int
+    weight: int
+    bias: int
+
+
+# The inputs, in their order among the numbers of a job; without a first layer's v the last two are not read.
+IN_R, IN_W, IN_K, IN_V, IN_A, IN_GATE, IN_FIRST, IN_SHARE, N_INPUTS = range(9)
+N_HEAD, N, N_PADDED, GROUP, HAS_FIRST, STATE, WORK, WORK_STRIDE, OUT_STRIDE, ROWS = range(10)
+ROW_BYTES, N_BLOCKS, WANTS = range(ROWS + 1, ROWS + 4)
+VECTORS = ROWS + 4
+INPUTS = VECTORS + len(Vectors._fields)
+W0, A0, V0, K_K, K_A, R_K, WEIGHT, BIAS = range(VECTORS, INPUTS)
+
+
+@jit(error_model="numpy")
+def _input(which, args, scratch, token, head, gathered):
+    """Where the channels of a head lie with zeros behind them: copied, unless they fill whole blocks."""
+    n, n_padded = number(args, N), number(args, N_PADDED)
+    start, stride = number(args, INPUTS + 2 * which), number(args, INPUTS + 2 * which + 1)
+    place = beyond(scratch, start + token * stride + head * 4 * n)
+    copy = beyond(gathered, which * 4 * n_padded)
+    if n == n_padded:
+        return place
+    copy_bytes(place, 4 * n, copy)
+    return copy
+
+
+@jit(error_model="numpy")
+def _vector(which, args, weights, head):
+    return beyond(weights, number(args, which) + head * 4 * number(args, N_PADDED))
+
+
+@jit(error_model="numpy")
+def _prepare(args, weights, scratch, token, head, gathered, work):
+    n_padded = number(args, N_PADDED)
+    prepare_head(
+        _input(IN_R, args, scratch, token, head, gathered), _input(IN_W, args, scratch, token, head, gathered),
+        _input(IN_K, args, scratch, token, head, gathered), _input(IN_A, args, scratch, token, head, gathered),
+        _vector(W0, args, weights, head), _vector(A0, args, weights, head),
+        _vector(K_K, args, weights, head), _vector(K_A, args, weights, head), n_padded, work,
+    )  # fmt: skip
+    v, out = _input(IN_V, args, scratch, token, head, gathered), beyond(work, 4 * V * n_padded)
+    if number(args, HAS_FIRST) == 0:
+        copy_bytes(v, 4 * n_padded, out)
+        return
+    first = _input(IN_FIRST, args, scratch, token, head, gathered)
+    share = _input(IN_SHARE, args, scratch, token, head, gathered)
+    blend(v, first, share, _vector(V0, args, weights, head), n_padded, out)
+
+
+@jit(error_model="numpy")
+def _run_head(args, weights, scratch, start, n_tokens, head, state, work, gathered, results):
+    """Some tokens of a sequence through one head; `results` is where its channels of the first go."""
+    n, n_padded = number(args, N), number(args, N_PADDED)
+    size = 4 * N_VECTORS * n_padded
+    for t in range(n_tokens):
+        _prepare(args, weights, scratch, start + t, head, gathered, beyond(work, t * size))
+    wkv7(work, n_tokens, n, n_padded, state)
+    r_k, weight, bias = (
+        _vector(R_K, args, weights, head), _vector(WEIGHT, args, weights, head), _vector(BIAS, args, weights, head)
+    )  # fmt: skip
+    for t in range(n_tokens):
+        gate = _input(IN_GATE, args, scratch, start + t, head, gathered)
+        out = beyond(results, t * number(args, OUT_STRIDE))
+        finish_head(beyond(work, t * size), gate, r_k, weight, bias, n, n_padded, out)
+
+
+def _heads(args, weights, scratch, states, logits, batch, item, rank):
+    n, n_padded, group = number(args, N), number(args, N_PADDED), number(args, GROUP)
+    work = beyond(scratch, number(args, WORK) + rank * number(args, WORK_STRIDE))
+    gathered = beyond(work, TOGETHER * 4 * N_VECTORS * n_padded)
+    results = beyond(gathered, 4 * N_INPUTS * n_padded)
+    first_head, end_head = item * group, min((item + 1) * group, number(args, N_HEAD))
+    if n != n_padded:
+        # The zeros behind the channels, and behind the last head where it ends within a block.
+        clear_bytes(gathered, 4 * N_INPUTS * n_padded + TOGETHER * number(args, OUT_STRIDE))
+    first_block = item * group * n // lay.BLOCK
+    count = min(group * n // lay.BLOCK, number(args, N_BLOCKS) - first_block)
+    state_bytes = 4 * n * n_padded
+    for sequence in range(number(batch, b.N_SEQUENCES)):
+        first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
+        state = beyond(states, number(batch, b.STATE + sequence) + number(args, STATE) + first_head * state_bytes)
+        ask_for(state, (end_head - first_head) * state_bytes)
+        for start in range(first, end, TOGETHER):
+            n_tokens = min(TOGETHER, end - start)
+            for head in range(first_head, end_head):
+                of_head = beyond(state, (head - first_head) * state_bytes)
+                out = beyond(results, (head - first_head) * 4 * n)
+                _run_head(args, weights, scratch, start, n_tokens, head, of_head, work, gathered, out)
+            for t in range(n_tokens):
+                row = beyond(scratch, number(args, ROWS) + (start + t) * number(args, ROW_BYTES))
+                x = beyond(results, t * number(args, OUT_STRIDE))
+                put_blocks(x, first_block, count, number(args, N_BLOCKS), number(args, WANTS), row)
+
+
+@functools.cache
+def _compiled():
+    return compile_op(_heads)
+
+
+def heads_job(
+    heads: Heads, inputs: Sequence[Floats], vectors: Vectors, has_first: bool, state: int, work: Floats, out: Rows
+) -> Job:
+    """out = what all heads of RWKV-7 make of r, w, k, v, a, gate, the first layer's v, and the share of it.
+
+    inputs     these eight, as products without what is added to them; the last two are read if `has_first`
+    state      where the memories lie in the state of a sequence, (n_head, n, n_padded)
+    work       heads.work_bytes for each thread
+    """
+    sizes = (*heads, int(has_first), state, *work, heads.out_stride)
+    args = (*sizes, *out, *vectors, *(n for place in inputs for n in place))
+    return Job(_compiled().address, args, items=-(-heads.n_head // heads.group))

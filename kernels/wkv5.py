@@ -1,0 +1,312 @@
+"""RWKV-5's and 6's time mix of a head, from its products to the rows of the next matrix.
+
+The memory of a head is a matrix S from keys to values. It lies as [key][value], lanes along the
+values: then every product with r, k, w is one number times a vector, and no sum crosses lanes.
+RWKV-5's decay is a number for each channel, RWKV-6's for each channel and token; that is the
+only difference here.
+
+An item is a *group*: as many heads as fill whole tiles of 32 channels, one where a head has 64.
+It does all that a head needs: the products, the recurrence, the norm, the gate, the rounding to
+int8. S is 16 KB and stays in the first cache for all tokens of a sequence; four tokens go past
+each row of it at once, with the same operations in the same order as one.
+
+Reference: `equations.wkv5`, `equations.group_norm`, `equations.silu`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from numba import types
+from numba.extending import intrinsic
+from rwkv_np.kernels import batch as b
+from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.emit import F32, FLOATS, LANES, Emit, Variable
+from rwkv_np.kernels.exponential import exp, exp_negative, sigmoid
+from rwkv_np.kernels.groupnorm import bits_of, first_lanes, group_norm_row
+from rwkv_np.kernels.layout import BLOCK, TILE_ROWS, round_up
+from rwkv_np.kernels.mixing import Floats
+from rwkv_np.kernels.pointers import beyond, number
+from rwkv_np.kernels.products import MATRIX_SIZE, Matrix, multiply
+from rwkv_np.kernels.program import Job, compile_op
+
+TOGETHER = 4  # tokens that go past a row of S at once
+PAIR = 2 * LANES  # values that do: two vectors
+
+
+# --- the recurrence --------------------------------------------------------------------------------
+
+
+class _Step:
+    """A few tokens on their way past S; the tokens' numbers are those of one head."""
+
+    def __init__(self, emit, arrays, strides, n, first, count):
+        self.emit, self.n, self.count = emit, n, count
+        self.r, self.k, self.v, self.w, self.u = arrays
+        self.stride, self.w_stride = strides
+        self.rows = [(first + i) * self.stride for i in range(count)]
+        self.w_rows = [(first + i) * self.w_stride for i in range(count)]
+
+    def bonuses(self):
+        """For each token how much of its own v it reads: the sum of r u k, in an order that no target changes."""
+        emit = self.emit
+        found = []
+        for row in self.rows:
+            total = Variable(emit, emit.constant(FLOATS, 0.0))
+            with emit.loop((self.n + (LANES - 1)).shifted_right(4)) as i:
+                at = i * (4 * LANES)
+                r, k = (emit.load(array, row + at, FLOATS) for array in (self.r, self.k))
+                product = r * (emit.load(self.u, at, FLOATS) * k)
+                inside = first_lanes(emit, self.n, i * LANES)
+                total.set(total.get() + inside.choose(product, emit.constant(FLOATS, 0.0)))
+            found.append(emit.splat(emit.sum(total.get())))
+        return found
+
+    def values(self, start):
+        """v of each token, two vectors from the channel `start` on, zero behind the head."""
+        emit = self.emit
+        ats = [start + LANES * half for half in range(2)]
+        masks = [first_lanes(emit, self.n, at) for at in ats]
+        zero = emit.constant(FLOATS, 0.0)
+        return [
+            [mask.choose(emit.load(self.v, row + at * 4, FLOATS), zero) for at, mask in zip(ats, masks)]
+            for row in self.rows
+        ]
+
+    def past_row(self, key, s, v, sums):
+        """Let all tokens read a row of S, two vectors, and write it; what it is then."""
+        emit = self.emit
+        for i in range(self.count):
+            r, k = (emit.splat(emit.load(a, self.rows[i] + key * 4, F32)) for a in (self.r, self.k))
+            w = emit.splat(emit.load(self.w, self.w_rows[i] + key * 4, F32))
+            for half in range(2):
+                # === Read, then decay and write === #
+                sums[i][half].set(emit.fma(r, s[half], sums[i][half].get()))
+                s[half] = emit.fma(w, s[half], k * v[i][half])
+        return s
+
+
+def _emit_tokens(emit, arrays, strides, n, n_padded, state, out, first, count):
+    step = _Step(emit, arrays, strides, n, first, count)
+    bonuses = step.bonuses()
+    with emit.loop(n_padded.shifted_right(5)) as pair:
+        v = step.values(pair * PAIR)
+        sums = [[Variable(emit, bonus * half) for half in halves] for bonus, halves in zip(bonuses, v)]
+        with emit.loop(n) as key:
+            places = [(key * n_padded + pair * PAIR) * 4 + 4 * LANES * half for half in range(2)]
+            s = step.past_row(key, [emit.load(state, place, FLOATS) for place in places], v, sums)
+            for half, place in zip(s, places):
+                emit.store(half, state, place)
+        for i, halves in enumerate(sums):
+            for half, total in enumerate(halves):
+                place = ((first + i) * n_padded + pair * PAIR) * 4 + 4 * LANES * half
+                emit.store(total.get(), out, place)
+
+
+@intrinsic
+def wkv5_head(typingctx, r, k, v, w, u, n_tokens, stride, w_stride, n, n_padded, state, out):
+    """Run the tokens of one sequence past the memory of one head.
+
+    Shapes   r, k, v: n float32 a token, `stride` bytes from token to token; w the same with `w_stride`, 0 where all
+             tokens have the same; u (n,); state (n, n_padded), changed in place; out (n_tokens, n_padded), zeros
+             behind n. n_padded is a multiple of 32. Of r, k, v, u up to 31 floats behind the head are read
+             and not used
+    """
+
+    def codegen(context, builder, signature, args):
+        emit = Emit(builder)
+        arrays, state, out = args[:5], args[10], args[11]
+        n_tokens, stride, w_stride, n, n_padded = (emit.value(args[i]) for i in range(5, 10))
+        common = (emit, arrays, (stride, w_stride), n, n_padded, state, out)
+        n_groups = n_tokens / TOGETHER
+        with emit.loop(n_groups) as group:
+            _emit_tokens(*common, group * TOGETHER, TOGETHER)
+        done = n_groups * TOGETHER
+        with emit.loop(n_tokens - done) as rest:
+            _emit_tokens(*common, done + rest, 1)
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.void(r, k, v, w, u, intp, intp, intp, intp, intp, state, out), codegen
+
+
+# --- what stands around it -------------------------------------------------------------------------
+
+
+@intrinsic
+def decay_row(typingctx, x, start, n_vectors):
+    """x = exp(-exp(start + x)), in place, for n_vectors times 16 floats."""
+
+    def codegen(context, builder, signature, args):
+        emit = Emit(builder)
+        with emit.loop(emit.value(args[2])) as i:
+            at = i * (4 * LANES)
+            w = emit.load(args[0], at, FLOATS) + emit.load(args[1], at, FLOATS)
+            emit.store(exp_negative(emit, exp(emit, w) * -1.0), args[0], at)
+        return context.get_dummy_value()
+
+    return types.void(x, start, types.intp), codegen
+
+
+@intrinsic
+def clear_behind(typingctx, x):
+    """Set 32 floats to zero."""
+
+    def codegen(context, builder, signature, args):
+        emit = Emit(builder)
+        for half in range(2):
+            emit.store(emit.constant(FLOATS, 0.0), args[0], 4 * LANES * half)
+        return context.get_dummy_value()
+
+    return types.void(x), codegen
+
+
+@intrinsic(prefer_literal=True)
+def put_gated(typingctx, is_gated, y, gate, first, n, n_blocks, wanted, row):
+    """Write y, times silu(gate) where the literal `is_gated` says so, as the blocks `first` .. first + n of a row."""
+
+    def codegen(context, builder, signature, args):
+        emit = Emit(builder)
+        y, gate, row = args[1], args[2], args[7]
+        first, n, n_blocks, wanted = (emit.value(args[i]) for i in range(3, 7))
+        with emit.loop(n) as block:
+            halves = []
+            for half in range(2):
+                at = block * (4 * BLOCK) + 4 * LANES * half
+                value = emit.load(y, at, FLOATS)
+                if is_gated.literal_value:
+                    g = emit.load(gate, at, FLOATS)
+                    value = value * (g * sigmoid(emit, g))
+                halves.append(value)
+            emit_block(emit, halves, row, n_blocks, first + block, wanted)
+        return context.get_dummy_value()
+
+    intp = types.intp
+    return types.void(is_gated, y, gate, intp, intp, intp, intp, row), codegen
+
+
+# --- the op ----------------------------------------------------------------------------------------
+
+
+class Heads(NamedTuple):
+    """How the channels of a time mix are cut: heads, channels of each, and heads that an item does."""
+
+    n_head: int
+    head_size: int
+    per_item: int
+
+    @classmethod
+    def of(cls, n_head: int, head_size: int) -> Heads:
+        """As few heads an item as fill whole tiles."""
+        return cls(n_head, head_size, TILE_ROWS // math.gcd(TILE_ROWS, head_size))
+
+    @property
+    def n_items(self) -> int:
+        return -(-self.n_head // self.per_item)
+
+    @property
+    def width(self) -> int:
+        """Channels of an item, a multiple of 32."""
+        return self.per_item * self.head_size
+
+    def room(self, n_products: int, n_tokens: int) -> int:
+        """Bytes that an item needs for as many tokens: the products, what comes out of a head, and normed rows."""
+        floats = n_products * self.width + round_up(self.head_size, BLOCK) + self.width + 2 * BLOCK
+        return 4 * (n_tokens * floats + 2 * BLOCK)
+
+
+# The numbers of a job: these, then for each matrix its numbers, the start of its rows, and their bytes.
+N_HEAD, HEAD_SIZE, PER_ITEM, N_TILES, LANES_START, LANES_STRIDE = range(6)
+DECAY, BONUS, WEIGHT, BIAS, EPSILON, STATE = range(6, 12)
+OUT, OUT_BYTES, OUT_N_BLOCKS, OUT_WANTS = range(12, 16)
+PRODUCTS = 16
+ROWS, ROW_BYTES, PRODUCT_SIZE = range(MATRIX_SIZE, MATRIX_SIZE + 3)
+
+
+@functools.cache
+def _compiled(is_gated, is_moving):
+    n_products = 3 + is_gated + is_moving
+    w_product = 3 + is_gated
+
+    def time_mix(args, weights, scratch, states, logits, batch, item, rank):
+        n_tokens, n, per_item = number(batch, b.N_TOKENS), number(args, HEAD_SIZE), number(args, PER_ITEM)
+        width, n_padded = per_item * n, (n + BLOCK - 1) // BLOCK * BLOCK
+        n_tiles = width // TILE_ROWS
+        first_tile = item * n_tiles
+        n_tiles = min(n_tiles, number(args, N_TILES) - first_tile)
+        lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
+        size = n_tokens * width * 4
+        for tile in range(n_tiles):
+            for i in range(n_products):
+                matrix = beyond(args, 8 * (PRODUCTS + PRODUCT_SIZE * i))
+                rows, out = beyond(scratch, number(matrix, ROWS)), beyond(lanes, i * size + tile * TILE_ROWS * 4)
+                multiply(matrix, weights, first_tile + tile, rows, number(matrix, ROW_BYTES), n_tokens, out, width)
+        start = 4 * width * item
+        if is_moving:
+            base = beyond(weights, number(args, DECAY) + start)
+            for token in range(n_tokens):
+                decay_row(beyond(lanes, w_product * size + token * width * 4), base, n_tiles * (TILE_ROWS // LANES))
+        heads = beyond(lanes, n_products * size)
+        y_bytes = 4 * (width + 2 * BLOCK)
+        normed = beyond(heads, n_tokens * n_padded * 4)
+        for head in range(min(per_item, number(args, N_HEAD) - item * per_item)):
+            at = head * n * 4
+            bonus = beyond(weights, number(args, BONUS) + start + at)
+            matrix_bytes = number(args, STATE) + (item * per_item + head) * (n * n_padded * 4)
+            for sequence in range(number(batch, b.N_SEQUENCES)):
+                first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
+                place = first * width * 4 + at
+                if is_moving:
+                    w, w_stride = beyond(lanes, w_product * size + place), width * 4
+                else:
+                    w, w_stride = beyond(weights, number(args, DECAY) + start + at), 0
+                wkv5_head(
+                    beyond(lanes, place), beyond(lanes, size + place), beyond(lanes, 2 * size + place), w, bonus,
+                    end - first, width * 4, w_stride, n, n_padded,
+                    beyond(states, number(batch, b.STATE + sequence) + matrix_bytes),
+                    beyond(heads, first * n_padded * 4),
+                )  # fmt: skip
+            weight = beyond(weights, number(args, WEIGHT) + start + at)
+            bias = beyond(weights, number(args, BIAS) + start + at)
+            for token in range(n_tokens):
+                row = beyond(normed, token * y_bytes + at)
+                clear_behind(beyond(row, n * 4))  # a block may end behind the last head
+                x = beyond(heads, token * n_padded * 4)
+                group_norm_row(x, weight, bias, n, n_padded, number(args, EPSILON), row)
+        gates = beyond(lanes, 3 * size)
+        for token in range(n_tokens):
+            row = beyond(scratch, number(args, OUT) + token * number(args, OUT_BYTES))
+            put_gated(
+                is_gated, beyond(normed, token * y_bytes), beyond(gates, token * width * 4), first_tile, n_tiles,
+                number(args, OUT_N_BLOCKS), number(args, OUT_WANTS), row,
+            )  # fmt: skip
+
+    return compile_op(time_mix)
+
+
+class Product(NamedTuple):
+    """A matrix, and the rows that it is multiplied with."""
+
+    matrix: Matrix
+    rows: Rows
+
+
+def time_mix_job(
+    heads: Heads, products: Sequence[Product], lanes: Floats, decay: int, bonus: int, norm: tuple[int, int],
+    epsilon: float, state: int, out: Rows, is_gated: bool, is_moving: bool,
+) -> Job:  # fmt: skip
+    """out = norm of wkv(r, k, v), times silu(g) where it is gated.
+
+    products      of r, k, v; then of g where it is gated; then of what is added to the decay where it moves
+    lanes         heads.room(...) bytes for each thread
+    decay, bonus  where w (its logarithm's logarithm where it moves) and u of each channel lie among the weights
+    norm          where weight and bias of the norm lie there
+    state         where the first head's S lies in the state of a sequence
+    """
+    numbers = [n for matrix, rows in products for n in (*matrix.numbers, rows.start, rows.row_bytes)]
+    places = (*heads, products[0].matrix.n_tiles, *lanes, decay, bonus, *norm, bits_of(epsilon), state)
+    job = _compiled(int(is_gated), int(is_moving))
+    return Job(job.address, (*places, *out, *numbers), items=heads.n_items)
