@@ -2,26 +2,29 @@
 
 Needs no network and no data but what it trains itself; the checks of the real 20B tokenizer run
 where its file lies in shared/ beside the checkout. Oracles: the `tokenizers` library's decode,
-the official `rwkv` package for World, and Python's own UTF-8 decoder for streams.
+the official `rwkv` package and `pyrwkv_tokenizer` for World, and Python's own UTF-8 decoder for streams.
 """
 
 import json
 import subprocess
 import sys
+import zlib
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import huggingface_hub
+import peak
 import pytest
 import tokenizers as library
 from hypothesis import given
 from hypothesis import strategies as st
+from make_world_vocabulary import pack, read_vocabulary
 
 from rwkv_np.errors import InputError, TokenizerError
 from rwkv_np.tokenizers import TextStream, load_tokenizer
 from rwkv_np.tokenizers.base import is_padded
 from rwkv_np.tokenizers.bpe import byte_alphabet
-from rwkv_np.tokenizers.world import read_vocabulary
+from rwkv_np.tokenizers.world import N_IDS, VOCABULARY, load_vocabulary
 
 SHARED_20B = Path(__file__).parents[2] / "shared" / "data" / "tokenizers" / "20B_tokenizer.json"
 
@@ -324,24 +327,112 @@ def test_a_byte_token_is_one_byte(tmp_path):
 # ---- World
 
 
+@pytest.fixture(scope="session")
+def world():
+    return load_tokenizer("world")
+
+
+@pytest.fixture(scope="session", params=["rwkv", "pyrwkv_tokenizer"])
+def world_oracle(request):
+    """A function from a text to its ids, of another implementation."""
+    if request.param == "rwkv":
+        return request.getfixturevalue("official_world").encode
+    return pytest.importorskip("pyrwkv_tokenizer").RWKVTokenizer().encode
+
+
 @each_text
-def test_world_encodes_as_the_official_package(text, load_kind, request, official_world):
-    assert load_kind("world", request).encode(text) == official_world.encode(text)
+def test_world_encodes_as_the_others(text, world, world_oracle):
+    assert world.encode(text) == world_oracle(text)
 
 
 @given(data=st.data())
-def test_world_encodes_any_text_as_the_official_package(data, load_kind, request, official_world):
+def test_world_encodes_any_text_as_the_others(data, world, world_oracle):
     any_text = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
-    token = st.sampled_from(range(1, 65530)).map(official_world.idx2token.get)
-    tokens = st.lists(token, max_size=6).map(lambda pieces: b"".join(pieces).decode("utf-8", "ignore"))
-    text = data.draw(st.lists(st.one_of(any_text, tokens), max_size=4).map("".join))
-    assert load_kind("world", request).encode(text) == official_world.encode(text)
+    chinese = st.text(alphabet=st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF))
+    emoji = st.text(alphabet=st.sampled_from("😀🎉🫠👩🏽🚀🏳🌈❤🔥\u200d\ufe0f 🇩🇪"))
+    code = st.text(alphabet=st.sampled_from("  \t\n(){}[];:=+-*/<>#\"'\\_.,0129abefnrtixTF"))
+    # Cut and put together again, so that entries end where no text would end them.
+    entry = st.integers(1, N_IDS - 1).map(world.token_bytes)
+    entries = st.lists(entry, max_size=6).map(lambda pieces: b"".join(pieces).decode("utf-8", "replace"))
+    text = data.draw(st.lists(st.one_of(any_text, chinese, emoji, code, entries), max_size=4).map("".join))
+    assert world.encode(text) == world_oracle(text)
 
 
-def test_world_tokens_are_the_official_bytes(load_kind, request, official_world):
-    tokenizer = load_kind("world", request)
+@given(data=st.binary(max_size=60))
+def test_any_bytes_are_cut_as_by_the_official_package_and_come_back(data, world, official_world):
+    ids = world.encode_bytes(data)
+    assert ids == official_world.encodeBytes(data)
+    assert b"".join(map(world.token_bytes, ids)) == data
+
+
+def test_every_world_entry_is_encoded_as_itself(world):
+    for token in range(1, N_IDS):
+        try:
+            text = world.token_bytes(token).decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        assert world.encode(text) == [token]
+
+
+def test_world_tokens_are_the_official_bytes(world, official_world):
     expected = [official_world.idx2token.get(token, b"") for token in range(65536)]
-    assert [tokenizer.token_bytes(token) for token in range(65536)] == expected
+    assert [world.token_bytes(token) for token in range(65536)] == expected
+
+
+def test_the_end_of_a_text_and_the_padding_stand_for_nothing_and_no_text_becomes_them(world):
+    assert [world.token_bytes(token) for token in (0, *range(65530, 65536))] == [b""] * 7
+    assert world.encode("\x00") == [1]
+
+
+def test_half_a_character_of_world_is_shown_as_such(world):
+    ids = [1 + value for value in "😀".encode()]  # ids 1 to 256 are the bytes
+    assert [world.decode(ids[:n]) for n in range(5)] == ["", "\ufffd", "\ufffd", "\ufffd", "😀"]
+    stream = TextStream()
+    assert [stream.push(world.token_bytes(token)) for token in ids] == ["", "", "", "😀"]
+
+
+WORLD_MEMORY = """
+import numpy as np, peak
+from rwkv_np.sampling import Sampler, SamplingParams
+from rwkv_np.tokenizers import load_tokenizer
+# Every model runs on Numba: what starting that takes is not the tokenizer's.
+Sampler(SamplingParams(), []).choose(np.zeros(300, np.float32))
+watched = peak.Peak()
+tokenizer = load_tokenizer("world")
+assert tokenizer.decode(tokenizer.encode("今天 hello")) == "今天 hello"
+watched.progress()
+print(watched.growth)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the memory of a process")
+def test_world_takes_less_than_30_mb_beside_an_engine(world):
+    world.encode("compiled")  # so that the child finds it done: compilers take memory
+    run = [sys.executable, "-c", WORLD_MEMORY]
+    grown = int(subprocess.check_output(run, text=True, env=peak.bounded_environment()))
+    assert 1e6 < grown < 30e6  # 1e6: the arrays alone, or nothing was measured
+
+
+@pytest.mark.parametrize("content", [b"", b"not deflated", zlib.compress(bytes(N_IDS - 1)), None])
+def test_a_damaged_world_vocabulary_is_a_tokenizer_error_that_names_it(tmp_path, content):
+    path = tmp_path / "v.zlib"
+    path.write_bytes(VOCABULARY.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(TokenizerError, match="v.zlib: is damaged") as caught:
+        load_vocabulary(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_world_vocabulary_is_a_tokenizer_error(tmp_path):
+    with pytest.raises(TokenizerError, match="v.zlib: cannot be read: No such file"):
+        load_vocabulary(tmp_path / "v.zlib")
+
+
+def test_what_is_packed_from_the_official_file_is_what_is_loaded(tmp_path):
+    pieces = [b""] * N_IDS
+    pieces[1], pieces[7] = b"\xe4", b"abc"
+    (tmp_path / "v.zlib").write_bytes(pack(pieces))
+    vocabulary = load_vocabulary(tmp_path / "v.zlib")
+    assert [vocabulary[token] for token in (0, 1, 2, 7, N_IDS - 1)] == [b"", b"\xe4", b"", b"abc", b""]
 
 
 @pytest.mark.parametrize(
@@ -354,14 +445,14 @@ def test_world_tokens_are_the_official_bytes(load_kind, request, official_world)
         ("1 'ab' 1", "has 2 bytes, but says 1"),
     ],
 )
-def test_a_damaged_world_vocabulary_names_its_line(tmp_path, line, problem):
+def test_a_damaged_official_vocabulary_names_its_line(tmp_path, line, problem):
     path = tmp_path / "vocab.txt"
     path.write_text(f"2 ' ' 1\n{line}\n", encoding="utf-8")
     with pytest.raises(TokenizerError, match=f"vocab.txt: line 2 {problem}"):
         read_vocabulary(path, 10)
 
 
-def test_world_vocabulary_lines_may_end_in_crlf_and_hold_a_line_separator(tmp_path):
+def test_official_vocabulary_lines_may_end_in_crlf_and_hold_a_line_separator(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_bytes("1 '\u2028' 3\r\n2 b'\\xe4' 1\r\n3 '\"' 1\r\n4 \"'\" 1\r\n5 '\\r\\n' 2\r\n".encode())
     assert read_vocabulary(path, 7) == [b"", "\u2028".encode(), b"\xe4", b'"', b"'", b"\r\n", b""]
@@ -619,7 +710,7 @@ def imported_by(statement):
 
 
 def test_importing_the_package_imports_no_tokenizer():
-    assert not {"tokenizers", "huggingface_hub", "pyrwkv_tokenizer"} & imported_by("import rwkv_np.tokenizers")
+    assert not {"tokenizers", "huggingface_hub", "numba"} & imported_by("import rwkv_np.tokenizers")
 
 
 def test_a_local_file_does_not_import_the_hub(bpe_file):

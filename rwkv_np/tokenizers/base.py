@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from rwkv_np.errors import InputError, PathLike, TokenizerError
@@ -60,11 +60,11 @@ class Tokenizer(ABC):
         """The ids of `text`, which is known to be valid Unicode."""
 
     @abstractmethod
-    def _build_pieces(self) -> list[bytes]:
+    def _build_pieces(self) -> Sequence[bytes]:
         """The bytes of each id, b"" where an id stands for nothing."""
 
     @cached_property
-    def _pieces(self) -> list[bytes]:
+    def _pieces(self) -> Sequence[bytes]:
         return self._build_pieces()
 
     def encode(self, text: str) -> list[int]:

@@ -1,69 +1,85 @@
 """The World tokenizer (vocab 65536) of RWKV-4 World and later models.
 
-Its vocabulary is a list of byte strings and its rule is the greedy longest match over UTF-8.
-The `pyrwkv_tokenizer` package brings both. Only its `encode` is used: its `decode` panics on a
-token that is part of a character, with an exception that is no `Exception`. So the bytes of an
-id are read here from the vocabulary file that the package brings.
+Its vocabulary is a list of byte strings and its rule is the greedy longest match over UTF-8, which
+`kernels/longest_match.py` does. The list comes with this package, as `data/world-vocabulary.zlib`: a
+byte of length for each id, then the bytes of all ids one after another, deflated. (xz would make
+0.11 MB of it and not 0.19, but a Python may come without.)
+
+An entry may be a part of a character, so what an id stands for is bytes, cut from that one string when
+they are asked for: 65,529 objects would be ten times as large.
 """
 
 from __future__ import annotations
 
-import ast
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
 
 from rwkv_np.errors import PathLike, TokenizerError
 from rwkv_np.tokenizers.base import Tokenizer
 
-VOCAB_SIZE = 65536  # of the models; the vocabulary itself ends at id 65529, and id 0 is end of text
+N_IDS = 65530  # id 0 is the end of a text and has no bytes
+VOCAB_SIZE = 65536  # of the models
+VOCABULARY = Path(__file__).parents[1] / "data" / "world-vocabulary.zlib"
 
 
 class WorldTokenizer(Tokenizer):
     """The World vocabulary; raises TokenizerError where the model's vocab_size is another."""
 
     def __init__(self, vocab_size: int | None = None) -> None:
-        # Here and not above: the import is a shared library, and most models do without it.
-        from pyrwkv_tokenizer import RWKVTokenizer  # type: ignore[import-untyped,unused-ignore]
+        super().__init__("World", N_IDS, VOCAB_SIZE if vocab_size is None else vocab_size, "World")
+        # Here and not above: it imports Numba, and importing a tokenizer must not.
+        from rwkv_np.kernels import longest_match
 
-        self._tokenizer = RWKVTokenizer()
-        n_ids: int = self._tokenizer.vocab_size()
-        super().__init__("World", n_ids, VOCAB_SIZE if vocab_size is None else vocab_size, "World")
+        self._vocabulary = load_vocabulary(VOCABULARY)
+        self._trie = longest_match.build(self._vocabulary.data, self._vocabulary.lengths)
+        self._match = longest_match.match
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text)
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """The ids of any bytes, which need not be UTF-8."""
+        ids: list[int] = self._match(np.frombuffer(data, np.uint8), self._trie).tolist()
         return ids
 
-    def _build_pieces(self) -> list[bytes]:
-        return read_vocabulary(self._tokenizer.vocab_filepath, self.n_ids)
+    def _encode(self, text: str) -> list[int]:
+        return self.encode_bytes(text.encode("utf-8"))
+
+    def _build_pieces(self) -> Vocabulary:
+        return self._vocabulary
 
 
-def read_vocabulary(path: PathLike, n_ids: int) -> list[bytes]:
-    """The bytes of each id from lines of `id literal n_bytes`; raises TokenizerError at a bad line.
+class Vocabulary(Sequence[bytes]):
+    """The bytes of each id: they follow each other in `data` (uint8), `lengths` (n,) says how many each has."""
 
-    Lines end in LF or CRLF, by package. They are split at those alone: a literal may hold
-    U+2028 or another character at which str.splitlines would cut it.
-    """
-    pieces = [b""] * n_ids
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                token, literal, n_bytes = _split(line)
-                pieces[token] = piece = _evaluate(literal)
-            except (ValueError, SyntaxError, IndexError) as error:
-                raise TokenizerError(path, f"line {number} is not `id literal n_bytes`: {line!r}") from error
-            if len(piece) != n_bytes:
-                raise TokenizerError(path, f"line {number} has {len(piece)} bytes, but says {n_bytes}")
-    return pieces
+    def __init__(self, data: np.ndarray, lengths: np.ndarray) -> None:
+        self.data, self.lengths = data, lengths
+        self._ends = np.cumsum(lengths, dtype=np.int32)
 
+    def __len__(self) -> int:
+        return self.lengths.size
 
-def _split(line: str) -> tuple[int, str, int]:
-    token, rest = line.split(" ", 1)
-    literal, n_bytes = rest.rsplit(" ", 1)
-    return int(token), literal, int(n_bytes)
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[token] for token in range(*index.indices(len(self)))]
+        end = self._ends[index]
+        return self.data[end - self.lengths[index] : end].tobytes()
 
 
-def _evaluate(literal: str) -> bytes:
-    # 64,688 of the 65,529 literals are plain quoted text; to run the parser for the others
-    # alone takes 0.03 s instead of 0.22 s.
-    if literal[0] in "'\"" and "\\" not in literal:
-        return literal[1:-1].encode("utf-8")
-    value = ast.literal_eval(literal)
-    return value.encode("utf-8") if isinstance(value, str) else bytes(value)
+def load_vocabulary(path: PathLike) -> Vocabulary:
+    """The vocabulary in a file as this package has it; raises TokenizerError: cannot be read, or damaged."""
+    try:
+        content = np.frombuffer(zlib.decompress(Path(path).read_bytes()), np.uint8)
+    except OSError as error:
+        raise TokenizerError(path, f"cannot be read: {error.strerror}") from error
+    except zlib.error as error:
+        raise TokenizerError(path, f"is damaged: {error}") from error
+    lengths, data = content[:N_IDS], content[N_IDS:]
+    if lengths.size != N_IDS or lengths.sum() != data.size:
+        raise TokenizerError(path, f"is damaged: it does not hold {N_IDS} ids")
+    return Vocabulary(data, lengths)
