@@ -5,11 +5,11 @@ vocabulary is stored is the business of others.
 
 The entries are a trie in level order: first the empty prefix, then all prefixes of one byte, then of
 two, each level sorted. So the children of a node are neighbours, sorted by their last byte, and one
-number a node says where they begin. NumPy builds that with one sort a level. The other usual forms
-were passed over: a hash of every prefix takes three times the memory, and a double array needs a
-search for gaps, thus a second kernel, before the first text can be cut.
+number a node says where they begin. NumPy builds that with one sort a level. A double array (a slot for
+each byte of a node, the gaps of one filled by others) cut texts 1.4 times as fast, but to look for the
+gaps takes longer than all else in loading, and no text of a chat would gain a tenth of that.
 
-A trie wastes its time at the top, where nodes have up to 256 children. So the first two bytes are
+Most of the time would go by at the top, where nodes have up to 256 children. So the first two bytes are
 looked up in a table, and only from there on a node's children are searched by halves.
 """
 
@@ -78,7 +78,7 @@ def _below_root(values, dtype):
 def match(text: np.ndarray, trie: Trie) -> np.ndarray:
     """The entries (n,) uint16 of a text (n_bytes,) uint8: each the longest with which the rest begins."""
     entries = np.empty(text.size, np.uint16)
-    return entries[: _match(text, trie, entries)]
+    return entries[: _match(text, *trie, entries)]
 
 
 def match_reference(text: bytes, entries: dict[bytes, int]) -> list[int]:
@@ -94,43 +94,35 @@ def match_reference(text: bytes, entries: dict[bytes, int]) -> list[int]:
     return found
 
 
+# The arrays come one by one: a tuple of them that is handed on to a helper has its arrays' references
+# counted, at every byte. That took four times as long.
 @_jit
-def _match(text, trie, entries):
+def _match(text, entry, last, children, pairs, entries):
     n, start = 0, 0
     while start < text.size:
-        entry, n_bytes = _longest(text, start, trie)
-        entries[n] = entry
-        start += n_bytes
+        found, end = entry[1 + text[start]], start + 1
+        at = end + 1  # where the node's prefix ends
+        node = pairs[256 * np.int64(text[start]) + text[end]] if end < text.size else 0
+        while node:
+            if entry[node] != NO_ENTRY:
+                found, end = entry[node], at
+            if at == text.size:
+                break
+            node = _child(last, children[node], children[node + 1], text[at])
+            at += 1
+        entries[n] = found
+        start = end
         n += 1
     return n
 
 
 @_jit
-def _longest(text, start, trie):
-    """The longest entry at `start`, and how many bytes it has."""
-    entry, end = trie.entry[1 + text[start]], start + 1
-    if end == text.size:
-        return entry, 1
-    node = trie.pairs[256 * np.int64(text[start]) + text[end]]
-    at = end + 1
-    while node:
-        if trie.entry[node] != NO_ENTRY:
-            entry, end = trie.entry[node], at
-        if at == text.size:
-            break
-        node = _child(node, text[at], trie)
-        at += 1
-    return entry, end - start
-
-
-@_jit
-def _child(node, byte, trie):
-    """The child of a node that goes on with `byte`; 0 for none."""
-    low, high = trie.children[node], trie.children[node + 1]
+def _child(last, low, high, byte):
+    """Which of the nodes from low to high - 1 has `byte` as its last; 0 for none."""
     while high - low > 1:
         middle = (low + high) >> 1
-        if trie.last[middle] <= byte:
+        if last[middle] <= byte:
             low = middle
         else:
             high = middle
-    return low if low < high and trie.last[low] == byte else 0
+    return low if low < high and last[low] == byte else 0

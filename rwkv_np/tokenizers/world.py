@@ -5,8 +5,8 @@ Its vocabulary is a list of byte strings and its rule is the greedy longest matc
 byte of length for each id, then the bytes of all ids one after another, deflated. (xz would make
 0.11 MB of it and not 0.19, but a Python may come without.)
 
-An entry may be a part of a character, so what an id stands for is bytes, cut from that one string when
-they are asked for: 65,529 objects would be ten times as large.
+An entry may be a part of a character, so what an id stands for is bytes. They are cut out when they are
+asked for: 65,529 objects would take ten times the memory.
 """
 
 from __future__ import annotations
