@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("same")
 
 # Optional packages, and the files that would not even import without them.
 NEEDS = {
-    "torch": ("checkpoint", "convert", "evaluation_definitions", "output", "quantize", "train_demo", "v7"),
+    "torch": ("checkpoint", "convert", "evaluation_definitions", "output", "quantize", "train_demo", "v5", "v6", "v7"),
     "babel": ("train_demo",),
     "chatterbot_corpus": ("train_demo",),
     "yaml": ("train_demo",),

@@ -150,13 +150,11 @@ class Builder:
         """What each thread needs for `wkv5`."""
         return self._at.per_thread(self._heads5.room(n_products, MOST))
 
-    def lora_mix(
-        self, x: Floats, shift: StatePart, z: Floats, matrices: str, mixes: Mapping[str, Rows]
-    ) -> Job:
+    def lora_mix(self, x: Floats, shift: StatePart, z: Floats, matrices: str, mixes: Mapping[str, Rows]) -> Job:
         """For each mix: its share, moved by its slice of z through a thin matrix; x mixed by that into its rows."""
-        found = []
-        for i, (matrix, (share, rows)) in enumerate(zip(self._at.slices_together(self._prefix + matrices), mixes.items())):
-            found.append(lora_mix.LoraMix(matrix, self._slice(z, i, matrix), self._vector(share), rows))
+        found, thin = [], self._at.slices_together(self._prefix + matrices)
+        for i, (share, rows) in enumerate(mixes.items()):
+            found.append(lora_mix.LoraMix(thin[i], self._slice(z, i, thin[i]), self._vector(share), rows))
         return lora_mix.lora_mix_job(x, shift.start, self._at.lanes, found)
 
     def _slice(self, z: Floats, i: int, matrix: Matrix) -> Rows:
