@@ -22,7 +22,6 @@ from versions import (
 
 import rwkv_np
 from rwkv_np.conversion.convert import convert
-from rwkv_np.conversion.quantize import quantize
 from rwkv_np.errors import CheckpointError, FormatError
 
 VERSIONS = ("v5.1", "v5.2")

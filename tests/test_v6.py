@@ -25,7 +25,9 @@ from rwkv_np.errors import CheckpointError
 
 PATHS = dispatch.available_paths()
 # (n_embd, head_size, ranks of a mix and of the decay)
-SHAPES = [(128, 64, (32, 64)), (96, 32, (5, 7)), (40, 8, (8, 24)), (144, 48, (33, 40)), (48, 48, (4, 4)), (60, 20, (1, 2))]
+SHAPES = [
+    (128, 64, (32, 64)), (96, 32, (5, 7)), (40, 8, (8, 24)), (144, 48, (33, 40)), (48, 48, (4, 4)), (60, 20, (1, 2))
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

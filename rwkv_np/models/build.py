@@ -126,8 +126,9 @@ class Builder:
         return wkv4.wkv4_job(kvr, rows, self._at.lanes, w, u, state.start, state.n_padded, out)
 
     def wkv5(
-        self, products: Mapping[str, Rows], lanes: Floats, decay: str, bonus: str, norm: str, state: StatePart, out: Rows
-    ) -> Job:
+        self, products: Mapping[str, Rows], lanes: Floats, decay: str, bonus: str, norm: str, state: StatePart,
+        out: Rows,
+    ) -> Job:  # fmt: skip
         """out = norm of wkv(r, k, v), times silu(g) where there is a g.
 
         products  of r, k, v, then of g where there is one, then of the thin matrix that moves the decay, if one does
