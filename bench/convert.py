@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 from child import Arguments, compare, cpu_name, disk_write_mb_per_s
 from make_checkpoint import make_checkpoint
-from shapes import SHAPES, checkpoint_shapes, vocab_size
+from shapes import SHAPES, checkpoint_of
 
 from rwkv_np.cli import Command
 
@@ -46,7 +46,7 @@ def command(
         source = Path(checkpoint)
         if checkpoint in SHAPES:
             source = place / f"{checkpoint}.pth"
-            make_checkpoint(source, checkpoint_shapes(*SHAPES[checkpoint], vocab_size(checkpoint)))
+            make_checkpoint(source, checkpoint_of(checkpoint))
         disk = disk_write_mb_per_s(place)
         click.echo(f"{cpu_name()}, {os.cpu_count()} CPUs, disk writes {disk:,.0f} MB/s")
         click.echo(f"{source.name}: {source.stat().st_size / 1e6:,.1f} MB to {data_type}, cold: {cold}")

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import click
 import torch
-from shapes import SHAPES, checkpoint_shapes, vocab_size
+from shapes import SHAPES, checkpoint_of
 
 from rwkv_np.cli import Command
 from rwkv_np.files.output import check_destination, new_file
@@ -36,6 +36,11 @@ _VECTORS = {
     "bias": (0.0, 0.1),
     "time_decay": (-1.5, 1.5),
     "time_first": (math.log(0.3), 0.5),
+    "w0": (-3.0, 2.0),
+    "a0": (0.0, 0.5),
+    "v0": (1.0, 0.2),
+    "k_k": (0.85, 0.1),
+    "k_a": (1.0, 0.1),
 }
 
 Shapes = dict[str, tuple[int, ...]]
@@ -59,7 +64,7 @@ class Noise:
             yield block[: n_weights - offset]
 
     def _block(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        if ".time_mix_" in name:
+        if ".time_mix_" in name or ".x_" in name:
             return self._uniform
         if name == "emb.weight":
             return self._normal * 0.5
@@ -114,7 +119,7 @@ def make_checkpoint(
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("shape", type=click.Choice(list(SHAPES)))
 @click.argument("destination", type=click.Path())
-@click.option("--vocab", type=click.IntRange(min=1), help="Rows of the embedding. [50277; toy: 256]")
+@click.option("--vocab", type=click.IntRange(min=1), help="Rows of the embedding. [the published; toy: 256]")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="bfloat16", help="Type of every tensor.")
 @click.option("--seed", default=0, help="Same seed, same file.")
 @click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
@@ -122,7 +127,7 @@ def command(
     shape: str, destination: str, vocab: int | None, dtype: str, seed: int, overwrite: bool
 ) -> None:
     """Write a synthetic checkpoint of the published SHAPE to DESTINATION (.pth or .safetensors)."""
-    shapes = checkpoint_shapes(*SHAPES[shape], vocab or vocab_size(shape))
+    shapes = checkpoint_of(shape, vocab)
     make_checkpoint(destination, shapes, dtype, seed, overwrite)
     click.echo(f"{destination}: {len(shapes)} tensors, {Path(destination).stat().st_size / 1e6:,.1f} MB")
 

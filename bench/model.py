@@ -13,6 +13,7 @@ The last line is one JSON document.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def load_seconds(path: Path, **options) -> tuple[Engine, float]:
 
 def matrix_operations(model: Engine) -> int:
     """Multiplications and additions of the layers' matrices, for a token."""
-    c, f = model.config.n_embd, model.config.dim_ffn
-    return 2 * model.config.n_layer * (5 * c * c + 2 * c * f)
+    shapes = model.config.record.parameter_shapes(model.config)
+    return 2 * sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and "blocks." in name)
 
 
 def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:

@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 from child import Arguments, compare, cpu_name, disk_write_mb_per_s, measure
 from make_checkpoint import make_checkpoint
-from shapes import SHAPES, checkpoint_shapes, vocab_size
+from shapes import SHAPES, checkpoint_of
 
 from rwkv_np.cli import Command
 from rwkv_np.conversion.convert import convert
@@ -64,7 +64,7 @@ def command(
 
 def _model_file(shape: str, place: Path) -> Path:
     checkpoint, path = place / f"{shape}.pth", place / f"{shape}-FP16.bin"
-    make_checkpoint(checkpoint, checkpoint_shapes(*SHAPES[shape], vocab_size(shape)))
+    make_checkpoint(checkpoint, checkpoint_of(shape))
     convert(checkpoint, path)
     checkpoint.unlink()
     return path

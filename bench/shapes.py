@@ -9,7 +9,7 @@ from __future__ import annotations
 from rwkv_np.models.architecture import Sizes
 from rwkv_np.models.registry import ARCHITECTURES
 
-ARCHITECTURE = "v4"  # of all of them
+ARCHITECTURE = "v4"  # of all whose name does not begin with another
 # name -> (n_layer, n_embd)
 SHAPES = {
     "toy": (2, 64),
@@ -19,20 +19,47 @@ SHAPES = {
     "3b": (32, 2560),
     "7b": (32, 4096),
     "14b": (40, 5120),
+    "v7-toy": (2, 128),
+    "v7-0b1": (12, 768),
+    "v7-0b4": (24, 1024),
+    "v7-1b5": (24, 2048),
+    "v7-2b9": (32, 2560),
+    "v7-7b2": (32, 4096),
 }
+HEAD_SIZE = 64
+# Of RWKV-7's thin matrices w, a, v and g, by n_embd.
+RANKS = {
+    128: (16, 16, 8, 32), 768: (64, 64, 32, 128), 1024: (64, 64, 32, 128), 2048: (96, 96, 64, 256),
+    2560: (96, 96, 64, 320), 4096: (128, 128, 96, 480),
+}  # fmt: skip
+WORLD_VOCAB_SIZE = 65536
 VOCAB_SIZE = 50277  # the 20B tokenizer's, padding included
 TOY_VOCAB_SIZE = 256  # bytes
 
 
 def vocab_size(shape: str) -> int:
     """The vocabulary that a model of that shape has where nothing else is said."""
-    return TOY_VOCAB_SIZE if shape == "toy" else VOCAB_SIZE
+    if shape.endswith("toy"):
+        return TOY_VOCAB_SIZE
+    return VOCAB_SIZE if architecture(shape) == "v4" else WORLD_VOCAB_SIZE
 
 
-def sizes(shape: str) -> Sizes:
+def architecture(shape: str) -> str:
+    """The version of RWKV: "v7" of "v7-1b5"."""
+    return name if (name := shape.partition("-")[0]) in ARCHITECTURES else ARCHITECTURE
+
+
+def sizes(shape: str, n_vocab: int | None = None) -> Sizes:
     """The sizes of a model of that shape."""
     n_layer, n_embd = SHAPES[shape]
-    return Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=4 * n_embd, vocab_size=vocab_size(shape))
+    heads = {"head_size": HEAD_SIZE, "ranks": RANKS[n_embd]} if architecture(shape) == "v7" else {}
+    vocab = n_vocab or vocab_size(shape)
+    return Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=4 * n_embd, vocab_size=vocab, **heads)
+
+
+def checkpoint_of(shape: str, n_vocab: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a checkpoint of that shape and its shape, in the order of BlinkDL's files."""
+    return ARCHITECTURES[architecture(shape)].checkpoint_shapes(sizes(shape, n_vocab))
 
 
 def checkpoint_shapes(

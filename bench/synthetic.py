@@ -9,12 +9,13 @@ that no kernel meets infinities or subnormal numbers that a real model would not
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from shapes import ARCHITECTURE, SHAPES, sizes
+from shapes import SHAPES, architecture, sizes
 
 from rwkv_np.files.format import Header, write_header, write_parameter_header
 from rwkv_np.files.quants import DataType, by_name
@@ -47,29 +48,31 @@ def _write_matrix(
 
 
 def _vector(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    if name.endswith(".w0"):
+        return np.linspace(-6, 0, n).astype(np.float32)
     if name.endswith("time_decay"):
         return -np.exp(np.linspace(-5, 1, n)).astype(np.float32)
-    if ".time_mix" in name:
+    if ".time_mix" in name or ".x_" in name:
         return rng.random(n, np.float32)
     x = rng.standard_normal(n).astype(np.float32) / 10
-    return x + np.float32(1) if name.endswith("weight") else x
+    return x + np.float32(1) if name.endswith(("weight", "k_k", "k_a")) else x
 
 
 def write_synthetic(path: Path | str, shape: str, type_name: str, version: int = 101, seed: int = 0) -> Path:
-    """Write a model file of that shape and type; the embedding and the head are FP16, as in real ones."""
-    record, of = ARCHITECTURES[ARCHITECTURE], sizes(shape)
+    """Write a model file of that shape and type; what quantizers leave alone is FP16, as in real ones."""
+    record, of = ARCHITECTURES[architecture(shape)], sizes(shape)
     data_type, float_type, vector_type = (by_name(name, version) for name in (type_name, "FP16", "FP32"))
     assert data_type and float_type and vector_type
     rng = np.random.default_rng(seed)
     with open(path, "wb") as file:
         write_header(file, Header(version, of.vocab_size, of.n_embd, of.n_layer, data_type.code))
-        for name, size in record.parameter_shapes(of).items():
-            is_outer = name in ("emb.weight", "head.weight")
-            stored = vector_type if len(size) == 1 else data_type
-            stored = float_type if is_outer and data_type.is_quantized else stored
+        for name, _, size, is_vector, *_ in record.plan(record.checkpoint_shapes(of)):
+            stored = vector_type if is_vector else data_type
+            if data_type.is_quantized and not is_vector and not record.is_quantizable(name, size):
+                stored = float_type
             write_parameter_header(file, name, size, stored)
-            if len(size) == 1:
-                file.write(_vector(name, size[0], rng).tobytes())
+            if is_vector:
+                file.write(_vector(name, math.prod(size), rng).tobytes())
             else:
                 _write_matrix(file, size, stored, rng)
     return Path(path)

@@ -15,13 +15,23 @@ from rwkv_np.models import Run, StatePool
 N_SLOTS = 6
 WANTS = ("none", "last", "all")
 # (kernel path, type): all paths that this processor has, and rows that fill no whole block.
-CASES = [(path, end) for path in dispatch.available_paths() for end in ("Q4_1.bin", "FP16.bin", "v100-Q4_1_O.bin")]
+ENDS = ("Q4_1.bin", "FP16.bin", "v100-Q4_1_O.bin", "v7")
+CASES = [(path, end) for path in dispatch.available_paths() for end in ENDS]
 
 
-def load(golden, path, end, threads):
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Random models of other versions: heads that fill no whole blocks, and thin matrices of all kinds of ranks."""
+    arrays = random_parameters(
+        np.random.default_rng(0), 3, 96, 64, 101, "v7", head_size=48, ranks=(16, 4, 12, 40)
+    )  # fmt: skip
+    return {"v7": write_model(tmp_path_factory.mktemp("others") / "v7.bin", arrays, "Q4_1")}
+
+
+def load(golden, others, path, end, threads):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(dispatch.ENV, path)
-        return rwkv_np.load(golden(end), threads=threads)
+        return rwkv_np.load(others.get(end) or golden(end), threads=threads)
 
 
 @st.composite
@@ -38,8 +48,8 @@ def passes(draw):
 @pytest.mark.parametrize(("path", "end"), CASES)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(passes=passes(), seed=st.integers(0, 2**32 - 1), threads=st.sampled_from([1, min(2, most_threads())]))
-def test_company_and_cuts_change_no_bit(golden, path, end, passes, seed, threads):
-    model, alone = load(golden, path, end, threads), load(golden, path, end, 1)
+def test_company_and_cuts_change_no_bit(golden, others, path, end, passes, seed, threads):
+    model, alone = (load(golden, others, path, end, n) for n in (threads, 1))
     rng = np.random.default_rng(seed)
     pool = model.new_pool(N_SLOTS)
     slots = [pool.take() for _ in range(N_SLOTS)]
