@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
-from rwkv_np.kernels import equations, mixing, products, sample, wkv4, wkv7
+from rwkv_np.kernels import equations, groupnorm, lora_mix, mixing, products, sample, wkv4, wkv5, wkv7
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import WANTS_FLOAT
 from rwkv_np.kernels.formats import FORMATS
@@ -26,7 +26,7 @@ from rwkv_np import sampling
 PRODUCT_SHAPES = ((1, 32, 1), (32, 64, 2), (33, 96, 15), (100, 256, 4))
 TIMED_SHAPES = ((2048, 2048), (8192, 2048), (2048, 8192), (4096, 4096))
 FLOAT32 = 2.0**-24  # the error of one rounding
-HEAD = 48  # channels of a head of RWKV-7 in the tests: no power of two, and no whole blocks
+HEAD = 48  # channels of a head in the tests: no power of two, and no whole blocks
 
 
 def random_rows(format: str, n_rows: int, n_in: int, rng: np.random.Generator) -> np.ndarray:
@@ -117,6 +117,55 @@ def _lerp(x, before, share, rows):
 
 
 @njit
+def _lora_lerp(x, before, share, moved, rows):
+    n_blocks = x.shape[1] // 32
+    for t in range(x.shape[0]):
+        at, place = t * x.shape[1] * 4, address(rows, t * rows.shape[1])
+        for i in range(n_blocks):
+            lora_mix.lerp_block(
+                address(x, at), address(before, at), address(share, 0), address(moved, at + 128 * i), i, n_blocks,
+                WANTS_FLOAT, place,
+            )  # fmt: skip
+
+
+@njit
+def _group_norm(x, weight, bias, n, epsilon, out):
+    for t in range(x.shape[0]):
+        for head in range(x.shape[1]):
+            at = 4 * x.shape[2] * (t * x.shape[1] + head)
+            groupnorm.group_norm_row(
+                address(x, at), address(weight, 4 * n * head), address(bias, 4 * n * head), n, x.shape[2], epsilon,
+                address(out, at),
+            )  # fmt: skip
+
+
+@njit
+def _decay(x, start):
+    for t in range(x.shape[0]):
+        wkv5.decay_row(address(x, 4 * t * x.shape[1]), address(start, 0), x.shape[1] // 16)
+
+
+@njit
+def _gate(y, gate, rows):
+    n_blocks = y.shape[1] // 32
+    for t in range(y.shape[0]):
+        at = 4 * t * y.shape[1]
+        row = address(rows, t * rows.shape[1])
+        wkv5.put_gated(1, address(y, at), address(gate, at), 0, n_blocks, n_blocks, WANTS_FLOAT, row)
+
+
+@njit
+def _wkv5(r, k, v, w, u, n, w_stride, state, out):
+    t, stride = out.shape[1], 4 * (r.shape[0] - 32) // out.shape[1]
+    for head in range(state.shape[0]):
+        at, n_padded = 4 * n * head, state.shape[2]
+        wkv5.wkv5_head(
+            address(r, at), address(k, at), address(v, at), address(w, at), address(u, at), t, stride, w_stride, n,
+            n_padded, address(state, 4 * head * n * n_padded), address(out, 4 * head * t * n_padded),
+        )  # fmt: skip
+
+
+@njit
 def _wkv7(work, n, state):
     for head in range(state.shape[0]):
         n_padded = state.shape[2]
@@ -152,6 +201,7 @@ def _ending(name):
 _squared_relu, _sigmoid, _add, _add_gated = map(_ending, ("squared_relu", "sigmoid", "add", "add_gated"))
 
 
+_tanh = _ending("tanh")
 _put, _to_rows, _to_tanh_rows, _to_sigmoid_rows = map(_ending, ("put", "rows", "tanh_rows", "sigmoid_rows"))
 
 
@@ -190,6 +240,74 @@ def _run_lerp(x, before, share):
     rows = _rows(*x.shape)
     _lerp(x, before, share, rows)
     return _values(rows, x.shape[1])
+
+
+def _run_lora_lerp(x, before, share, moved):
+    rows = _rows(*x.shape)
+    _lora_lerp(x, before, share, moved, rows)
+    return _values(rows, x.shape[1])
+
+
+def _run_group_norm(x, weight, bias):
+    """Heads of HEAD channels; behind them are numbers that must not be read."""
+    heads = _padded(x.reshape(len(x), -1, HEAD), 64)
+    out = np.full_like(heads, np.nan)
+    weight, bias = (np.append(of, np.full(32, np.nan, np.float32)) for of in (weight, bias))
+    _group_norm(heads, weight, bias, HEAD, groupnorm.bits_of(equations.HEAD_EPSILON), out)
+    assert not out[..., HEAD:].any()
+    return np.ascontiguousarray(out[..., :HEAD]).reshape(x.shape)
+
+
+def _group_norm_reference(x, weight, bias):
+    heads = (of.astype(np.float64).reshape(-1, x.shape[1] // HEAD, HEAD) for of in (x, weight, bias))
+    return equations.group_norm(*heads).reshape(x.shape)
+
+
+def _run_decay(x, start):
+    x = x.copy()
+    _decay(x, start)
+    return x
+
+
+def _run_gate(y, gate):
+    rows = _rows(*y.shape)
+    _gate(y, gate, rows)
+    return _values(rows, y.shape[1])
+
+
+def _run_small_tanh(x):
+    """tanh(x) / x, so that the error is relative."""
+    out = np.empty_like(x)
+    _tanh(x, out, 0, out.strides[0])
+    return out / x
+
+
+def _wkv5_inputs(is_moving):
+    """Heads of HEAD channels; some decays are 0."""
+
+    def make(shape, rng):
+        t, n_head = shape[0], shape[1] // HEAD
+        r, k, v = (_normal(rng, t, n_head, HEAD) for _ in range(3))
+        w = np.exp(-np.exp(3 * _normal(rng, *([t] if is_moving else []), n_head, HEAD)))
+        return r, k, v, w, _normal(rng, n_head, HEAD), _normal(rng, n_head, HEAD, HEAD)
+
+    return make
+
+
+def _run_wkv5(r, k, v, w, u, state):
+    w_stride = w[0].nbytes if w.ndim == 3 else 0
+    # Behind the last channel are numbers that must not be read.
+    flat = [np.append(x.reshape(-1), np.full(32, np.nan, np.float32)) for x in (r, k, v, w, u)]
+    state = np.ascontiguousarray(_padded(state, 64))
+    out = np.empty((state.shape[0], len(r), 64), np.float32)
+    _wkv5(*flat, HEAD, w_stride, state, out)
+    assert not out[..., HEAD:].any() and not state[..., HEAD:].any()
+    return np.concatenate([out[..., :HEAD].swapaxes(0, 1).ravel(), state[..., :HEAD].ravel()])
+
+
+def _wkv5_reference(*inputs):
+    *vectors, state = (x.astype(np.float64) for x in inputs)
+    return np.concatenate([equations.wkv5(*vectors, state).ravel(), state.ravel()])
 
 
 def _wkv7_inputs(shape, rng):
@@ -306,6 +424,33 @@ CASES = {
         lambda s, rng: (_normal(rng, *s), _normal(rng, *s), rng.random(s[1], np.float32)),
         _run_lerp, _exactly(equations.lerp), 4 * FLOAT32,
     ),
+    "lora_lerp": Case(
+        lambda s, rng: (_normal(rng, *s), _normal(rng, *s), rng.random(s[1], np.float32), _normal(rng, *s)),
+        _run_lora_lerp, _exactly(lambda x, before, share, moved: equations.lerp(x, before, share + moved)), 8 * FLOAT32,
+    ),
+    "group_norm": Case(
+        lambda s, rng: (3 + _normal(rng, *s), _normal(rng, s[1]), _normal(rng, s[1])),
+        _run_group_norm, _group_norm_reference, 4e-6, shapes=((1, HEAD), (3, 2 * HEAD)), timed=((128, 32 * HEAD),),
+    ),
+    "decay": Case(
+        lambda s, rng: (30 * _normal(rng, *s), 30 * _normal(rng, s[1])),
+        _run_decay, _exactly(lambda x, start: np.exp(-np.exp(x + start))), 2e-6,
+    ),
+    "gate": Case(
+        lambda s, rng: (_normal(rng, *s), 5 * _normal(rng, *s)),
+        _run_gate, _exactly(lambda y, gate: y * equations.silu(gate)), 8 * FLOAT32,
+    ),
+    "small_tanh": Case(
+        lambda s, rng: (np.exp(3 * _normal(rng, *s) - 3) * np.sign(_normal(rng, *s)),),
+        _run_small_tanh, _exactly(lambda x: np.tanh(x) / x), 4 * FLOAT32,
+    ),
+    **{
+        name: Case(
+            _wkv5_inputs(is_moving), _run_wkv5, _wkv5_reference, 2e-6,
+            shapes=((1, HEAD), (2, 2 * HEAD), (4, HEAD), (19, 3 * HEAD)), timed=((1, 16 * HEAD), (128, 16 * HEAD)),
+        )
+        for name, is_moving in (("wkv5", False), ("wkv6", True))
+    },
     "wkv7": Case(
         _wkv7_inputs, _run_wkv7, _wkv7_reference, 2e-6, shapes=((1, HEAD), (2, 2 * HEAD), (19, HEAD)),
         timed=((1, 16 * HEAD), (8, 16 * HEAD), (128, 16 * HEAD)),

@@ -36,6 +36,7 @@ _VECTORS = {
     "bias": (0.0, 0.1),
     "time_decay": (-1.5, 1.5),
     "time_first": (math.log(0.3), 0.5),
+    "time_faaaa": (0.0, 0.5),
     "w0": (-3.0, 2.0),
     "a0": (0.0, 0.5),
     "v0": (1.0, 0.2),
@@ -64,11 +65,13 @@ class Noise:
             yield block[: n_weights - offset]
 
     def _block(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        if ".time_mix_" in name or ".x_" in name:
+        if name.endswith(("_w1", "_w2")):  # RWKV-6's thin matrices, which lie the other way
+            return self._normal * shape[-2] ** -0.5
+        if ".time_mix_" in name or ".time_maa_" in name or ".x_" in name:
             return self._uniform
         if name == "emb.weight":
             return self._normal * 0.5
-        if len(shape) == 2:
+        if len(shape) == 2 and ".time_" not in name:
             return self._normal * shape[1] ** -0.5  # keeps the variance of what goes through
         mean, deviation = _VECTORS[name.rpartition(".")[2]]
         return self._normal * deviation + mean

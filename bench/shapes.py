@@ -19,6 +19,14 @@ SHAPES = {
     "3b": (32, 2560),
     "7b": (32, 4096),
     "14b": (40, 5120),
+    "v5.2-toy": (2, 128),
+    "v5.2-1b5": (24, 2048),
+    "v5.2-3b": (32, 2560),
+    "v5.2-7b": (32, 4096),
+    "v6-toy": (2, 128),
+    "v6-1b6": (24, 2048),
+    "v6-3b": (32, 2560),
+    "v6-7b": (32, 4096),
     "v7-toy": (2, 128),
     "v7-0b1": (12, 768),
     "v7-0b4": (24, 1024),
@@ -27,7 +35,8 @@ SHAPES = {
     "v7-7b2": (32, 4096),
 }
 HEAD_SIZE = 64
-# Of RWKV-7's thin matrices w, a, v and g, by n_embd.
+# Of thin matrices by n_embd: RWKV-6's of a mix and of the decay; RWKV-7's w, a, v and g.
+RANKS_6 = {128: (16, 32), 2048: (32, 64), 2560: (32, 64), 4096: (64, 128)}
 RANKS = {
     128: (16, 16, 8, 32), 768: (64, 64, 32, 128), 1024: (64, 64, 32, 128), 2048: (96, 96, 64, 256),
     2560: (96, 96, 64, 320), 4096: (128, 128, 96, 480),
@@ -52,9 +61,13 @@ def architecture(shape: str) -> str:
 def sizes(shape: str, n_vocab: int | None = None) -> Sizes:
     """The sizes of a model of that shape."""
     n_layer, n_embd = SHAPES[shape]
-    heads = {"head_size": HEAD_SIZE, "ranks": RANKS[n_embd]} if architecture(shape) == "v7" else {}
-    vocab = n_vocab or vocab_size(shape)
-    return Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=4 * n_embd, vocab_size=vocab, **heads)
+    version, vocab = architecture(shape), n_vocab or vocab_size(shape)
+    head_size = 0 if version == "v4" else HEAD_SIZE
+    ranks = {"v6": RANKS_6, "v7": RANKS}.get(version, {}).get(n_embd, ())
+    dim_ffn = 4 * n_embd if version in ("v4", "v7") else 7 * n_embd // 64 * 32
+    return Sizes(
+        n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn, vocab_size=vocab, head_size=head_size, ranks=ranks
+    )
 
 
 def checkpoint_of(shape: str, n_vocab: int | None = None) -> dict[str, tuple[int, ...]]:

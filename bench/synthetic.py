@@ -47,12 +47,19 @@ def _write_matrix(
         left -= len(part)
 
 
-def _vector(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
+def _decay(version: str, w: np.ndarray) -> np.ndarray:
+    """As it stands in a file of that version of RWKV."""
+    if version == "v6":
+        return w
+    return -np.exp(w) if version == "v4" else np.exp(-np.exp(w))
+
+
+def _vector(version: str, name: str, n: int, rng: np.random.Generator) -> np.ndarray:
     if name.endswith(".w0"):
         return np.linspace(-6, 0, n).astype(np.float32)
     if name.endswith("time_decay"):
-        return -np.exp(np.linspace(-5, 1, n)).astype(np.float32)
-    if ".time_mix" in name or ".x_" in name:
+        return _decay(version, np.linspace(-5, 1, n)).astype(np.float32)
+    if ".time_mix" in name or ".time_maa" in name or ".x_" in name:
         return rng.random(n, np.float32)
     x = rng.standard_normal(n).astype(np.float32) / 10
     return x + np.float32(1) if name.endswith(("weight", "k_k", "k_a")) else x
@@ -68,11 +75,14 @@ def write_synthetic(path: Path | str, shape: str, type_name: str, version: int =
         write_header(file, Header(version, of.vocab_size, of.n_embd, of.n_layer, data_type.code))
         for name, _, size, is_vector, *_ in record.plan(record.checkpoint_shapes(of)):
             stored = vector_type if is_vector else data_type
-            if data_type.format.is_quantized and not is_vector and not record.is_quantizable(name, size):
+            is_thin = name.endswith(("_w1", "_w2"))  # RWKV-6's stay FP32 until they are quantized
+            if data_type.format.is_quantized and record.is_quantizable(name, size):
+                stored = data_type
+            elif data_type.format.is_quantized and not is_vector:
                 stored = float_type
             write_parameter_header(file, name, size, stored)
-            if is_vector:
-                file.write(_vector(name, math.prod(size), rng).tobytes())
+            if is_vector and not is_thin:
+                file.write(_vector(record.name, name, math.prod(size), rng).tobytes())
             else:
                 _write_matrix(file, size, stored, rng)
     return Path(path)

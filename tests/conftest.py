@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("same")
 
 # Optional packages, and the files that would not even import without them.
 NEEDS = {
-    "torch": ("checkpoint", "convert", "evaluation_definitions", "output", "quantize", "train_demo", "v7"),
+    "torch": ("checkpoint", "convert", "evaluation_definitions", "output", "quantize", "train_demo", "v5", "v6", "v7"),
     "babel": ("train_demo",),
     "chatterbot_corpus": ("train_demo",),
     "yaml": ("train_demo",),
@@ -80,8 +80,10 @@ def random_parameters(rng, n_layer=2, n_embd=32, dim_ffn=64, vocab_size=256, arc
     for name, shape in shapes.items():
         x = rng.standard_normal(shape).astype(np.float32)
         if name.endswith("time_decay"):
-            x = -np.exp(x - 1)
-        elif ".time_mix" in name or ".x_" in name:
+            x = {"v4": -np.exp(x - 1), "v6": x}.get(architecture, np.exp(-np.exp(x)))
+        elif ".time_maa_w" in name and name[-1] in "12":
+            x = x * np.float32(0.3)
+        elif ".time_mix" in name or ".time_maa" in name or ".x_" in name:
             x = rng.random(shape, np.float32)
         elif ".ln" in name or name.startswith("ln"):
             x = x / 10 + (1 if name.endswith("weight") else 0)

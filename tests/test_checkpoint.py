@@ -1,4 +1,4 @@
-"""A file that is no RWKV-4 checkpoint is refused for what it is, runs no code and leaves nothing."""
+"""A file that is no RWKV checkpoint is refused for what it is, runs no code and leaves nothing."""
 
 import argparse
 import io
@@ -54,9 +54,9 @@ def refusal_of(tmp_path, content):
 
 
 MORE = {
-    "RWKV v5": ["att.ln_x.weight", "att.ln_x.bias"],
-    "RWKV v5.2": ["att.ln_x.weight", "att.gate.weight"],
-    "RWKV v6": ["att.ln_x.weight", "att.gate.weight", "att.time_maa_x", "att.time_maa_w1"],
+    "x060a (RWKV-6 with a low-rank gate)": ["att.time_maa_x", "att.gate_w1", "att.gate_w2"],
+    "x060b (RWKV-6 with other mixes)": ["att.time_maa_x", "att.time_maa_rkvw_w1"],
+    "RWKV-7a (RWKV-7 with DeepEmbed)": ["att.r_k", "ffn.s_emb.weight"],
     "a LoRA adapter": ["att.key.lora_A", "att.key.lora_B"],
 }
 
@@ -67,7 +67,6 @@ def test_another_architecture_is_named(tmp_path, what):
     line = refusal_of(tmp_path, content)
     assert f"holds {what}" in line
     assert f"; {titles()} is what can be converted" in line
-    assert what.endswith("5") == ("v5;" in line)
 
 
 def test_a_model_of_another_kind_is_no_rwkv_model(tmp_path):

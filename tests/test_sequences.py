@@ -15,17 +15,19 @@ from rwkv_np.models import Run, StatePool
 N_SLOTS = 6
 WANTS = ("none", "last", "all")
 # (kernel path, type): all paths that this processor has, and rows that fill no whole block.
-ENDS = ("Q4_1.bin", "FP16.bin", "v100-Q4_1_O.bin", "v7")
+ENDS = ("Q4_1.bin", "FP16.bin", "v100-Q4_1_O.bin", "v5.2", "v6", "v7")
 CASES = [(path, end) for path in dispatch.available_paths() for end in ENDS]
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
     """Random models of other versions: heads that fill no whole blocks, and thin matrices of all kinds of ranks."""
-    arrays = random_parameters(
-        np.random.default_rng(0), 3, 96, 64, 101, "v7", head_size=48, ranks=(16, 4, 12, 40)
-    )  # fmt: skip
-    return {"v7": write_model(tmp_path_factory.mktemp("others") / "v7.bin", arrays, "Q4_1")}
+    ranks = {"v5.2": (), "v6": (12, 32), "v7": (16, 4, 12, 40)}
+    found, folder = {}, tmp_path_factory.mktemp("others")
+    for name, of in ranks.items():
+        arrays = random_parameters(np.random.default_rng(0), 3, 96, 64, 101, name, head_size=48, ranks=of)
+        found[name] = write_model(folder / f"{name}.bin", arrays, "Q4_1")
+    return found
 
 
 def load(golden, others, path, end, threads):

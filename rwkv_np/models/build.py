@@ -126,8 +126,9 @@ class Builder:
         return wkv4.wkv4_job(kvr, rows, self._at.lanes, w, u, state.start, state.n_padded, out)
 
     def wkv5(
-        self, products: Mapping[str, Rows], lanes: Floats, decay: str, bonus: str, norm: str, state: StatePart, out: Rows
-    ) -> Job:
+        self, products: Mapping[str, Rows], lanes: Floats, decay: str, bonus: str, norm: str, state: StatePart,
+        out: Rows,
+    ) -> Job:  # fmt: skip
         """out = norm of wkv(r, k, v), times silu(g) where there is a g.
 
         products  of r, k, v, then of g where there is one, then of the thin matrix that moves the decay, if one does
@@ -150,13 +151,11 @@ class Builder:
         """What each thread needs for `wkv5`."""
         return self._at.per_thread(self._heads5.room(n_products, MOST))
 
-    def lora_mix(
-        self, x: Floats, shift: StatePart, z: Floats, matrices: str, mixes: Mapping[str, Rows]
-    ) -> Job:
+    def lora_mix(self, x: Floats, shift: StatePart, z: Floats, matrices: str, mixes: Mapping[str, Rows]) -> Job:
         """For each mix: its share, moved by its slice of z through a thin matrix; x mixed by that into its rows."""
-        found = []
-        for i, (matrix, (share, rows)) in enumerate(zip(self._at.slices_together(self._prefix + matrices), mixes.items())):
-            found.append(lora_mix.LoraMix(matrix, self._slice(z, i, matrix), self._vector(share), rows))
+        found, thin = [], self._at.slices_together(self._prefix + matrices)
+        for i, (share, rows) in enumerate(mixes.items()):
+            found.append(lora_mix.LoraMix(thin[i], self._slice(z, i, thin[i]), self._vector(share), rows))
         return lora_mix.lora_mix_job(x, shift.start, self._at.lanes, found)
 
     def _slice(self, z: Floats, i: int, matrix: Matrix) -> Rows:

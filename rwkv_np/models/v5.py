@@ -176,10 +176,10 @@ def common_shapes(
 
 def _parameter_shapes(sizes: Sizes, is_gated: bool) -> dict[str, tuple[int, ...]]:
     decay, bonus, letters = _time_names(is_gated)
-    shape = per_channel(sizes.n_head, sizes.head_size) if is_gated else (sizes.n_head, 1, 1)
+    shape = per_channel(sizes.n_head, sizes.head_size) if is_gated else (max(1, sizes.n_head), 1, 1)
     attention = {decay: shape, bonus: shape} | {f"{MIX}_{x}": (sizes.n_embd,) for x in "kvrg" if x in letters}
-    matrices = ("receptance", "key", "value", "output", "gate") if is_gated else ("receptance", "key", "value", "output")
-    return common_shapes(sizes, MIX, attention, matrices)
+    matrices = ("receptance", "key", "value", "output", "gate")
+    return common_shapes(sizes, MIX, attention, matrices if is_gated else matrices[:-1])
 
 
 def _checkpoint_shapes(sizes: Sizes, is_gated: bool) -> dict[str, tuple[int, ...]]:
