@@ -158,12 +158,17 @@ def _check_threads(n_threads: int) -> int:
 
 
 def _compile_kernels(parameters: Mapping[str, Parameter], path: str, progress: Progress) -> None:
-    """Compile, or fetch from the cache, the products with the types that occur."""
-    formats = sorted({p.data_type.format.name for p in parameters.values() if len(p.shape) > 1})
-    for i, name in enumerate(formats):
-        progress("compiling kernels", i, len(formats))
+    """Compile, or fetch from the cache, the products with the types that most matrices have.
+
+    Some vectors of RWKV-7 have two dimensions, and are the only FP32 ones of their model. A type that is
+    missing here is compiled when the program asks for the matrix.
+    """
+    formats = {p.data_type.format.name for p in parameters.values() if len(p.shape) == 2}
+    names = sorted(formats - {"FP32"}) or ["FP32"]
+    for i, name in enumerate(names):
+        progress("compiling kernels", i, len(names))
         kernel_addresses(name, path)
-    progress("compiling kernels", len(formats), len(formats))
+    progress("compiling kernels", len(names), len(names))
 
 
 def _pack(places: Places, progress: Progress) -> np.ndarray:
