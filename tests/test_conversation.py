@@ -30,7 +30,7 @@ def test_the_opening_is_read_before_the_first_message_and_once():
 # --- where an answer ends
 
 
-@pytest.mark.parametrize("name", ["raven", "world", "qa"])
+@pytest.mark.parametrize("name", ["raven", "world", "g1", "qa"])
 def test_no_stop_of_a_template_is_shown_or_remembered_at_any_split_over_tokens(name):
     for stop in TEMPLATES[name].stop:
         data = " é.".encode() + stop.encode()
@@ -78,9 +78,20 @@ def test_instructions_have_their_input_after_a_blank_line():
     assert "# Input" not in TEMPLATES["instruction"].turn("Translate.\nGuten Tag")
 
 
-def test_the_template_is_chosen_by_the_vocabulary():
-    assert template_for(50277).turn("x") == "Bob: x\n\nAlice:"
-    assert template_for(65536).turn("x") == "User: x\n\nAssistant:"
+def test_the_template_is_chosen_by_the_vocabulary_and_the_architecture():
+    assert template_for(50277, "v4").turn("x") == "Bob: x\n\nAlice:"
+    assert template_for(65536, "v4").turn("x") == template_for(65536, "v7").turn("x") == "User: x\n\nAssistant:"
+    found = {version: template_for(65536, version).name for version in ("v4", "v5", "v6", "v7")}
+    assert found == {"v4": "world", "v5": "world", "v6": "world", "v7": "g1"}
+    assert template_for(50304, "v7").name == "raven"
+
+
+def test_a_g1_answer_may_hold_blank_lines_and_the_next_turn_ends_it():
+    chat = conversation([b" One.\n", b"\nTwo.", b"\n\nUs", b"er: x"], "g1")
+    assert say(chat, "a\n\nb") == " One.\n\nTwo."
+    assert text_read(chat) == "User: a\nb\n\nAssistant: One.\n\nTwo." and chat.turns[-1].stop_reason == "stop"
+    assert say(conversation([b" One.", b"\n\n", b"Two."], "world")) == " One."
+    assert say(conversation([b" One\nUser: x"], "g1")) == " One\nUser: x"
 
 
 # --- going on

@@ -63,6 +63,15 @@ def test_a_mistake_in_an_opening_is_named(tmp_path, name, text, message):
         read_opening(tmp_path / name)
 
 
+def test_a_system_text_of_g1_models_has_its_label():
+    g1 = TEMPLATES["g1"]
+    for text in ("Be brief.\n\nBe kind. ", "System: Be brief.\nBe kind."):
+        assert Opening(text).render(g1) == "System: Be brief.\nBe kind."
+    assert Opening("", (("a", "b"),)).render(g1) == "User: a\n\nAssistant: b"
+    assert bundled_opening(g1, "en") == NO_OPENING  # they know how to chat
+    assert Opening("Be brief.").render(WORLD) == "Be brief."
+
+
 def test_single_rounds_take_no_opening():
     assert bundled_opening(TEMPLATES["qa"], "en") == NO_OPENING
     with pytest.raises(InputError, match="the template qa has single rounds"):

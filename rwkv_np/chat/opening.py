@@ -47,9 +47,10 @@ class Opening:
         if not template.is_dialogue and (self.text or self.turns):
             raise InputError(
                 f"the template {template.name} has single rounds and takes no opening; "
-                "leave --opening and --system out, or choose --template raven or world"
+                "leave --opening and --system out, or choose --template raven, world or g1"
             )
-        parts = [self.text, *(f"{template.turn(message)} {closed_up(answer)}" for message, answer in self.turns)]
+        text = template.introduce(self.text) if self.text.strip() else ""
+        parts = [text, *(f"{template.turn(message)} {closed_up(answer)}" for message, answer in self.turns)]
         text = SEPARATOR.join(tidy(part) for part in parts if part.strip())
         return text.replace("{user}", template.user).replace("{bot}", template.bot)
 
@@ -58,8 +59,8 @@ NO_OPENING = Opening()
 
 
 def bundled_opening(template: Template, language: str) -> Opening:
-    """The opening of that language for models of that family; none for single rounds."""
-    if not template.is_dialogue:
+    """The opening of that language for models of that family; none where they need none."""
+    if not template.has_openings:
         return NO_OPENING
     return read_opening(_FOLDER / f"{template.name}-{language}.toml")
 
@@ -95,5 +96,5 @@ def _read_json(path: PathLike) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise SettingsFileError(path, f"holds a {type(found).__name__}; expected an object with text and turns")
     if found.pop("separator", ":") != ":":
-        raise SettingsFileError(path, "separator is not a colon; every RWKV-4 chat model expects one")
+        raise SettingsFileError(path, "separator is not a colon; every RWKV chat model expects one")
     return {_RWKV_CPP.get(str(key), str(key)): value for key, value in found.items()}

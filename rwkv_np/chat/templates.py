@@ -3,7 +3,8 @@
 A turn is written as the training text had it, to the space: no space follows the final
 "Alice:", because the model's own first token brings it. In a dialogue a blank line ends a
 turn, so the blank lines of a message are closed up before it is sent; an answer to an
-instruction may hold blank lines, and ends where the next block of the form would begin.
+instruction may hold blank lines, and ends where the next block of the form would begin. G1
+models write paragraphs too: their answers end where they would begin the person's next turn.
 """
 
 from __future__ import annotations
@@ -41,6 +42,32 @@ class Template:
         """What ends an answer: a blank line, or a name with which the model goes on by itself."""
         # Models write the colon of Chinese and Japanese too.
         return (SEPARATOR, *(f"\n{name}{colon}" for name in (self.user, self.bot) for colon in ":："))
+
+    @property
+    def has_openings(self) -> bool:
+        """Whether opening dialogues come with the program for it."""
+        return self.is_dialogue
+
+    def introduce(self, text: str) -> str:
+        """`text`, which says how the conversation begins, as the model has learned to read such."""
+        return tidy(text)
+
+
+class G1(Template):
+    """The form of RWKV-7 G1: that of World, with blank lines inside answers, and a system text by name."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return tuple(f"{SEPARATOR}{self.user}{colon}" for colon in ":：")
+
+    @property
+    def has_openings(self) -> bool:
+        # They have learned to chat without an example, and would copy its short answers.
+        return False
+
+    def introduce(self, text: str) -> str:
+        label = "System:"
+        return f"{label} {closed_up(text.strip().removeprefix(label))}"
 
 
 class Instruction(Template):
@@ -85,6 +112,7 @@ TEMPLATES = {
     for template in (
         Template("raven", "Bob", "Alice"),  # these names work better than User and Assistant
         Template("world", "User", "Assistant"),
+        G1("g1", "User", "Assistant"),
         Template("qa", "Q", "A", is_dialogue=False),
         Instruction("instruction", "Instruction", "Response", is_dialogue=False),
     )
@@ -92,6 +120,13 @@ TEMPLATES = {
 FREE = Free("free", "", "", is_dialogue=False)
 
 
-def template_for(vocab_size: int) -> Template:
-    """The template of the models that have that vocabulary."""
-    return TEMPLATES["world" if vocab_size == 65536 else "raven"]
+def template_for(vocab_size: int, architecture: str) -> Template:
+    """The template of the models that have that vocabulary and that architecture ("v4" to "v7").
+
+    World and G1 models of RWKV-7 have the same tensors, and no file says which it is. Both read the
+    same turn; but at the first blank line, where a World answer may end, a G1 answer often has only
+    begun. So g1 is right for the one and does no harm to the other, which ends its answers itself.
+    """
+    if vocab_size != 65536:
+        return TEMPLATES["raven"]
+    return TEMPLATES["g1" if architecture == "v7" else "world"]

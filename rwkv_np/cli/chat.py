@@ -53,7 +53,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @click.option("--load", "load_path", type=click.Path(), help="Go on with a saved conversation.")
 @click.option("--save", "save_path", type=click.Path(), help="Save the conversation there after each answer.")
 @_option("--language", type=click.Choice(LANGUAGES), help="Of the opening and the program.  [default: the locale's]")
-@_option("--template", type=click.Choice(sorted(TEMPLATES)), help="How to speak.  [default: by the vocabulary]")
+@_option("--template", type=click.Choice(sorted(TEMPLATES)), help="How to speak.  [default: by the model]")
 @_option("--system", metavar="TEXT", help="What the model reads first, in place of an opening dialogue.")
 @_option("--opening", metavar="FILE", help="An opening dialogue of your own (TOML or JSON), or: none.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
@@ -122,7 +122,8 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     show_loading("compiling the sampler", 1, 1)
     c = model.config
     tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
-    template = TEMPLATES[options["template"]] if options["template"] else template_for(c.vocab_size)
+    name = options["template"]
+    template = TEMPLATES[name] if name else template_for(c.vocab_size, c.architecture)
     opening = _opening(tokenizer, template, options)
     template = opening.named(template)
     screen.note(
