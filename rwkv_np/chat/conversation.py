@@ -41,6 +41,7 @@ class Conversation:
     branches   lines of it by their names; `branch` names the one that is gone on with
     aside      the last free generation or independent question, which the conversation knows nothing of
     n_asked    how many answers were begun: each has a seed of its own
+    start      the state that openings, or without one the first message, are read in; None where nothing was read
     keep_thoughts  whether later turns are read after the thoughts of earlier ones
     """
 
@@ -54,6 +55,7 @@ class Conversation:
         cache: OpeningCache | None = None,
         *,
         keep_thoughts: bool = False,
+        start: State | None = None,
     ) -> None:
         self.model, self.tokenizer, self.template, self.params = model, tokenizer, template, params
         self.branches = {MAIN: Branch(opening)}
@@ -61,7 +63,7 @@ class Conversation:
         self.aside: Turn | None = None
         self._is_aside_last = False
         self.n_asked = 0
-        self.cache, self.keep_thoughts = cache, keep_thoughts
+        self.cache, self.keep_thoughts, self.start = cache, keep_thoughts, start
         self._n_made = 0
 
     # --- where the conversation stands
@@ -287,12 +289,12 @@ class Conversation:
 
     def _read_opening(self, text: str, progress: Progress | None) -> State:
         if not text:
-            return self.model.initial_state()
+            return self.start or self.model.initial_state()
         tokens = self.tokenizer.encode(text)
         cached = self.cache.get(tokens) if self.cache else None
         if cached is not None:
             return cached
-        _, state = prefill(self.model, tokens, progress=progress)
+        _, state = prefill(self.model, tokens, self.start, progress=progress)
         if self.cache:
             self.cache.put(tokens, state)
         return state

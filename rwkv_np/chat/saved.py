@@ -169,6 +169,9 @@ def _check_model(path: PathLike, saved: dict[str, str], model: dict[str, str]) -
             f"belongs to {saved['name']}, and this model is {model['name']}: its memory means nothing to other "
             "weights, not even to the same model in another type. Start the chat with the model that it belongs to",
         )
+    if saved.get("state") != model.get("state"):
+        began = "in another state" if saved.get("state") else "without a state"
+        raise ConversationFileError(path, f"began {began}. Start the chat with the --state that it began with, or none")
 
 
 def _restore(path: PathLike, said: dict[str, Any], members: Any, like: Conversation) -> Conversation:
@@ -177,7 +180,7 @@ def _restore(path: PathLike, said: dict[str, Any], members: Any, like: Conversat
     except InputError as error:
         raise ConversationFileError(path, f"has impossible settings: {error}") from error
     restored = Conversation(like.model, like.tokenizer, _template(said["template"]), params, cache=like.cache)
-    restored.keep_thoughts = like.keep_thoughts
+    restored.keep_thoughts, restored.start = like.keep_thoughts, like.start
     restored.branches = {}
     names = _states_of(said)
     for i, (name, fields) in enumerate(said["branches"].items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import default_path, read_config
 from rwkv_np.cli.progress import show_loading
+from rwkv_np.conversion.time_state import load_start_state
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.kernels import cache
 from rwkv_np.models import load
@@ -59,6 +61,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option("--think", type=click.Choice(MODES), default="auto", help="Think before answering; auto: as the model will.")
 @_option("--keep-thoughts", is_flag=True, help="Later turns read what was thought before earlier answers.")
 @_option("--system", metavar="TEXT", help="What the model reads first, in place of an opening dialogue.")
+@_option("--state", metavar="FILE", help="A state to begin in: state-tuned (.pth), or of State.save.")
 @_option("--opening", metavar="FILE", help="An opening dialogue of your own (TOML or JSON), or: none.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
@@ -138,10 +141,15 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
         f"{os.path.basename(tokenizer.name)} tokenizer, {template.name} template"
     )
     identity = {"name": os.path.basename(path), "fingerprint": fingerprint(path)}
-    openings = OpeningCache(cache.place("openings"), cache_key(identity["fingerprint"]), c)
+    start = load_start_state(options["state"], c) if options["state"] else None
+    if start:
+        identity["state"] = hashlib.sha256(start.data).hexdigest()[:32]
+    began = " ".join([identity["fingerprint"], identity.get("state", "")]).strip()
+    openings = OpeningCache(cache.place("openings"), cache_key(began), c)
     conversation = Conversation(
-        model, tokenizer, template, params, opening.render(template), openings, keep_thoughts=options["keep_thoughts"]
-    )
+        model, tokenizer, template, params, opening.render(template), openings,
+        keep_thoughts=options["keep_thoughts"], start=start,
+    )  # fmt: skip
     session = Session(conversation, screen, identity)
     session.open(options["load_path"], options["save_path"])
     return session
@@ -153,7 +161,7 @@ def _opening(tokenizer: Tokenizer, template: Template, options: dict[str, Any]) 
         return Opening(text=options["system"])
     if options["opening"]:
         return NO_OPENING if options["opening"] == "none" else read_opening(options["opening"])
-    if tokenizer.name in ("20B", "World"):
+    if tokenizer.name in ("20B", "World") and not options["state"]:  # a state is what a dialogue would make
         return bundled_opening(template, options["language"] or guess_language())
     return NO_OPENING
 
