@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 from rwkv_np.completion import Completion, generate
 from rwkv_np.conversion.convert import convert
 from rwkv_np.conversion.quantize import quantize
+from rwkv_np.conversion.time_state import load_time_state
 from rwkv_np.errors import RwkvError
 from rwkv_np.models import Model, load
 from rwkv_np.models.config import ModelConfig
@@ -30,6 +31,7 @@ __all__ = [
     "generate",
     "load",
     "load_state",
+    "load_time_state",
     "load_tokenizer",
     "quantize",
 ]

@@ -101,6 +101,21 @@ def test_ctrl_c_ends_a_prompts_answer_with_what_there_is_and_status_130(talkativ
     assert child.returncode == 130
 
 
+def test_a_model_that_can_think_is_asked_to_by_option_or_environment(chat, monkeypatch):
+    def found(*options):
+        result = chat("-p", "x", "--template", "g1", "--max-tokens", 3, "--json", *options)
+        said = json.loads(result.stdout)
+        return said["prompt_tokens"] - len("User: x\n\nAssistant:"), said["text"], said["reasoning"]
+
+    assert found() == (0, "aaa", None)
+    assert found("--think", "off") == (len(" <think>\n</think"), "", "aaa")  # a thought that does not end
+    monkeypatch.setenv("RWKV_NP_THINK", "on")
+    assert found()[0] == len(" <think")
+    assert chat("-p", "x", "--template", "g1", "--think", "off", "--max-tokens", 3).stdout == "\n"
+    other = chat("-p", "x", "--max-tokens", 3)
+    assert other.stdout == "aaa\n" and "The template raven knows no thoughts" in other.stderr
+
+
 def test_a_seed_makes_an_answer_repeatable(run_cli, tiny_model):
     options = ["-p", "x", "--seed", 4, "--temperature", 1.5, "--top-p", 1, "--max-tokens", 40]
     first, second = (run_cli("chat", tiny_model, *options).stdout for _ in range(2))

@@ -13,8 +13,9 @@ from typing import Any
 from rwkv_np.chat.opening import Opening
 from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.session import Session
-from rwkv_np.chat.settings import describe_settings, parse_setting
+from rwkv_np.chat.settings import SWITCHES, describe_settings, parse_setting
 from rwkv_np.chat.templates import FREE, TEMPLATES, Template
+from rwkv_np.chat.thinking import MODES
 from rwkv_np.errors import InputError
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.text import decode_utf8
@@ -158,7 +159,7 @@ def load(session: Session, path: str) -> None:
 def _show_last(session: Session) -> None:
     c = session.conversation
     if c.turns:
-        session.screen.show(f"{c.template.user}: {c.turns[-1].message}\n{c.template.bot}:{c.turns[-1].text}")
+        session.screen.show(f"{c.template.user}: {c.turns[-1].message}\n{c.template.bot}:{c.turns[-1].answer}")
 
 
 # --- looking and setting
@@ -166,8 +167,8 @@ def _show_last(session: Session) -> None:
 
 def change_setting(session: Session, text: str) -> None:
     name, value = parse_setting(text)
-    if name == "quiet":
-        session.screen.quiet = bool(value)
+    if name in SWITCHES:
+        setattr(session.screen, name, bool(value))
     else:
         changed: dict[str, Any] = {name: value}
         session.conversation.params = replace(session.conversation.params, **changed)
@@ -175,7 +176,18 @@ def change_setting(session: Session, text: str) -> None:
 
 
 def show_settings(session: Session, _: str) -> None:
-    session.screen.show(describe_settings(session.conversation.params, session.screen.quiet))
+    session.screen.show(describe_settings(session.conversation.params, session.screen.switches))
+
+
+def think(session: Session, mode: str) -> None:
+    c = session.conversation
+    if c.template.lead is None:
+        raise InputError(f"models of the template {c.template.name} know no thoughts; those of g1 do")
+    if mode and mode not in MODES:
+        raise InputError(f"/think {mode}: expected one of {', '.join(MODES)}")
+    if mode:
+        c.template = replace(c.template, think=mode)
+    session.screen.note(f"think = {c.template.think}")
 
 
 def show_stats(session: Session, _: str) -> None:

@@ -55,6 +55,7 @@ COMMANDS = (
     Command("load", actions.load, "FILE", completes="file"),
     Command("system", actions.begin_with, "[TEXT]"),
     Command("set", actions.change_setting, "NAME VALUE", completes="setting"),
+    Command("think", actions.think, "[MODE]", completes="think"),
     Command("settings", actions.show_settings),
     Command("stats", actions.show_stats),
     Command("tokens", actions.show_tokens, "TEXT"),

@@ -17,6 +17,7 @@ from typing import Any
 
 from rwkv_np.chat.opening_cache import OpeningCache
 from rwkv_np.chat.templates import FREE, SEPARATOR, Template
+from rwkv_np.chat.thinking import Answer
 from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.completion import Completion
 from rwkv_np.errors import InputError
@@ -40,6 +41,8 @@ class Conversation:
     branches   lines of it by their names; `branch` names the one that is gone on with
     aside      the last free generation or independent question, which the conversation knows nothing of
     n_asked    how many answers were begun: each has a seed of its own
+    start      the state that openings, or without one the first message, are read in; None where nothing was read
+    keep_thoughts  whether later turns are read after the thoughts of earlier ones
     """
 
     def __init__(
@@ -50,6 +53,9 @@ class Conversation:
         params: SamplingParams,
         opening: str = "",
         cache: OpeningCache | None = None,
+        *,
+        keep_thoughts: bool = False,
+        start: State | None = None,
     ) -> None:
         self.model, self.tokenizer, self.template, self.params = model, tokenizer, template, params
         self.branches = {MAIN: Branch(opening)}
@@ -57,7 +63,7 @@ class Conversation:
         self.aside: Turn | None = None
         self._is_aside_last = False
         self.n_asked = 0
-        self.cache = cache
+        self.cache, self.keep_thoughts, self.start = cache, keep_thoughts, start
         self._n_made = 0
 
     # --- where the conversation stands
@@ -129,11 +135,11 @@ class Conversation:
 
     # --- what the model is asked; iterate over what is returned
 
-    def ask(self, message: str, progress: Progress | None = None, **changes: Any) -> Completion:
+    def ask(self, message: str, progress: Progress | None = None, **changes: Any) -> Answer:
         """Say `message`; `changes` are settings for this answer alone."""
         return self._ask(message, list(self.turns), progress, changes)
 
-    def edit(self, message: str, progress: Progress | None = None, **changes: Any) -> Completion:
+    def edit(self, message: str, progress: Progress | None = None, **changes: Any) -> Answer:
         """Say `message` in place of the last one."""
         self._require_turn()
         return self._ask(message, self.turns[:-1], progress, changes)
@@ -146,28 +152,32 @@ class Conversation:
         *,
         after_opening: bool = False,
         **changes: Any,
-    ) -> Completion:
+    ) -> Answer:
         """Answer a message that is no part of the conversation, from nothing or from the opening."""
         state = self.begin(progress) if after_opening else self.model.initial_state()
         turn = self._turn(message, template, is_first=not (after_opening and self.opening))
         return self._answer(turn, Position(None, state), self._put_aside, changes, progress)
 
-    def answer_again(self, turn: Turn | None = None, progress: Progress | None = None, **changes: Any) -> Completion:
+    def answer_again(self, turn: Turn | None = None, progress: Progress | None = None, **changes: Any) -> Answer:
         """Another answer in place of the last one: of the last turn, or of the aside if that is given."""
         turn = turn or self._require_turn()
-        again = Turn(turn.message, turn.prompt, turn.stop)
+        if turn is not self.aside and turn.lead is not None:
+            asked = self._next_turn(turn.message, self.turns[:-1])
+            if asked.prompt != turn.prompt:  # it shall think in another way now
+                return self._ask(turn.message, self.turns[:-1], progress, changes)
+        again = turn.again()
         put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
         if turn.after_prompt:
             return self._answer(again, turn.after_prompt, put, changes)
         state = self._state_after(self.turns[:-1], progress)  # an aside always has its position
         return self._answer(again, Position(None, state), put, changes, progress)
 
-    def continue_answer(self, progress: Progress | None = None, **changes: Any) -> Completion:
+    def continue_answer(self, progress: Progress | None = None, **changes: Any) -> Answer:
         """Let the last answer go on, be it broken off or at what it took for its end."""
         turn = self.last or self._require_turn()
-        start = turn.after_answer or self.position(progress)
+        start = turn.after_answer or self._after_answer(progress)
         put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
-        return self._answer(Turn(turn.message, turn.prompt, turn.stop), start, put, changes, earlier=turn)
+        return self._answer(turn.again(), start, put, changes, earlier=turn)
 
     # --- how it is done
 
@@ -176,16 +186,28 @@ class Conversation:
             raise InputError("nothing has been said yet; say something first")
         return self.turns[-1]
 
-    def _ask(self, message: str, base: list[Turn], progress: Progress | None, changes: dict[str, Any]) -> Completion:
+    def _ask(self, message: str, base: list[Turn], progress: Progress | None, changes: dict[str, Any]) -> Answer:
         state = self._state_after(base, progress)
-        has_begun = self.template.is_dialogue and (base or self.opening)
-        turn = self._turn(message, self.template, is_first=not has_begun)
+        turn = self._next_turn(message, base)
         return self._answer(turn, Position(None, state), self._putter(base), changes, progress)
+
+    def _next_turn(self, message: str, base: list[Turn]) -> Turn:
+        has_begun = self.template.is_dialogue and (base or self.opening)
+        return self._turn(message, self.template, is_first=not has_begun)
+
+    def _after_answer(self, progress: Progress | None) -> Position:
+        """Where the model stood after the last turn's answer, and its thought; read again."""
+        turn = self.turns[-1]
+        if not turn.remembered:
+            return self.position(progress)
+        state = self._state_after(self.turns[:-1], progress)
+        return Position(*prefill(self.model, (*turn.prompt, *turn.tokens), state, progress=progress))
 
     def _turn(self, message: str, template: Template, is_first: bool) -> Turn:
         # The separator that ended the last answer was rolled back with its stop string.
-        text = ("" if is_first else SEPARATOR) + template.turn(message)
-        return Turn(message, tuple(self.tokenizer.encode_prompt(text)), template.stop)
+        texts = (("" if is_first else SEPARATOR) + text for text in (template.prompt(message), template.turn(message)))
+        prompt, plain = (tuple(self.tokenizer.encode_prompt(text)) for text in texts)
+        return Turn(message, prompt, template.stop, lead=template.lead, plain=plain)
 
     def _answer(
         self,
@@ -195,7 +217,7 @@ class Conversation:
         changes: dict[str, Any],
         progress: Progress | None = None,
         earlier: Turn | None = None,
-    ) -> Completion:
+    ) -> Answer:
         """The answer to `turn`, whose prompt is read first unless `start` is after it."""
         prompt = turn.prompt if start.logits is None else ()
 
@@ -203,13 +225,18 @@ class Conversation:
             if prompt and not done.was_read:
                 return
             turn.record(done, self.tokenizer, earlier)
+            if not self.keep_thoughts:
+                turn.leave_thought_out(self.tokenizer)
             put(turn)
 
         params = self._params(turn.stop, self._not_first(turn, earlier), changes)
         unfinished = earlier.unfinished if earlier else None
-        return Completion(
+        answer = Answer(
             self.model, self.tokenizer, prompt, params, start, progress, unfinished=unfinished, on_end=record
         )
+        if turn.lead is not None:
+            answer.before = turn.lead + (earlier.text if earlier else "")
+        return answer
 
     def _not_first(self, turn: Turn, earlier: Turn | None) -> frozenset[int]:
         """What was broken off may go on with anything; what has ended by itself would only end again."""
@@ -262,12 +289,12 @@ class Conversation:
 
     def _read_opening(self, text: str, progress: Progress | None) -> State:
         if not text:
-            return self.model.initial_state()
+            return self.start or self.model.initial_state()
         tokens = self.tokenizer.encode(text)
         cached = self.cache.get(tokens) if self.cache else None
         if cached is not None:
             return cached
-        _, state = prefill(self.model, tokens, progress=progress)
+        _, state = prefill(self.model, tokens, self.start, progress=progress)
         if self.cache:
             self.cache.put(tokens, state)
         return state
@@ -275,12 +302,11 @@ class Conversation:
     def _position_after(self, branch: Branch, turns: list[Turn], progress: Progress | None) -> Position:
         """Where it stands after the branch's first turns: kept, or made again from the last one that is."""
         first = 0 if self.template.is_dialogue else len(turns) - 1
-        last_kept = max((n for n in range(first, len(turns)) if turns[n].after_answer), default=first - 1)
-        position = turns[last_kept].after_answer if last_kept >= first else None
+        last_kept = max((n for n in range(first, len(turns)) if turns[n].end), default=first - 1)
+        position = turns[last_kept].end if last_kept >= first else None
         position = position or Position(None, self.begin(progress, branch))
         for turn in turns[last_kept + 1 :]:
-            ids = (*turn.prompt, *turn.tokens)
-            turn.after_answer = position = Position(*prefill(self.model, ids, position.state, progress=progress))
+            turn.end = position = Position(*prefill(self.model, turn.ids, position.state, progress=progress))
             self.keep_states(turn)
         return position
 

@@ -22,6 +22,7 @@ from prompt_toolkit.output import create_output
 from rwkv_np.chat.commands import COMMANDS
 from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import NAMES
+from rwkv_np.chat.thinking import MODES
 
 
 class Editor:
@@ -113,6 +114,8 @@ class CommandCompleter(Completer):
             return self._session.conversation.branches
         if kind == "setting":
             return NAMES
+        if kind == "think":
+            return MODES
         return [command.name for command in COMMANDS] if kind == "command" else ()
 
 

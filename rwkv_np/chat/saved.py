@@ -23,6 +23,7 @@ import numpy as np
 
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.templates import TEMPLATES, Template
+from rwkv_np.chat.thinking import MODES
 from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.errors import ConversationFileError, InputError, PathLike
 from rwkv_np.files.output import new_file
@@ -34,6 +35,7 @@ FORMAT, COMPLETE, PARTIAL = "rwkv_np conversation", 1, 2  # and the versions of 
 BUDGET = 256_000_000  # bytes of states before they are compressed: four of the largest of v7, and a file to send
 _TEXT = "conversation.json"
 _TURN = ("message", "prompt", "stop", "text", "tokens", "stop_reason")
+_THOUGHTS = ("lead", "plain", "remembered")  # of the turns of models that can think
 # What a damaged archive, array or text makes Python raise. (NotImplementedError: of a compression that never was.)
 _SIGNS_OF_DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, KeyError, TypeError, AttributeError,
@@ -62,7 +64,7 @@ def _positions(conversation: Conversation) -> dict[str, Position]:
     conversation.position()
     branches = list(enumerate(conversation.branches.values()))
     branches.sort(key=lambda entry: (entry[1] is conversation.current_branch, _made(entry[1])), reverse=True)
-    ends = {f"{i}.end": branch.turns[-1].after_answer for i, branch in branches if branch.turns}
+    ends = {f"{i}.end": branch.turns[-1].end for i, branch in branches if branch.turns}
     starts = {f"{i}.start": _at_start(branch) for i, branch in branches}
     if not conversation.turns:  # it ends where it starts
         first = next(iter(starts))
@@ -104,7 +106,7 @@ def _describe(conversation: Conversation, model: dict[str, str], states: list[st
         "version": COMPLETE if is_complete else PARTIAL,
         **({} if is_complete else {"states": sorted(states)}),
         "model": model,
-        "template": {"name": c.template.name, "user": c.template.user, "bot": c.template.bot},
+        "template": _template_fields(c.template),
         "settings": {name: getattr(c.params, name) for name in SETTINGS},
         "n_asked": c.n_asked,
         "branch": c.branch,
@@ -113,8 +115,17 @@ def _describe(conversation: Conversation, model: dict[str, str], states: list[st
 
 
 def _branch_fields(branch: Branch) -> dict[str, Any]:
-    turns = [{name: getattr(turn, name) for name in _TURN} for turn in branch.turns]
-    return {"opening": branch.opening, "turns": turns}
+    return {"opening": branch.opening, "turns": [_turn_fields(turn) for turn in branch.turns]}
+
+
+def _turn_fields(turn: Turn) -> dict[str, Any]:
+    names = _TURN if turn.lead is None else (*_TURN, *_THOUGHTS)
+    return {name: getattr(turn, name) for name in names}
+
+
+def _template_fields(template: Template) -> dict[str, str]:
+    fields = {"name": template.name, "user": template.user, "bot": template.bot}
+    return fields if template.lead is None else fields | {"think": template.think}
 
 
 def _write_position(archive: zipfile.ZipFile, name: str, position: Position) -> None:
@@ -158,6 +169,9 @@ def _check_model(path: PathLike, saved: dict[str, str], model: dict[str, str]) -
             f"belongs to {saved['name']}, and this model is {model['name']}: its memory means nothing to other "
             "weights, not even to the same model in another type. Start the chat with the model that it belongs to",
         )
+    if saved.get("state") != model.get("state"):
+        began = "in another state" if saved.get("state") else "without a state"
+        raise ConversationFileError(path, f"began {began}. Start the chat with the --state that it began with, or none")
 
 
 def _restore(path: PathLike, said: dict[str, Any], members: Any, like: Conversation) -> Conversation:
@@ -166,6 +180,7 @@ def _restore(path: PathLike, said: dict[str, Any], members: Any, like: Conversat
     except InputError as error:
         raise ConversationFileError(path, f"has impossible settings: {error}") from error
     restored = Conversation(like.model, like.tokenizer, _template(said["template"]), params, cache=like.cache)
+    restored.keep_thoughts, restored.start = like.keep_thoughts, like.start
     restored.branches = {}
     names = _states_of(said)
     for i, (name, fields) in enumerate(said["branches"].items()):
@@ -173,7 +188,7 @@ def _restore(path: PathLike, said: dict[str, Any], members: Any, like: Conversat
         if f"{i}.start" in names:
             branch.start = _read_position(path, members, f"{i}.start", like).state
         if f"{i}.end" in names:
-            branch.turns[-1].after_answer = _read_position(path, members, f"{i}.end", like)
+            branch.turns[-1].end = _read_position(path, members, f"{i}.end", like)
         restored.branches[name] = branch
     restored.n_asked = int(said["n_asked"])
     restored.switch(said["branch"])
@@ -192,12 +207,16 @@ def _states_of(said: dict[str, Any]) -> set[str]:
 
 
 def _template(said: dict[str, str]) -> Template:
-    return replace(TEMPLATES[said["name"]], user=said["user"], bot=said["bot"])
+    think = said.get("think", "auto")
+    if think not in MODES:
+        raise ValueError(f"there is no way to think {think!r}")
+    return replace(TEMPLATES[said["name"]], user=said["user"], bot=said["bot"], think=think)
 
 
 def _turn(fields: dict[str, Any]) -> Turn:
-    values: dict[str, Any] = {name: fields[name] for name in _TURN}
-    return Turn(**values | {name: tuple(values[name]) for name in ("prompt", "stop", "tokens")})
+    names = (*_TURN, *_THOUGHTS) if "lead" in fields else _TURN
+    values: dict[str, Any] = {name: fields[name] for name in names}
+    return Turn(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _read_position(path: PathLike, members: Any, name: str, like: Conversation) -> Position:

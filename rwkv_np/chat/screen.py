@@ -2,7 +2,7 @@
 
 Piped output holds answers alone. Colour is for terminals, and for those who have not set
 NO_COLOR. What a model writes is text, never a command to the terminal: control characters
-are made visible.
+are made visible. A thought is shown dimmed or as one line, and to a person alone.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
 from typing import Any
 from unicodedata import east_asian_width
 
 from rwkv_np.chat.language import Language
-from rwkv_np.completion import Completion
+from rwkv_np.chat.settings import SWITCHES
+from rwkv_np.chat.thinking import Answer, split_thought
 from rwkv_np.console import has_color, write_over
 from rwkv_np.generation import CHUNK
 from rwkv_np.memory import resident_anonymous
@@ -28,32 +28,69 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Screen:
-    """Writes answers and notes, in one language; `quiet` leaves the line of figures out."""
+    """Writes answers and notes, in one language; `quiet` leaves the line of figures out.
+
+    show_thinking   thoughts are shown, not only counted
+    hides_thoughts  the answer alone is wanted
+    """
 
     def __init__(self, language: Language, *, quiet: bool = False) -> None:
         self.language, self.quiet = language, quiet
+        self.show_thinking, self.hides_thoughts = True, False
         self._dim = has_color(sys.stderr)
         self._bright = has_color(sys.stdout)
 
+    @property
+    def switches(self) -> dict[str, bool]:
+        """What can be turned on and off, by its name in `settings`."""
+        return {name: getattr(self, name) for name in SWITCHES}
+
     # --- answers
 
-    def answer(self, completion: Completion, message: str = "", name: str = "", *, goes_on: bool = False) -> None:
+    def answer(self, completion: Answer, message: str = "", name: str = "", *, goes_on: bool = False) -> None:
         """Stream `completion` as it is made, then say why it ended and what it took.
 
         name     who speaks: of use to a person, not to a pipe
         goes_on  it is the rest of an answer, whose leading space belongs between the two
         """
-        for text in _trimmed(completion, goes_on):
+        thought, spoken = _trimmers(completion, goes_on)
+        shows, n_thought, is_open = self._shows_thoughts(), 0, False
+        for is_thought, piece in completion.parts():
+            text = (thought if is_thought else spoken).push(piece)
+            if is_thought and text:
+                n_thought, is_open = completion.timings.tokens + 1, True  # the first is timed with the prompt
+                if not shows:
+                    write_over(self.language.say("thinking", tokens=n_thought))
+            if not text or is_thought and not shows:
+                continue
+            if is_open and not is_thought:
+                self._end_thought(n_thought)
+                is_open = False
             # The name comes after the prompt has been read, whose progress is drawn on this line.
             self._name(name)
             name = ""
-            print(self._printable(text), end="", flush=True)
+            shown = self._printable(text)
+            print(f"{_DIM}{shown}{_RESET}" if is_thought and self._bright else shown, end="", flush=True)
+        if is_open and not shows:
+            self._end_thought(n_thought)
         if completion.was_read:
             self._name(name)
             print(flush=True)
         write_over("")
         if sys.stdout.isatty():
             self._say_why(completion)
+
+    def _shows_thoughts(self) -> bool:
+        return self.show_thinking and not self.hides_thoughts and sys.stdout.isatty()
+
+    def _end_thought(self, n_tokens: int) -> None:
+        """Begin the answer on a line of its own, or say that there was a thought."""
+        if self._shows_thoughts():
+            print("\n", flush=True)
+            return
+        write_over("")
+        if sys.stdout.isatty() and not self.hides_thoughts:
+            self.say("thought", tokens=n_tokens)
 
     def _name(self, name: str) -> None:
         if name and sys.stdout.isatty():
@@ -64,7 +101,7 @@ class Screen:
             return text
         return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
-    def _say_why(self, completion: Completion) -> None:
+    def _say_why(self, completion: Answer) -> None:
         if not completion.was_read:
             self.say("given_up")
             return
@@ -73,7 +110,7 @@ class Screen:
         if not self.quiet:
             self.note(self.figures(completion))
 
-    def figures(self, completion: Completion) -> str:
+    def figures(self, completion: Answer) -> str:
         """What an answer took, in a line."""
         t = completion.timings
         parts = [self.language.say("answer_rate", tokens=completion.n_new, rate=_rate(t.tokens, t.seconds))]
@@ -112,15 +149,14 @@ class Screen:
 class JsonScreen(Screen):
     """Each answer as one line of JSON; notes go where they always go."""
 
-    def answer(self, completion: Completion, message: str = "", name: str = "", *, goes_on: bool = False) -> None:
-        for _ in completion:
-            pass
+    def answer(self, completion: Answer, message: str = "", name: str = "", *, goes_on: bool = False) -> None:
+        parts = list(completion.parts())
         t = completion.timings
         print(
             json.dumps(
                 {
                     "message": message,
-                    "text": completion.text.lstrip(),
+                    **_text_and_reasoning(completion, parts),
                     "tokens": completion.tokens,
                     "stop_reason": completion.stop_reason,
                     "prompt_tokens": t.prompt_tokens,
@@ -134,14 +170,33 @@ class JsonScreen(Screen):
         )
 
 
-def _trimmed(pieces: Iterable[str], goes_on: bool) -> Iterator[str]:
-    """`pieces` without space before the first word, and without line breaks after the last."""
-    pending, has_begun = "", goes_on
-    for piece in pieces:
-        text = pending + (piece if has_begun else piece.lstrip())
-        has_begun = has_begun or bool(text)
-        yield (shown := text.rstrip("\n"))
-        pending = text[len(shown) :]
+def _text_and_reasoning(completion: Answer, parts: list[tuple[bool, str]]) -> dict[str, str | None]:
+    """What was answered, and what was thought before by a model that can: None where it was nothing."""
+    if completion.before is None:
+        return {"text": completion.text.lstrip()}
+    thought, text = ("".join(part for is_thought, part in parts if is_thought is wanted) for wanted in (True, False))
+    return {"text": text.lstrip(), "reasoning": thought.strip() or None}
+
+
+def _trimmers(completion: Answer, goes_on: bool) -> tuple[_Trimmer, _Trimmer]:
+    """For the thought and for the answer: what goes on is not at its beginning."""
+    thought, answer = split_thought(completion.before or "")
+    return _Trimmer(goes_on and bool(thought)), _Trimmer(goes_on and (thought is None or bool(answer.strip())))
+
+
+class _Trimmer:
+    """Takes away space before the first word, and line breaks after the last."""
+
+    def __init__(self, has_begun: bool) -> None:
+        self._pending, self._has_begun = "", has_begun
+
+    def push(self, piece: str) -> str:
+        """What of the text so far can be shown."""
+        text = self._pending + (piece if self._has_begun else piece.lstrip())
+        self._has_begun = self._has_begun or bool(text)
+        shown = text.rstrip("\n")
+        self._pending = text[len(shown) :]
+        return shown
 
 
 def _wrapped(text: str) -> str:

@@ -12,7 +12,7 @@ from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.screen import Screen
 from rwkv_np.chat.terminal import ctrl_c_interrupts, typing_unseen
-from rwkv_np.completion import Completion
+from rwkv_np.chat.thinking import Answer
 from rwkv_np.errors import InputError
 from rwkv_np.files.output import check_destination
 
@@ -62,7 +62,7 @@ class Session:
             self.attached, self.draft = "", None
 
     def show(
-        self, completion: Completion, message: str = "", *, goes_on: bool = False, name: str | None = None
+        self, completion: Answer, message: str = "", *, goes_on: bool = False, name: str | None = None
     ) -> None:
         """Show an answer as it is made; Ctrl-C ends it, and only it."""
         if name is None and not goes_on:

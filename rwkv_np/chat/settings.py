@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from typing import Union
 
 from rwkv_np.errors import InputError
 from rwkv_np.sampling import SETTINGS, SamplingParams
 
-NAMES = (*SETTINGS, "quiet")
+SWITCHES = ("quiet", "show_thinking")  # of the screen
+NAMES = (*SETTINGS, *SWITCHES)
 _WHOLE = ("top_k", "max_tokens", "seed")
 _SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
@@ -33,7 +35,7 @@ def _parse_value(name: str, value: str) -> Value:
     if name == "seed" and value == "none":
         return None
     try:
-        if name == "quiet":
+        if name in SWITCHES:
             return _SWITCH[value]
         return int(value) if name in _WHOLE else float(value)
     except (ValueError, KeyError):
@@ -45,11 +47,12 @@ def _example(name: str) -> str:
     return "1, or none" if default is None else str(default)
 
 
-def describe_settings(params: SamplingParams, quiet: bool) -> str:
+def describe_settings(params: SamplingParams, switches: Mapping[str, bool]) -> str:
     """All settings, a line each, and the default where one differs from it."""
     lines = []
     for name in SETTINGS:
         value, default = getattr(params, name), getattr(SamplingParams(), name)
         shown = "none" if value is None else value
         lines.append(f"{name:18}{shown}" + ("" if value == default else f"   (default {default})"))
-    return "\n".join([*lines, f"{'quiet':18}{'on' if quiet else 'off'}"])
+    lines += [f"{name:18}{'on' if is_on else 'off'}" for name, is_on in switches.items()]
+    return "\n".join(lines)

@@ -26,16 +26,30 @@ _INPUT = (
 
 @dataclass(frozen=True)
 class Template:
-    """The names of the two who speak, and whether the model has learned more than one round of it."""
+    """The names of the two who speak.
+
+    is_dialogue  whether the model has learned more than one round of it
+    think        "on", "off" or "short" where a model that can think shall do so; "auto" leaves it to the model
+    """
 
     name: str
     user: str
     bot: str
     is_dialogue: bool = True
+    think: str = "auto"
 
     def turn(self, message: str) -> str:
         """The text of one turn, up to where the answer begins."""
         return f"{self.user}: {closed_up(message)}{SEPARATOR}{self.bot}:"
+
+    def prompt(self, message: str) -> str:
+        """What is read to get an answer: the turn, and how the model shall begin."""
+        return self.turn(message)
+
+    @property
+    def lead(self) -> str | None:
+        """What of the answer's beginning the prompt has; None where the model knows no thoughts."""
+        return None
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -54,7 +68,20 @@ class Template:
 
 
 class G1(Template):
-    """The form of RWKV-7 G1: that of World, with blank lines inside answers, and a system text by name."""
+    """The form of RWKV-7 G1: that of World, with thoughts and blank lines in answers, and a system text by name.
+
+    Left alone, a prompt ends as a World model knows it too: that is why "auto" is the default, for no
+    file tells the two apart, and a World model has not learned what a thought is.
+    """
+
+    def prompt(self, message: str) -> str:
+        if self.think == "short":
+            message = f"{closed_up(message)} (think a bit)"
+        return self.turn(message) + self.lead
+
+    @property
+    def lead(self) -> str:
+        return {"on": " <think", "short": " <think", "off": " <think>\n</think"}.get(self.think, "")
 
     @property
     def stop(self) -> tuple[str, ...]:

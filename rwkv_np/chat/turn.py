@@ -1,12 +1,14 @@
 """What was said: a message and its answer, and the line of them that begins with an opening.
 
-Beside the text lie the states that the model had there, as far as they are kept.
+Beside the text lie the states that the model had there, as far as they are kept. A thought is for
+its own answer: what is said later is read after the turn without it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rwkv_np.chat.thinking import split_thought
 from rwkv_np.completion import Completion, Unfinished
 from rwkv_np.generation import Position, Step
 from rwkv_np.models.state import State
@@ -20,13 +22,17 @@ class Turn:
     message       what was said, as it was typed
     prompt        the ids that were read for it
     stop          the strings that end its answer
-    text          the answer, decoded from
+    text          the answer with its thought, decoded from
     tokens        the ids that were read as the answer
     stop_reason   "stop", "stop_id", "length" or "interrupted"
     after_prompt  where the model stood before the answer, of the last turn
     after_answer  where it stood after it, as long as that is kept
     pending       see `completion.Unfinished`
     made          tells which states were made later than others
+    lead          what of the answer the prompt has; None where the model knows no thoughts
+    plain         the prompt without that, and without a wish how to think
+    remembered    the ids that later turns are read after, in place of prompt and tokens if there are any
+    after_turn    where the model stood after those, as long as that is kept
     """
 
     message: str
@@ -39,11 +45,46 @@ class Turn:
     after_answer: Position | None = None
     pending: tuple[Step, ...] = ()
     made: int = 0
+    lead: str | None = None
+    plain: tuple[int, ...] = ()
+    remembered: tuple[int, ...] = ()
+    after_turn: Position | None = None
+
+    def again(self) -> Turn:
+        """The same message without its answer."""
+        return Turn(self.message, self.prompt, self.stop, lead=self.lead, plain=self.plain)
+
+    @property
+    def thought(self) -> str | None:
+        """What the model thought before it answered; None where it did not."""
+        return None if self.lead is None else split_thought(self.lead + self.text)[0]
+
+    @property
+    def answer(self) -> str:
+        """The text without the thought."""
+        return self.text if self.lead is None else split_thought(self.lead + self.text)[1]
+
+    @property
+    def end(self) -> Position | None:
+        """Where the next message is read, as long as that is kept."""
+        return self.after_turn if self.remembered else self.after_answer
+
+    @end.setter
+    def end(self, position: Position) -> None:
+        if self.remembered:
+            self.after_turn = position
+        else:
+            self.after_answer = position
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What the next message is read after."""
+        return self.remembered or (*self.prompt, *self.tokens)
 
     @property
     def n_bytes(self) -> int:
         """Bytes that its states take in memory."""
-        kept = (self.after_prompt, self.after_answer, *(step.at for step in self.pending))
+        kept = (self.after_prompt, self.after_answer, self.after_turn, *(step.at for step in self.pending))
         return sum(position.n_bytes for position in kept if position)
 
     @property
@@ -65,11 +106,19 @@ class Turn:
         self.after_prompt = earlier.after_prompt if earlier else done.after_prompt or done.position
         self.after_answer, self.pending = done.position, done.pending
 
+    def leave_thought_out(self, tokenizer: Tokenizer) -> None:
+        """Let later turns be read after the answer without its thought, as if it had come at once."""
+        if self.thought is not None:
+            answer = self.answer.strip()
+            self.remembered = (*self.plain, *(tokenizer.encode(f" {answer}") if answer else ()))
+
     def forget(self, also_end: bool) -> None:
         """Let go of the states that can be made again from the tokens."""
         self.after_prompt, self.pending = None, ()
-        if also_end:
+        if also_end or self.remembered:  # only going on with the last answer needs where a thought led
             self.after_answer = None
+        if also_end:
+            self.after_turn = None
 
 
 @dataclass(eq=False)

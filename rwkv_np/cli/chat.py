@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -20,9 +22,11 @@ from rwkv_np.chat.opening_cache import OpeningCache, cache_key
 from rwkv_np.chat.screen import JsonScreen, Screen
 from rwkv_np.chat.session import Session
 from rwkv_np.chat.templates import TEMPLATES, Template, template_for
+from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import default_path, read_config
 from rwkv_np.cli.progress import show_loading
+from rwkv_np.conversion.time_state import load_start_state
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.kernels import cache
 from rwkv_np.models import load
@@ -54,7 +58,10 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @click.option("--save", "save_path", type=click.Path(), help="Save the conversation there after each answer.")
 @_option("--language", type=click.Choice(LANGUAGES), help="Of the opening and the program.  [default: the locale's]")
 @_option("--template", type=click.Choice(sorted(TEMPLATES)), help="How to speak.  [default: by the model]")
+@_option("--think", type=click.Choice(MODES), default="auto", help="Think before answering; auto: as the model will.")
+@_option("--keep-thoughts", is_flag=True, help="Later turns read what was thought before earlier answers.")
 @_option("--system", metavar="TEXT", help="What the model reads first, in place of an opening dialogue.")
+@_option("--state", metavar="FILE", help="A state to begin in: state-tuned (.pth), or of State.save.")
 @_option("--opening", metavar="FILE", help="An opening dialogue of your own (TOML or JSON), or: none.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
@@ -85,6 +92,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     language = Language(options["language"] or guess_language())
     screen = (JsonScreen if as_json else Screen)(language, quiet=options["quiet"])
     message = _one_message(prompt, file)
+    screen.hides_thoughts = message is not None
     session = _open(model or str(demo.MODEL), screen, params, options)
     if model is None:
         screen.say("demo")
@@ -124,15 +132,24 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
     name = options["template"]
     template = TEMPLATES[name] if name else template_for(c.vocab_size, c.architecture)
+    if template.lead is None and options["think"] != "auto":
+        screen.say("no_thoughts", template=template.name)
     opening = _opening(tokenizer, template, options)
-    template = opening.named(template)
+    template = replace(opening.named(template), think=options["think"])
     screen.note(
         f"{os.path.basename(path)}: {c.record.title}, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
         f"{os.path.basename(tokenizer.name)} tokenizer, {template.name} template"
     )
     identity = {"name": os.path.basename(path), "fingerprint": fingerprint(path)}
-    openings = OpeningCache(cache.place("openings"), cache_key(identity["fingerprint"]), c)
-    conversation = Conversation(model, tokenizer, template, params, opening.render(template), openings)
+    start = load_start_state(options["state"], c) if options["state"] else None
+    if start:
+        identity["state"] = hashlib.sha256(start.data).hexdigest()[:32]
+    began = " ".join([identity["fingerprint"], identity.get("state", "")]).strip()
+    openings = OpeningCache(cache.place("openings"), cache_key(began), c)
+    conversation = Conversation(
+        model, tokenizer, template, params, opening.render(template), openings,
+        keep_thoughts=options["keep_thoughts"], start=start,
+    )  # fmt: skip
     session = Session(conversation, screen, identity)
     session.open(options["load_path"], options["save_path"])
     return session
@@ -144,7 +161,7 @@ def _opening(tokenizer: Tokenizer, template: Template, options: dict[str, Any]) 
         return Opening(text=options["system"])
     if options["opening"]:
         return NO_OPENING if options["opening"] == "none" else read_opening(options["opening"])
-    if tokenizer.name in ("20B", "World"):
+    if tokenizer.name in ("20B", "World") and not options["state"]:  # a state is what a dialogue would make
         return bundled_opening(template, options["language"] or guess_language())
     return NO_OPENING
 

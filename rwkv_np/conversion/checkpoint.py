@@ -45,10 +45,7 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
             MissingPackageError: torch or safetensors is not installed
     """
     path = os.fspath(path)
-    kind = sniff.kind(path)
-    if kind not in _OPEN:
-        raise CheckpointError(path, sniff.describe_as_checkpoint(path))
-    tensors = _tensors(path, _OPEN[kind](path))
+    tensors = read_tensors(path)
     record = ARCHITECTURES.get(found := identify(tensors))
     if record is None:
         raise CheckpointError(path, f"holds {found}; {titles()} is what can be converted")
@@ -61,6 +58,15 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
     if problem := record.find_problem({planned.name: planned.shape for planned in plan}):
         raise CheckpointError(path, f"{problem}. Download the checkpoint again")
     return Checkpoint(record, tensors, plan)
+
+
+def read_tensors(path: PathLike) -> dict[str, torch.Tensor]:
+    """The named tensors in a file, whatever they are for. Raises CheckpointError, MissingPackageError, OSError."""
+    path = os.fspath(path)
+    kind = sniff.kind(path)
+    if kind not in _OPEN:
+        raise CheckpointError(path, sniff.describe_as_checkpoint(path))
+    return _tensors(path, _OPEN[kind](path))
 
 
 def _open_pth(path: str) -> object:

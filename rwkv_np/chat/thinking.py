@@ -1,0 +1,101 @@
+"""What a model thinks before it answers, and where in its text the thought ends.
+
+A G1 model writes `<think>`, its thought, `</think>`, and then its answer. The first mark, or a part
+of it, may stand in the prompt already. The text comes in pieces that may end inside a mark, so what
+could still become one waits. A mark anywhere but at the beginning is text like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rwkv_np.completion import Completion
+
+BEGIN, END = "<think>", "</think>"
+MODES = ("auto", "on", "off", "short")
+
+
+class Thoughts:
+    """Tells thought and answer apart as the text comes.
+
+    is_thinking  whether a thought has begun and not ended
+    has_thought  whether there was one at all
+    waiting      the end of the text, as far as it may still become a mark
+    """
+
+    def __init__(self) -> None:
+        self.is_thinking = self.has_thought = False
+        self._is_decided = False
+        self.waiting = ""
+
+    def push(self, text: str) -> Iterator[tuple[bool, str]]:
+        """(whether it is thought, text) for each stretch that is certain by now."""
+        self.waiting += text
+        if not self._is_decided:
+            self._begin()
+        if self._is_decided:
+            yield from self._go_on()
+
+    def flush(self) -> Iterator[tuple[bool, str]]:
+        """What was waiting, now that no more comes."""
+        rest, self.waiting = self.waiting, ""
+        if rest:
+            yield self.is_thinking, rest
+
+    def _begin(self) -> None:
+        text = self.waiting.lstrip()
+        if text.startswith(BEGIN):
+            self.is_thinking = self.has_thought = True
+            self.waiting = text.removeprefix(BEGIN)
+        self._is_decided = self.has_thought or not BEGIN.startswith(text)
+
+    def _go_on(self) -> Iterator[tuple[bool, str]]:
+        if self.is_thinking:
+            thought, mark, answer = self.waiting.partition(END)
+            n_waiting = 0 if mark else _n_of_mark(thought)
+            certain = thought[: len(thought) - n_waiting]
+            self.waiting = answer if mark else thought[len(certain) :]
+            if certain:
+                yield True, certain
+            self.is_thinking = not mark
+        if not self.is_thinking:
+            yield from self.flush()
+
+
+def _n_of_mark(text: str) -> int:
+    """How many characters at the end of `text` may be the beginning of the mark that ends a thought."""
+    return max(n for n in range(len(END)) if text.endswith(END[:n]))
+
+
+def split_thought(text: str) -> tuple[str | None, str]:
+    """(the thought, the answer) in a text so far; None where there is no thought."""
+    thoughts = Thoughts()
+    parts = [*thoughts.push(text), *thoughts.flush()]
+    thought, answer = ("".join(part for is_thought, part in parts if is_thought is wanted) for wanted in (True, False))
+    return (thought if thoughts.has_thought else None), answer
+
+
+class Answer(Completion):
+    """A completion that may begin with a thought.
+
+    before  what of the text stands before it: a mark in the prompt, and in an answer that goes on all
+            that was said; None where the model knows no thoughts
+    """
+
+    before: str | None = None
+
+    def parts(self) -> Iterator[tuple[bool, str]]:
+        """(whether it is thought, text) as it is made."""
+        if self.before is None:
+            yield from ((False, piece) for piece in self)
+            return
+        thoughts = Thoughts()
+        for _ in thoughts.push(self.before):  # has been read, or shown
+            pass
+        known = thoughts.waiting  # so has this, be it a part of a mark or not
+        for piece in self:
+            for is_thought, text in thoughts.push(piece):
+                yield is_thought, text.removeprefix(known)
+                known = ""
+        for is_thought, text in thoughts.flush():
+            yield is_thought, text.removeprefix(known)
