@@ -162,8 +162,8 @@ def _compile_kernels(parameters: Mapping[str, Parameter], path: str, progress: P
     Some vectors of RWKV-7 have two dimensions, and are the only FP32 ones of their model. A type that is
     missing here is compiled when the program asks for the matrix.
     """
-    formats = {p.data_type.layout.name for p in parameters.values() if len(p.shape) == 2}
-    formats = sorted(formats - {"FP32"}) or ["FP32"]
+    found = {p.data_type.layout.name for p in parameters.values() if len(p.shape) == 2}
+    formats = sorted(found - {"FP32"}) or ["FP32"]
     for i, name in enumerate(formats):
         progress("compiling kernels", i, len(formats))
         kernel_addresses(name, path)
