@@ -171,6 +171,19 @@ def test_states_that_were_let_go_of_are_made_again_without_thoughts():
     assert chat.turns[-1].n_bytes == 0 and chat.state() == before
 
 
+def test_however_large_states_are_a_message_is_not_read_after_the_whole_conversation_again(monkeypatch):
+    monkeypatch.setattr("rwkv_np.chat.conversation.STATE_BUDGET", 1)
+    chat = thinking()
+    read = []
+    for _ in range(4):
+        before = chat.model.n_read
+        say(chat)
+        read.append(chat.model.n_read - before)
+    assert read[1] == read[2] - len("\n\n") == read[3] - len("\n\n")
+    assert [turn.end is not None for turn in chat.turns] == [False, False, True, False]
+    assert text_read(chat) == "\n\n".join([PLAIN] * 4)
+
+
 def test_the_last_message_is_thought_about_in_another_way_when_that_was_changed():
     chat = thinking("off")
     say(chat)

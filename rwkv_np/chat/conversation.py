@@ -260,17 +260,21 @@ class Conversation:
             self._is_aside_last = False
             for earlier in base:
                 earlier.forget(also_end=False)
-            self.keep_states(turn)
+            # Without the thought, the turn is read again after the one before it.
+            self.keep_states(turn, base[-1] if base and turn.remembered else None)
 
         return put
 
-    def keep_states(self, turn: Turn) -> None:
-        """Keep the states of `turn`, which were just made, and those made before it as far as the budget goes."""
+    def keep_states(self, turn: Turn, before: Turn | None = None) -> None:
+        """Keep the states of `turn`, which were just made, and of the one that is needed `before` it.
+
+        Others are kept as far as the budget goes, those first that were made last.
+        """
         turn.made = self._n_made = self._n_made + 1
         n_bytes = 0
         for kept in sorted(self._all_turns(), key=lambda each: each.made, reverse=True):
             n_bytes += kept.n_bytes
-            if n_bytes > STATE_BUDGET and kept is not turn:
+            if n_bytes > STATE_BUDGET and kept not in (turn, before):
                 kept.forget(also_end=True)
 
     def _all_turns(self) -> list[Turn]:

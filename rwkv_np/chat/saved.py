@@ -36,6 +36,7 @@ BUDGET = 256_000_000  # bytes of states before they are compressed: four of the 
 _TEXT = "conversation.json"
 _TURN = ("message", "prompt", "stop", "text", "tokens", "stop_reason")
 _THOUGHTS = ("lead", "plain", "remembered")  # of the turns of models that can think
+_TUPLES = ("prompt", "stop", "tokens", "plain", "remembered")
 # What a damaged archive, array or text makes Python raise. (NotImplementedError: of a compression that never was.)
 _SIGNS_OF_DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, KeyError, TypeError, AttributeError,
@@ -216,7 +217,7 @@ def _template(said: dict[str, str]) -> Template:
 def _turn(fields: dict[str, Any]) -> Turn:
     names = (*_TURN, *_THOUGHTS) if "lead" in fields else _TURN
     values: dict[str, Any] = {name: fields[name] for name in names}
-    return Turn(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return Turn(**values | {name: tuple(values[name]) for name in names if name in _TUPLES})
 
 
 def _read_position(path: PathLike, members: Any, name: str, like: Conversation) -> Position:

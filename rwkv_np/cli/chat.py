@@ -143,7 +143,7 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     identity = {"name": os.path.basename(path), "fingerprint": fingerprint(path)}
     start = load_start_state(options["state"], c) if options["state"] else None
     if start:
-        identity["state"] = hashlib.sha256(start.data).hexdigest()[:32]
+        identity["state"] = hashlib.sha256(start.data.tobytes()).hexdigest()[:32]
     began = " ".join([identity["fingerprint"], identity.get("state", "")]).strip()
     openings = OpeningCache(cache.place("openings"), cache_key(began), c)
     conversation = Conversation(
