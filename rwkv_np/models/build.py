@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from rwkv_np.kernels import heads, lora_mix, mixing, products, wkv4, wkv5
+from rwkv_np.kernels import heads, lora_mix, mixing, products, wkv4
+from rwkv_np.kernels import wkv5 as recurrence5
 from rwkv_np.kernels.activations import WANTS_FLOAT, Rows
 from rwkv_np.kernels.batch import MOST
 from rwkv_np.kernels.layout import BLOCK, VALUES, round_up
@@ -135,17 +136,17 @@ class Builder:
         """
         c, at = self.config, self._at
         matrices = self.matrices(*products)
-        found = [wkv5.Product(matrix, rows) for matrix, rows in zip(matrices, products.values())]
+        found = [recurrence5.Product(matrix, rows) for matrix, rows in zip(matrices, products.values())]
         w, u = (at.vector_of_channels(self._prefix + name, c.n_embd) for name in (decay, bonus))
         weight_and_bias = at.norm(self._prefix + norm)[:2]
-        return wkv5.time_mix_job(
+        return recurrence5.time_mix_job(
             self._heads5, found, lanes, w, u, weight_and_bias, c.head_epsilon, state.start, out,
             is_gated=len(found) > 3, is_moving=len(found) > 4,
         )  # fmt: skip
 
     @property
-    def _heads5(self) -> wkv5.Heads:
-        return wkv5.Heads.of(self.config.n_head, self.config.head_size)
+    def _heads5(self) -> recurrence5.Heads:
+        return recurrence5.Heads.of(self.config.n_head, self.config.head_size)
 
     def room_for_wkv5(self, n_products: int) -> Floats:
         """What each thread needs for `wkv5`."""

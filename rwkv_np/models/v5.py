@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -237,15 +237,19 @@ def _planned_heads(name: str, shape: tuple[int, ...], n_embd: int, is_gated: boo
     return Planned(target, (name,), found, True, transform)
 
 
-def _decay(w):
+def _decay(w: Any) -> Any:
     # As torch has it, both times: another exp differs in the last bit of half the values.
     return (-w.exp()).exp()
 
 
-_TRANSFORMS = {"time_decay": _decay, "time_first": lambda u: u.exp(), "time_faaaa": None}
+_TRANSFORMS: dict[str, Callable[[Any], Any] | None] = {
+    "time_decay": _decay,
+    "time_first": lambda u: u.exp(),
+    "time_faaaa": None,
+}
 
 
-def _repeated(transform, head_size, values):
+def _repeated(transform: Callable[[Any], Any] | None, head_size: int, values: Any) -> Any:
     return (transform(values) if transform else values).repeat_interleave(head_size)
 
 
