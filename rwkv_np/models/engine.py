@@ -157,8 +157,13 @@ def _check_threads(n_threads: int) -> int:
 
 
 def _compile_kernels(parameters: Mapping[str, Parameter], path: str, progress: Progress) -> None:
-    """Compile, or fetch from the cache, the products with the types that occur."""
-    formats = sorted({p.data_type.layout.name for p in parameters.values() if len(p.shape) > 1})
+    """Compile, or fetch from the cache, the products with the types that most matrices have.
+
+    Some vectors of RWKV-7 have two dimensions, and are the only FP32 ones of their model. A type that is
+    missing here is compiled when the program asks for the matrix.
+    """
+    found = {p.data_type.layout.name for p in parameters.values() if len(p.shape) == 2}
+    formats = sorted(found - {"FP32"}) or ["FP32"]
     for i, name in enumerate(formats):
         progress("compiling kernels", i, len(formats))
         kernel_addresses(name, path)

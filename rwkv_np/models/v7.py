@@ -19,7 +19,7 @@ RWKV-LM, RWKV-v7/rwkv_v7_demo.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,8 @@ class LowRank:
         start = get.get(f"{prefix}.{letter}0")
         self.start = np.float32(0) if start is None else start.array().reshape(-1)
 
-    def __call__(self, x: np.ndarray, between=lambda x: x) -> np.ndarray:
+    def __call__(self, x: np.ndarray, between: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
+        """x (T, C) -> (T, C)"""
         return self.start + self.second(between(self.first(x)))
 
 
@@ -164,13 +165,18 @@ def program(b: Builder) -> None:
 
 
 def _sizes(shapes: Shapes) -> Sizes:
-    """The head size from r_k, the ranks from the rows of w1, a1, v1 and g1. The first layer may lack v1."""
+    """The head size from r_k, the ranks from w1, a1, v1 and g1."""
     head_size = (*shapes.get("blocks.0.att.r_k", ()), 0, 0)[1]
-    ranks = tuple(
-        next((shapes[name][0] for i in (1, 0) if len(shapes.get(name := f"blocks.{i}.att.{c}1", ())) == 2), 0)
-        for c in RANKS
-    )
-    return replace(common_sizes(shapes), head_size=head_size, ranks=ranks)
+    return replace(common_sizes(shapes), head_size=head_size, ranks=tuple(_rank(shapes, letter) for letter in RANKS))
+
+
+def _rank(shapes: Shapes, letter: str) -> int:
+    """Rows of a letter's first matrix, or 0; the first layer need not have that of v."""
+    for i in (1, 0):
+        shape = shapes.get(f"blocks.{i}.att.{letter}1", ())
+        if len(shape) == 2:
+            return shape[0]
+    return 0
 
 
 def _low_rank_shapes(sizes: Sizes, block: str, letter: str) -> dict[str, tuple[int, ...]]:
@@ -180,8 +186,8 @@ def _low_rank_shapes(sizes: Sizes, block: str, letter: str) -> dict[str, tuple[i
 
 def _share_of_first(sizes: Sizes, block: str) -> dict[str, tuple[int, ...]]:
     """What tells how much of the first layer's v a layer takes."""
-    v1, v2 = _low_rank_shapes(sizes, block, "v").items()
-    return dict([v2, v1, (f"{block}.att.v0", (1, 1, sizes.n_embd))])
+    shapes = _low_rank_shapes(sizes, block, "v")
+    return dict(reversed(shapes.items())) | {f"{block}.att.v0": (1, 1, sizes.n_embd)}
 
 
 def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
@@ -211,7 +217,7 @@ def _ignored(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 def checkpoint_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """The same in a checkpoint: six x_* one by one, and low-rank matrices as (in, out)."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in parameter_shapes(sizes).items():
         if name.endswith("x_rwkvag"):
             shapes |= {name.replace("rwkvag", letter): (1, *shape[1:]) for letter in MIXES}
@@ -239,7 +245,8 @@ def _plan(shapes: Shapes) -> list[Planned]:
     They are found by name: rwkv.cpp joins the six in the order of the file, and where that was sorted by name
     its model is wrong.
     """
-    plan, joined = [], set()
+    plan: list[Planned] = []
+    joined: set[str] = set()
     for name, shape in shapes.items():
         if match := re.fullmatch(r"(blocks\.\d+\.att\.x_)([rwkvag])", name):
             if (prefix := match[1]) not in joined:
