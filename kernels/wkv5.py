@@ -24,6 +24,7 @@ from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
 from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.emit import F32, FLOATS, LANES, Emit, Variable
 from rwkv_np.kernels.exponential import exp, exp_negative, sigmoid
 from rwkv_np.kernels.groupnorm import bits_of, first_lanes, group_norm_row
@@ -32,9 +33,11 @@ from rwkv_np.kernels.mixing import Floats
 from rwkv_np.kernels.pointers import beyond, number
 from rwkv_np.kernels.products import MATRIX_SIZE, Matrix, multiply
 from rwkv_np.kernels.program import Job, compile_op
+from rwkv_np.kernels.wkv7 import ask_for
 
 TOGETHER = 4  # tokens that go past a row of S at once
 PAIR = 2 * LANES  # values that do: two vectors
+ASKED_FOR = 8  # sequences whose memories are asked for ahead: those of more would not stay in the second cache
 
 
 # --- the recurrence --------------------------------------------------------------------------------
@@ -226,61 +229,103 @@ PRODUCTS = 16
 ROWS, ROW_BYTES, PRODUCT_SIZE = range(MATRIX_SIZE, MATRIX_SIZE + 3)
 
 
+@jit(error_model="numpy")
+def _multiply_all(args, weights, scratch, n_products, item, n_tiles, n_tokens, lanes):
+    """The products of an item's channels with all tokens: arrays (n_tokens, width), one behind the other."""
+    width = number(args, PER_ITEM) * number(args, HEAD_SIZE)
+    first, size = item * (width // TILE_ROWS), n_tokens * width * 4
+    for tile in range(n_tiles):
+        for i in range(n_products):
+            matrix = beyond(args, 8 * (PRODUCTS + PRODUCT_SIZE * i))
+            rows, out = beyond(scratch, number(matrix, ROWS)), beyond(lanes, i * size + tile * TILE_ROWS * 4)
+            multiply(matrix, weights, first + tile, rows, number(matrix, ROW_BYTES), n_tokens, out, width)
+
+
+@jit(error_model="numpy")
+def _ask_for_memory(args, states, batch, head, n_heads):
+    """S comes from memory as the weights do, and can come while they are multiplied."""
+    size = _memory_bytes(args)
+    for sequence in range(min(ASKED_FOR, number(batch, b.N_SEQUENCES))):
+        place = number(batch, b.STATE + sequence) + number(args, STATE) + head * size
+        ask_for(beyond(states, place), n_heads * size)
+
+
+@jit(error_model="numpy")
+def _memory_bytes(args):
+    n = number(args, HEAD_SIZE)
+    return 4 * n * _padded(n)
+
+
+@jit(error_model="numpy")
+def _padded(n):
+    return (n + BLOCK - 1) // BLOCK * BLOCK
+
+
+@jit(error_model="numpy")
+def _remember(args, states, batch, head, products, size, stride, w, w_stride, bonus, out):
+    """All sequences past their memories of one head; `products` is where its r of the first token lies."""
+    n = number(args, HEAD_SIZE)
+    n_padded = _padded(n)
+    for sequence in range(number(batch, b.N_SEQUENCES)):
+        first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
+        place = number(batch, b.STATE + sequence) + number(args, STATE) + head * _memory_bytes(args)
+        at = first * stride
+        wkv5_head(
+            beyond(products, at), beyond(products, size + at), beyond(products, 2 * size + at),
+            beyond(w, first * w_stride), bonus, end - first, stride, w_stride, n, n_padded,
+            beyond(states, place), beyond(out, first * n_padded * 4),
+        )  # fmt: skip
+
+
+@jit(error_model="numpy")
+def _norm(args, weight, bias, n_tokens, heads, normed, normed_bytes):
+    """The norm of one head, into its channels of rows of an item's width."""
+    n = number(args, HEAD_SIZE)
+    n_padded = _padded(n)
+    for token in range(n_tokens):
+        row = beyond(normed, token * normed_bytes)
+        clear_behind(beyond(row, n * 4))  # a block may end behind the last head
+        x = beyond(heads, token * n_padded * 4)
+        group_norm_row(x, weight, bias, n, n_padded, number(args, EPSILON), row)
+
+
 @functools.cache
 def _compiled(is_gated, is_moving):
-    n_products = 3 + is_gated + is_moving
-    w_product = 3 + is_gated
+    n_products, w_product = 3 + is_gated + is_moving, 3 + is_gated
 
     def time_mix(args, weights, scratch, states, logits, batch, item, rank):
         n_tokens, n, per_item = number(batch, b.N_TOKENS), number(args, HEAD_SIZE), number(args, PER_ITEM)
-        width, n_padded = per_item * n, (n + BLOCK - 1) // BLOCK * BLOCK
-        n_tiles = width // TILE_ROWS
-        first_tile = item * n_tiles
-        n_tiles = min(n_tiles, number(args, N_TILES) - first_tile)
+        first_head, width = item * per_item, per_item * n
+        n_heads = min(per_item, number(args, N_HEAD) - first_head)
+        first_tile, stride, size = item * (width // TILE_ROWS), 4 * width, n_tokens * width * 4
+        n_tiles = min(width // TILE_ROWS, number(args, N_TILES) - first_tile)
         lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
-        size = n_tokens * width * 4
-        for tile in range(n_tiles):
-            for i in range(n_products):
-                matrix = beyond(args, 8 * (PRODUCTS + PRODUCT_SIZE * i))
-                rows, out = beyond(scratch, number(matrix, ROWS)), beyond(lanes, i * size + tile * TILE_ROWS * 4)
-                multiply(matrix, weights, first_tile + tile, rows, number(matrix, ROW_BYTES), n_tokens, out, width)
-        start = 4 * width * item
-        if is_moving:
-            base = beyond(weights, number(args, DECAY) + start)
-            for token in range(n_tokens):
-                decay_row(beyond(lanes, w_product * size + token * width * 4), base, n_tiles * (TILE_ROWS // LANES))
         heads = beyond(lanes, n_products * size)
-        y_bytes = 4 * (width + 2 * BLOCK)
-        normed = beyond(heads, n_tokens * n_padded * 4)
-        for head in range(min(per_item, number(args, N_HEAD) - item * per_item)):
-            at = head * n * 4
-            bonus = beyond(weights, number(args, BONUS) + start + at)
-            matrix_bytes = number(args, STATE) + (item * per_item + head) * (n * n_padded * 4)
-            for sequence in range(number(batch, b.N_SEQUENCES)):
-                first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
-                place = first * width * 4 + at
-                if is_moving:
-                    w, w_stride = beyond(lanes, w_product * size + place), width * 4
-                else:
-                    w, w_stride = beyond(weights, number(args, DECAY) + start + at), 0
-                wkv5_head(
-                    beyond(lanes, place), beyond(lanes, size + place), beyond(lanes, 2 * size + place), w, bonus,
-                    end - first, width * 4, w_stride, n, n_padded,
-                    beyond(states, number(batch, b.STATE + sequence) + matrix_bytes),
-                    beyond(heads, first * n_padded * 4),
-                )  # fmt: skip
-            weight = beyond(weights, number(args, WEIGHT) + start + at)
-            bias = beyond(weights, number(args, BIAS) + start + at)
+        normed, normed_bytes = beyond(heads, n_tokens * _padded(n) * 4), stride + 8 * BLOCK
+        _ask_for_memory(args, states, batch, first_head, n_heads)
+        _multiply_all(args, weights, scratch, n_products, item, n_tiles, n_tokens, lanes)
+        w, w_stride = beyond(weights, number(args, DECAY) + item * stride), 0
+        if is_moving:
+            moved, start = beyond(lanes, w_product * size), w
             for token in range(n_tokens):
-                row = beyond(normed, token * y_bytes + at)
-                clear_behind(beyond(row, n * 4))  # a block may end behind the last head
-                x = beyond(heads, token * n_padded * 4)
-                group_norm_row(x, weight, bias, n, n_padded, number(args, EPSILON), row)
-        gates = beyond(lanes, 3 * size)
+                decay_row(beyond(moved, token * stride), start, n_tiles * (TILE_ROWS // LANES))
+            w, w_stride = moved, stride
+        for head in range(n_heads):
+            at = head * n * 4
+            of_weights = item * stride + at
+            bonus = beyond(weights, number(args, BONUS) + of_weights)
+            place, decays = beyond(lanes, at), beyond(w, at)
+            _remember(
+                args, states, batch, first_head + head, place, size, stride, decays, w_stride, bonus, heads
+            )
+            weight = beyond(weights, number(args, WEIGHT) + of_weights)
+            bias = beyond(weights, number(args, BIAS) + of_weights)
+            _norm(args, weight, bias, n_tokens, heads, beyond(normed, at), normed_bytes)
         for token in range(n_tokens):
             row = beyond(scratch, number(args, OUT) + token * number(args, OUT_BYTES))
+            gate = beyond(lanes, 3 * size + token * stride)  # of no meaning where there is none
             put_gated(
-                is_gated, beyond(normed, token * y_bytes), beyond(gates, token * width * 4), first_tile, n_tiles,
+                is_gated, beyond(normed, token * normed_bytes), gate, first_tile, n_tiles,
                 number(args, OUT_N_BLOCKS), number(args, OUT_WANTS), row,
             )  # fmt: skip
 

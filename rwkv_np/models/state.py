@@ -90,8 +90,8 @@ class State:
     parts   named views of it
     shift   (n_layer, 2, n_embd) float32: the last token's input to time mix and to channel mix
     wkv     v4: (n_layer, 3, n_embd) float32: numerator a, denominator b and their exponent p
-            v7: (n_layer, n_head, N, N) float32: S of each head as [key][value], in memory and where it is
-            saved; the official package and rwkv.cpp have it as [value][key]
+            v5, v6, v7: (n_layer, n_head, N, N) float32: S of each head as [key][value], in memory and where it
+            is saved; of v7's S the official package and rwkv.cpp have [value][key]
     """
 
     def __init__(self, layout: StateLayout, data: np.ndarray | None = None) -> None:
