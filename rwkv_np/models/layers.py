@@ -7,12 +7,12 @@ those of `kernels/equations.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from rwkv_np.files.parameter import Parameter
-from rwkv_np.kernels.equations import layer_norm
+from rwkv_np.kernels.equations import layer_norm, sigmoid, squared_relu, token_shift
 
 
 class Linear:
@@ -54,3 +54,32 @@ class LayerNorm:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return layer_norm(x, self.weight, self.bias)
+
+
+class GatedChannelMix:
+    """The feed-forward layer of RWKV-4 to 6, with a squared ReLU and a gate.
+
+    share    how the names of the shares begin: "time_mix", "time_maa"
+    mixed    what they mean: `equations.mix` or `equations.lerp`
+    """
+
+    def __init__(
+        self,
+        get: Mapping[str, Parameter],
+        prefix: str,
+        share: str,
+        mixed: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    ) -> None:
+        self.share_k, self.share_r = (get[f"{prefix}.{share}_{c}"].array() for c in "kr")
+        self.mixed = mixed
+        self.key, self.value, self.receptance = (
+            Linear(get[f"{prefix}.{name}.weight"]) for name in ("key", "value", "receptance")
+        )
+
+    def __call__(self, x: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """x (T, C) -> (T, C); `last` (C,) is changed in place."""
+        before = token_shift(x, last)
+        r = sigmoid(self.receptance(self.mixed(x, before, self.share_r)))
+        k = squared_relu(self.key(self.mixed(x, before, self.share_k)))  # (T, F)
+        last[:] = x[-1]
+        return r * self.value(k)

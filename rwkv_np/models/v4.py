@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwkv_np.files.parameter import Parameter
-from rwkv_np.kernels.equations import mix, sigmoid, squared_relu, token_shift, wkv4
+from rwkv_np.kernels.equations import mix, sigmoid, token_shift, wkv4
 from rwkv_np.models.architecture import Architecture, Part, Planned, Sizes, common_sizes, each_tensor
-from rwkv_np.models.layers import LayerNorm, Linear
+from rwkv_np.models.layers import GatedChannelMix, LayerNorm, Linear
 from rwkv_np.models.numpy_graph import NumpyGraph
 from rwkv_np.models.state import Parts
 
@@ -50,24 +50,6 @@ class TimeMix:
         return self.output(r * wkv4(k, v, self.w, self.u, state))
 
 
-class ChannelMix:
-    """The feed-forward layer, with a squared ReLU and a gate."""
-
-    def __init__(self, get: Mapping[str, Parameter], prefix: str) -> None:
-        self.mix_k, self.mix_r = (get[f"{prefix}.time_mix_{c}"].array() for c in "kr")
-        self.key, self.value, self.receptance = (
-            Linear(get[f"{prefix}.{name}.weight"]) for name in ("key", "value", "receptance")
-        )
-
-    def __call__(self, x: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """x (T, C) -> (T, C); `last` (C,) is changed in place."""
-        before = token_shift(x, last)
-        r = sigmoid(self.receptance(mix(x, before, self.mix_r)))
-        k = squared_relu(self.key(mix(x, before, self.mix_k)))  # (T, F)
-        last[:] = x[-1]
-        return r * self.value(k)
-
-
 class RWKV4(NumpyGraph):
     """The RWKV-4 graph over the parameters of a model file."""
 
@@ -76,7 +58,7 @@ class RWKV4(NumpyGraph):
         self.layers = [
             (
                 LayerNorm.of(get, f"{b}.ln1"), TimeMix(get, f"{b}.att"),
-                LayerNorm.of(get, f"{b}.ln2"), ChannelMix(get, f"{b}.ffn"),
+                LayerNorm.of(get, f"{b}.ln2"), GatedChannelMix(get, f"{b}.ffn", "time_mix", mix),
             )
             for b in blocks
         ]  # fmt: skip

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkv_np.files.parameter import Parameter
-from rwkv_np.kernels.equations import group_norm, mix, sigmoid, silu, squared_relu, token_shift, wkv5
+from rwkv_np.kernels.equations import group_norm, mix, silu, token_shift, wkv5
 from rwkv_np.models.architecture import Architecture, Part, Planned, Shapes, Sizes, common_sizes
 from rwkv_np.models.config import ModelConfig
-from rwkv_np.models.layers import LayerNorm, Linear
+from rwkv_np.models.layers import GatedChannelMix, LayerNorm, Linear
 from rwkv_np.models.numpy_graph import NumpyGraph
 from rwkv_np.models.state import Parts
 
@@ -68,24 +68,6 @@ class TimeMix:
         return self.output(y)
 
 
-class ChannelMix:
-    """The feed-forward layer, as in RWKV-4."""
-
-    def __init__(self, get: Mapping[str, Parameter], prefix: str) -> None:
-        self.mix_k, self.mix_r = (get[f"{prefix}.{MIX}_{c}"].array() for c in "kr")
-        self.key, self.value, self.receptance = (
-            Linear(get[f"{prefix}.{name}.weight"]) for name in ("key", "value", "receptance")
-        )
-
-    def __call__(self, x: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """x (T, C) -> (T, C); `last` (C,) is changed in place."""
-        before = token_shift(x, last)
-        r = sigmoid(self.receptance(mix(x, before, self.mix_r)))
-        k = squared_relu(self.key(mix(x, before, self.mix_k)))  # (T, F)
-        last[:] = x[-1]
-        return r * self.value(k)
-
-
 class RWKV5(NumpyGraph):
     """The graph of RWKV-5.1 and 5.2 over the parameters of a model file."""
 
@@ -94,7 +76,7 @@ class RWKV5(NumpyGraph):
         self.layers = [
             (
                 LayerNorm.of(get, f"{b}.ln1"), TimeMix(get, f"{b}.att", self.config),
-                LayerNorm.of(get, f"{b}.ln2"), ChannelMix(get, f"{b}.ffn"),
+                LayerNorm.of(get, f"{b}.ln2"), GatedChannelMix(get, f"{b}.ffn", MIX, mix),
             )
             for b in blocks
         ]  # fmt: skip

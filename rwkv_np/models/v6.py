@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwkv_np.files.parameter import Parameter
-from rwkv_np.kernels.equations import group_norm, lerp, sigmoid, silu, squared_relu, token_shift, wkv5
+from rwkv_np.kernels.equations import group_norm, lerp, silu, token_shift, wkv5
 from rwkv_np.kernels.layout import BLOCK
 from rwkv_np.models.architecture import Architecture, Planned, Shapes, Sizes
 from rwkv_np.models.config import ModelConfig
-from rwkv_np.models.layers import LayerNorm, Linear
+from rwkv_np.models.layers import GatedChannelMix, LayerNorm, Linear
 from rwkv_np.models.numpy_graph import NumpyGraph
 from rwkv_np.models.state import Parts
 from rwkv_np.models.v5 import common_shapes, head_sizes, is_quantizable, per_channel, state_parts
@@ -66,24 +66,6 @@ class TimeMix:
         return self.output(y)
 
 
-class ChannelMix:
-    """The feed-forward layer of RWKV-4 and 5, with the other sense of the shares."""
-
-    def __init__(self, get: Mapping[str, Parameter], prefix: str) -> None:
-        self.maa_k, self.maa_r = (get[f"{prefix}.{MIX}_{c}"].array() for c in "kr")
-        self.key, self.value, self.receptance = (
-            Linear(get[f"{prefix}.{name}.weight"]) for name in ("key", "value", "receptance")
-        )
-
-    def __call__(self, x: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """x (T, C) -> (T, C); `last` (C,) is changed in place."""
-        before = token_shift(x, last)
-        r = sigmoid(self.receptance(lerp(x, before, self.maa_r)))
-        k = squared_relu(self.key(lerp(x, before, self.maa_k)))  # (T, F)
-        last[:] = x[-1]
-        return r * self.value(k)
-
-
 class RWKV6(NumpyGraph):
     """The RWKV-6 graph over the parameters of a model file."""
 
@@ -92,7 +74,7 @@ class RWKV6(NumpyGraph):
         self.layers = [
             (
                 LayerNorm.of(get, f"{b}.ln1"), TimeMix(get, f"{b}.att", self.config),
-                LayerNorm.of(get, f"{b}.ln2"), ChannelMix(get, f"{b}.ffn"),
+                LayerNorm.of(get, f"{b}.ln2"), GatedChannelMix(get, f"{b}.ffn", MIX, lerp),
             )
             for b in blocks
         ]  # fmt: skip
