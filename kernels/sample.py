@@ -22,7 +22,7 @@ from rwkv_np.kernels.choice import SETTINGS, Scratch, Sparse, choose_row
 from rwkv_np.kernels.edge import BUCKETS
 from rwkv_np.kernels.emit import LANES
 from rwkv_np.kernels.logits import CHUNK
-from rwkv_np.kernels.threads import new_team, next_item, one_at_a_time
+from rwkv_np.kernels.threads import new_team, next_items, one_at_a_time
 from rwkv_np.kernels.weights import scale_of
 
 # Fewer logits in all are one thread's work: two would save it less than a tenth of a millisecond, and where
@@ -43,16 +43,17 @@ def _choose_rows(
 ):
     for i in prange(n_threads):
         rank = np.int64(i)  # Numba counts without sign in here, and would compile everything twice
-        row = next_item(team, 0, rank, tokens.size)
-        while row >= 0:
-            b, e = bias_ends[row], bias_ends[row + 1]
-            c, f = said_ends[row], said_ends[row + 1]
-            tokens[row] = choose_row(
-                logits[row * row_size : row * row_size + n_vocab],
-                Sparse(bias.ids[b:e], bias.values[b:e]), Sparse(said.ids[c:f], said.values[c:f]),
-                settings[row], scratch, rank,
-            )  # fmt: skip
-            row = next_item(team, 0, rank, tokens.size)
+        first, behind = next_items(team, 0, rank, tokens.size)
+        while first >= 0:
+            for row in range(first, behind):
+                b, e = bias_ends[row], bias_ends[row + 1]
+                c, f = said_ends[row], said_ends[row + 1]
+                tokens[row] = choose_row(
+                    logits[row * row_size : row * row_size + n_vocab],
+                    Sparse(bias.ids[b:e], bias.values[b:e]), Sparse(said.ids[c:f], said.values[c:f]),
+                    settings[row], scratch, rank,
+                )  # fmt: skip
+            first, behind = next_items(team, 0, rank, tokens.size)
 
 
 _kept = threading.local()  # each Python thread's scratch

@@ -93,20 +93,25 @@ def new_team(n_phases: int, n_threads: int) -> np.ndarray:
 
 
 @jit(error_model="numpy")
-def next_item(team, phase, rank, n_items):
-    """An item of the phase that no thread has taken yet, or -1.
+def next_items(team, phase, rank, n_items):
+    """The first of some items of the phase that no thread has taken yet, and the one behind the last; or -1, -1.
 
     A thread begins with its own share, which is contiguous so that memory is read in straight
-    lines, and then helps the others with theirs.
+    lines, and then helps the others with theirs. It takes half of what is left at a time: a processor
+    finishes all that it has begun before it takes, and reads no memory meanwhile, which costs some
+    0.4 microseconds, a third of the time of an item. Towards the end it takes one by one, so that
+    threads end together.
     """
     n_threads = team.shape[1] // SLOT - 1
     for i in range(n_threads):
         owner = rank + i if rank + i < n_threads else rank + i - n_threads
         first, end = owner * n_items // n_threads, (owner + 1) * n_items // n_threads
-        item = first + _fetch_add(team, phase * team.shape[1] + SLOT * owner, 1)
+        place = phase * team.shape[1] + SLOT * owner
+        amount = max((end - first - _read(team, place)) // 2, 1)
+        item = first + _fetch_add(team, place, amount)
         if item < end:
-            return item
-    return -1
+            return item, min(item + amount, end)
+    return -1, -1
 
 
 @jit()
