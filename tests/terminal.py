@@ -225,9 +225,9 @@ def rambler(path, seed=0):
 
 
 def thinker(path):
-    """A random checkpoint (.pth) of RWKV-7 over bytes: "<think" becomes a mark, and then it says letters without an end.
+    """A random checkpoint (.pth) of RWKV-7 over bytes: "<think" becomes a mark, and all else it says is letters.
 
-    Which letters depends on all that it has read. Its first feed-forward unit looks for the bytes "nk": v7 mixes
+    Which ones depends on all that it has read. Its first feed-forward unit looks for the bytes "nk": v7 mixes
     each channel with that of the token before, so one channel can be of this token and one of the last.
     """
     sizes = dict(n_layer=2, n_embd=64, dim_ffn=64, architecture="v7", head_size=32, ranks=(8, 8, 8, 8))
