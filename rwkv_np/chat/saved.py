@@ -6,7 +6,9 @@ budget goes. States in between, and what was left out, are made again from the t
 written whole or not at all, and read whole or not at all: no conversation is half replaced.
 
 Version 1 has all states of both ends of each branch. Where one is left out it is version 2,
-which names those that are there: "states": ["0.start", "0.end"].
+which names those that are there: "states": ["0.start", "0.end"]. Beside them may lie "0.answer":
+where a branch's last answer was broken off, with its thought, which "0.end" is without. Older
+programs pass over it, and read the thought again when the answer goes on.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from rwkv_np.sampling import SETTINGS
 FORMAT, COMPLETE, PARTIAL = "rwkv_np conversation", 1, 2  # and the versions of files
 BUDGET = 256_000_000  # bytes of states before they are compressed: four of the largest of v7, and a file to send
 _TEXT = "conversation.json"
+ANSWER = ".answer"  # what ends the name of the state after an answer that may go on
 _TURN = ("message", "prompt", "stop", "text", "tokens", "stop_reason")
 _THOUGHTS = ("lead", "plain", "remembered")  # of the turns of models that can think
 _TUPLES = ("prompt", "stop", "tokens", "plain", "remembered")
@@ -70,7 +73,16 @@ def _positions(conversation: Conversation) -> dict[str, Position]:
     if not conversation.turns:  # it ends where it starts
         first = next(iter(starts))
         ends = {first: starts.pop(first), **ends}
-    return {name: position for name, position in (ends | starts).items() if position}
+    return {name: position for name, position in (ends | starts | _answers(branches)).items() if position}
+
+
+def _answers(branches: list[tuple[int, Branch]]) -> dict[str, Position | None]:
+    """Where answers stopped that may go on, if the next message is not read there but without the thought.
+
+    One that has ended is seldom gone on with, and costs its tokens then: a state is larger than most files.
+    """
+    last = ((i, branch.turns[-1]) for i, branch in branches if branch.turns)
+    return {f"{i}{ANSWER}": turn.after_answer for i, turn in last if turn.remembered and not turn.is_finished}
 
 
 def _at_start(branch: Branch) -> Position | None:
@@ -101,6 +113,7 @@ def _state_names(branches: Iterable[list[Any]]) -> list[str]:
 
 def _describe(conversation: Conversation, model: dict[str, str], states: list[str]) -> dict[str, Any]:
     c = conversation
+    states = [name for name in states if not name.endswith(ANSWER)]
     is_complete = len(states) == len(_state_names(branch.turns for branch in c.branches.values()))
     return {
         "format": FORMAT,
@@ -190,6 +203,8 @@ def _restore(path: PathLike, said: dict[str, Any], members: Any, like: Conversat
             branch.start = _read_position(path, members, f"{i}.start", like).state
         if f"{i}.end" in names:
             branch.turns[-1].end = _read_position(path, members, f"{i}.end", like)
+        if branch.turns and f"{i}{ANSWER}.logits" in members:
+            branch.turns[-1].after_answer = _read_position(path, members, f"{i}{ANSWER}", like)
         restored.branches[name] = branch
     restored.n_asked = int(said["n_asked"])
     restored.switch(said["branch"])
