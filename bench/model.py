@@ -72,11 +72,11 @@ def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:
     prompts = {n: prefill(model, n) for n in PROMPTS}
     rate, float32 = prompts[128] * matrix_operations(model), float32_rate(4096, model.config.n_embd, 128)
     return {
-        "model": path.name, "version": model.config.record.title, "type": model.config.data_type, "layers": model.config.n_layer,
-        "n_embd": model.config.n_embd, "processor": processor(), "threads": model.n_threads,
-        "kernels": model.kernels.path, "head_q8_0": head_q8_0,
-        "bytes_per_token": model.n_bytes_per_token, "state_bytes": model.state_layout.n_bytes, "read_gb_s": decoding.bandwidth / 1e9,
-        "ceiling_tok_s": decoding.bandwidth / model.n_bytes_per_token,
+        "model": path.name, "version": model.config.record.title, "type": model.config.data_type,
+        "layers": model.config.n_layer, "n_embd": model.config.n_embd, "processor": processor(),
+        "threads": model.n_threads, "kernels": model.kernels.path, "head_q8_0": head_q8_0,
+        "bytes_per_token": model.n_bytes_per_token, "state_bytes": model.state_layout.n_bytes,
+        "read_gb_s": decoding.bandwidth / 1e9, "ceiling_tok_s": decoding.bandwidth / model.n_bytes_per_token,
         "decode_tok_s": decoding.tokens_per_s, "decode_p10_p90_ms": [
             1e3 * float(np.percentile(decoding.seconds, p)) for p in (10, 90)
         ],
