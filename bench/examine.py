@@ -1,7 +1,8 @@
 """How good the demo model is: questions answered, answers that end, perplexity of unseen text.
 
     python bench/examine.py                   # the shipped file
-    python bench/examine.py demo-Q4_1.bin     # any other, with the tokenizer beside it or the shipped one
+    python bench/examine.py demo-Q4_1.bin     # any other file of it
+    python bench/examine.py MODEL.bin         # another model, by its tokenizer and its template
 
 A question is asked greedily, from the empty state. The rule is strict: an answer is right if it
 contains one of the accepted substrings as whole words, and, where a number was asked for, no other
@@ -21,7 +22,7 @@ import click
 import numpy as np
 
 from rwkv_np import Model, SamplingParams, Tokenizer, demo, generate, load, load_tokenizer
-from rwkv_np.chat.templates import TEMPLATES
+from rwkv_np.chat.templates import template_for
 from rwkv_np.cli import Command
 
 QUESTIONS = Path(__file__).parents[1] / "tests" / "data" / "demo_questions.json"
@@ -50,11 +51,17 @@ def _contains(answer: str, accepted: str) -> bool:
     return re.search(pattern, answer, re.IGNORECASE) is not None
 
 
+def tokenizer_of(path: Path, vocab_size: int) -> Tokenizer:
+    """The demo's for a file of it, which lies anywhere; else as the chat finds one."""
+    is_demo = vocab_size == load_tokenizer(demo.TOKENIZER).n_ids
+    return load_tokenizer(demo.TOKENIZER if is_demo else None, vocab_size, model_path=path)
+
+
 def ask(model: Model, tokenizer: Tokenizer, question: str) -> tuple[str, bool]:
     """The greedy answer, and whether it ended by itself."""
-    template = TEMPLATES["raven"]
+    template = template_for(model.config.vocab_size, model.config.architecture)
     params = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, stop=template.stop)
-    completion = generate(model, tokenizer, template.turn(question), params)
+    completion = generate(model, tokenizer, template.prompt(question), params)
     answer = "".join(completion)
     return answer.strip(), completion.stop_reason in ("stop", "stop_id")
 
@@ -92,8 +99,8 @@ def perplexity(model: Model, tokenizer: Tokenizer, text: str) -> float:
 @click.option("--json", "as_json", is_flag=True, help="All of it, the wrong answers included.")
 def command(path: Path, as_json: bool) -> None:
     """Examine the demo model, or another file of it."""
-    model = load(path, threads=1)  # so small a model loses by more
-    tokenizer = load_tokenizer(demo.TOKENIZER, model.config.vocab_size)
+    model = load(path)
+    tokenizer = tokenizer_of(path, model.config.vocab_size)
     found = examine(model, tokenizer, json.loads(QUESTIONS.read_text(encoding="utf-8")))
     found["perplexity"] = perplexity(model, tokenizer, demo.HELD_OUT.read_text(encoding="utf-8"))
     if as_json:

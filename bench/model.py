@@ -1,7 +1,8 @@
 """A card for one model: bytes a token, the memory's speed, the ceiling, and how near we come.
 
 Decoding reads every weight once a token, so its ceiling is bandwidth / bytes. A prompt reads
-them once for many tokens and is bound by arithmetic. Each decode timing is paired with a
+them once for many tokens and is bound by arithmetic. The state (`state_bytes`), which a token reads and
+writes as well, is no part of the ceiling. Each decode timing is paired with a
 measurement of the bandwidth right before it; the share is the median of the pairs.
 
     python bench/model.py --shape 1b5 --format Q4_1 [--head-fp16]
@@ -51,7 +52,15 @@ def load_seconds(path: Path, **options) -> tuple[Engine, float]:
 def matrix_operations(model: Engine) -> int:
     """Multiplications and additions of the layers' matrices, for a token."""
     shapes = model.config.record.parameter_shapes(model.config)
-    return 2 * sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and "blocks." in name)
+    return 2 * sum(math.prod(shape) for name, shape in shapes.items() if "blocks." in name and is_matrix(model, shape))
+
+
+def is_matrix(model: Engine, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter of a layer is multiplied with a vector, or is several such matrices in a row.
+
+    RWKV-6 has five in a parameter of three dimensions. RWKV-7's r_k has two and is a vector, cut into heads.
+    """
+    return len(shape) > 1 and model.config.n_embd in shape[-2:] and min(shape[-2:]) > 1
 
 
 def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:
@@ -63,11 +72,11 @@ def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:
     prompts = {n: prefill(model, n) for n in PROMPTS}
     rate, float32 = prompts[128] * matrix_operations(model), float32_rate(4096, model.config.n_embd, 128)
     return {
-        "model": path.name, "type": model.config.data_type, "layers": model.config.n_layer,
-        "n_embd": model.config.n_embd, "processor": processor(), "threads": model.n_threads,
-        "kernels": model.kernels.path, "head_q8_0": head_q8_0,
-        "bytes_per_token": model.n_bytes_per_token, "read_gb_s": decoding.bandwidth / 1e9,
-        "ceiling_tok_s": decoding.bandwidth / model.n_bytes_per_token,
+        "model": path.name, "version": model.config.record.title, "type": model.config.data_type,
+        "layers": model.config.n_layer, "n_embd": model.config.n_embd, "processor": processor(),
+        "threads": model.n_threads, "kernels": model.kernels.path, "head_q8_0": head_q8_0,
+        "bytes_per_token": model.n_bytes_per_token, "state_bytes": model.state_layout.n_bytes,
+        "read_gb_s": decoding.bandwidth / 1e9, "ceiling_tok_s": decoding.bandwidth / model.n_bytes_per_token,
         "decode_tok_s": decoding.tokens_per_s, "decode_p10_p90_ms": [
             1e3 * float(np.percentile(decoding.seconds, p)) for p in (10, 90)
         ],

@@ -10,37 +10,35 @@ from rwkv_np.models.architecture import Sizes
 from rwkv_np.models.registry import ARCHITECTURES
 
 ARCHITECTURE = "v4"  # of all whose name does not begin with another
-# name -> (n_layer, n_embd)
-SHAPES = {
-    "toy": (2, 64),
-    "169m": (12, 768),
-    "430m": (24, 1024),
-    "1b5": (24, 2048),
-    "3b": (32, 2560),
-    "7b": (32, 4096),
-    "14b": (40, 5120),
-    "v5.2-toy": (2, 128),
-    "v5.2-1b5": (24, 2048),
-    "v5.2-3b": (32, 2560),
-    "v5.2-7b": (32, 4096),
-    "v6-toy": (2, 128),
-    "v6-1b6": (24, 2048),
-    "v6-3b": (32, 2560),
-    "v6-7b": (32, 4096),
-    "v7-toy": (2, 128),
-    "v7-0b1": (12, 768),
-    "v7-0b4": (24, 1024),
-    "v7-1b5": (24, 2048),
-    "v7-2b9": (32, 2560),
-    "v7-7b2": (32, 4096),
+# name -> (n_layer, n_embd, the ranks of thin matrices: RWKV-6's of a mix and of the decay; RWKV-7's w, a, v and g)
+SHAPES: dict[str, tuple[int, int, tuple[int, ...]]] = {
+    "toy": (2, 64, ()),
+    "169m": (12, 768, ()),
+    "430m": (24, 1024, ()),
+    "1b5": (24, 2048, ()),
+    "3b": (32, 2560, ()),
+    "7b": (32, 4096, ()),
+    "14b": (40, 5120, ()),
+    "v5.1-toy": (2, 128, ()),
+    "v5.1-0b1": (12, 768, ()),
+    "v5.2-toy": (2, 128, ()),
+    "v5.2-1b5": (24, 2048, ()),
+    "v5.2-3b": (32, 2560, ()),
+    "v5.2-7b": (32, 4096, ()),
+    "v6-toy": (2, 128, (16, 32)),
+    "v6-1b6": (24, 2048, (32, 64)),
+    "v6-3b": (32, 2560, (32, 64)),
+    "v6-7b": (32, 4096, (64, 128)),
+    "v6-14b": (61, 4096, (64, 128)),
+    "v7-toy": (2, 128, (16, 16, 8, 32)),
+    "v7-0b1": (12, 768, (64, 64, 32, 128)),
+    "v7-0b4": (24, 1024, (64, 64, 32, 128)),
+    "v7-1b5": (24, 2048, (96, 96, 64, 256)),
+    "v7-2b9": (32, 2560, (96, 96, 64, 320)),
+    "v7-7b2": (32, 4096, (128, 128, 96, 480)),
+    "v7-13b3": (61, 4096, (192, 192, 128, 384)),
 }
 HEAD_SIZE = 64
-# Of thin matrices by n_embd: RWKV-6's of a mix and of the decay; RWKV-7's w, a, v and g.
-RANKS_6 = {128: (16, 32), 2048: (32, 64), 2560: (32, 64), 4096: (64, 128)}
-RANKS = {
-    128: (16, 16, 8, 32), 768: (64, 64, 32, 128), 1024: (64, 64, 32, 128), 2048: (96, 96, 64, 256),
-    2560: (96, 96, 64, 320), 4096: (128, 128, 96, 480),
-}  # fmt: skip
 WORLD_VOCAB_SIZE = 65536
 VOCAB_SIZE = 50277  # the 20B tokenizer's, padding included
 TOY_VOCAB_SIZE = 256  # bytes
@@ -60,10 +58,9 @@ def architecture(shape: str) -> str:
 
 def sizes(shape: str, n_vocab: int | None = None) -> Sizes:
     """The sizes of a model of that shape."""
-    n_layer, n_embd = SHAPES[shape]
+    n_layer, n_embd, ranks = SHAPES[shape]
     version, vocab = architecture(shape), n_vocab or vocab_size(shape)
     head_size = 0 if version == "v4" else HEAD_SIZE
-    ranks = {"v6": RANKS_6, "v7": RANKS}.get(version, {}).get(n_embd, ())
     dim_ffn = 4 * n_embd if version in ("v4", "v7") else 7 * n_embd // 64 * 32
     return Sizes(
         n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn, vocab_size=vocab, head_size=head_size, ranks=ranks

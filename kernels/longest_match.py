@@ -1,97 +1,23 @@
 """Cut a text into the longest entries of a vocabulary, from left to right.
 
-Entries and texts are bytes here, and an entry is its number; what the numbers mean and how the
-vocabulary is stored is the business of others.
+The vocabulary is a trie (`trie.py`), and its nodes are walked byte by byte.
 
-The entries are a trie in level order: first the empty prefix, then all prefixes of one byte, then of
-two, each level sorted. So the children of a node are neighbours, sorted by their last byte, and one
-number a node says where they begin. NumPy builds that with one sort a level. A double array (a slot for
-each byte of a node, the gaps of one filled by others) cut texts 1.4 times as fast, but to look for the
-gaps takes longer than all else in loading, and no text of a chat would gain a tenth of that.
-
-Most of the time would go by at the top, where nodes have up to 256 children. So the first two bytes are
-looked up in a table, and only from there on a node's children are searched by halves.
+Reference: `trie.cut`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from rwkv_np.kernels.cache import jit
-
-NO_ENTRY = 0  # number 0 is of no entry, as in the vocabulary of RWKV World, where it is the end of a text
-N_ENTRIES = 2**16  # numbers are uint16
+from rwkv_np.kernels.trie import NO_ENTRY, Trie
 
 _jit = jit(nogil=True, error_model="numpy")
-
-
-class Trie(NamedTuple):
-    """Nodes are prefixes of entries. Node 0 is the empty one, nodes 1 to 256 are the bytes."""
-
-    entry: np.ndarray  # (n_nodes,) uint16: the entry that ends at the node, or NO_ENTRY
-    last: np.ndarray  # (n_nodes,) uint8: the last byte of the prefix
-    children: np.ndarray  # (n_nodes + 1,) int32: those of node i are children[i] to children[i + 1] - 1
-    pairs: np.ndarray  # (65536,) int32: the node of two bytes, the first one times 256; 0 for none
-
-
-def build(data: np.ndarray, lengths: np.ndarray) -> Trie:
-    """The trie of the entries that follow each other in `data` (uint8); the lengths (n,) are in bytes.
-
-    Entry i is the i-th of them, one of length 0 is left out, and so must be entry 0. Raises ValueError:
-    a byte is not an entry by itself (some texts could not be cut then), or an entry comes twice.
-    """
-    lengths = np.asarray(lengths, np.int64)
-    if not (0 < lengths.size <= N_ENTRIES and lengths[0] == 0 and lengths.sum() == data.size):
-        raise ValueError("expected lengths of at most 65536 entries that add up to the data, the first of them 0")
-    parents, last, entry = (np.concatenate(levels) for levels in zip(*_levels(data, lengths)))
-    if last[:256].tolist() != list(range(256)) or not entry[:256].all():
-        raise ValueError("each of the 256 bytes must be an entry")
-    if np.count_nonzero(entry) != np.count_nonzero(lengths):
-        raise ValueError("an entry comes twice")
-    children = np.searchsorted(parents, np.arange(last.size + 2)) + 1
-    pairs = np.zeros(2**16, np.int32)
-    second = np.arange(children[1], children[257])
-    pairs[(parents[second - 1] - 1) * 256 + last[second - 1]] = second
-    return Trie(_below_root(entry, np.uint16), _below_root(last, np.uint8), children.astype(np.int32), pairs)
-
-
-def _levels(data, lengths):
-    """For each level below the root: its nodes' parents, last bytes and entries."""
-    starts = np.cumsum(lengths) - lengths
-    entries = np.flatnonzero(lengths)
-    node, n_nodes = np.zeros(entries.size, np.int64), 1  # the node that each entry has come to
-    for depth in range(lengths.max()):
-        keys, level = np.unique(node * 256 + data[starts[entries] + depth], return_inverse=True)
-        ends = lengths[entries] == depth + 1
-        entry = np.zeros(keys.size, np.int64)
-        entry[level[ends]] = entries[ends]
-        yield keys >> 8, keys & 255, entry
-        entries, node = entries[~ends], n_nodes + level[~ends]
-        n_nodes += keys.size
-
-
-def _below_root(values, dtype):
-    return np.concatenate([[0], values]).astype(dtype)
 
 
 def match(text: np.ndarray, trie: Trie) -> np.ndarray:
     """The entries (n,) uint16 of a text (n_bytes,) uint8: each the longest with which the rest begins."""
     entries = np.empty(text.size, np.uint16)
-    return entries[: _match(text, *trie, entries)]
-
-
-def match_reference(text: bytes, entries: dict[bytes, int]) -> list[int]:
-    """What `match` computes, from a dictionary that holds each of the 256 bytes."""
-    longest = max(map(len, entries))
-    found, start = [], 0
-    while start < len(text):
-        end = min(start + longest, len(text))
-        while text[start:end] not in entries:
-            end -= 1
-        found.append(entries[text[start:end]])
-        start = end
-    return found
+    return entries[: _match(text, *trie[:4], entries)]
 
 
 # The arrays come one by one: a tuple of them that is handed on to a helper has its arrays' references

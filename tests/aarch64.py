@@ -2,6 +2,7 @@
 
     python tests/aarch64.py FOLDER                                     the tests of kernels and engine
     python tests/aarch64.py FOLDER --cpu neoverse-n1 tests/test_kernels.py -k Q4_1
+    python tests/aarch64.py FOLDER --torch tests/test_v7.py            with torch, which these tests need
     python tests/aarch64.py FOLDER -m rwkv_np info                     any module instead of pytest
 
 QEMU's user-mode emulation runs an aarch64 Python against this checkout. FOLDER takes all that it
@@ -10,7 +11,7 @@ and the kernels compiled so far. What is there already is left as it is; delete 
 
 Needs Linux, apt-get, pip and qemu-aarch64-static (Debian: qemu-user-static); no root, and nothing
 outside FOLDER is changed. LLVM is 10 to 30 times slower there, so this is no part of CI, and pytest
-does not collect it. torch is left out: the tests that need it skip themselves.
+does not collect it. Tests that need torch want `--torch`, 400 MB more in FOLDER.
 
 A processor of CPUINFO is one that LLVM knows by name, as on a real machine. The others, such as
 `max`, show it QEMU's host instead, so that it finds neither a name nor a feature: there the kernel's
@@ -24,10 +25,13 @@ import configparser
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEBIAN = ("python3", "libgomp1", "libstdc++6")
+# pip asks for what torch needs on this machine, a graphics card's libraries among it: so it is said here.
+TORCH = ("--no-deps", "torch==2.6.0", "sympy==1.13.1", "mpmath<1.4", "networkx", "jinja2", "markupsafe")
 TESTS = ["tests/test_kernels.py", "tests/test_engine.py", "tests/test_dispatch.py"]
 
 # What /proc/cpuinfo says of one processor: its name is (implementer, part), its features the kernel's.
@@ -46,7 +50,9 @@ def main() -> int:
     if not (root / "usr/bin/python3").exists():
         unpack_debian(folder / "apt", root)
     if not (site / "numba").exists():
-        install_wheels(site, python_version(root))
+        install_wheels(site, python_version(root), needs())
+    if options.torch and not (site / "torch").exists():
+        install_wheels(site, python_version(root), TORCH)
     link_package(folder / "package")
     python = make_machine(folder / options.cpu, root, options.cpu)
     run = ["-m", "pytest", "-p", "no:cacheprovider", *(rest or TESTS)]
@@ -59,6 +65,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="a folder for the aarch64 system")
     parser.add_argument("--cpu", default="max", help="a processor of QEMU's list (`-cpu help`); default: max")
+    parser.add_argument("--torch", action="store_true", help="install torch too, for tests that convert checkpoints")
     parser.add_argument("-m", dest="module", help="run this module instead of pytest")
     return parser.parse_known_args()
 
@@ -88,16 +95,20 @@ def python_version(root: Path) -> str:
     return (root / "usr/bin/python3").readlink().name.removeprefix("python")
 
 
-def install_wheels(site: Path, version: str) -> None:
-    """Unpack aarch64 wheels of what the package and its tests need."""
+def needs() -> list[str]:
+    """The packages that ours and most of its tests need."""
     setup = configparser.ConfigParser()
     setup.read(CHECKOUT / "setup.cfg")
-    needs = [*setup["options"]["install_requires"].split("\n"), "pytest>=8", "hypothesis>=6.100", "psutil>=5.9"]
+    return [*setup["options"]["install_requires"].split("\n"), "pytest>=8", "hypothesis>=6.100", "psutil>=5.9"]
+
+
+def install_wheels(site: Path, version: str, packages: Sequence[str]) -> None:
+    """Unpack aarch64 wheels of those packages and of what they need."""
     platforms = ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 37))]
     command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(site), "--only-binary=:all:"]
     command += ["--python-version", version, "--implementation", "cp"]
     command += [argument for platform in platforms for argument in ("--platform", platform)]
-    subprocess.run([*command, *filter(None, map(str.strip, needs))], check=True)
+    subprocess.run([*command, *filter(None, map(str.strip, packages))], check=True)
 
 
 def link_package(folder: Path) -> None:

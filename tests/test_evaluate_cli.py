@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import WORDS
+from conftest import WORDS, random_parameters, write_model
 from test_evaluation import made
 from waiting import PATIENCE
 
@@ -47,6 +47,24 @@ def test_the_issue_s_second_command_measures_the_model_and_what_is_made(run_cli,
     out = run_cli("evaluate", q4_1, "--formats", "Q4_0,Q4_1, Q8_0", "--from", model_fp16, "--text", words,
                   "--no-timing").stdout  # fmt: skip
     assert [line.split()[0] for line in out.splitlines()[1:5]] == ["FP16", "Q4_1", "Q4_0", "Q8_0"]
+
+
+@pytest.mark.parametrize(
+    ("version", "ranks"), [("v5.1", ()), ("v5.2", ()), ("v6", (32, 32)), ("v7", (32, 32, 32, 32))]
+)
+def test_every_version_is_measured_and_compared(run_cli, words, tmp_path, version, ranks):
+    arrays = random_parameters(np.random.default_rng(3), architecture=version, head_size=16, ranks=ranks)
+    model, kept = write_model(tmp_path / "model-FP16.bin", arrays, "FP16"), tmp_path / "kept"
+    arguments = ["--text", words, "--limit", 200, "--no-timing"]
+    out = run_cli("evaluate", "--from", model, "--formats", "Q8_0", "--float32-activations", "--both-heads",
+                  "--save-base", kept, *arguments, "--json").stdout  # fmt: skip
+    rows = {row["name"]: row["quality"] for row in json.loads(out)["rows"]}
+    assert {"FP16", "Q8_0", "Q8_0, float32 activations"} <= rows.keys()
+    # The weights of noise in 8 bits: near to what they were made from, and not the same.
+    assert all(0 < rows[name]["kl"]["value"] < 0.05 for name in rows if name != "FP16")
+    again = run_cli("evaluate", made(model, "Q8_0"), "--base-file", kept, *arguments, "--json").stdout
+    kl = json.loads(again)["rows"][0]["quality"]["kl"]["value"]
+    assert kl == pytest.approx(rows["Q8_0"]["kl"]["value"], rel=0.01, abs=1e-6)
 
 
 def test_last_words_are_two_columns(run_cli, model_fp16, lambada):
@@ -146,6 +164,7 @@ def test_a_log_hears_of_progress_every_half_minute(capsys, monkeypatch):
         (0.99996, 9.8e-7, "0.99996000 ± 0.00000098"),
         (1234.5, 67.8, "1234 ± 68"),
         (0.5, 0.0, "0.5"),
+        (2.72e21, 1.68e22, "(0.3 ± 1.7)e22"),
         (float("inf"), 1.0, "inf"),
     ],
 )
@@ -154,5 +173,5 @@ def test_a_figure_has_the_digits_that_its_error_leaves(value, error, shown):
 
 
 def test_large_figures_have_no_decimals_and_unknown_ones_a_dash():
-    assert [number(x) for x in (12345.6, 0.012345, None)] == ["12,346", "0.0123", "–"]
+    assert [number(x) for x in (12345.6, 2.72e21, 0.012345, None)] == ["12,346", "2.72e+21", "0.0123", "–"]
     assert with_error(None) == "–"

@@ -1,10 +1,12 @@
-"""Longest match: the kernel against its reference, on small vocabularies in which every case occurs."""
+"""Longest match: the kernel and NumPy's against a dictionary, on small vocabularies in which every case occurs."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rwkv_np.kernels.longest_match import build, match, match_reference
+from rwkv_np.kernels import trie as tries
+from rwkv_np.kernels.longest_match import match
+from rwkv_np.kernels.trie import build, cut, cut_reference
 
 BYTES = [bytes([value]) for value in range(256)]
 
@@ -18,7 +20,10 @@ def numbered(pieces):
 
 
 def match_bytes(text, trie):
-    return match(np.frombuffer(text, np.uint8), trie).tolist()
+    """What the kernel makes of the text; NumPy makes the same."""
+    found = match(np.frombuffer(text, np.uint8), trie).tolist()
+    assert cut(np.frombuffer(text, np.uint8), trie).tolist() == found
+    return found
 
 
 few_bytes = st.lists(st.sampled_from(b"ab\x00\xff"), max_size=12).map(bytes)
@@ -28,9 +33,9 @@ more_entries = st.sets(few_bytes.filter(lambda piece: len(piece) > 1), max_size=
 
 
 @given(more=more_entries, text=st.lists(few_bytes).map(b"".join))
-def test_the_kernel_matches_as_the_reference(more, text):
+def test_both_match_as_the_reference(more, text):
     pieces = [b"", *BYTES, *sorted(more)]
-    assert match_bytes(text, build_from(pieces)) == match_reference(text, numbered(pieces))
+    assert match_bytes(text, build_from(pieces)) == cut_reference(text, numbered(pieces))
 
 
 @given(data=st.data())
@@ -39,12 +44,18 @@ def test_a_node_may_have_any_number_of_children(data):
     pieces = [b"", *BYTES, *(b"xy" + bytes([last]) for last in lasts)]
     trie = build_from(pieces)
     for last in (0, 255, *lasts, *(last ^ 1 for last in lasts)):
-        assert match_bytes(b"xy" + bytes([last]), trie) == match_reference(b"xy" + bytes([last]), numbered(pieces))
+        assert match_bytes(b"xy" + bytes([last]), trie) == cut_reference(b"xy" + bytes([last]), numbered(pieces))
 
 
 def test_a_prefix_that_leads_nowhere_goes_back_to_the_longest_entry_on_its_way():
     trie = build_from([b"", *BYTES, b"ab", b"abcdef"])
     assert match_bytes(b"abcdeabcdefab", trie) == [257, 1 + ord("c"), 1 + ord("d"), 1 + ord("e"), 258, 257]
+
+
+@pytest.mark.parametrize("chunk", range(1, 9))
+def test_an_entry_may_begin_in_one_chunk_and_end_in_another(monkeypatch, chunk):
+    monkeypatch.setattr(tries, "CHUNK", chunk)
+    assert match_bytes(b"xabcdeabcdefab", build_from([b"", *BYTES, b"ab", b"abcdef"]))[-2:] == [258, 257]
 
 
 def test_numbers_follow_the_order_given_and_empty_entries_have_none():

@@ -27,6 +27,16 @@ def test_importing_the_package_imports_no_library_that_only_some_commands_need()
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["chat", "--help"], ["inspect", str(demo.MODEL)]])
+def test_who_only_asks_waits_for_no_compiler(arguments):
+    code = (
+        "import sys; from rwkv_np.cli import main; main(sys.argv[1:], standalone_mode=False); "
+        "print([name for name in ('numba', 'torch') if name in sys.modules])"
+    )
+    out = subprocess.check_output([sys.executable, "-c", code, *arguments], text=True)
+    assert out.splitlines()[-1] == "[]"
+
+
 def test_no_two_modules_of_the_chat_need_each_other():
     """Not even for the names of types."""
     needs = {path.stem: set(chat_imports(path)) for path in (ROOT / "rwkv_np" / "chat").glob("*.py")}

@@ -16,8 +16,6 @@ import numpy as np
 
 from rwkv_np import files, kernels, models
 from rwkv_np.errors import OutputError, StateFileError
-from rwkv_np.kernels import dispatch
-from rwkv_np.kernels.cache import source_hash
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.state import State, load_state
 
@@ -28,6 +26,9 @@ SOURCES = tuple(Path(package.__path__[0]) for package in (files, models, kernels
 
 def cache_key(model: str) -> str:
     """The `key` of a cache: the model of that fingerprint, read by this code with the kernels of this processor."""
+    from rwkv_np.kernels import dispatch  # imports numba, which `chat --help` does not need
+    from rwkv_np.kernels.cache import source_hash
+
     return " ".join([model, dispatch.choose().path, *map(source_hash, SOURCES)])
 
 

@@ -31,7 +31,6 @@ from rwkv_np.cli.progress import show_loading
 from rwkv_np.conversion.time_state import load_start_state
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.files.published import FIRST
-from rwkv_np.kernels import cache
 from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams, prepare
 from rwkv_np.text import decode_utf8
@@ -132,6 +131,8 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
     """Load model, tokenizer and opening, and the conversation to go on with; `settings` are those that were set."""
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening both say how the conversation begins; give one of them")
+    from rwkv_np.kernels import cache  # imports numba, which --help does not need
+
     if cache.is_first_run("program"):
         screen.say("compiling")
     model = load(path, options["threads"], head_q8_0=options["head_q8_0"], progress=show_loading)

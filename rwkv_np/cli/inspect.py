@@ -6,20 +6,22 @@ import json
 
 import click
 
+from rwkv_np.chat.templates import template_for
 from rwkv_np.cli import Command
 from rwkv_np.models.inspection import Report, inspect
-from rwkv_np.models.registry import title_of
 
 
 @click.command(cls=Command, name="inspect", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
 def command(model: str, as_json: bool) -> None:
-    """Show the header, the parameters and the sizes by type of the file MODEL.
+    """Show the version, the sizes and the parameters of the file MODEL, and how `chat` would speak to it.
 
     The exit status is 1 where the file can be read but is not a model that can be run.
     """
     report = inspect(model)
+    if report["sizes"]:
+        report["template"] = template_for(report["header"]["n_vocab"], report["architecture"]).name
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else "\n".join(_lines(report)))
     if report["problem"]:
         raise click.ClickException(f"{model}: {report['problem']}")
@@ -27,11 +29,14 @@ def command(model: str, as_json: bool) -> None:
 
 def _lines(report: Report) -> list[str]:
     h = report["header"]
-    title = title_of(report["architecture"])
+    title = report["title"] + (f" ({report['other_name']})" if report["other_name"] else "")
     return [
         f"{report['path']}: {title}, {h['data_type']}, file version {h['version']}, {_mb(report['bytes'])}",
-        f"n_layer {h['n_layer']}   n_embd {h['n_embed']}   vocabulary {h['n_vocab']}",
+        f"n_layer {h['n_layer']}   n_embd {h['n_embed']}   vocabulary {h['n_vocab']}"
+        + (f"   dim_ffn {report['sizes']['dim_ffn']}" if report["sizes"] else ""),
+        *(_of_sizes(report["sizes"]) if report["sizes"] else ()),
         f"tokenizer: {report['tokenizer']}",
+        *([f"template of chat: {report['template']}"] if "template" in report else []),
         "",
         f"{'type':8}{'parameters':>11}{'weights':>16}{'size':>14}{'bits/weight':>13}",
         *(
@@ -46,6 +51,13 @@ def _lines(report: Report) -> list[str]:
             for row in report["parameters"]
         ),
     ]
+
+
+def _of_sizes(sizes: Report) -> list[str]:
+    ranks = ", ".join(f"{name} {rank}" for name, rank in sizes["ranks"].items())
+    heads = [f"heads: {sizes['n_head']} of {sizes['head_size']} channels"] if sizes["n_head"] else []
+    heads += [f"ranks of the thin matrices (LoRA): {ranks}"] if ranks else []
+    return [*heads, f"state of a conversation: {sizes['state_bytes'] / 1e6:,.2f} MB"]
 
 
 def _mb(n_bytes: int) -> str:

@@ -22,7 +22,8 @@ def with_error(x: Estimate | None, scale: float = 1.0) -> str:
     value, error = scale * x.value, scale * x.error
     if not (math.isfinite(value) and math.isfinite(error)) or error == 0:
         return number(value)
-    if error < 1e-5 and abs(value) < 1e-3:
+    is_small, is_large = error < 1e-5 and abs(value) < 1e-3, max(abs(value), error) >= 1e9
+    if is_small or is_large:
         exponent = math.floor(math.log10(max(abs(value), error)))
         digits = max(0, exponent - math.floor(math.log10(error)) + 1)
         return f"({value / 10**exponent:.{digits}f} ± {error / 10**exponent:.{digits}f})e{exponent}"
@@ -34,7 +35,7 @@ def number(x: float | None, digits: int = 3) -> str:
     """A figure to so many significant digits."""
     if x is None:
         return UNKNOWN
-    return f"{x:,.0f}" if abs(x) >= 10**digits else f"{x:.{digits}g}"
+    return f"{x:,.0f}" if 10**digits <= abs(x) < 1e9 else f"{x:.{digits}g}"
 
 
 def _of_quality(show: Callable[[Quality], str]) -> Callable[[Row], str]:

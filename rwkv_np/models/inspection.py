@@ -1,4 +1,4 @@
-"""What a model file holds: header, parameters, sizes by type, and the tokenizer it wants.
+"""What a model file holds: header, parameters, sizes by type and of a state, and the tokenizer it wants.
 
 A file that can be read but not run (of another architecture, or with a parameter missing) is
 still shown, with what is wrong with it: finding that out is what one inspects it for.
@@ -13,7 +13,9 @@ from rwkv_np.errors import FormatError, PathLike
 from rwkv_np.files.format import ModelFile, read_model_file
 from rwkv_np.files.quants import by_code
 from rwkv_np.models import model_config
-from rwkv_np.models.registry import identify
+from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.registry import identify, named_ranks, other_name_of, title_of
+from rwkv_np.models.state import StateLayout
 from rwkv_np.tokenizers import NAME_OF_SIZE, PILE_SIZE
 
 Report = dict[str, Any]
@@ -23,12 +25,16 @@ def inspect(path: PathLike) -> Report:
     """Everything about the model file at `path`, as plain values for JSON. Raises FormatError, OSError."""
     file = read_model_file(path)
     header_type = by_code(file.header.data_type, file.header.version)
+    found, (config, problem) = identify(file.parameters), _config(file)
     return {
         "path": file.path,
         "bytes": file.n_bytes,
         "header": asdict(file.header) | {"data_type": header_type.name if header_type else None},
-        "architecture": identify(file.parameters),
-        "problem": _problem(file),
+        "architecture": found,
+        "title": title_of(found),
+        "other_name": other_name_of(found),
+        "problem": problem,
+        "sizes": _sizes(config) if config else None,
         "tokenizer": _tokenizer(file.header.n_vocab),
         "types": _by_type(file),
         "parameters": [
@@ -45,12 +51,23 @@ def _tokenizer(vocab_size: int) -> str:
     return name or "the model's own: a tokenizer.json beside it, or --tokenizer PATH"
 
 
-def _problem(file: ModelFile) -> str | None:
+def _config(file: ModelFile) -> tuple[ModelConfig | None, str | None]:
+    """What is in the file, or what is wrong with it."""
     try:
-        model_config(file)
+        return model_config(file), None
     except FormatError as error:
-        return error.problem
-    return None
+        return None, error.problem
+
+
+def _sizes(config: ModelConfig) -> Report:
+    """What header and types do not tell; `state_bytes` are those of a conversation's state in memory."""
+    return {
+        "dim_ffn": config.dim_ffn,
+        "n_head": config.n_head,
+        "head_size": config.head_size,
+        "ranks": named_ranks(config.architecture, config),
+        "state_bytes": StateLayout(config).n_bytes,
+    }
 
 
 def _by_type(file: ModelFile) -> list[Report]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection
 
 from rwkv_np.models import v4, v5, v6, v7
-from rwkv_np.models.architecture import Architecture
+from rwkv_np.models.architecture import Architecture, Sizes
 
 # From the oldest to the newest: a version has the names of some before it.
 ARCHITECTURES: dict[str, Architecture] = {
@@ -18,6 +18,13 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 _MARKS = tuple((record.name, record.marks) for record in reversed(ARCHITECTURES.values()))
+
+# What else a version is called: the official package's numbers for 5, and what file names say from 6 on.
+_OTHER_NAMES = {"v5.1": "5.0 in the official package", "v5.2": "5.1 or 5.2 in the official package",
+                "v6": "x060", "v7": "x070"}  # fmt: skip
+
+# What the ranks of thin matrices are of, in the order of `Sizes.ranks`.
+_RANKS = {"v6": ("mix", "decay"), "v7": tuple(v7.RANKS)}
 
 # Relatives of a version that have all of its names and compute something else, by a name that it lacks.
 _VARIANTS = (
@@ -49,6 +56,16 @@ def identify(names: Collection[str]) -> str:
 def title_of(found: str) -> str:
     """What `identify` found, as people call it."""
     return ARCHITECTURES[found].title if found in ARCHITECTURES else found
+
+
+def other_name_of(found: str) -> str | None:
+    """The name that other programs have for what `identify` found; None where it is the same."""
+    return _OTHER_NAMES.get(found)
+
+
+def named_ranks(found: str, sizes: Sizes) -> dict[str, int]:
+    """The ranks of the thin matrices (LoRA) of a model of that architecture, by what they are of."""
+    return dict(zip(_RANKS.get(found, ()), sizes.ranks))
 
 
 def titles() -> str:

@@ -1,9 +1,9 @@
 """The World tokenizer (vocab 65536) of RWKV-4 World and later models.
 
 Its vocabulary is a list of byte strings and its rule is the greedy longest match over UTF-8, which
-`kernels/longest_match.py` does. The list comes with this package, as `data/world-vocabulary.zlib`: a
-byte of length for each id, then the bytes of all ids one after another, deflated. (xz would make
-0.11 MB of it and not 0.19, but a Python may come without.)
+`kernels/longest_match.py` does, or `kernels/trie.py` without Numba. The list comes with this package, as
+`data/world-vocabulary.zlib`: a byte of length for each id, then the bytes of all ids one after another,
+deflated. (xz would make 0.11 MB of it and not 0.19, but a Python may come without.)
 
 An entry may be a part of a character, so what an id stands for is bytes. They are cut out when they are
 asked for: 65,529 objects would take ten times the memory.
@@ -11,14 +11,16 @@ asked for: 65,529 objects would take ten times the memory.
 
 from __future__ import annotations
 
+import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
 from rwkv_np.errors import PathLike, TokenizerError
+from rwkv_np.kernels import trie
 from rwkv_np.tokenizers.base import Tokenizer
 
 N_IDS = 65530  # id 0 is the end of a text and has no bytes
@@ -31,16 +33,12 @@ class WorldTokenizer(Tokenizer):
 
     def __init__(self, vocab_size: int | None = None) -> None:
         super().__init__("World", N_IDS, VOCAB_SIZE if vocab_size is None else vocab_size, "World")
-        # Here and not above: it imports Numba, and importing a tokenizer must not.
-        from rwkv_np.kernels import longest_match
-
         self._vocabulary = load_vocabulary(VOCABULARY)
-        self._trie = longest_match.build(self._vocabulary.data, self._vocabulary.lengths)
-        self._match = longest_match.match
+        self._trie = trie.build(self._vocabulary.data, self._vocabulary.lengths)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """The ids of any bytes, which need not be UTF-8."""
-        ids: list[int] = self._match(np.frombuffer(data, np.uint8), self._trie).tolist()
+        ids: list[int] = _cutter()(np.frombuffer(data, np.uint8), self._trie).tolist()
         return ids
 
     def _encode(self, text: str) -> list[int]:
@@ -48,6 +46,18 @@ class WorldTokenizer(Tokenizer):
 
     def _build_pieces(self) -> Vocabulary:
         return self._vocabulary
+
+
+def _cutter() -> Callable[[np.ndarray, trie.Trie], np.ndarray]:
+    """The kernel where Numba is loaded, as it is beside every model.
+
+    A process that only counts tokens goes without: Numba would take 35 MB and most of a second.
+    """
+    if "numba" not in sys.modules:
+        return trie.cut
+    from rwkv_np.kernels import longest_match
+
+    return longest_match.match
 
 
 class Vocabulary(Sequence[bytes]):
