@@ -13,9 +13,9 @@ import zipfile
 import zlib
 from random import Random
 
-from npy import edit_array, write
 from documents import edit_json
 from mutations import EXTREMES, blind, pack, put
+from npy import edit_array, write
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 NAMES = ("x", "", "../x", "/etc/x", "a/b", "x.npy", "\0", "名.npy", "conversation.json", "architecture.npy", "n" * 5000)
@@ -26,8 +26,8 @@ RECORDS = (
     (b"PK\x05\x06", ((4, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2))),
 )  # fmt: skip
 GLOBALS = (
-    b"torch FloatStorage", b"torch HalfStorage", b"torch ByteStorage", b"torch QInt8Storage", b"torch ComplexFloatStorage",
-    b"torch._utils _rebuild_tensor_v2", b"torch._utils _rebuild_parameter", b"torch._utils _rebuild_sparse_tensor",
+    b"torch FloatStorage", b"torch HalfStorage", b"torch ByteStorage", b"torch QInt8Storage",
+    b"torch ComplexFloatStorage", b"torch._utils _rebuild_tensor_v2", b"torch._utils _rebuild_parameter", b"torch._utils _rebuild_sparse_tensor",
     b"torch._utils _rebuild_meta_tensor_no_storage", b"collections OrderedDict", b"builtins set", b"os system",
     b"builtins eval", b"x y", b" ",
 )  # fmt: skip

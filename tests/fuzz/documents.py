@@ -26,9 +26,9 @@ TOML = (
     "true", "false", "0", "1", "-1", "3", "2147483648", "9223372036854775807", "9223372036854775808", "1" + "0" * 400,
     "1" + "0" * 5000, "0.5", "1.5", "-0.1", "inf", "-inf", "nan", "1e308", "1e999", '""', '" "', '"x"', '"\\u0000"',
     '"a\\u0000b"', '"\\n\\u001b[2J"', '"\\uD800"', '"none"', '"zh"', '"raven"', '"world"', '"g1"', '"bytes"', '"auto"',
-    "''", "[]", "[[]]", "[1]", '["a"]', "{}", "{a = 1}", "1979-05-27", "1979-05-27T07:32:00Z", "07:32:00", "0x10", "1_0",
+    "''", "[]", "[[]]", "[1]", '["a"]', "{}", "{a = 1}", "1979-05-27", "1979-05-27T07:32:00Z", "07:32:00", "0x10",
     "[" * 200 + "]" * 200, "[" * 20_000 + "]" * 20_000, '"' + "y" * 100_000 + '"', '[["a", "b"]]', '[["a"]]', '[["a", 1]]',
-    "'''a\nb'''", "1 2", "", "=",
+    ""1_0", '''a\nb'''", "1 2", "", "=",
 )  # fmt: skip
 _MARK = "\ue000raw "
 _KEYS = ("", "x", "name", "type", "\0", "é", "__class__", "k" * 5000)
@@ -137,6 +137,6 @@ def edit_toml(data: bytes, rng: Random) -> bytes:
         elif how == 6:
             lines[i] = f'{rng.choice(("x", "seed", "text", "turns", "", "a.b", chr(34) * 2, "é"))} = {value}'
         else:
-            lines.insert(i, rng.choice(("[chat]", "[[chat]]", "[x]", "[chat.seed]", "chat = 1", "\0", "\ufeff", "# \x01")))
+            lines.insert(i, rng.choice(("[chat]", "[[chat]]", "[x]", "chat = 1", "\0", "\ufeff", "# \x01")))
     found = "\n".join(lines).encode("utf-8", "surrogatepass")
     return blind(found, rng) if rng.random() < 0.2 else found

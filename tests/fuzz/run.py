@@ -79,6 +79,8 @@ class Findings:
             path = self.folder / f"{kind.name}~{report['number']}~{name}"
             path.write_bytes(data)
             entry["files"].append(str(path))
+        if entry["count"] == 1:
+            print(f"found: {' '.join(key)}", file=sys.stderr)
 
 
 def numbers(kinds: list[Kind], n_files: int) -> dict[str, int]:

@@ -203,7 +203,7 @@ class Worker:
             said = examine(kind, opener, path)
             if (again := self._memory.growth()) > most:
                 text = f"{growth / 1e6:.0f} and {again / 1e6:.0f} MB for {path.stat().st_size} bytes"
-                said |= {"verdict": "finding", "sort": "memory", "error": said.get("error", ""), "place": "", "text": text}
+                said = {"error": "", "place": ""} | said | {"verdict": "finding", "sort": "memory", "text": text}
         signal.setitimer(signal.ITIMER_PROF, 0)
         self.say({"number": number, "seconds": round(time.process_time() - begin, 3)} | said)
 
