@@ -27,7 +27,8 @@ RECORDS = (
 )  # fmt: skip
 GLOBALS = (
     b"torch FloatStorage", b"torch HalfStorage", b"torch ByteStorage", b"torch QInt8Storage",
-    b"torch ComplexFloatStorage", b"torch._utils _rebuild_tensor_v2", b"torch._utils _rebuild_parameter", b"torch._utils _rebuild_sparse_tensor",
+    b"torch ComplexFloatStorage", b"torch._utils _rebuild_tensor_v2",
+    b"torch._utils _rebuild_parameter", b"torch._utils _rebuild_sparse_tensor",
     b"torch._utils _rebuild_meta_tensor_no_storage", b"collections OrderedDict", b"builtins set", b"os system",
     b"builtins eval", b"x y", b" ",
 )  # fmt: skip

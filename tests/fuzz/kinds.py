@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import planted
 from archives import edit_archive, edit_packed
 from documents import edit_json, edit_lines, edit_toml
 from headed import edit_base, edit_safetensors
@@ -31,6 +33,7 @@ class Kind:
     uses     the one that uses it, where it is not that of the same name
     share    how many files it gets of all: kinds whose files take long get fewer
     needs    a package without which it is left out
+    module   where these functions are, if not in seeds.py and openers.py
     allowed  memory beside twice the file's size, in bytes
     """
 
@@ -42,6 +45,15 @@ class Kind:
     needs: str = ""
     allowed: int = 16 * MB
     uses: str = ""
+    module: str = ""
+
+    def make_seeds(self, folder: Path) -> None:
+        """Write them."""
+        getattr(importlib.import_module(self.module or "seeds"), self.seeds)(folder)
+
+    def opener(self, folder: Path, work: Path) -> Any:
+        """What opens them: `folder` is that of the seeds' companions, `work` is for what is written."""
+        return importlib.import_module(self.module or "openers").Opener(folder, work)
 
     @property
     def is_available(self) -> bool:
@@ -87,5 +99,7 @@ KINDS = {
         Kind("text", "texts", _blind, "text", 0.5),
         Kind("token-ids", "token_ids", edit_array, "token_ids", 0.5),
         Kind("kernel", "kernels", _blind, "kernel", 0.1),
+        Kind("planted", "seed", planted.edit, "planted", module="planted"),
     )
 }  # fmt: skip
+ALL = [name for name in KINDS if name != "planted"]

@@ -27,7 +27,7 @@ from supervisor import Supervisor
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from kinds import KINDS, Kind  # noqa: E402
+from kinds import ALL, KINDS, Kind  # noqa: E402
 from worker import make_file  # noqa: E402
 
 BATCH = 500  # files between two lines of progress
@@ -89,10 +89,12 @@ def numbers(kinds: list[Kind], n_files: int) -> dict[str, int]:
     return {kind.name: max(1, round(n_files * kind.share / whole)) for kind in kinds}
 
 
-def fuzz(kinds: list[Kind], n_files: int, seed: int, folder: Path, findings: Findings) -> dict[str, Count]:
-    """Open that many files; what is found goes to `findings`."""
+def fuzz(
+    kinds: list[Kind], n_files: int, seed: int, folder: Path, findings: Findings, limit: float
+) -> dict[str, Count]:
+    """Open that many files, of `limit` seconds each; what is found goes to `findings`."""
     counts, begin = {kind.name: Count() for kind in kinds}, time.monotonic()
-    with Supervisor(folder) as supervisor:
+    with Supervisor(folder, limit) as supervisor:
         supervisor.make_seeds([kind.name for kind in kinds])
         for kind in kinds:
             n = numbers(kinds, n_files)[kind.name]
@@ -141,16 +143,16 @@ def describe(entry: Report) -> str:
 
 
 def _chosen(names: str) -> list[Kind]:
-    wanted = list(KINDS) if names == "all" else names.split(",")
+    wanted = ALL if names == "all" else names.split(",")
     if unknown := [name for name in wanted if name not in KINDS]:
-        raise click.BadParameter(f"there is no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
+        raise click.BadParameter(f"there is no kind {unknown[0]!r}; there are {', '.join(ALL)}")
     for name in (name for name in wanted if not KINDS[name].is_available):
         print(f"{name} is left out: {KINDS[name].needs} is not installed", file=sys.stderr)
     return [KINDS[name] for name in wanted if KINDS[name].is_available]
 
 
-def _open_one(kind: Kind, path: Path, folder: Path) -> None:
-    with Supervisor(folder) as supervisor:
+def _open_one(kind: Kind, path: Path, folder: Path, limit: float) -> None:
+    with Supervisor(folder, limit) as supervisor:
         supervisor.make_seeds([kind.name])
         report = supervisor.open(kind.name, path.resolve())
     print(json.dumps(report, indent=1))
@@ -158,20 +160,23 @@ def _open_one(kind: Kind, path: Path, folder: Path) -> None:
 
 
 @click.command()
-@click.option("--kinds", default="all", help=f"Some of: {', '.join(KINDS)}.")
+@click.option("--kinds", default="all", help=f"Some of: {', '.join(ALL)}.")
 @click.option("--files", default=1000, help="How many, over all kinds.")
 @click.option("--seed", default=1, help="Of the damage.")
 @click.option("--keep", default="fuzz-findings", type=click.Path(), help="A folder for the files of findings.")
 @click.option("--json", "as_json", is_flag=True, help="Write counts and findings as JSON to the output.")
 @click.option("--open", "one", type=(click.Choice(list(KINDS)), click.Path(exists=True)), help="Open this file alone.")
-def main(kinds: str, files: int, seed: int, keep: str, as_json: bool, one: tuple[str, str] | None) -> None:
+@click.option("--limit", default=5.0, help="Seconds of processor time for a file.")
+def main(
+    kinds: str, files: int, seed: int, keep: str, as_json: bool, one: tuple[str, str] | None, limit: float
+) -> None:
     """Open damaged files of every kind. The exit status is 1 where something was found."""
     chosen, folder = _chosen(kinds), Path(tempfile.mkdtemp(prefix="rwkv-np-seeds-"))
     try:
         if one:
-            _open_one(KINDS[one[0]], Path(one[1]), folder)
+            _open_one(KINDS[one[0]], Path(one[1]), folder, limit)
         findings = Findings(Path(keep))
-        counts = fuzz(chosen, files, seed, folder, findings)
+        counts = fuzz(chosen, files, seed, folder, findings, limit)
     finally:
         shutil.rmtree(folder)
     entries = sorted(findings.found.values(), key=lambda entry: -entry["count"])

@@ -29,10 +29,10 @@ class Broken(Exception):
 
 
 class Supervisor:
-    """One worker at a time; `folder` is that of the seeds."""
+    """One worker at a time; `folder` is that of the seeds, `limit` the seconds that a file may take."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, limit: float) -> None:
+        self._folder, self._limit = folder, limit
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the supervisor)
         self._n_files = 0
@@ -83,8 +83,8 @@ class Supervisor:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RWKV_NP_T")}
         environment |= {"MALLOC_PERTURB_": "165", "RWKV_NP_CONFIG": os.devnull, "OMP_NUM_THREADS": "2"}
         process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(writer)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=self._stderr, pass_fds=[writer], env=environment,
+            [sys.executable, str(WORKER), str(writer), str(self._limit)], env=environment, pass_fds=[writer],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._stderr,
         )  # fmt: skip
         os.close(writer)
         self._n_files, self._buffer = 0, b""

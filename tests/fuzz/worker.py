@@ -1,8 +1,8 @@
 """The process that opens damaged files, one after another, and says what became of each.
 
-    python worker.py REPORT_FD < jobs
+    python worker.py REPORT_FD SECONDS < jobs
 
-It is made to be killed: by a signal, by the clock (five seconds of processor time a file, whoever else is busy),
+It is made to be killed: by a signal, by the clock (SECONDS of processor time a file, whoever else is busy),
 or by its own limit of memory. So it says which file it begins before it does, and whoever started it (supervisor.py)
 knows which one it had. A job is a line of JSON:
 
@@ -36,7 +36,6 @@ from kinds import KINDS, Kind  # noqa: E402
 
 from rwkv_np.errors import RwkvError, one_line  # noqa: E402
 
-SECONDS = 5  # of processor time a file
 LONGEST = 1000  # characters of a line that somebody reads
 ROOM = 2**30  # address space beside what the process has once it has opened all seeds: a bomb ends here
 
@@ -141,8 +140,8 @@ class Memory:
 class Worker:
     """Does jobs, and reports to a file."""
 
-    def __init__(self, report: int, work: Path) -> None:
-        self._report, self._work, self._memory = report, work, Memory()
+    def __init__(self, report: int, limit: float, work: Path) -> None:
+        self._limit, self._report, self._work, self._memory = limit, report, work, Memory()
         self._openers: dict[tuple[str, str], Any] = {}
 
     def say(self, report: Report) -> None:
@@ -169,20 +168,16 @@ class Worker:
         self.say({"done": True})
 
     def _make_seeds(self, folder: Path, names: list[str]) -> None:
-        import seeds
-
         for name in names:
             (folder / name).mkdir(parents=True)
-            getattr(seeds, KINDS[name].seeds)(folder / name)
+            KINDS[name].make_seeds(folder / name)
 
     def _opener(self, kind: Kind, folder: Path) -> Any:
         """An opener that has opened all seeds of that kind: what is made once is made by then."""
-        from openers import Opener
-
         found = self._openers.get((kind.name, str(folder)))
         if found is None:
             self._memory.unlimit()
-            found = self._openers[kind.name, str(folder)] = Opener(folder / "with", self._work)
+            found = self._openers[kind.name, str(folder)] = kind.opener(folder / "with", self._work)
             for seed in sorted((folder / kind.name).iterdir()):
                 path = self._work / f"seed~{seed.name}"
                 path.write_bytes(seed.read_bytes())
@@ -193,7 +188,7 @@ class Worker:
 
     def _look_at(self, kind: Kind, opener: Any, number: int, path: Path) -> None:
         self.say({"begin": number})
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # nobody handles its signal, so that it ends C code as well
+        signal.setitimer(signal.ITIMER_PROF, self._limit)  # nobody handles its signal, so that it ends C code as well
         self._memory.begin()
         begin = time.process_time()
         said = examine(kind, opener, path)
@@ -210,12 +205,12 @@ class Worker:
 
 def main() -> None:
     """Do the jobs that come in, until there are no more."""
-    report = int(sys.argv[1])
+    report, limit = int(sys.argv[1]), float(sys.argv[2])
     faulthandler.enable()
-    faulthandler.register(signal.SIGPROF, chain=True)  # says where the five seconds ended
+    faulthandler.register(signal.SIGPROF, chain=True)  # says where the seconds ended
     warnings.simplefilter("always")
     with tempfile.TemporaryDirectory(prefix="rwkv-np-fuzz-") as work:
-        worker = Worker(report, Path(work))
+        worker = Worker(report, limit, Path(work))
         for line in sys.stdin:
             worker.do(json.loads(line))
 
