@@ -127,6 +127,7 @@ def edit_toml(data: bytes, rng: Random) -> bytes:
     """Values, keys and tables of a file of single lines."""
     lines = data.decode().split("\n")
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        lines = lines or [""]
         i = rng.choice([i for i, line in enumerate(lines) if line.strip()] or [0])
         key, _, value = lines[i].partition(" = ")
         how = rng.randrange(8)

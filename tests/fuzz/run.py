@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from supervisor import Supervisor
+from supervisor import Broken, Supervisor
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
@@ -90,10 +90,11 @@ def numbers(kinds: list[Kind], n_files: int) -> dict[str, int]:
 
 
 def fuzz(
-    kinds: list[Kind], n_files: int, seed: int, folder: Path, findings: Findings, limit: float
-) -> dict[str, Count]:
-    """Open that many files, of `limit` seconds each; what is found goes to `findings`."""
-    counts, begin = {kind.name: Count() for kind in kinds}, time.monotonic()
+    counts: dict[str, Count], n_files: int, seed: int, folder: Path, findings: Findings, limit: float
+) -> None:
+    """Open that many files of the kinds that `counts` names, of `limit` seconds each; the rest is what comes of it."""
+    kinds = [KINDS[name] for name in counts]
+    begin = time.monotonic()
     with Supervisor(folder, limit) as supervisor:
         supervisor.make_seeds([kind.name for kind in kinds])
         for kind in kinds:
@@ -105,7 +106,6 @@ def fuzz(
                         findings.add(kind, folder, seed, report)
                 _show_progress(kind.name, counts, time.monotonic() - begin)
         _confirm(supervisor, findings)
-    return counts
 
 
 def _confirm(supervisor: Supervisor, findings: Findings) -> None:
@@ -170,13 +170,16 @@ def _open_one(kind: Kind, path: Path, folder: Path, limit: float) -> None:
 def main(
     kinds: str, files: int, seed: int, keep: str, as_json: bool, one: tuple[str, str] | None, limit: float
 ) -> None:
-    """Open damaged files of every kind. The exit status is 1 where something was found."""
-    chosen, folder = _chosen(kinds), Path(tempfile.mkdtemp(prefix="rwkv-np-seeds-"))
+    """Open damaged files of every kind. The exit status is 1 where something was found, 2 where this failed."""
+    chosen, folder, broken = _chosen(kinds), Path(tempfile.mkdtemp(prefix="rwkv-np-seeds-")), False
     try:
         if one:
             _open_one(KINDS[one[0]], Path(one[1]), folder, limit)
-        findings = Findings(Path(keep))
-        counts = fuzz(chosen, files, seed, folder, findings, limit)
+        findings, counts = Findings(Path(keep)), {kind.name: Count() for kind in chosen}
+        fuzz(counts, files, seed, folder, findings, limit)
+    except Broken as error:
+        print(error, file=sys.stderr)
+        broken = True
     finally:
         shutil.rmtree(folder)
     entries = sorted(findings.found.values(), key=lambda entry: -entry["count"])
@@ -184,7 +187,7 @@ def main(
         print(json.dumps({"seed": seed, "kinds": {k: vars(c) for k, c in counts.items()}, "findings": entries}))
     else:
         print(table(counts), *map(describe, entries), sep="\n")
-    sys.exit(bool(entries))
+    sys.exit(2 if broken else bool(entries))
 
 
 if __name__ == "__main__":
