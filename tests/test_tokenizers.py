@@ -12,6 +12,7 @@ import tracemalloc
 import zlib
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from unittest.mock import Mock
 
 import huggingface_hub
 import peak
@@ -500,6 +501,27 @@ def test_what_the_library_repeats_of_a_damaged_file_is_one_short_line(tmp_path, 
     with pytest.raises(TokenizerError, match="bad.json: is damaged") as caught:
         load_tokenizer(tmp_path / "bad.json")
     assert caught.value.problem.isprintable() and len(caught.value.problem) < 400
+
+
+def test_a_file_that_the_library_cannot_encode_by_is_a_tokenizer_error(tmp_path, bpe_file):
+    save_sentencepiece(tmp_path / "bad.json", library.decoders.ByteFallback())
+    content = json.loads((tmp_path / "bad.json").read_bytes())
+    content["model"]["unk_token"], content["model"]["byte_fallback"] = "<unknown>", False
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match="bad.json: is damaged: it cannot encode a text: Unk token"):
+        load_tokenizer(tmp_path / "bad.json").encode("a letter that it lacks")
+
+
+def test_a_panic_of_the_library_is_a_tokenizer_error_and_ctrl_c_is_none(bpe_file, monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    tokenizer = load_tokenizer(bpe_file)
+    for raised, expected in ((PanicException("index out of bounds"), TokenizerError),
+                             (KeyboardInterrupt(), KeyboardInterrupt)):  # fmt: skip
+        monkeypatch.setattr(tokenizer, "_tokenizer", Mock(encode=Mock(side_effect=raised)))
+        with pytest.raises(expected):
+            tokenizer.encode("text")
 
 
 def test_an_id_of_billions_is_refused(tmp_path, bpe_file):

@@ -48,7 +48,7 @@ class BpeTokenizer(Tokenizer):
     """
 
     def __init__(self, path: PathLike, vocab_size: int | None = None) -> None:
-        self._tokenizer = _read(path)
+        self._path, self._tokenizer = path, _read(path)
         self._to_bytes = _bytes_rule(path, self._tokenizer)
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
         n_ids = max(ids, default=-1) + 1
@@ -59,7 +59,12 @@ class BpeTokenizer(Tokenizer):
         super().__init__("20B" if self._is_20b else os.fspath(path), n_ids, vocab_size, path)
 
     def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except BaseException as error:  # a panic of the library is no Exception
+            if type(error).__name__ != "PanicException" and not isinstance(error, Exception):
+                raise
+            raise TokenizerError(self._path, f"is damaged: it cannot encode a text: {as_line(str(error))}") from error
 
     def encode_prompt(self, text: str) -> list[int]:
         """As `encode`, but two newlines at the end of a prompt are two ids for a 20B model.

@@ -158,7 +158,11 @@ class Opener:
     # --- tokenizers
 
     def open_tokenizer(self, path: Path) -> Tokenizer:
-        return BpeTokenizer(path)
+        """That a file's parts do not fit together, the library says when it encodes the text that needs them."""
+        tokenizer = BpeTokenizer(path)
+        for sample in SAMPLES:
+            tokenizer.encode(sample)
+        return tokenizer
 
     def use_tokenizer(self, tokenizer: Tokenizer) -> None:
         for sample in SAMPLES:

@@ -270,6 +270,7 @@ def base_files(folder: Path) -> None:
 
 def last_words(folder: Path) -> None:
     """Passages for LAMBADA."""
+    companion(folder, "v4")
     lines = [{"text": "a b c"}, {"text": "The walrus said 今 日", "id": 3}, {"text": "to talk of many things"}]
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
 

@@ -34,7 +34,7 @@ class Supervisor:
     def __init__(self, folder: Path, limit: float) -> None:
         self._folder, self._limit = folder, limit
         self._process: subprocess.Popen[bytes] | None = None
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the supervisor)
+        self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed with the supervisor)
         self._n_files = 0
 
     def __enter__(self) -> Supervisor:
