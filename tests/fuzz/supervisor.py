@@ -117,7 +117,7 @@ class Supervisor:
         sort = "hang" if status == -signal.SIGPROF else "blocked" if status == -signal.SIGKILL else "signal"
         return {
             "number": number, "verdict": "finding", "sort": sort, "error": name, "place": _place(said),
-            "text": said[-300:],
+            "text": said[-300:].strip(),
         }  # fmt: skip
 
     def _lines(self, process: subprocess.Popen[bytes]) -> Iterator[bytes]:

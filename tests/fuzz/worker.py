@@ -93,7 +93,11 @@ def _examine(kind: Kind, opener: Any, path: Path) -> Report:
 
 
 def _refused(error: Exception, said: str) -> Report:
-    if len(said) > LONGEST or not all(character.isprintable() for character in said):
+    try:
+        is_plain = all(character.isprintable() for character in said)
+    except SystemError as bad:  # NumPy makes strings of characters that there are not
+        return _finding("not one line", bad) | {"place": place_of(error)}
+    if len(said) > LONGEST or not is_plain:
         sort = "too long" if len(said) > LONGEST else "not one line"
         return _finding(sort, error) | {"text": repr(said[:300])}
     return {"verdict": "refused", "error": type(error).__name__}
