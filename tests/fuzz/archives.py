@@ -97,7 +97,7 @@ def edit_content(name: str, data: bytes, rng: Random) -> bytes:
             return edit_array(data, rng)
         if name.endswith(".pkl"):
             return edit_pickle(data, rng)
-    except (ValueError, IndexError, KeyError):  # it has been edited before
+    except (ValueError, IndexError, KeyError, RecursionError):  # it has been edited before
         pass
     return blind(data, rng)
 
