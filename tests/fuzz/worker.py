@@ -62,6 +62,11 @@ def _finding(sort: str, error: BaseException) -> Report:
     return {"verdict": "finding", "sort": sort, "error": name, "place": place_of(error), "text": str(error)[:300]}
 
 
+def _wrong(error: BaseException) -> Report:
+    """What openers.py finds: its words tell one from another, and not the place, which is always there."""
+    return _finding("wrong", error) | {"place": str(error)[:60]}
+
+
 def examine(kind: Kind, opener: Any, path: Path) -> Report:
     """What became of the file: refused, accepted, or a finding."""
     seen: list[Report] = []
@@ -84,11 +89,11 @@ def _examine(kind: Kind, opener: Any, path: Path) -> Report:
     except click.ClickException as error:
         return _refused(error, error.format_message())
     except BaseException as error:
-        return _finding("wrong" if type(error).__name__ == "Finding" else "traceback", error)
+        return _wrong(error) if type(error).__name__ == "Finding" else _finding("traceback", error)
     try:
         kind.use(opener, opened)
     except BaseException as error:
-        return _finding("wrong" if type(error).__name__ == "Finding" else "later", error)
+        return _wrong(error) if type(error).__name__ == "Finding" else _finding("later", error)
     return {"verdict": "accepted"}
 
 
