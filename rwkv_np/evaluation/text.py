@@ -1,7 +1,8 @@
 """A text to be predicted: read, checked, turned into token ids, and those kept for the next time.
 
 A text of a million tokens takes a tokenizer longer than loading a model. The ids are kept in the
-cache folder under a hash of what they follow from: the text and the tokenizer.
+cache folder under a hash of what they follow from: the text and the tokenizer. Before them stands
+their own hash: a figure that follows from damaged ids would be wrong, and look like any other.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer
 
 CACHE = "tokens"  # the folder's name, beside the compiled kernels
+_DIGEST = 32  # bytes of a hash
 LEAST = 100  # predictions: of fewer, a standard error or a 99 % point says nothing
 
 
@@ -65,21 +67,24 @@ def _place(text: str, tokenizer: Tokenizer) -> Path | None:
     found = hashlib.sha256(f"{tokenizer.name}\0{tokenizer.n_ids}\0{text}".encode())
     if os.path.isfile(tokenizer.name):  # the model's own tokenizer.json, whose contents may change
         found.update(Path(tokenizer.name).read_bytes())
-    return folder / f"{found.hexdigest()[:32]}.npy"
+    return folder / f"{found.hexdigest()[:32]}.ids"
 
 
 def _load(path: Path) -> np.ndarray | None:
     """None where nothing lies there, or something damaged."""
     try:
-        ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        data = path.read_bytes()
+    except OSError:
         return None
-    return ids if isinstance(ids, np.ndarray) and ids.dtype == np.uint32 and ids.ndim == 1 else None
+    digest, ids = data[:_DIGEST], data[_DIGEST:]
+    is_whole = len(ids) % 4 == 0 and hashlib.sha256(ids).digest() == digest
+    return np.frombuffer(ids, "<u4").astype(np.uint32) if is_whole else None
 
 
 def _keep(path: Path, ids: np.ndarray) -> None:
     try:
+        data = ids.astype("<u4").tobytes()
         with new_file(path, overwrite=True) as file:
-            np.save(file, ids)
+            file.write(hashlib.sha256(data).digest() + data)
     except OutputError:
         return  # a cache that cannot be written costs time, and nothing else
