@@ -4,6 +4,7 @@ import argparse
 import io
 import os
 import pickle
+import shlex
 import struct
 import sys
 import tarfile
@@ -21,7 +22,8 @@ from shapes import checkpoint_shapes
 from rwkv_np.cli.convert import command
 from rwkv_np.conversion.checkpoint import open_checkpoint
 from rwkv_np.conversion.convert import convert
-from rwkv_np.errors import CheckpointError, RwkvError
+from rwkv_np.errors import CheckpointError, FormatError, RwkvError
+from rwkv_np.models import load
 from rwkv_np.models.registry import titles
 
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
@@ -58,8 +60,18 @@ MORE = {
     "x060a (RWKV-6 with a low-rank gate)": ["att.time_maa_x", "att.gate_w1", "att.gate_w2"],
     "x060b (RWKV-6 with other mixes)": ["att.time_maa_x", "att.time_maa_rkvw_w1"],
     "RWKV-7a (RWKV-7 with DeepEmbed)": ["att.r_k", "ffn.s_emb.weight"],
+    "RWKV-7b (RWKV-7 with DeepEmbed and DeepEmbed attention)": ["att.r_k", "ffn.s_emb.weight", "qkv.k1"],
+    "RWKV-8": ["att.r_k", "ffn.enn.weight", "qkv.k1"],
+    "a model with a tuned state in it (time_state)": ["att.time_state"],
     "a LoRA adapter": ["att.key.lora_A", "att.key.lora_B"],
 }
+OTHER_NAMES = {
+    "a LoRA adapter": ["blocks.0.att.key.lora_A", "blocks.0.att.key.lora_B"],
+    "no RWKV model": ["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight"],
+    "a model under the names of the transformers": ["rwkv.blocks.0.attention.key.weight", "rwkv.embeddings.weight"],
+    "a model under the names of the transformers library": ["model.layers.0.attn.r_proj.weight", "lm_head.weight"],
+}
+STATE = {f"blocks.{i}.att.time_state": torch.zeros(2, 8, 8) for i in range(2)}
 
 
 @pytest.mark.parametrize("what", MORE)
@@ -70,9 +82,44 @@ def test_another_architecture_is_named(tmp_path, what):
     assert f"; {titles()} is what can be converted" in line
 
 
-def test_a_model_of_another_kind_is_no_rwkv_model(tmp_path):
-    names = ["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight"]
-    assert "holds no RWKV model" in refusal_of(tmp_path, {name: torch.zeros(4, 4) for name in names})
+@pytest.mark.parametrize("what", OTHER_NAMES)
+def test_something_else_than_a_model_of_blinkdl_s_is_named(tmp_path, what):
+    assert f"holds {what}" in refusal_of(tmp_path, {name: torch.zeros(4, 4) for name in OTHER_NAMES[what]})
+
+
+@pytest.mark.parametrize("ending", ["pth", "old.pth", "safetensors"])
+@pytest.mark.parametrize("use", ["convert", "inspect", "chat", "load"])
+def test_a_tuned_state_is_refused_as_a_model_with_what_to_do_with_it(tmp_path, run_cli, ending, use):
+    path = tmp_path / f"it's a state.{ending}"
+    path.write_bytes(saved_as(ending, STATE))
+    if use == "load":
+        with pytest.raises(FormatError) as error:
+            load(path)
+        line = str(error.value)
+    elif use == "convert":
+        line = refusal(path)
+    else:
+        (line,) = run_cli(use, path, code=1).stderr.splitlines()
+    assert "holds the state of a state-tuned RWKV (time_state), not a model" in line
+    assert f"rwkv-np chat MODEL.bin --state {shlex.quote(str(path))}" in line
+
+
+def test_saved_states_and_chats_are_no_models(tmp_path, run_cli, tiny_model):
+    load(tiny_model).initial_state().save(tmp_path / "x.state")
+    line = run_cli("inspect", tmp_path / "x.state", code=1).stderr
+    assert "is a saved state, not a model" in line and f"--state {tmp_path}/x.state" in line
+    run_cli("chat", tiny_model, "-p", "a", "--max-tokens", "1", "--save", tmp_path / "x.chat")
+    line = refusal(tmp_path / "x.chat")
+    assert "is a saved chat, not a model" in line and f"--load {tmp_path}/x.chat" in line
+
+
+@pytest.mark.parametrize("use", ["convert", "inspect"])
+def test_a_folder_of_the_transformers_library_is_named(tmp_path, run_cli, use):
+    folder = tmp_path / "rwkv7-1.5B-world"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    line = refusal(folder) if use == "convert" else run_cli("inspect", folder, code=1).stderr
+    assert "is a folder of the transformers library" in line and "BlinkDL's own .pth" in line
 
 
 @pytest.mark.parametrize("name", checkpoint_shapes(1, 8, 5))
@@ -277,11 +324,12 @@ def test_the_order_is_the_checkpoint_s_own(tmp_path):
     assert list(open_checkpoint(tmp_path / "model.pth").tensors) == list(content)
 
 
-def saved_as(ending):
+def saved_as(ending, content=None):
+    content = content or tensors()
     if ending == "safetensors":
-        return safetensors.torch.save(tensors())
+        return safetensors.torch.save(content)
     buffer = io.BytesIO()
-    torch.save(tensors(), buffer, _use_new_zipfile_serialization=ending == "pth")
+    torch.save(content, buffer, _use_new_zipfile_serialization=ending == "pth")
     return buffer.getvalue()
 
 

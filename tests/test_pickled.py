@@ -70,9 +70,9 @@ def test_a_key_whose_hash_takes_for_ever_is_refused():
         read(program)
 
 
-def contents(path):
+def contents(path, expected=None):
     """(type, shape, bytes) of each tensor as it is read here, and as PyTorch reads it."""
-    expected = torch.load(path, weights_only=True)
+    expected = expected or torch.load(path, weights_only=True)
     ours = {name: (t.dtype, t.shape, t.whole().numpy().tobytes()) for name, t in read_tensors(path).items()}
     theirs = {
         name: (str(t.dtype), tuple(t.shape), t.detach().float().contiguous().numpy().tobytes())
@@ -98,7 +98,8 @@ def test_tensors_of_all_kinds_are_read_as_pytorch_reads_them(tmp_path, is_zip, p
     torch.save(
         content, tmp_path / "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip
     )
-    ours, theirs = contents(tmp_path / "x.pth")
+    # With weights_only, PyTorch does not read what it writes from protocol 4 on.
+    ours, theirs = contents(tmp_path / "x.pth", None if protocol < 4 else content)
     assert ours == theirs
     assert list(ours) == list(content)
 

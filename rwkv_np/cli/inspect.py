@@ -29,7 +29,8 @@ def _lines(report: Report) -> list[str]:
     h = report["header"]
     title = title_of(report["architecture"])
     return [
-        f"{report['path']}: {title}, {h['data_type']}, file version {h['version']}, {_mb(report['bytes'])}",
+        f"{report['path']}: {title}, {report['data_type']}, file version {h['version']}, {_mb(report['bytes'])}",
+        *([f"warning: {report['warning']}"] if report["warning"] else []),
         f"n_layer {h['n_layer']}   n_embd {h['n_embed']}   vocabulary {h['n_vocab']}",
         f"tokenizer: {report['tokenizer']}",
         "",

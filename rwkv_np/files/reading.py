@@ -33,11 +33,11 @@ _KINDS = (
 def open_regular(path: PathLike, error: type[FileError]) -> BinaryIO:
     """The file at `path`, opened to be read. Raises `error`: it is no regular file; OSError."""
     # Not blocking: the opening of a pipe would wait for somebody who writes to it.
-    file = os.fdopen(os.open(path, _flags(blocking=False)), "rb")
-    mode = os.fstat(file.fileno()).st_mode
+    number = os.open(path, _flags(blocking=False))
+    mode = os.fstat(number).st_mode
     if stat.S_ISREG(mode):
-        return file
-    file.close()
+        return os.fdopen(number, "rb")
+    os.close(number)
     raise error(path, f"is {_kind(mode)}; expected a regular file")
 
 
@@ -49,12 +49,14 @@ def read_regular(path: PathLike, limit: int, error: type[FileError]) -> bytes:
 
 def read_text_file(path: PathLike, limit: int, error: type[FileError]) -> bytes:
     """All bytes of a file or a pipe, such as /dev/stdin. Raises as `read_regular` does."""
-    with os.fdopen(os.open(path, _flags(blocking=True)), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        # A terminal is a device, and ends: with Ctrl-D.
-        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or file.isatty()):
-            raise error(path, f"is {_kind(mode)}; expected a file or a pipe")
-        return read_stream(file, path, limit, error)
+    number = os.open(path, _flags(blocking=True))
+    mode = os.fstat(number).st_mode
+    # A terminal is a device, and ends: with Ctrl-D.
+    if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number):
+        with os.fdopen(number, "rb") as file:
+            return read_stream(file, path, limit, error)
+    os.close(number)
+    raise error(path, f"is {_kind(mode)}; expected a file or a pipe")
 
 
 def read_stream(file: BinaryIO, name: PathLike, limit: int, error: type[FileError]) -> bytes:

@@ -11,8 +11,7 @@ from typing import Any
 
 from rwkv_np.errors import FormatError, PathLike
 from rwkv_np.files.format import ModelFile, read_model_file
-from rwkv_np.files.quants import by_code
-from rwkv_np.models import model_config
+from rwkv_np.models import data_type, header_type, model_config
 from rwkv_np.models.registry import identify
 from rwkv_np.tokenizers import NAME_OF_SIZE
 
@@ -22,11 +21,13 @@ Report = dict[str, Any]
 def inspect(path: PathLike) -> Report:
     """Everything about the model file at `path`, as plain values for JSON. Raises FormatError, OSError."""
     file = read_model_file(path)
-    header_type = by_code(file.header.data_type, file.header.version)
+    said, found = header_type(file), data_type(file)
     return {
         "path": file.path,
         "bytes": file.n_bytes,
-        "header": asdict(file.header) | {"data_type": header_type.name if header_type else None},
+        "header": asdict(file.header) | {"data_type": said},
+        "data_type": found,
+        "warning": None if said == found else f"the header says {said}, but no matrix is; most are {found}",
         "architecture": identify(file.parameters),
         "problem": _problem(file),
         "tokenizer": _tokenizer(file.header.n_vocab),
