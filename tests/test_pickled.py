@@ -8,13 +8,15 @@ import zipfile
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rwkv_np.conversion import checkpoint
 from rwkv_np.conversion.checkpoint import read_tensors
 from rwkv_np.errors import CheckpointError
-from rwkv_np.files import pth
+from rwkv_np.files import pickled, pth
 from rwkv_np.files.pickled import UnknownName, read_pickle
 
 
@@ -188,6 +190,23 @@ def test_a_list_of_names_that_unpacks_to_gigabytes_is_refused(tmp_path):
         archive.writestr("x/data.pkl", bytes(pth.MAX_NAMES + 1))
     with pytest.raises(CheckpointError, match="its list of names has over 16,777,216 bytes"):
         read_tensors(tmp_path / "x.pth")
+
+
+def test_a_list_of_names_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickled, "MAX_INSTRUCTIONS", 1000)
+    torch.save(dict.fromkeys(map(str, range(500)), torch.zeros(1)), tmp_path / "x.pth")  # one tensor, many names
+    with pytest.raises(CheckpointError, match="its list of names does not end"):
+        read_tensors(tmp_path / "x.pth")
+
+
+def test_a_safetensors_file_with_a_list_of_names_that_no_model_has_is_refused(tmp_path, monkeypatch):
+    safetensors.torch.save_file({f"x{i}": torch.zeros(1) for i in range(21)}, tmp_path / "x.safetensors")
+    monkeypatch.setattr(pth, "MAX_TENSORS", 20)
+    with pytest.raises(CheckpointError, match="holds 21 tensors or more; no RWKV model has over 20"):
+        read_tensors(tmp_path / "x.safetensors")
+    monkeypatch.setattr(checkpoint, "_MAX_HEADER", 100)
+    with pytest.raises(CheckpointError, match="its list of names has over 100 bytes"):
+        read_tensors(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

@@ -129,9 +129,14 @@ def _check_type(path: str, name: str, dtype: str) -> None:
 # --- safetensors
 
 
+_MAX_HEADER = 4 * 2**20  # that of 2,300 tensors has 0.3 MB
+
+
 def _open_safetensors(path: str, check_names: CheckNames) -> dict[str, MappedTensor]:
     safetensors = _require("safetensors")
     watched = MappedFile(path, CheckpointError)  # the library has its own mapping, and does not look after it
+    if int.from_bytes(watched.data[:8].tobytes(), "little") > _MAX_HEADER:
+        raise CheckpointError(path, f"its list of names has over {_MAX_HEADER:,} bytes; no RWKV model's is so long")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             names = dict.fromkeys(file.keys())
