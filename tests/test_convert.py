@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import textwrap
@@ -188,6 +189,19 @@ def test_weights_that_are_no_numbers_are_refused_by_name_number_and_place(tmp_pa
         "head.weight holds values that are no finite numbers: 2 NaN and 1 infinite, the first at (3, 5). "
         "The checkpoint is damaged: download it again"
     )
+
+
+@pytest.mark.parametrize("value", [500.5, float("nan")])
+def test_bytes_that_are_not_those_that_were_written_end_the_conversion(tmp_path, value):
+    tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
+    tensors["head.weight"][3, 5] = 500.25
+    torch.save(tensors, tmp_path / "model.pth")
+    data = (tmp_path / "model.pth").read_bytes()
+    assert data.count(struct.pack("<f", 500.25)) == 1
+    (tmp_path / "model.pth").write_bytes(data.replace(struct.pack("<f", 500.25), struct.pack("<f", value)))
+    with pytest.raises(CheckpointError, match="are not those that were written .by their CRC-32.. Download it again"):
+        convert(tmp_path / "model.pth", tmp_path / "model.bin")
+    assert os.listdir(tmp_path) == ["model.pth"]
 
 
 def test_values_are_counted_over_all_pieces_of_a_parameter(tmp_path, monkeypatch):
