@@ -21,6 +21,7 @@ from typing import Any
 
 from rwkv_np.chat.templates import SEPARATOR, Template, closed_up, tidy
 from rwkv_np.errors import InputError, PathLike, SettingsFileError
+from rwkv_np.files.reading import SETTINGS_LIMIT, read_regular
 from rwkv_np.text import decode_utf8, excerpt, find_surrogate, parse_json
 from rwkv_np.toml import read_toml
 
@@ -88,8 +89,7 @@ def _are_pairs(turns: Any) -> bool:
 
 
 def _read_json(path: PathLike) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        data = file.read()
+    data = read_regular(path, SETTINGS_LIMIT, SettingsFileError)
     try:
         found = parse_json(decode_utf8(data, path))
     except ValueError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 
 import numpy as np
 
@@ -40,7 +39,7 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
     place = layout.places["wkv"]
     if len(place.shape) != 4:
         raise StateFileError(path, f"cannot be used: {config.record.title} has no states of matrices to tune")
-    if sniff.kind(os.fspath(path)) not in ("checkpoint", "safetensors"):
+    if sniff.kind(os.fspath(path), StateFileError) not in ("checkpoint", "legacy", "safetensors"):
         raise StateFileError(path, f"is no state; {_EXPECTED}")
     names = [f"blocks.{i}.att.time_state" for i in range(place.shape[0])]
     tensors = read_tensors(path)
@@ -50,7 +49,7 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
         raise StateFileError(path, f"has states of {len(tensors)} layers; this model ({layout.model}) has {len(names)}")
     state = State(layout)
     for i, name in enumerate(names):
-        _put(path, name, tensors[name].float().numpy(), state.wkv[i])
+        _put(path, name, tensors[name].whole().numpy(), state.wkv[i])
     return state
 
 
@@ -62,7 +61,4 @@ def _put(path: PathLike, name: str, found: np.ndarray, to: np.ndarray) -> None:
 
 def _is_ours(path: PathLike) -> bool:
     """Whether `State.save` wrote the file: it is a zip archive, as checkpoints are."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return "architecture.npy" in archive.namelist()
+    return sniff.kind(os.fspath(path), StateFileError) == "state"

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
@@ -29,6 +30,8 @@ import numpy as np
 from rwkv_np.errors import BaseFileError, PathLike
 from rwkv_np.evaluation.divergence import log_softmax
 from rwkv_np.evaluation.walk import Passage, Reader
+from rwkv_np.files.mapped import MappedFile
+from rwkv_np.files.reading import open_regular
 from rwkv_np.text import excerpt, parse_json
 
 MAGIC = b"RWKVBASE"
@@ -117,14 +120,16 @@ class SavingReader:
 class RowReader:
     """Predictions made before, in the base model's place."""
 
-    def __init__(self, name: str, path: str, rows: np.ndarray) -> None:
-        self.name, self._path, self._rows, self._next = name, path, rows, 0
+    def __init__(self, name: str, path: str, rows: np.ndarray, check: Callable[[], None] = lambda: None) -> None:
+        """`check` raises an error where the rows' file has been cut meanwhile."""
+        self.name, self._path, self._rows, self._next, self._check = name, path, rows, 0, check
 
     def restart(self) -> None:
         """The windows are the file's own."""
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """As models do. Raises BaseFileError: a row holds no predictions."""
+        self._check()
         self._next += len(ids)
         rows = self._rows[self._next - len(ids) : self._next]
         # Two numbers a row tell; to check the file when it is opened would read gigabytes.
@@ -141,14 +146,15 @@ class BaseFile:
     def __init__(self, path: PathLike) -> None:
         """Raises BaseFileError: it is no base file, or not a whole one; OSError."""
         self.path = os.fspath(path)
-        with open(path, "rb") as file:
+        with open_regular(path, BaseFileError) as file:
             self.header = _read_header(self.path, file)
             start = file.tell()
         self.name = f"{self.header.name} (kept)"
         h, n_bytes = self.header, os.path.getsize(path)
         if n_bytes != start + h.n_bytes:
             raise BaseFileError(path, f"has {n_bytes} bytes, its header says {start + h.n_bytes}: {_MEND}")
-        data = np.memmap(path, np.uint8, "r")[start:]
+        self._file = MappedFile(path, BaseFileError)
+        data = self._file.data[start:]
         self._tokens = data[: h.token_bytes].view("<u4")
         self._rows = data[h.token_bytes :].view(row_type(h.vocab_size))
 
@@ -173,7 +179,7 @@ class BaseFile:
 
     def reader(self) -> RowReader:
         """The predictions from the first on."""
-        return RowReader(self.name, self.path, self._rows)
+        return RowReader(self.name, self.path, self._rows, self._file.check)
 
 
 _MEND = "make it anew with rwkv-np evaluate BASE.bin --text TEXT --save-base FILE"

@@ -16,6 +16,7 @@ import numpy as np
 from rwkv_np.errors import OutputError, PathLike, TextError
 from rwkv_np.evaluation.walk import Passage
 from rwkv_np.files.output import new_file
+from rwkv_np.files.reading import TEXT_LIMIT, read_text_file
 from rwkv_np.kernels import cache
 from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer
@@ -27,7 +28,7 @@ LEAST = 100  # predictions: of fewer, a standard error or a 99 % point says noth
 
 def read_text(path: PathLike) -> str:
     """The UTF-8 text at `path`. Raises TextError: it is empty, or no UTF-8, and where; OSError."""
-    text = decode_utf8(Path(path).read_bytes(), path)
+    text = decode_utf8(read_text_file(path, TEXT_LIMIT, TextError), path)
     if not text.strip():
         raise TextError(path, "holds no text; expected a text to predict")
     return text

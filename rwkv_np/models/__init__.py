@@ -7,6 +7,7 @@ architecture is stands in its record (`architecture.py`), one version a module b
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.files.format import ModelFile, read_model_file
@@ -68,15 +69,35 @@ def model_config(file: ModelFile) -> ModelConfig:
     if problem := record.find_problem(shapes):
         raise FormatError(file.path, f"{problem}. {_MEND}")
     types = {p.data_type.code: p.data_type.name for p in file.parameters.values()}
-    header_type = by_code(file.header.data_type, file.header.version)
-    assert header_type is not None  # the reader has refused any other code
     return ModelConfig(
         **vars(sizes),
         record=record,
         file_version=file.header.version,
-        data_type=header_type.name,
+        data_type=data_type(file),
         data_types=tuple(types[code] for code in sorted(types)),
     )
+
+
+def header_type(file: ModelFile) -> str:
+    """The type that the header names as that of most matrices."""
+    found = by_code(file.header.data_type, file.header.version)
+    assert found is not None  # the reader has refused any other code
+    return found.name
+
+
+def data_type(file: ModelFile) -> str:
+    """The type of the matrices: the header's, unless none of them has it; then the one that most weights have.
+
+    A header may say another type than most have: some stay as they are, or were chosen by name. One that none has
+    is no ground to refuse the file: a quantizer writes it where no row is a multiple of 32 weights.
+    """
+    record = ARCHITECTURES.get(identify(file.parameters))
+    n_weights: Counter[str] = Counter()
+    for name, p in file.parameters.items():
+        if record and record.is_quantizable(name, p.shape):
+            n_weights[p.data_type.name] += p.n_weights
+    said = header_type(file)
+    return said if said in n_weights or not n_weights else n_weights.most_common(1)[0][0]
 
 
 def _check_header(file: ModelFile, found: dict[str, int]) -> None:

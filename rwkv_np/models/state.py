@@ -22,6 +22,7 @@ import numpy as np
 
 from rwkv_np.errors import InputError, PathLike, StateFileError
 from rwkv_np.files.output import new_file
+from rwkv_np.files.reading import open_regular
 from rwkv_np.kernels.layout import BLOCK, round_up
 from rwkv_np.models.config import ModelConfig
 
@@ -171,7 +172,7 @@ def _check(name: str, found: object, expected: object, layout: StateLayout) -> N
 def load_state(path: PathLike, config: ModelConfig) -> State:
     """Read a state that `State.save` wrote, for a model of that shape. Raises StateFileError."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open_regular(path, StateFileError) as file, np.load(file, allow_pickle=False) as arrays:
             parts = {name: arrays[name] for name in arrays.files}
             architecture = str(parts.pop("architecture"))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:

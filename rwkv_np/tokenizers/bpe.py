@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rwkv_np.errors import PathLike, TokenizerError
+from rwkv_np.files.reading import TOKENIZER_LIMIT, read_regular
 from rwkv_np.text import as_line
 from rwkv_np.tokenizers.base import Tokenizer
 
@@ -90,8 +91,7 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Library
 
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_regular(path, TOKENIZER_LIMIT, TokenizerError)
     except OSError as error:
         raise TokenizerError(path, f"cannot be read: {error.strerror}") from error
     if SUBWORD_PREFIX.search(data):
