@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 def shown(value: object) -> str:
     """A value as a message has it: on one line, and not endless."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a number of 5,000 digits raises one too
+        text = f"a {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
@@ -39,7 +42,7 @@ def whole_number(name: str, value: object, low: int, high: int | None = None) ->
     if number is None or isinstance(value, (bool, np.bool_)):
         raise InputError(f"{name} is {shown(value)}; expected a whole number, {expected}")
     if number < low or (high is not None and number > high):
-        raise InputError(f"{name} is {number}; expected {expected}")
+        raise InputError(f"{name} is {shown(number)}; expected {expected}")
     return number
 
 
@@ -49,7 +52,8 @@ def number(name: str, value: object, low: float, high: float) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise InputError(f"{name} is {shown(value)}; expected a number, {expected}")
     if not low <= value <= high:  # type: ignore[operator]
-        raise InputError(f"{name} is {value}; expected {expected}")
+        found = value if isinstance(value, float) else shown(value)  # of NumPy's, repr names the type
+        raise InputError(f"{name} is {found}; expected {expected}")
     return float(value)
 
 

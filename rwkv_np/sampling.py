@@ -100,7 +100,7 @@ def _members(name: str, values: object) -> Collection[object]:
 
 
 def _checked_logits(logits: object, n_dimensions: int) -> np.ndarray:
-    """Logits as they came, but an array. Raises InputError: no real numbers, or not so many dimensions."""
+    """Logits as an array of float32. Raises InputError: no real numbers, or not so many dimensions."""
     try:
         found = np.asarray(logits)
     except Exception as error:  # rows of several lengths, and whatever a foreign object's __array__ raises
@@ -108,7 +108,8 @@ def _checked_logits(logits: object, n_dimensions: int) -> np.ndarray:
     if found.dtype.kind not in "fiu" or found.ndim != n_dimensions or not found.shape[-1]:
         expected = ("(V,)", "(n, V), a row for each sampler")[n_dimensions - 1]
         raise InputError(f"logits are of shape {found.shape} and type {found.dtype}; expected {expected}, of float32")
-    return found
+    with np.errstate(over="ignore"):  # what becomes inf is refused as such
+        return np.asarray(found, np.float32)
 
 
 def add_bias(logits: np.ndarray, bias: Mapping[int, float]) -> np.ndarray:

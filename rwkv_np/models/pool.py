@@ -86,7 +86,8 @@ class StatePool:
 
     def check_memory(self, layout: StateLayout) -> None:
         """Raise InputError unless the states are those of a model of that layout, as kernels change them."""
-        arguments.memory("the pool", self.data, (self.n_slots, self.layout.size))
+        n_slots = self.n_slots if isinstance(self.data, np.ndarray) and self.data.ndim else 0
+        arguments.memory("the pool", self.data, (n_slots, self.layout.size))
         self.layout.check(layout)
 
     def _check_state(self, state: State) -> None:

@@ -184,12 +184,13 @@ def load_state(path: PathLike, config: ModelConfig) -> State:
     with open(path, "rb") as file:
         try:
             parts = _read_arrays(file, layout)
+            architecture = str(parts.pop("architecture"))
         except Exception as error:  # what damaged bytes make zipfile and NumPy raise has no common base
             raise StateFileError(
                 path, "is damaged, or no saved state; expected a file that State.save wrote"
             ) from error
     try:
-        return State.from_parts(layout, str(parts.pop("architecture")), parts)
+        return State.from_parts(layout, architecture, parts)
     except InputError as error:
         raise StateFileError(path, str(error)) from error
 
