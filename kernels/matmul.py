@@ -10,6 +10,7 @@ from a cache for all others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numba import prange
@@ -73,6 +74,9 @@ class PackedMatrix:
         tiles = np.empty((place.n_tiles, place.tile_bytes), np.uint8)
         pack(raw, row, n_in, tiles.reshape(-1), place)
         return cls(row.layout, raw.shape[0], n_in, tiles, kernel_addresses(format, path or choose().path))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a packed matrix holds addresses of kernels in this process; pack it where it is used")
 
     @property
     def n_blocks(self) -> int:

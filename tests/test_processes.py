@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import pytest
 from rwkv_np.kernels import region
+from rwkv_np.kernels.matmul import PackedMatrix
 from rwkv_np.kernels.threads import most_threads
 
 import rwkv_np
@@ -156,6 +157,12 @@ def test_a_model_of_no_file_is_refused_in_one_line(tiny_model):
     other = type(model)(model.config, read_model_file(tiny_model).parameters)
     with pytest.raises(InputError, match="a model that did not come from rwkv_np.load cannot be pickled"):
         pickle.dumps(other)
+
+
+def test_a_packed_matrix_is_refused_in_one_line():
+    matrix = PackedMatrix.from_file(np.zeros((32, 128), np.uint8), "FP32", 32)
+    with pytest.raises(TypeError, match="holds addresses of kernels in this process"):
+        pickle.dumps(matrix)
 
 
 def other_by(how, value):
