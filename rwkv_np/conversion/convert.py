@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rwkv_np import arguments
 from rwkv_np.conversion.checkpoint import Checkpoint, open_checkpoint
 from rwkv_np.conversion.finite import Unfit, are_finite
 from rwkv_np.conversion.mapped_tensor import MappedTensor
-from rwkv_np.errors import CheckpointError, PathLike
+from rwkv_np.errors import CheckpointError, InputError, PathLike
 from rwkv_np.files.format import (
     HEADER_BYTES,
     LATEST_VERSION,
@@ -61,9 +62,13 @@ def convert(
     """Write the RWKV checkpoint `source` as a model file of "FP16" or "FP32" matrices.
 
     Raises  CheckpointError: also where a value is NaN, infinite, or beyond the largest number of FP16;
-            OutputError, MissingPackageError
+            OutputError, MissingPackageError, InputError
     Source  rwkv.cpp's convert_pytorch_to_ggml.py, whose files the tests compare with
     """
+    source, destination = arguments.path("source", source), arguments.path("destination", destination)
+    if not isinstance(data_type, str) or data_type not in ("FP16", "FP32"):
+        raise InputError(f"data_type is {arguments.shown(data_type)}; expected FP16 or FP32; quantize makes others")
+    overwrite = arguments.switch("overwrite", overwrite)
     check_destination(destination, source, overwrite)
     checkpoint = open_checkpoint(source)
     plan = [(planned, _type(planned, data_type)) for planned in checkpoint.plan]

@@ -12,8 +12,9 @@ import re
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.conversion.checkpoint import read_tensors
-from rwkv_np.errors import PathLike, StateFileError
+from rwkv_np.errors import InputError, PathLike, StateFileError
 from rwkv_np.files import sniff
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.state import State, StateLayout, load_state
@@ -35,7 +36,8 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
 
     Raises  as `load_start_state`
     """
-    layout = StateLayout(config)
+    path = arguments.path("path", path)
+    layout = StateLayout(arguments.one_of("config", config, ModelConfig, "a model's config"))
     place = layout.places["wkv"]
     if len(place.shape) != 4:
         raise StateFileError(path, f"cannot be used: {config.record.title} has no states of matrices to tune")
@@ -56,6 +58,10 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
 def _put(path: PathLike, name: str, found: np.ndarray, to: np.ndarray) -> None:
     if found.shape != to.shape:
         raise StateFileError(path, f"{name} has the shape {found.shape}; this model expects {to.shape}")
+    try:
+        arguments.finite(name, found)
+    except InputError as error:
+        raise StateFileError(path, str(error)) from error
     to[:] = found.transpose(0, 2, 1)
 
 
