@@ -7,15 +7,18 @@ v7.py). torch is only needed for these files, not for those of State.save.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import struct
 import zipfile
 
 import numpy as np
 
 from rwkv_np.conversion.checkpoint import read_tensors
-from rwkv_np.errors import PathLike, StateFileError
+from rwkv_np.errors import FileError, PathLike, StateFileError
 from rwkv_np.files import sniff
+from rwkv_np.files.regular import open_regular
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.state import State, StateLayout, load_state
 
@@ -57,12 +60,21 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
 def _put(path: PathLike, name: str, found: np.ndarray, to: np.ndarray) -> None:
     if found.shape != to.shape:
         raise StateFileError(path, f"{name} has the shape {found.shape}; this model expects {to.shape}")
+    if not np.isfinite(found).all():
+        raise StateFileError(path, f"{name} holds values that are no numbers (inf or NaN)")
     to[:] = found.transpose(0, 2, 1)
 
 
 def _is_ours(path: PathLike) -> bool:
     """Whether `State.save` wrote the file: it is a zip archive, as checkpoints are."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return "architecture.npy" in archive.namelist()
+    try:
+        with open_regular(path) as file:
+            return zipfile.is_zipfile(file) and "architecture.npy" in zipfile.ZipFile(file).namelist()
+    except FileError as error:
+        raise StateFileError(path, error.problem) from error
+    except OSError as error:  # an end of the directory that lies before its beginning
+        if error.errno not in (None, errno.EINVAL):
+            raise
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+        pass
+    raise StateFileError(path, f"is damaged, or no state; {_EXPECTED}")

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rwkv_np.errors import InputError, PathLike, StateFileError
+from rwkv_np.errors import FileError, InputError, PathLike, StateFileError
+from rwkv_np.files.archive import Archive, Damaged, open_archive
 from rwkv_np.files.output import new_file
 from rwkv_np.kernels.layout import BLOCK, round_up
 from rwkv_np.models.config import ModelConfig
@@ -169,16 +169,31 @@ def _check(name: str, found: object, expected: object, layout: StateLayout) -> N
 
 
 def load_state(path: PathLike, config: ModelConfig) -> State:
-    """Read a state that `State.save` wrote, for a model of that shape. Raises StateFileError."""
+    """Read a state that `State.save` wrote, for a model of that shape. Raises StateFileError, OSError."""
+    layout = StateLayout(config)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            parts = {name: arrays[name] for name in arrays.files}
-            architecture = str(parts.pop("architecture"))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        with open_archive(path) as archive:
+            architecture = archive.word("architecture")
+            _check("architecture", architecture, layout.architecture, layout)
+            return State.from_parts(layout, architecture, read_parts(archive, layout))
+    except Damaged as error:
         raise StateFileError(
-            path, "is damaged, or no saved state; expected a file that State.save wrote"
+            path, f"is damaged, or no saved state ({error}); expected a file that State.save wrote"
         ) from error
-    try:
-        return State.from_parts(StateLayout(config), architecture, parts)
-    except InputError as error:
-        raise StateFileError(path, str(error)) from error
+    except (InputError, FileError) as error:
+        raise StateFileError(path, error.problem if isinstance(error, FileError) else str(error)) from error
+
+
+def read_parts(archive: Archive, layout: StateLayout, prefix: str = "") -> Parts:
+    """The parts of a state in an archive, where their names begin with `prefix`.
+
+    Raises  InputError: they are of another shape, which is seen before they are unpacked, or not finite; Damaged
+    """
+    parts = {}
+    for name, place in layout.places.items():
+        header = archive.header(prefix + name)
+        _check(name, header.shape, place.shape, layout)
+        parts[name] = archive.array(prefix + name, header.n_bytes)
+        if parts[name].dtype.kind == "f" and not np.isfinite(parts[name]).all():
+            raise InputError(f"the state's {name} holds values that are no numbers (inf or NaN)")
+    return parts
