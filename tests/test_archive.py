@@ -43,8 +43,8 @@ def test_arrays_of_numbers_are_what_numpy_wrote(archive, x):
 
 
 def test_a_word_is_read_and_nothing_that_is_none(archive):
-    words = dict(a=np.array("v4"), b=np.array(""), c=np.array("a\x1b[2J"), d=X, e=np.array(["v4"]), f=np.array("x" * 99))
-    with archive(**{name: npy(x) for name, x in words.items()}) as opened:
+    words = dict(a="v4", b="", c="a\x1b[2J", d=X, e=["v4"], f="x" * 99)
+    with archive(**{name: npy(np.array(x)) for name, x in words.items()}) as opened:
         assert opened.word("a") == "v4"
         for name in "bcdef":
             with pytest.raises(Damaged):

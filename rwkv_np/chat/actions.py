@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkv_np.chat.opening import Opening
-from rwkv_np.chat.saved import load_conversation, save_conversation
+from rwkv_np.chat.saved import save_conversation
 from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import SWITCHES, describe_settings, parse_setting
 from rwkv_np.chat.templates import FREE, TEMPLATES, Template
@@ -150,8 +150,7 @@ def save(session: Session, path: str) -> None:
 
 def load(session: Session, path: str) -> None:
     path = os.path.expanduser(path)
-    session.conversation = load_conversation(path, session.conversation, session.model)
-    session.file = path
+    session.load(path)
     session.screen.say("loaded", path=path, turns=len(session.conversation.turns))
     _show_last(session)
 
@@ -172,11 +171,13 @@ def change_setting(session: Session, text: str) -> None:
     else:
         changed: dict[str, Any] = {name: value}
         session.conversation.params = replace(session.conversation.params, **changed)
+        session.set_by[name] = "/set"
     session.screen.note(f"{name} = {value}")
 
 
 def show_settings(session: Session, _: str) -> None:
-    session.screen.show(describe_settings(session.conversation.params, session.screen.switches))
+    c = session.conversation
+    session.screen.show(describe_settings(c.params, session.screen.switches, c.template.name, session.set_by))
 
 
 def think(session: Session, mode: str) -> None:
@@ -188,6 +189,14 @@ def think(session: Session, mode: str) -> None:
     if mode:
         c.template = replace(c.template, think=mode)
     session.screen.note(f"think = {c.template.think}")
+
+
+def show_thought(session: Session, _: str) -> None:
+    last = session.conversation.last
+    thought = (last.thought or "").strip() if last else ""
+    if not thought:
+        raise InputError("nothing was thought before the last answer; /think on makes a G1 model think")
+    session.screen.show_thought(thought)
 
 
 def show_stats(session: Session, _: str) -> None:

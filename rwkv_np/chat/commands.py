@@ -56,6 +56,7 @@ COMMANDS = (
     Command("system", actions.begin_with, "[TEXT]"),
     Command("set", actions.change_setting, "NAME VALUE", completes="setting"),
     Command("think", actions.think, "[MODE]", completes="think"),
+    Command("thought", actions.show_thought),
     Command("settings", actions.show_settings),
     Command("stats", actions.show_stats),
     Command("tokens", actions.show_tokens, "TEXT"),

@@ -6,7 +6,9 @@ budget goes. States in between, and what was left out, are made again from the t
 written whole or not at all, and read whole or not at all: no conversation is half replaced.
 
 Version 1 has all states of both ends of each branch. Where one is left out it is version 2,
-which names those that are there: "states": ["0.start", "0.end"].
+which names those that are there: "states": ["0.start", "0.end"]. Beside them may lie "0.answer":
+where a branch's last answer was broken off, with its thought, which "0.end" is without. Older
+programs pass over it, and read the thought again when the answer goes on.
 
 A file may come from a stranger: all of it is checked, and nothing is unpacked that is larger than it may be.
 """
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from rwkv_np.models.state import State, read_parts
 
 BUDGET = 256_000_000  # bytes of states before they are compressed: four of the largest of v7, and a file to send
 _TEXT = "conversation.json"
+ANSWER = ".answer"  # what ends the name of the state after an answer that may go on
 
 
 def save_conversation(
@@ -43,7 +45,7 @@ def save_conversation(
     Raises OutputError, InputError: it is too long for a file
     """
     positions = _chosen(_positions(conversation))
-    text = transcript.write(conversation, model, list(positions))
+    text = transcript.write(conversation, model, [name for name in positions if not name.endswith(ANSWER)])
     with new_file(path, overwrite=overwrite, durable=True) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(_TEXT, text, zipfile.ZIP_DEFLATED)
         for name, position in positions.items():
@@ -64,7 +66,16 @@ def _positions(conversation: Conversation) -> dict[str, Position]:
     if not conversation.turns:  # it ends where it starts
         first = next(iter(starts))
         ends = {first: starts.pop(first), **ends}
-    return {name: position for name, position in (ends | starts).items() if position}
+    return {name: position for name, position in (ends | starts | _answers(branches)).items() if position}
+
+
+def _answers(branches: list[tuple[int, Branch]]) -> dict[str, Position | None]:
+    """Where answers stopped that may go on, if the next message is not read there but without the thought.
+
+    One that has ended is seldom gone on with, and costs its tokens then: a state is larger than most files.
+    """
+    last = ((i, branch.turns[-1]) for i, branch in branches if branch.turns)
+    return {f"{i}{ANSWER}": turn.after_answer for i, turn in last if turn.remembered and not turn.is_finished}
 
 
 def _at_start(branch: Branch) -> Position | None:
@@ -131,39 +142,44 @@ def _restore(said: Transcript, archive: Archive, like: Conversation) -> Conversa
     restored = Conversation(like.model, like.tokenizer, said.template, said.params, cache=like.cache)
     restored.keep_thoughts, restored.start, restored.n_asked = like.keep_thoughts, like.start, said.n_asked
     restored.branches = said.branches
-    for branch, end, name in _within_budget(said, like.model):
-        position = _read_position(archive, name, like.model)
-        if end == "start":
-            branch.start = position.state
-        else:
-            branch.turns[-1].end = position
+    for name, branch in _within_budget(said, archive, like.model):
+        _put(branch, name, _read_position(archive, name, like.model))
     restored.switch(said.branch)
     if restored.turns:
         restored.keep_states(restored.turns[-1])
     return restored
 
 
-def _within_budget(said: Transcript, model: Model) -> Iterator[tuple[Branch, str, str]]:
-    """(branch, "start" or "end", name) of the states to be read, what matters most first.
+def _put(branch: Branch, name: str, position: Position) -> None:
+    """Let the branch have the state of that name."""
+    if name.endswith(".start"):
+        branch.start = position.state
+    elif name.endswith(ANSWER):
+        branch.turns[-1].after_answer = position
+    else:
+        branch.turns[-1].end = position
+
+
+def _within_budget(said: Transcript, archive: Archive, model: Model) -> list[tuple[str, Branch]]:
+    """The names of the states to be read, and whose they are; the current branch's come first.
 
     The file of a stranger may have states without number, each of them a few bytes when it is packed. Those
     over the budget are left out: they are made again from the tokens if need be, as if they were not there.
     """
-    ends = [
-        (name != said.branch, end, f"{i}.{end}", branch)
-        for i, (name, branch) in enumerate(said.branches.items())
-        for end in ("end", "start")
-        if f"{i}.{end}" in said.states
+    found = [
+        (branch_name != said.branch, f"{i}{end}", branch)
+        for end in (".end", ".start", ANSWER)
+        for i, (branch_name, branch) in enumerate(said.branches.items())
+        if f"{i}{end}" in said.states or end == ANSWER and branch.turns and f"{i}{end}.logits.npy" in archive
     ]
     n_room = max(1, BUDGET // (model.state_layout.n_bytes + 4 * model.config.vocab_size))
-    for _, end, name, branch in sorted(ends, key=lambda entry: entry[:2])[:n_room]:
-        yield branch, end, name
+    return [(name, branch) for _, name, branch in sorted(found, key=lambda entry: entry[0])[:n_room]]
 
 
 def _read_position(archive: Archive, name: str, model: Model) -> Position:
     layout = model.state_layout
     state = State.from_parts(layout, layout.architecture, read_parts(archive, layout, f"{name}."))
-    return Position(_read_logits(archive, f"{name}.logits", model) if name.endswith(".end") else None, state)
+    return Position(_read_logits(archive, f"{name}.logits", model) if not name.endswith(".start") else None, state)
 
 
 def _read_logits(archive: Archive, name: str, model: Model) -> np.ndarray:

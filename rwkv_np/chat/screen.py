@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import textwrap
-from typing import Any
+from typing import Any, TextIO
 from unicodedata import east_asian_width
 
 from rwkv_np.chat.language import Language
@@ -69,7 +69,7 @@ class Screen:
             # The name comes after the prompt has been read, whose progress is drawn on this line.
             self._name(name)
             name = ""
-            shown = self._printable(text)
+            shown = _printable(text, sys.stdout)
             print(f"{_DIM}{shown}{_RESET}" if is_thought and self._bright else shown, end="", flush=True)
         if is_open and not shows:
             self._end_thought(n_thought)
@@ -79,6 +79,8 @@ class Screen:
         write_over("")
         if sys.stdout.isatty():
             self._say_why(completion)
+        elif is_open and completion.stop_reason == "length":  # a pipe gets an empty line: say why
+            self.say("thought_cut", tokens=completion.n_new)
 
     def _shows_thoughts(self) -> bool:
         return self.show_thinking and not self.hides_thoughts and sys.stdout.isatty()
@@ -95,11 +97,6 @@ class Screen:
     def _name(self, name: str) -> None:
         if name and sys.stdout.isatty():
             print(f"{_BOLD_CYAN}{name}:{_RESET}" if self._bright else f"{name}:", end=" ")
-
-    def _printable(self, text: str) -> str:
-        if not sys.stdout.isatty():
-            return text
-        return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
     def _say_why(self, completion: Answer) -> None:
         if not completion.was_read:
@@ -134,7 +131,12 @@ class Screen:
 
     def show(self, text: str) -> None:
         """What was asked for: as bright as an answer, but no answer."""
-        print(text, file=sys.stderr, flush=True)
+        print(_printable(text, sys.stderr), file=sys.stderr, flush=True)
+
+    def show_thought(self, thought: str) -> None:
+        """A thought that was folded, or is long past; as dim as those before an answer."""
+        text = _printable(thought, sys.stderr)
+        print(f"{_DIM}{text}{_RESET}" if self._dim else text, file=sys.stderr, flush=True)
 
     def error(self, text: str) -> None:
         label = f"{_RED}Error:{_RESET}" if self._dim else "Error:"
@@ -168,6 +170,13 @@ class JsonScreen(Screen):
             ),
             flush=True,
         )
+
+
+def _printable(text: str, stream: TextIO) -> str:
+    """What a model wrote, with its control characters made visible where a terminal would obey them."""
+    if not stream.isatty():
+        return text
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _text_and_reasoning(completion: Answer, parts: list[tuple[bool, str]]) -> dict[str, str | None]:

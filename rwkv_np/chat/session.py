@@ -6,6 +6,7 @@ of actions.py: both are built on it, and it knows neither.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from rwkv_np.chat.conversation import Conversation
@@ -15,6 +16,7 @@ from rwkv_np.chat.terminal import ctrl_c_interrupts, typing_unseen
 from rwkv_np.chat.thinking import Answer
 from rwkv_np.errors import InputError
 from rwkv_np.files.output import check_destination
+from rwkv_np.sampling import SETTINGS
 
 
 class Session:
@@ -25,6 +27,7 @@ class Session:
     draft     a message to be edited, which then takes the place of the last one
     file      where the conversation was saved to or loaded from last
     changes   settings for the answers of this line alone
+    set_by    what set each setting that somebody set: an option, "/set", a file
     """
 
     def __init__(self, conversation: Conversation, screen: Screen, model: dict[str, str]) -> None:
@@ -33,6 +36,7 @@ class Session:
         self.draft: str | None = None
         self.file: str | None = None
         self.changes: dict[str, Any] = {}
+        self.set_by: dict[str, str] = {}
         self.was_interrupted = False
         self._kept_in: str | None = None
         self._n_kept = conversation.n_asked
@@ -43,12 +47,17 @@ class Session:
         Raises ConversationFileError, OutputError (now, not after the first answer), OSError
         """
         if load:
-            self.conversation = load_conversation(load, self.conversation, self.model)
-            self.file = load
+            self.load(load)
         if save and save != load:
             check_destination(save, None, overwrite=False)
         self._kept_in, self._n_kept = save, self.conversation.n_asked
         self.conversation.begin(self.screen.reading)
+
+    def load(self, path: str) -> None:
+        """Go on with the conversation in `path`, and its settings. Raises ConversationFileError, OSError."""
+        self.conversation = load_conversation(path, self.conversation, self.model)
+        self.file = path
+        self.set_by = dict.fromkeys(SETTINGS, os.path.basename(path))
 
     def say(self, message: str) -> None:
         """Send a message, with what was read from files before it, and show the answer."""

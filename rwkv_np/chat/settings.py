@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Union
 
+from rwkv_np.chat.defaults import DEFAULTS
 from rwkv_np.errors import InputError
 from rwkv_np.sampling import SETTINGS, SamplingParams
 
@@ -47,12 +48,19 @@ def _example(name: str) -> str:
     return "1, or none" if default is None else str(default)
 
 
-def describe_settings(params: SamplingParams, switches: Mapping[str, bool]) -> str:
-    """All settings, a line each, and the default where one differs from it."""
-    lines = []
+def describe_settings(
+    params: SamplingParams, switches: Mapping[str, bool], family: str, set_by: Mapping[str, str]
+) -> str:
+    """All settings, a line each; where one is not the family's default, that and who set it (`set_by`)."""
+    defaults, lines = DEFAULTS[family], []
     for name in SETTINGS:
-        value, default = getattr(params, name), getattr(SamplingParams(), name)
-        shown = "none" if value is None else value
-        lines.append(f"{name:18}{shown}" + ("" if value == default else f"   (default {default})"))
+        value, default = getattr(params, name), getattr(defaults.params, name)
+        origin = f"; set by {set_by[name]}" if name in set_by else ""
+        difference = "" if value == default else f"   (default {_shown(default)}{origin})"
+        lines.append(f"{name:18}{_shown(value)}{difference}")
     lines += [f"{name:18}{'on' if is_on else 'off'}" for name, is_on in switches.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"Defaults of {family}: {defaults.source}"])
+
+
+def _shown(value: Value) -> str:
+    return "none" if value is None else str(value)

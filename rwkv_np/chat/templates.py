@@ -70,8 +70,9 @@ class Template:
 class G1(Template):
     """The form of RWKV-7 G1: that of World, with thoughts and blank lines in answers, and a system text by name.
 
-    Left alone, a prompt ends as a World model knows it too: that is why "auto" is the default, for no
-    file tells the two apart, and a World model has not learned what a thought is.
+    Left alone, a prompt ends as a World model knows it too: that is why "auto" is the default, for a
+    file may not say which of the two it is, and a World model has not learned what a thought is.
+    Source: RWKV-v7/RWKV7-G1x-templates.txt of BlinkDL/RWKV-LM.
     """
 
     def prompt(self, message: str) -> str:
@@ -147,13 +148,22 @@ TEMPLATES = {
 FREE = Free("free", "", "", is_dialogue=False)
 
 
-def template_for(vocab_size: int, architecture: str) -> Template:
+def template_for(vocab_size: int, architecture: str, file_name: str = "") -> Template:
     """The template of the models that have that vocabulary and that architecture ("v4" to "v7").
 
-    World and G1 models of RWKV-7 have the same tensors, and no file says which it is. Both read the
-    same turn; but at the first blank line, where a World answer may end, a G1 answer often has only
-    begun. So g1 is right for the one and does no harm to the other, which ends its answers itself.
+    World and G1 models of RWKV-7 have the same tensors, so only the name of the file can tell them
+    apart: published ones are RWKV-x070-World-... and rwkv7-g1.... A name that says neither is taken
+    for G1. Both read the same turn; but at the first blank line, where a World answer ends, a G1
+    answer often has only begun, so of the two mistakes this one costs less.
+
+    Other vocabularies are Raven's or those of base models (Pile, of RWKV-4 and RWKV-7), which go on
+    with any dialogue that an opening has begun.
     """
     if vocab_size != 65536:
         return TEMPLATES["raven"]
-    return TEMPLATES["g1" if architecture == "v7" else "world"]
+    return TEMPLATES["g1" if architecture == "v7" and not _is_world(file_name) else "world"]
+
+
+def _is_world(file_name: str) -> bool:
+    name = file_name.lower()
+    return "world" in name and not re.search(r"(?<![a-z0-9])g[0-9]", name)

@@ -12,10 +12,12 @@ from typing import Any, TextIO, TypeVar
 
 import click
 import platformdirs
+from click.core import ParameterSource
 
 from rwkv_np import demo
 from rwkv_np.chat import repl
 from rwkv_np.chat.conversation import Conversation
+from rwkv_np.chat.defaults import DEFAULTS, describe_default, describe_sources
 from rwkv_np.chat.language import LANGUAGES, Language, guess_language
 from rwkv_np.chat.opening import NO_OPENING, Opening, bundled_opening, read_opening
 from rwkv_np.chat.opening_cache import OpeningCache, cache_key
@@ -24,17 +26,17 @@ from rwkv_np.chat.session import Session
 from rwkv_np.chat.templates import TEMPLATES, Template, template_for
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
-from rwkv_np.cli.config import default_path, read_config
+from rwkv_np.cli.config import PLACE, default_path, read_config
 from rwkv_np.cli.progress import show_loading
 from rwkv_np.conversion.time_state import load_start_state
 from rwkv_np.files.fingerprint import fingerprint
+from rwkv_np.files.published import FIRST
 from rwkv_np.kernels import cache
 from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams, prepare
 from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
-_D = SamplingParams()
 _F = TypeVar("_F", bound=Callable[..., Any])
 INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
@@ -45,9 +47,16 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     return click.option(*names, envvar=f"RWKV_NP_{name}", show_envvar=True, **settings)
 
 
+def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
+    """An option of sampling, whose default is the family's: None until the model is known."""
+    return _option(f"--{name.replace('_', '-')}", type=kind, help=f"{meaning}  [default: {describe_default(name)}]")
+
+
 @click.command(
     cls=Command,
     name="chat",
+    epilog=f"Where the defaults of sampling are from, by template. {describe_sources()} "
+    "/settings in a chat says which ones hold.",
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.argument("model", type=click.Path(), required=False, envvar="RWKV_NP_MODEL")
@@ -57,7 +66,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @click.option("--load", "load_path", type=click.Path(), help="Go on with a saved conversation.")
 @click.option("--save", "save_path", type=click.Path(), help="Save the conversation there after each answer.")
 @_option("--language", type=click.Choice(LANGUAGES), help="Of the opening and the program.  [default: the locale's]")
-@_option("--template", type=click.Choice(sorted(TEMPLATES)), help="How to speak.  [default: by the model]")
+@_option("--template", type=click.Choice(sorted(TEMPLATES)), help="How to speak.  [default: by the model and its name]")
 @_option("--think", type=click.Choice(MODES), default="auto", help="Think before answering; auto: as the model will.")
 @_option("--keep-thoughts", is_flag=True, help="Later turns read what was thought before earlier answers.")
 @_option("--system", metavar="TEXT", help="What the model reads first, in place of an opening dialogue.")
@@ -66,14 +75,14 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
 @_option("--head-q8-0/--head-fp16", default=None, help="Hold an FP16 head in 8 bits.  [default: if quantized]")
-@_option("--max-tokens", type=int, default=_D.max_tokens, help="Longest answer.")
-@_option("--temperature", type=float, default=_D.temperature, help="0 always takes the likeliest token.")
-@_option("--top-p", type=float, default=_D.top_p, help="Share of probability that is kept.")
-@_option("--top-k", type=int, default=_D.top_k, help="How many tokens are kept; 0 is all.")
-@_option("--min-p", type=float, default=_D.min_p, help="Least probability, as a share of the largest.")
-@_option("--presence-penalty", type=float, default=_D.presence_penalty, help="Against any repetition.")
-@_option("--frequency-penalty", type=float, default=_D.frequency_penalty, help="Against each repetition.")
-@_option("--penalty-decay", type=float, default=_D.penalty_decay, help="How slowly repetition is forgotten.")
+@_setting("max_tokens", int, "Longest answer, with its thought.")
+@_setting("temperature", float, "0 always takes the likeliest token.")
+@_setting("top_p", float, "Share of probability that is kept.")
+@_setting("top_k", int, "How many tokens are kept; 0 is all.")
+@_setting("min_p", float, "Least probability, as a share of the largest.")
+@_setting("presence_penalty", float, "Against any repetition.")
+@_setting("frequency_penalty", float, "Against each repetition.")
+@_setting("penalty_decay", float, "How slowly repetition is forgotten.")
 @_option("--seed", type=int, help="Makes answers repeatable.  [default: none]")
 @_option("--quiet", is_flag=True, help="No line of figures after an answer.")
 @_option("--history", metavar="FILE", help="Where typed lines are kept, or: none.  [default: the user's state folder]")
@@ -88,14 +97,15 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     one, or one for each line of input. The exit status is 0, 1 after an error, 130 after Ctrl-C.
     """
     _be_lenient(sys.stdout)
-    params = SamplingParams(**{name: options[name] for name in SETTINGS})
+    settings = {name: options[name] for name in SETTINGS if options[name] is not None}
+    SamplingParams(**settings)  # an impossible one is an error now, not after a model was loaded
     language = Language(options["language"] or guess_language())
     screen = (JsonScreen if as_json else Screen)(language, quiet=options["quiet"])
     message = _one_message(prompt, file)
     screen.hides_thoughts = message is not None
-    session = _open(model or str(demo.MODEL), screen, params, options)
+    session = _open(model or str(demo.MODEL), screen, settings, options)
     if model is None:
-        screen.say("demo")
+        screen.say("demo", source=FIRST.source, name=FIRST.name)
     if message is not None:
         session.say(message)
         session.keep()
@@ -118,8 +128,8 @@ def _one_message(prompt: str | None, path: str | None) -> str | None:
     return "\n".join(part for part in (decode_utf8(data, path).strip(), prompt) if part)
 
 
-def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, Any]) -> Session:
-    """Load model, tokenizer and opening, and the conversation to go on with."""
+def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str, Any]) -> Session:
+    """Load model, tokenizer and opening, and the conversation to go on with; `settings` are those that were set."""
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening both say how the conversation begins; give one of them")
     if cache.is_first_run("program"):
@@ -131,7 +141,8 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
     c = model.config
     tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
     name = options["template"]
-    template = TEMPLATES[name] if name else template_for(c.vocab_size, c.architecture)
+    template = TEMPLATES[name] if name else template_for(c.vocab_size, c.architecture, os.path.basename(path))
+    params = replace(DEFAULTS[template.name].params, **settings)
     if template.lead is None and options["think"] != "auto":
         screen.say("no_thoughts", template=template.name)
     opening = _opening(tokenizer, template, options)
@@ -151,8 +162,21 @@ def _open(path: str, screen: Screen, params: SamplingParams, options: dict[str, 
         keep_thoughts=options["keep_thoughts"], start=start,
     )  # fmt: skip
     session = Session(conversation, screen, identity)
+    session.set_by = _set_by(click.get_current_context())
     session.open(options["load_path"], options["save_path"])
     return session
+
+
+def _set_by(ctx: click.Context) -> dict[str, str]:
+    """What set each setting of sampling that was set: an option, a variable or the settings file."""
+    options = {param.name: param for param in ctx.command.params if param.name in SETTINGS}
+    names = {
+        ParameterSource.COMMANDLINE: lambda option: option.opts[-1],
+        ParameterSource.ENVIRONMENT: lambda option: option.envvar,
+        ParameterSource.DEFAULT_MAP: lambda option: os.path.basename(ctx.meta[PLACE]),
+    }
+    sources = {name: ctx.get_parameter_source(name) for name in SETTINGS}
+    return {name: names[source](options[name]) for name, source in sources.items() if source in names}
 
 
 def _opening(tokenizer: Tokenizer, template: Template, options: dict[str, Any]) -> Opening:

@@ -19,6 +19,8 @@ import platformdirs
 from rwkv_np.errors import SettingsFileError
 from rwkv_np.toml import read_toml
 
+PLACE = "rwkv_np.config"  # where a context's `meta` says which file was read
+
 
 def default_path() -> Path:
     """Where the file is looked for."""
@@ -36,6 +38,7 @@ def read_config(ctx: click.Context, option: click.Parameter, path: str | None) -
     # What has an environment variable is a setting; the others (a prompt, a file) are for once.
     params = (param for param in ctx.command.params if param is not option)
     options = {param.name: param for param in params if param.name and param.envvar}
+    ctx.meta[PLACE] = path
     ctx.default_map = {name: _checked(ctx, path, options, name, value) for name, value in found.items()}
     return path
 

@@ -72,6 +72,9 @@ class Archive:
         self._members = members
         self._infos = {info.filename: info for info in members.infolist()}
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._infos
+
     def read(self, name: str, limit: int) -> bytes:
         """A member, which must have at most `limit` bytes."""
         info = self._info(name)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rwkv_np.errors import DownloadError, InputError, MissingPackageError, RwkvError
 from rwkv_np.files.output import check_destination
+from rwkv_np.files.published import FIRST
 
 SCHEME = "hf://"
 
@@ -52,10 +53,7 @@ def _parse(source: str) -> tuple[str, str]:
     """("owner/repo", "path/to/file")"""
     parts = source.removeprefix(SCHEME).split("/")
     if len(parts) < 3 or not {"", ".", ".."}.isdisjoint(parts):
-        raise InputError(
-            f"{source}: expected hf://OWNER/REPO/FILE, "
-            "such as hf://BlinkDL/rwkv-4-raven/RWKV-4-Raven-3B-v12-Eng98%-Other2%-20230520-ctx4096.pth"
-        )
+        raise InputError(f"{source}: expected hf://OWNER/REPO/FILE, such as {FIRST.source}")
     return "/".join(parts[:2]), "/".join(parts[2:])
 
 

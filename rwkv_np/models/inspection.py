@@ -14,7 +14,7 @@ from rwkv_np.files.format import ModelFile, read_model_file
 from rwkv_np.files.quants import by_code
 from rwkv_np.models import model_config
 from rwkv_np.models.registry import identify
-from rwkv_np.tokenizers import NAME_OF_SIZE
+from rwkv_np.tokenizers import NAME_OF_SIZE, PILE_SIZE
 
 Report = dict[str, Any]
 
@@ -39,6 +39,8 @@ def inspect(path: PathLike) -> Report:
 
 
 def _tokenizer(vocab_size: int) -> str:
+    if vocab_size == PILE_SIZE:
+        return "20B, unless a tokenizer.json lies beside it"
     name = {"bytes": "bytes", "20b": "20B", "world": "World"}.get(NAME_OF_SIZE.get(vocab_size, ""))
     return name or "the model's own: a tokenizer.json beside it, or --tokenizer PATH"
 

@@ -11,7 +11,8 @@ tell. `load_tokenizer` decides in this order:
 Folders hold several models, so for the three sizes of (3) a file of (2) is taken only where it
 has exactly as many ids; any other, or a damaged one, is passed over. For other sizes it is the
 only source: it may be smaller by a trainer's padding (see `base.is_padded`), and is an error
-where it does not fit. The `tokenizers` library, the World vocabulary and `huggingface_hub` are
+where it does not fit. One such size has a tokenizer where no file is: 50304 is the 20B one's,
+rounded up, as RWKV-7 Pile has it; but others round theirs up to the same. The `tokenizers` library, the World vocabulary and `huggingface_hub` are
 each imported when first needed.
 """
 
@@ -35,6 +36,8 @@ __all__ = ["TextStream", "Tokenizer", "load_tokenizer"]
 
 Notify = Callable[[str], None]
 
+# RWKV-7 Pile: the 20B tokenizer, rounded up. (RWKV-LM, RWKV-v7/train_temp/demo-training-run-v7-pile.sh)
+PILE_SIZE = 50304
 NAME_OF_SIZE = {BYTES_SIZE: "bytes", N_IDS_20B: "20b", WORLD_SIZE: "world"}
 FILE_NAMES = ("tokenizer.json", "20B_tokenizer.json")
 
@@ -58,7 +61,7 @@ def load_tokenizer(
     if vocab_size is None:
         raise InputError("load_tokenizer needs a path, a name or the model's vocab_size; got none of them")
     if vocab_size not in NAME_OF_SIZE:
-        return _load_only_source(vocab_size, model_path)
+        return _load_only_source(vocab_size, model_path, notify)
     beside = _pick_beside(model_path, vocab_size, notify, lambda tokenizer: tokenizer.n_ids == vocab_size)
     return beside or _load_named(NAME_OF_SIZE[vocab_size], vocab_size, notify)
 
@@ -131,10 +134,12 @@ def _load_first(files: list[Path], vocab_size: int | None) -> BpeTokenizer:
     raise errors[0]
 
 
-def _load_only_source(vocab_size: int, model_path: PathLike | None) -> BpeTokenizer:
+def _load_only_source(vocab_size: int, model_path: PathLike | None, notify: Notify | None) -> Tokenizer:
     files = _files_beside(model_path)
     if files:
         return _load_first(files, vocab_size)
+    if vocab_size == PILE_SIZE:
+        return _load_named("20b", vocab_size, notify)
     raise TokenizerError(
         "tokenizer" if model_path is None else model_path,
         f"no tokenizer is known for a vocabulary of {vocab_size} ids (known: 256 bytes, 50277 20B, "

@@ -1,0 +1,55 @@
+"""How each family of models is sampled unless somebody says otherwise: one table, and where it is from.
+
+The values are those of the authors' own programs, which were read; a test sees that each family has
+its row. An option, its environment variable and the settings file win over them, in that order.
+
+The limit of an answer is ours where their programs have none. A G1 model may think for thousands of
+tokens, and a thought that was cut is no answer; so G1 has the 4000 of its authors' example, for
+thought and answer together. (A limit of its own for the thought would be one more number to know, and
+would have to close the thought for a model that has not learned to go on from there.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rwkv_np.sampling import SamplingParams
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a family is sampled with, and the program that says so."""
+
+    params: SamplingParams
+    source: str
+
+
+# Between the two programs: their temperatures are 1.2 and 0.8, their penalties 0.4 and 0.2; top_p is 0.5 in both.
+_RAVEN = Defaults(SamplingParams(), "ChatRWKV's v2/chat.py and rwkv.cpp's python/chat_with_bot.py")
+# The chat with World models of RWKV-6 and 7 (since July 2024).
+_WORLD = Defaults(
+    SamplingParams(top_p=0.3, presence_penalty=0.5, frequency_penalty=0.5), "ChatRWKV's API_DEMO_CHAT.py"
+)
+# No penalties: a thought, a sum and a program repeat themselves for good reasons.
+_G1 = Defaults(
+    SamplingParams(
+        top_p=0.5, top_k=100, presence_penalty=0, frequency_penalty=0, penalty_decay=0.997, max_tokens=4000
+    ),
+    "the example of G1 in ChatRWKV's rwkv_pip_package/README.md",
+)
+DEFAULTS = {"raven": _RAVEN, "qa": _RAVEN, "instruction": _RAVEN, "world": _WORLD, "g1": _G1}
+
+
+def describe_default(name: str) -> str:
+    """What a setting is by default, as the help says it: "0.5; world: 0.3"."""
+    first = getattr(_RAVEN.params, name)
+    others = {family: getattr(DEFAULTS[family].params, name) for family in ("world", "g1")}
+    return "; ".join([str(first), *(f"{family}: {value}" for family, value in others.items() if value != first)])
+
+
+def describe_sources() -> str:
+    """Where the defaults of each family are from, in a sentence each."""
+    families: dict[str, list[str]] = {}
+    for family, defaults in DEFAULTS.items():
+        families.setdefault(defaults.source, []).append(family)
+    return " ".join(f"{', '.join(names)}: {source}." for source, names in families.items())
