@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from rwkv_np.errors import PathLike, SettingsFileError
+from rwkv_np.files.regular import read_regular
 from rwkv_np.text import decode_utf8
 
 if sys.version_info >= (3, 11):
@@ -16,9 +17,7 @@ else:
 
 def read_toml(path: PathLike) -> dict[str, Any]:
     """What the file at `path` says. Raises SettingsFileError with the line, TextError, OSError."""
-    with open(path, "rb") as file:
-        data = file.read()
     try:
-        return tomllib.loads(decode_utf8(data, path))
+        return tomllib.loads(decode_utf8(read_regular(path), path))
     except tomllib.TOMLDecodeError as error:
         raise SettingsFileError(path, f"is no valid TOML: {error}") from error

@@ -250,7 +250,7 @@ def test_every_language_says_everything(name):
     assert list(language.help) == [command.name for command in commands.COMMANDS]
     assert list(language._messages) == list(english._messages)
     for key, text in english._messages.items():
-        assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", language._messages[key])), key
+        assert sorted(re.findall(r"{(\w+)", text)) == sorted(re.findall(r"{(\w+)", language._messages[key])), key
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from typing import Any
 
 from rwkv_np.chat.templates import SEPARATOR, Template, closed_up, tidy
 from rwkv_np.errors import InputError, PathLike, SettingsFileError
+from rwkv_np.files.regular import read_regular
 from rwkv_np.text import decode_utf8
 from rwkv_np.toml import read_toml
 
@@ -87,11 +88,9 @@ def _are_pairs(turns: Any) -> bool:
 
 
 def _read_json(path: PathLike) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        data = file.read()
     try:
-        found = json.loads(decode_utf8(data, path))
-    except json.JSONDecodeError as error:
+        found = json.loads(decode_utf8(read_regular(path), path))
+    except (ValueError, RecursionError) as error:  # also a number, or a list in lists, without an end
         raise SettingsFileError(path, f"is no valid JSON: {error}") from error
     if not isinstance(found, dict):
         raise SettingsFileError(path, f"holds a {type(found).__name__}; expected an object with text and turns")

@@ -38,15 +38,20 @@ ANSWER = ".answer"  # what ends the name of the state after an answer that may g
 
 
 def save_conversation(
-    conversation: Conversation, path: PathLike, model: dict[str, str], overwrite: bool = False
+    conversation: Conversation,
+    path: PathLike,
+    model: dict[str, str],
+    overwrite: bool = False,
+    mend: str = "pass overwrite=True, or another path",
 ) -> None:
     """Write `conversation` to `path`; `model` has the name and the fingerprint of its model.
 
-    Raises OutputError, InputError: it is too long for a file
+    mend    what to do where `path` exists, if it is not overwritten
+    Raises  OutputError, InputError: it is too long for a file
     """
     positions = _chosen(_positions(conversation))
     text = transcript.write(conversation, model, [name for name in positions if not name.endswith(ANSWER)])
-    with new_file(path, overwrite=overwrite, durable=True) as file, zipfile.ZipFile(file, "w") as archive:
+    with new_file(path, overwrite=overwrite, durable=True, mend=mend) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(_TEXT, text, zipfile.ZIP_DEFLATED)
         for name, position in positions.items():
             _write_position(archive, name, position)

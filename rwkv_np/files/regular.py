@@ -7,6 +7,7 @@ a shell opened already (`-f <(command)`) is a pipe too, but one that ends; and /
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import BinaryIO
@@ -23,13 +24,13 @@ _KINDS = (
 def open_regular(path: PathLike) -> BinaryIO:
     """The regular file at `path`, opened to be read. Raises FileError: it is a pipe or a device; OSError"""
     # Without O_NONBLOCK, opening a pipe waits for a writer; of a regular file it changes nothing.
-    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        _check(path, os.fstat(file.fileno()).st_mode)
+        _check(path, os.fstat(number).st_mode)
     except BaseException:
-        file.close()
+        os.close(number)
         raise
-    return file
+    return os.fdopen(number, "rb")
 
 
 def read_regular(path: PathLike, limit: int = TEXT_LIMIT) -> bytes:
@@ -49,6 +50,8 @@ def read_regular(path: PathLike, limit: int = TEXT_LIMIT) -> bytes:
 
 
 def _check(path: PathLike, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     kind = next((name for is_kind, name in _KINDS if is_kind(mode)), None)
     if kind and not os.path.samefile(path, os.devnull):
         raise FileError(path, f"is {kind}; expected a regular file")

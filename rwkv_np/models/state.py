@@ -156,7 +156,7 @@ class State:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {name: np.ascontiguousarray(part) for name, part in self.parts.items()}
         np.savez(buffer, architecture=np.array(self.architecture), **arrays)  # Any: savez has options too
-        with new_file(path, overwrite=overwrite, durable=True) as file:
+        with new_file(path, overwrite=overwrite, durable=True, mend="pass overwrite=True, or another path") as file:
             file.write(buffer.getvalue())
 
 
