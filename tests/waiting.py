@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-PATIENCE = 600  # seconds
+PATIENCE = 25  # seconds
 
 
 def until(is_there, what):
