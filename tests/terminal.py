@@ -182,11 +182,11 @@ def chat_starter(tmp_path):
     """Start the chat: sit_down(model, option, ...); its files are in tmp_path, as if that were home."""
     open_terminals = []
 
-    def start(model, *options, name="Bob:", prefix=(), **env):
+    def start(model, *options, name="Bob:", prefix=(), waits=True, **env):
         command = [sys.executable, "-m", "rwkv_np.chat", str(model), *map(str, options)]
         terminal = Terminal([*prefix, *command], {**environment(tmp_path), **env}, tmp_path, name)
         open_terminals.append(terminal)
-        if not prefix:
+        if waits and not prefix:
             terminal.ready()
         return terminal
 

@@ -38,7 +38,8 @@ def _help(session: Session, name: str) -> None:
         shown = list(COMMANDS)
     for command in shown:
         old = f"  ({command.old})" if command.old else ""
-        session.screen.show(f"{f'/{command.name} {command.argument}':22}{texts.get(command.name) or say(command.name)}{old}", indent=22)
+        meaning = texts.get(command.name) or say(command.name)
+        session.screen.show(f"{f'/{command.name} {command.argument}':22}{meaning}{old}", indent=22)
     if not name:
         session.screen.say("keys")
 
