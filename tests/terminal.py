@@ -10,8 +10,10 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import random_parameters, write_model
 from newcomer import environment
+from versions import as_checkpoint
 from waiting import PATIENCE
 
 pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are played by pexpect (not on Windows)")
@@ -247,3 +249,36 @@ def rambler(path, seed=0):
     arrays["head.weight"][:, 0] = -1000
     arrays["head.weight"][letters, 0] = 0
     return write_model(path, arrays)
+
+
+def thinker(path):
+    """A random checkpoint (.pth) of RWKV-7 over bytes: "<think" becomes a mark, and all else it says is letters.
+
+    Which ones depends on all that it has read. Its first feed-forward unit looks for the bytes "nk": v7 mixes
+    each channel with that of the token before, so one channel can be of this token and one of the last.
+    """
+    sizes = dict(n_layer=2, n_embd=64, dim_ffn=64, architecture="v7", head_size=32, ranks=(8, 8, 8, 8))
+    arrays = random_parameters(np.random.default_rng(5), **sizes)
+    this, before, always, seen = range(4)
+    emb, key, value = (arrays[name] for name in ("emb.weight", *(f"blocks.0.ffn.{m}.weight" for m in ("key", "value"))))
+    for layer in range(2):  # these channels are nobody else's
+        for name in ("att.output", "ffn.value"):
+            arrays[f"blocks.{layer}.{name}.weight"][: seen + 1] = 0
+    emb[:, : seen + 1] = 0
+    emb[ord("k"), this] = emb[ord("n"), before] = 20
+    for part, x in (("weight", 1), ("bias", 0)):
+        arrays[f"blocks.0.ln0.{part}"][:] = arrays[f"blocks.0.ln2.{part}"][:] = x
+    arrays["blocks.0.ln2.weight"][always], arrays["blocks.0.ln2.bias"][always] = 0, 1
+    arrays["blocks.0.att.output.weight"] *= np.float32(0.003)  # what is looked for must stand out
+    mix = arrays["blocks.0.ffn.x_k"].reshape(-1)
+    mix[[this, before, always]] = 0, 1, 0
+    key[0], value[:, 0] = 0, 0
+    key[0, [this, before, always]], value[seen, 0] = (1, 1, -11), 1e4
+    head, letters = arrays["head.weight"], np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
+    arrays["ln_out.weight"][:], arrays["ln_out.bias"][:] = 1, 0
+    arrays["ln_out.weight"][always], arrays["ln_out.bias"][always] = 0, 1
+    head[:, [always, seen]] = -1000, 0
+    head[letters, always] = 0
+    head[ord(">"), seen] = 1000
+    torch.save(as_checkpoint(arrays), path)
+    return path

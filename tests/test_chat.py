@@ -13,6 +13,8 @@ from conftest import random_parameters, write_model
 from waiting import PATIENCE
 
 from rwkv_np.chat import opening
+from rwkv_np.chat.defaults import DEFAULTS
+from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.models import load
 
 ENGLISH = Path(opening.__file__).parent / "openings" / "raven-en.toml"
@@ -164,7 +166,8 @@ def test_a_model_that_can_think_is_asked_to_by_option_or_environment(chat, monke
     assert found("--think", "off") == (len(" <think>\n</think"), "", "aaa")  # a thought that does not end
     monkeypatch.setenv("RWKV_NP_THINK", "on")
     assert found()[0] == len(" <think")
-    assert chat("-p", "x", "--template", "g1", "--think", "off", "--max-tokens", 3).stdout == "\n"
+    cut = chat("-p", "x", "--template", "g1", "--think", "off", "--max-tokens", 3)
+    assert cut.stdout == "\n" and "thought was cut after 3 tokens" in cut.stderr
     other = chat("-p", "x", "--max-tokens", 3)
     assert other.stdout == "aaa\n" and "The template raven knows no thoughts" in other.stderr
 
@@ -188,6 +191,48 @@ def test_an_option_wins_over_the_environment_and_that_over_the_file(chat, tmp_pa
     monkeypatch.setenv("RWKV_NP_MAX_TOKENS", "4")
     assert n_tokens(chat("-p", "x")) == 4
     assert n_tokens(chat("-p", "x", "--max-tokens", 5)) == 5
+
+
+def test_each_family_has_its_defaults_and_the_settings_say_whose_and_from_where(chat, monkeypatch):
+    def shown(template, *options):
+        return chat("--template", template, *options, stdin="/settings\n").stderr
+
+    for template, values in (
+        ("raven", {"top_p": "0.5", "top_k": "0", "presence_penalty": "0.2", "max_tokens": "512"}),
+        ("world", {"top_p": "0.3", "top_k": "0", "presence_penalty": "0.5", "max_tokens": "512"}),
+        ("g1", {"top_p": "0.5", "top_k": "100", "presence_penalty": "0", "max_tokens": "4000"}),
+    ):
+        lines = shown(template).splitlines()
+        found = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if len(line.split()) > 1}
+        assert {name: found[name] for name in values} == values
+        assert found["temperature"] == "0.0   (default 1.0; set by --temperature)"
+        assert f"Defaults of {template}: {DEFAULTS[template].source}" in lines
+    monkeypatch.setenv("RWKV_NP_MAX_TOKENS", "4")
+    text = shown("g1", "--top-p", 0.9)
+    assert "(default 4000; set by RWKV_NP_MAX_TOKENS)" in text and "0.9   (default 0.5; set by --top-p)" in text
+
+
+def test_a_setting_of_the_file_wins_over_the_familys(chat, tmp_path):
+    (tmp_path / "config.toml").write_text("[chat]\ntop_k = 7\n")
+    assert "7   (default 100; set by config.toml)" in chat("--template", "g1", stdin="/settings\n").stderr
+
+
+def test_every_template_has_defaults_and_the_help_says_where_they_are_from(run_cli):
+    assert DEFAULTS.keys() == TEMPLATES.keys()
+    text = " ".join(run_cli("chat", "--help").stdout.split())
+    for defaults in DEFAULTS.values():
+        assert defaults.source in text
+    for default in ("512; g1: 4000", "0.5; world: 0.3", "0; g1: 100", "0.2; world: 0.5; g1: 0"):
+        assert f"[default: {default}]" in text
+
+
+def test_a_loaded_conversation_keeps_its_settings_but_for_those_of_this_command_line(chat, tmp_path):
+    saved = tmp_path / "a.chat"
+    chat("--template", "g1", "--think", "off", "--top-p", 0.7, "--max-tokens", 3, "--save", saved, stdin="x\n")
+    text = chat("--load", saved, "--max-tokens", 5, "--think", "on", stdin="/settings\n/think\n").stderr
+    assert "0.7   (default 0.5; set by a.chat)" in text and "5   (default 4000; set by --max-tokens)" in text
+    assert "think = on" in text
+    assert "think = off" in chat("--load", saved, stdin="/think\n").stderr
 
 
 def test_another_settings_file_may_be_named(chat, tmp_path):

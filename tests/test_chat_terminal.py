@@ -110,7 +110,7 @@ def test_settings_hold_until_they_are_changed_or_for_one_message(sit_down, rando
     assert chat.say("/regen") != greedy and chat.say("/regen -temp=0") == greedy
     assert chat.say("/set temperature 0") == "temperature = 0.0"
     assert chat.say("/regen") == greedy
-    assert "temperature       0.0   (default 1.0)" in chat.say("/settings")
+    assert "temperature       0.0   (default 1.0; set by /set)" in chat.say("/settings")
     chat.say("/set max_tokens 7")
     assert "[stopped after 7 tokens: /continue goes on" in chat.say("/regen")
     chat.say("/set quiet off")

@@ -86,6 +86,31 @@ def test_the_template_is_chosen_by_the_vocabulary_and_the_architecture():
     assert template_for(50304, "v7").name == "raven"
 
 
+@pytest.mark.parametrize(
+    ("file_name", "name"),
+    [
+        ("RWKV-x070-World-1.5B-v3-20250127-ctx4096-Q5_1.bin", "world"), ("rwkv7-world-0.1b.bin", "world"),
+        ("rwkv7-g1d-0.1b-20260129-ctx8192-FP16.bin", "g1"), ("RWKV7-G0-7.2B.bin", "g1"), ("model.bin", "g1"),
+        ("world-of-g1-models.bin", "g1"), ("hello-world_g1d.bin", "g1"), ("", "g1"),
+    ],
+)  # fmt: skip
+def test_only_its_name_tells_a_world_model_of_rwkv_7_from_g1(file_name, name):
+    assert template_for(65536, "v7", file_name).name == name
+    assert template_for(65536, "v6", file_name).name == "world"
+    assert template_for(50304, "v7", file_name).name == "raven"
+
+
+@pytest.mark.parametrize("version", ["v5", "v6"])
+def test_answers_of_world_models_end_at_a_blank_line_the_end_of_text_or_the_next_turn(version):
+    template = template_for(65536, version)
+    for pieces, answer in (
+        ((b" One.", b"\n\n", b"Two."), " One."), ((b" One.", b"\n", b"User", b":"), " One."), ((b" One.",), " One."),
+    ):  # fmt: skip
+        chat = conversation(pieces, template.name)
+        assert say(chat, "a\n\nb") == answer
+        assert text_read(chat) == f"User: a\nb\n\nAssistant:{answer}"
+
+
 def test_a_g1_answer_may_hold_blank_lines_and_the_next_turn_ends_it():
     chat = conversation([b" One.\n", b"\nTwo.", b"\n\nUs", b"er: x"], "g1")
     assert say(chat, "a\n\nb") == " One.\n\nTwo."

@@ -12,6 +12,7 @@ from examine import QUESTIONS, ask, examine, is_right, perplexity
 import rwkv_np
 from rwkv_np import SamplingParams, demo, generate
 from rwkv_np.chat.templates import SEPARATOR, TEMPLATES
+from rwkv_np.files.published import FIRST
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -137,7 +138,7 @@ def test_the_chat_without_a_model_says_in_one_line_what_this_is_and_how_to_get_a
     result = run_cli("chat", "-p", "Hello!", "--temperature", "0", "--language", name)
     assert result.stdout == "Hello! How can I help you?\n"
     (notice,) = [line for line in result.stderr.splitlines() if word in line]
-    assert "rwkv-np convert hf://BlinkDL/" in notice and "README" in notice
+    assert f"rwkv-np convert {FIRST.source} g1-0.1b.bin" in notice and "README" in notice
 
 
 def test_to_find_it_imports_nothing_heavy():

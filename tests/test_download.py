@@ -4,6 +4,7 @@ Each test runs a server on loopback that answers as the hub does, and the progra
 of its own, because huggingface_hub reads HF_ENDPOINT when it is imported.
 """
 
+import math
 import os
 import re
 import socket
@@ -17,11 +18,14 @@ from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
+from shapes import checkpoint_of
 from waiting import PATIENCE, until, until_written
 
+from rwkv_np.chat.templates import template_for
 from rwkv_np.cli.convert import command
 from rwkv_np.errors import InputError
 from rwkv_np.files.download import fetch
+from rwkv_np.files.published import FIRST, PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
@@ -285,7 +289,7 @@ def test_an_existing_destination_is_refused_before_the_download(hub, run, tmp_pa
 
 @pytest.mark.parametrize("source", ["hf://", "hf://o", "hf://o/r", "hf://o/r/", "hf://o//a", "hf://o/r/../a"])
 def test_an_address_that_names_no_file_shows_what_one_looks_like(source):
-    with pytest.raises(InputError, match=r"expected hf://OWNER/REPO/FILE, such as hf://BlinkDL"):
+    with pytest.raises(InputError, match=f"expected hf://OWNER/REPO/FILE, such as {re.escape(FIRST.source)}"):
         fetch(source)
 
 
@@ -324,3 +328,15 @@ def _read_or_end(terminal):
         return os.read(terminal, 65536)
     except OSError:  # Linux says so when the other side has closed
         return b""
+
+
+def test_the_published_models_are_of_rwkv_7_and_as_large_as_their_shapes():
+    for name, model in PUBLISHED.items():
+        family, _, size = name.partition("-")
+        assert model.repository == {"g1": "BlinkDL/rwkv7-g1", "world": "BlinkDL/rwkv-7-world"}[family]
+        assert re.match({"g1": r"rwkv7-g1[a-z]-", "world": "RWKV-x070-World-"}[family] + size, model.file, re.I)
+        assert model.file.endswith(".pth") and re.fullmatch("[0-9a-f]{64}", model.sha256)
+        shapes = checkpoint_of("v7-" + size.replace(".", "b").removesuffix("b"))
+        weights = 2 * sum(math.prod(shape) for shape in shapes.values())  # bfloat16
+        assert weights < model.n_bytes < weights * 1.001
+        assert template_for(65536, "v7", model.file).name == family

@@ -29,6 +29,13 @@ def test_every_language_has_an_opening_of_each_family(template, language):
         assert sum(ord(c) > 0x3000 for c in text) > len(text) / 3
 
 
+def test_only_g1_reads_a_system_text_by_that_name():
+    text = Opening("Be brief.\n\nBe kind.")
+    assert text.render(TEMPLATES["g1"]) == "System: Be brief.\nBe kind."
+    assert Opening("System: Be brief.").render(TEMPLATES["g1"]) == "System: Be brief."
+    assert text.render(WORLD) == "Be brief.\n\nBe kind."
+
+
 def test_a_file_may_give_the_two_other_names(tmp_path):
     (tmp_path / "o.toml").write_text('turns = [["a", "b"]]\nuser = "甲"\nbot = "乙"\n', encoding="utf-8")
     opening = read_opening(tmp_path / "o.toml")

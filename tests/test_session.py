@@ -119,7 +119,8 @@ def test_settings_are_set_shown_and_checked(do):
     p = at.conversation.params
     assert (p.temperature, p.top_p, p.seed, p.max_tokens, at.screen.quiet) == (0.7, 0.3, 5, 9, True)
     shown = do(at, "/settings").err
-    assert re.search(r"^top_p +0\.3   \(default 0\.5\)$", shown, re.M) and re.search(r"^quiet +on$", shown, re.M)
+    assert re.search(r"^top_p +0\.3   \(default 0\.5; set by /set\)$", shown, re.M)
+    assert re.search(r"^quiet +on$", shown, re.M) and re.search(r"^min_p +0\.0$", shown, re.M)
     do(at, "/set seed none")
     assert at.conversation.params.seed is None
     for line, message in (

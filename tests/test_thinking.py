@@ -254,6 +254,35 @@ def test_a_thought_is_a_line_where_it_shall_not_be_shown(at_terminal, capsys):
     assert "Hm" not in out and err == ""
 
 
+def test_a_folded_thought_is_unfolded_when_it_is_asked_for(at_terminal, capsys):
+    at = at_terminal()
+    with pytest.raises(InputError, match="nothing was thought"):
+        handle(at, "/thought")
+    handle(at, "/set show_thinking off")
+    handle(at, "x")
+    assert "/thought shows it" in capsys.readouterr().err
+    handle(at, "/thought")
+    assert capsys.readouterr() == ("", "Hm.\n\nSo.\n")
+    at.conversation.template = replace(at.conversation.template, think="off")
+    handle(at, "x")
+    with pytest.raises(InputError, match="nothing was thought"):
+        handle(at, "/thought")
+
+
+def test_what_was_said_before_moves_no_cursor_when_it_is_shown_again(monkeypatch, capsys):
+    screen = Screen(Language("en"))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    screen.show("a\x1b[2J")
+    screen.show_thought("b\x1b[2J")
+    assert capsys.readouterr().err == "a\\x1b[2J\nb\\x1b[2J\n"
+
+
+def test_a_pipe_is_told_why_there_is_no_answer(capsys):
+    handle(session(max_tokens=3), "x")
+    out, err = capsys.readouterr()
+    assert out == "\n" and "the thought was cut after 3 tokens" in err
+
+
 def test_a_thought_that_goes_on_is_shown_from_there(at_terminal, monkeypatch, capsys):
     monkeypatch.setenv("NO_COLOR", "1")
     at = at_terminal()
@@ -301,7 +330,7 @@ def saved_one(model):
     return Conversation(model, load_tokenizer("bytes"), replace(TEMPLATES["g1"], think="off"), params, "An opening.")
 
 
-def test_a_loaded_conversation_goes_on_with_the_very_same_tokens(tmp_path):
+def test_a_loaded_conversation_goes_on_with_the_very_same_tokens(tmp_path, monkeypatch):
     model = load(write_model(tmp_path / "m.bin", random_parameters(np.random.default_rng(0))))
     chat = saved_one(model)
     for message in ("one", "two"):
@@ -318,6 +347,15 @@ def test_a_loaded_conversation_goes_on_with_the_very_same_tokens(tmp_path):
         assert act(loaded) == act(chat)
         np.testing.assert_array_equal(loaded.state().wkv, chat.state().wkv)
         assert bytes(loaded.turns[-1].ids) == bytes(chat.turns[-1].ids) and b"think" not in bytes(chat.turns[-1].ids)
+    read = []
+    monkeypatch.setattr(model, "advance", lambda ids, state, advance=model.advance: (
+        read.append(np.size(ids)) or advance(ids, state)
+    ))  # fmt: skip
+    save_conversation(chat, tmp_path / "c", MODEL)
+    loaded = load_conversation(tmp_path / "c", saved_one(model), MODEL)
+    read.clear()
+    assert list(loaded.continue_answer(max_tokens=4)) == list(chat.continue_answer(max_tokens=4))
+    assert set(read) == {1}, "the thought is not read again"
     chat.template = chat.template.__class__("g1", "User", "Assistant", think="deep")
     save_conversation(chat, tmp_path / "b", MODEL)
     with pytest.raises(ConversationFileError, match="is damaged"):

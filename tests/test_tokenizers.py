@@ -6,6 +6,7 @@ the official `rwkv` package and `pyrwkv_tokenizer` for World, and Python's own U
 """
 
 import json
+import re
 import subprocess
 import sys
 import zlib
@@ -672,6 +673,17 @@ def test_the_cached_20b_file_is_used_without_a_word(monkeypatch, file_20b):
     told = []
     assert load_tokenizer(vocab_size=50277, notify=told.append).name == "20B"
     assert (told, hub.n_downloads) == ([], 0)
+
+
+def test_the_pile_models_of_rwkv_7_have_the_20b_tokenizer_unless_another_lies_beside_them(
+    monkeypatch, tmp_path, file_20b
+):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", FakeHub(file_20b, is_cached=True))
+    tokenizer = load_tokenizer(vocab_size=50304, model_path=tmp_path / "model.bin")
+    assert (tokenizer.name, tokenizer.vocab_size) == ("20B", 50304)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(TokenizerError, match=re.escape(str(tmp_path / "tokenizer.json"))):
+        load_tokenizer(vocab_size=50304, model_path=tmp_path / "model.bin")
 
 
 def test_the_20b_file_is_downloaded_once_and_said_so(monkeypatch, file_20b):

@@ -17,6 +17,7 @@ import torch
 from conftest import random_parameters, shared_file, write_model
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels.threads import most_threads
+from versions import as_checkpoint
 
 import rwkv_np
 from rwkv_np.conversion.convert import convert
@@ -273,18 +274,6 @@ def test_odd_sizes_agree_with_the_numpy_graph(tmp_path, sizes):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
     for name, part in state.parts.items():
         np.testing.assert_allclose(part, expected_state.parts[name], rtol=0, atol=1e-4)
-
-
-def as_checkpoint(arrays):
-    """What a converter must make those arrays of."""
-    tensors = {}
-    for name, x in arrays.items():
-        x = torch.from_numpy(x)
-        if name.endswith("x_rwkvag"):
-            tensors |= {name.replace("rwkvag", letter): x[i : i + 1] for i, letter in enumerate("rwkvag")}
-        else:
-            tensors[name] = x.T.contiguous() if name[-2:-1] in "wavg" and name[-1] in "12" else x
-    return tensors
 
 
 # The package reads its switches when it is imported, and another test has imported it as that of RWKV-4.

@@ -107,6 +107,18 @@ def _random(last, name, x):
     return x if name == "emb.weight" else x * x.shape[1] ** -0.5
 
 
+def as_checkpoint(arrays):
+    """The tensors of which a converter makes these arrays of RWKV-7."""
+    tensors = {}
+    for name, x in arrays.items():
+        x = torch.from_numpy(x)
+        if name.endswith("x_rwkvag"):
+            tensors |= {name.replace("rwkvag", letter): x[i : i + 1] for i, letter in enumerate("rwkvag")}
+        else:
+            tensors[name] = x.T.contiguous() if name[-2:-1] in "wavg" and name[-1] in "12" else x
+    return tensors
+
+
 def converted(tensors, folder, data_type="FP32"):
     """A model file of these tensors."""
     torch.save(tensors, folder / "model.pth")

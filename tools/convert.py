@@ -1,6 +1,6 @@
 """Convert an RWKV checkpoint to a model file of rwkv.cpp's format.
 
-python tools/convert.py RWKV-4-Raven-7B.pth model-FP16.bin FP16
+python tools/convert.py rwkv7-g1i-1.5b-20260805-ctx16384.pth g1-1.5b-FP16.bin FP16
 """
 
 from rwkv_np.cli.convert import command

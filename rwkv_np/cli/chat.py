@@ -177,9 +177,20 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
         keep_thoughts=options["keep_thoughts"], start=start,
     )  # fmt: skip
     session = Session(conversation, screen, identity)
-    session.set_by = _set_by(click.get_current_context())
+    session.set_by = set_by = _set_by(click.get_current_context())
     session.open(options["load_path"], options["save_path"])
+    if options["load_path"]:
+        _insist(session, {name: settings[name] for name, what in set_by.items() if what.startswith("--")})
     return session
+
+
+def _insist(session: Session, settings: dict[str, Any]) -> None:
+    """What this command line says wins over what the conversation was saved with."""
+    c, ctx = session.conversation, click.get_current_context()
+    c.params = replace(c.params, **settings)
+    session.set_by |= {name: what for name, what in _set_by(ctx).items() if name in settings}
+    if ctx.get_parameter_source("think") is ParameterSource.COMMANDLINE and c.template.lead is not None:
+        c.template = replace(c.template, think=ctx.params["think"])
 
 
 def _set_by(ctx: click.Context) -> dict[str, str]:

@@ -11,9 +11,11 @@ tell. `load_tokenizer` decides in this order:
 Folders hold several models, so for the three sizes of (3) a file of (2) is taken only where it
 has exactly as many ids; any other, or a damaged one, is passed over. For other sizes it is the
 only source: it may be smaller by a trainer's padding (see `base.is_padded`), and is an error
-where it does not fit. One such size has a tokenizer where no file is: 50304 is the 20B one's,
-rounded up, as RWKV-7 Pile has it; but others round theirs up to the same. The `tokenizers` library, the World vocabulary and `huggingface_hub` are
-each imported when first needed.
+where it does not fit. One such size has a tokenizer where no file lies: 50304 is the 20B one's,
+rounded up, as in RWKV-7 Pile; but others have been rounded up to it too.
+
+The `tokenizers` library, the World vocabulary and `huggingface_hub` are each imported when first
+needed.
 """
 
 from __future__ import annotations
