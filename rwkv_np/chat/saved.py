@@ -20,6 +20,7 @@ import zipfile
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.chat import transcript
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.said import Impossible
@@ -192,6 +193,5 @@ def _read_logits(archive: Archive, name: str, model: Model) -> np.ndarray:
     if header.shape != shape or header.dtype.newbyteorder("=") != np.float32:
         raise Damaged(f"{name} holds {header.dtype} values of shape {header.shape}; expected float32 of {shape}")
     logits = archive.array(name, header.n_bytes).astype(np.float32)
-    if not np.isfinite(logits).all():
-        raise Damaged(f"{name} holds values that are no numbers (inf or NaN)")
+    arguments.finite(name, logits)
     return logits

@@ -89,7 +89,7 @@ class Screen:
     def _end_thought(self, n_tokens: int, speech: Speech) -> None:
         """Begin the answer on a line of its own, or say that there was a thought."""
         if self._shows_thoughts():
-            speech.write("\n\n", is_dim=True)
+            speech.write("\n\n")
             return
         write_over("")
         if sys.stdout.isatty() and not self.hides_thoughts:

@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from rwkv_np import arguments
 from rwkv_np.conversion.checkpoint import Checkpoint, open_checkpoint
-from rwkv_np.errors import PathLike
+from rwkv_np.errors import InputError, PathLike
 from rwkv_np.files.format import (
     HEADER_BYTES,
     LATEST_VERSION,
@@ -51,9 +52,13 @@ def convert(
 ) -> Converted:
     """Write the RWKV checkpoint `source` as a model file of "FP16" or "FP32" matrices.
 
-    Raises  CheckpointError, OutputError, MissingPackageError
+    Raises  CheckpointError, OutputError, MissingPackageError, InputError
     Source  rwkv.cpp's convert_pytorch_to_ggml.py, whose files the tests compare with
     """
+    source, destination = arguments.path("source", source), arguments.path("destination", destination)
+    if not isinstance(data_type, str) or data_type not in ("FP16", "FP32"):
+        raise InputError(f"data_type is {arguments.shown(data_type)}; expected FP16 or FP32; quantize makes others")
+    overwrite = arguments.switch("overwrite", overwrite)
     check_destination(destination, source, overwrite)
     checkpoint = open_checkpoint(source)
     plan = [(planned, _type(planned, data_type)) for planned in checkpoint.plan]

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.files.format import (
     HEADER_BYTES,
@@ -96,9 +97,14 @@ def quantize(
     Raises     FormatError: quantized already, or values that cannot be quantized; InputError: an
                unknown type, a pattern that matches nothing; OutputError
     """
+    source, destination = arguments.path("source", source), arguments.path("destination", destination)
+    overwrite = arguments.switch("overwrite", overwrite)
+    if threads is not None:
+        threads = arguments.whole_number("threads", threads, 1)
+    keep = [_checked_pair(pair) for pair in arguments.one_of("keep", keep, Iterable, "pairs of pattern and type")]
     check_destination(destination, source, overwrite)
     file = read_model_file(source)
-    name = NUMBERS.get(data_type, data_type)
+    name = NUMBERS.get(data_type, data_type) if isinstance(data_type, str) else arguments.shown(data_type)
     version = 100 if name == "Q4_1_O" else 101
     items = _plan(file, _type(name, version), [(pattern, _type(t, version)) for pattern, t in keep])
     n_bytes = HEADER_BYTES + sum(item.n_bytes for item in items)
@@ -110,6 +116,12 @@ def quantize(
 
 
 # --- which parameter becomes what ---------------------------------------------------------------
+
+
+def _checked_pair(pair: object) -> tuple[str, str]:
+    if not isinstance(pair, (tuple, list)) or [type(part) for part in pair] != [str, str]:
+        raise InputError(f"keep holds {arguments.shown(pair)}; expected pairs such as ('head.weight', 'Q8_0')")
+    return pair[0], pair[1]
 
 
 def _type(name: str, version: int) -> DataType:

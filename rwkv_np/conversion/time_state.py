@@ -12,15 +12,20 @@ import os
 import re
 import struct
 import zipfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.conversion.checkpoint import read_tensors
-from rwkv_np.errors import FileError, PathLike, StateFileError
+from rwkv_np.errors import FileError, InputError, PathLike, StateFileError
 from rwkv_np.files import sniff
 from rwkv_np.files.regular import open_regular
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.state import State, StateLayout, load_state
+
+if TYPE_CHECKING:
+    import torch
 
 _EXPECTED = "expected a state-tuned checkpoint (.pth or .safetensors), or a file that State.save wrote"
 
@@ -39,7 +44,8 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
 
     Raises  as `load_start_state`
     """
-    layout = StateLayout(config)
+    path = arguments.path("path", path)
+    layout = StateLayout(arguments.one_of("config", config, ModelConfig, "a model's config"))
     place = layout.places["wkv"]
     if len(place.shape) != 4:
         raise StateFileError(path, f"cannot be used: {config.record.title} has no states of matrices to tune")
@@ -53,16 +59,25 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
         raise StateFileError(path, f"has states of {len(tensors)} layers; this model ({layout.model}) has {len(names)}")
     state = State(layout)
     for i, name in enumerate(names):
-        _put(path, name, tensors[name].float().numpy(), state.wkv[i])
+        _put(path, name, _values(path, name, tensors[name]), state.wkv[i])
     return state
 
 
 def _put(path: PathLike, name: str, found: np.ndarray, to: np.ndarray) -> None:
     if found.shape != to.shape:
         raise StateFileError(path, f"{name} has the shape {found.shape}; this model expects {to.shape}")
-    if not np.isfinite(found).all():
-        raise StateFileError(path, f"{name} holds values that are no numbers (inf or NaN)")
+    try:
+        arguments.finite(name, found)
+    except InputError as error:
+        raise StateFileError(path, str(error)) from error
     to[:] = found.transpose(0, 2, 1)
+
+
+def _values(path: PathLike, name: str, tensor: torch.Tensor) -> np.ndarray:
+    """A tensor's values, float32."""
+    if not tensor.is_floating_point() or str(tensor.layout) != "torch.strided" or tensor.is_meta:
+        raise StateFileError(path, f"{name} is of the type {tensor.dtype} or has no values; {_EXPECTED}")
+    return tensor.detach().float().numpy()
 
 
 def _is_ours(path: PathLike) -> bool:

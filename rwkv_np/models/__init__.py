@@ -7,7 +7,12 @@ architecture is stands in its record (`architecture.py`), one version a module b
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
 
+from rwkv_np import arguments
 from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.files.format import ModelFile, read_model_file
 from rwkv_np.files.quants import by_code
@@ -41,20 +46,41 @@ def load(
     progress   called with (what is being done, done, total) while kernels compile and weights load
     Raises     FormatError, InputError, OSError
     """
+    path = arguments.path("path", path)
+    options = _checked(threads, engine, head_q8_0, head_epsilon)
     file = read_model_file(path)
     config = model_config(file)
-    if head_epsilon is not None:
-        config = dataclasses.replace(config, head_epsilon=head_epsilon)
-    if engine not in ENGINES:
-        raise InputError(f"engine is {engine!r}; expected fused or numpy")
-    if head_q8_0 is None:
-        head_q8_0 = config.is_quantized  # models/head.py says why
+    if options["head_epsilon"] is not None:
+        config = dataclasses.replace(config, head_epsilon=options["head_epsilon"])
+    # models/head.py says why a quantized model differs.
+    as_q8_0 = config.is_quantized if options["head_q8_0"] is None else options["head_q8_0"]
+    make = _engine_of(config, engine)
+    model: Model = make(config, file.parameters, options["threads"], head_q8_0=as_q8_0, progress=progress)
+    model._load_again = functools.partial(load, os.path.abspath(path), **options)
+    return model
+
+
+def _checked(
+    threads: int | None, engine: str, head_q8_0: bool | None, head_epsilon: float | None
+) -> dict[str, Any]:
+    """The options of `load`, if they can be true: before a file is opened. Raises InputError."""
+    if not isinstance(engine, str) or engine not in ENGINES:
+        raise InputError(f"engine is {arguments.shown(engine)}; expected fused or numpy")
+    return {
+        "threads": None if threads is None else arguments.whole_number("threads", threads, 1),
+        "engine": engine,
+        "head_q8_0": None if head_q8_0 is None else arguments.switch("head_q8_0", head_q8_0),
+        "head_epsilon": None if head_epsilon is None else arguments.number("head_epsilon", head_epsilon, 0, 1),
+    }
+
+
+def _engine_of(config: ModelConfig, engine: str) -> Callable[..., Model]:
     if engine == "numpy":
-        return config.record.graph(config, file.parameters, threads, head_q8_0=head_q8_0, progress=progress)
+        return config.record.graph
     # Numba takes half a second to import: who only looks at a file, or converts one, does not wait for it.
     from rwkv_np.models.engine import Engine
 
-    return Engine(config, file.parameters, threads, head_q8_0=head_q8_0, progress=progress)
+    return Engine
 
 
 def model_config(file: ModelFile) -> ModelConfig:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.errors import FileError, InputError, PathLike, StateFileError
 from rwkv_np.files.archive import Archive, Damaged, open_archive
 from rwkv_np.files.output import new_file
@@ -77,6 +78,14 @@ class StateLayout:
             for name, place in self.places.items()
         }
 
+    def check(self, layout: StateLayout) -> None:
+        """Raise InputError unless states of `layout`, which is a model's, lie in memory as these do."""
+        if self is layout:
+            return
+        _check("architecture", self.architecture, layout.architecture, layout)
+        for name, place in layout.places.items():
+            _check(name, self.places[name].shape, place.shape, layout)
+
     def clear(self, data: np.ndarray) -> None:
         """Make the flat array that of a model that has read nothing."""
         for place in self.places.values():
@@ -112,6 +121,7 @@ class State:
             # numbers there would be read as float32.
             if part.dtype.newbyteorder("=") != np.float32:
                 raise InputError(f"the state's {name} holds {part.dtype} values; expected float32")
+            arguments.finite(f"the state's {name}", part)
             state.parts[name][:] = part
         return state
 
@@ -121,6 +131,7 @@ class State:
 
     @property
     def parts(self) -> Parts:
+        arguments.memory("the state", self.data, (self.layout.size,), changes=False)
         return self.layout.parts(self.data)
 
     @property
@@ -140,16 +151,13 @@ class State:
         """A state that shares nothing with this one."""
         return State(self.layout, self.data.copy())
 
-    def check(self, layout: StateLayout) -> None:
-        """Raise InputError unless this is a state of a model of that shape, as kernels take it."""
-        if self.data.dtype != np.float32 or not self.data.flags.c_contiguous:
-            raise InputError(f"the state holds {self.data.dtype} values; expected float32, one behind the other")
-        if self.layout is layout and self.data.shape == (layout.size,):
-            return
-        _check("size", self.data.shape, (self.layout.size,), layout)
-        _check("architecture", self.architecture, layout.architecture, layout)
-        for name, place in layout.places.items():
-            _check(name, self.layout.places[name].shape, place.shape, layout)
+    def __copy__(self) -> State:
+        return self.copy()
+
+    def check(self, layout: StateLayout, *, changes: bool = True) -> None:
+        """Raise InputError unless this is a state of a model of that shape, as kernels take and change it."""
+        arguments.memory("the state", self.data, (self.layout.size,), changes=changes)
+        self.layout.check(layout)
 
     def save(self, path: PathLike, overwrite: bool = False) -> None:
         """Write the state to `path` (an .npz file under any name). Raises OutputError."""
@@ -170,7 +178,8 @@ def _check(name: str, found: object, expected: object, layout: StateLayout) -> N
 
 def load_state(path: PathLike, config: ModelConfig) -> State:
     """Read a state that `State.save` wrote, for a model of that shape. Raises StateFileError, OSError."""
-    layout = StateLayout(config)
+    path = arguments.path("path", path)
+    layout = StateLayout(arguments.one_of("config", config, ModelConfig, "a model's config"))
     try:
         with open_archive(path) as archive:
             architecture = archive.word("architecture")
@@ -187,13 +196,11 @@ def load_state(path: PathLike, config: ModelConfig) -> State:
 def read_parts(archive: Archive, layout: StateLayout, prefix: str = "") -> Parts:
     """The parts of a state in an archive, where their names begin with `prefix`.
 
-    Raises  InputError: they are of another shape, which is seen before they are unpacked, or not finite; Damaged
+    Raises  InputError: they are of another shape, which is seen before they are unpacked; Damaged
     """
     parts = {}
     for name, place in layout.places.items():
         header = archive.header(prefix + name)
         _check(name, header.shape, place.shape, layout)
         parts[name] = archive.array(prefix + name, header.n_bytes)
-        if parts[name].dtype.kind == "f" and not np.isfinite(parts[name]).all():
-            raise InputError(f"the state's {name} holds values that are no numbers (inf or NaN)")
     return parts

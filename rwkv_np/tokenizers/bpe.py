@@ -46,12 +46,17 @@ class BpeTokenizer(Tokenizer):
     """
 
     def __init__(self, path: PathLike, vocab_size: int | None = None) -> None:
+        self._path = os.path.abspath(path)
         self._tokenizer = _read(path)
         self._to_bytes = _bytes_rule(path, self._tokenizer)
         n_ids = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         # Told by its contents: people rename the file, and the rule for prompts hangs on it.
         self._is_20b = n_ids == N_IDS_20B and self._tokenizer.id_to_token(TWO_NEWLINES) == "ĊĊ"
         super().__init__("20B" if self._is_20b else os.fspath(path), n_ids, vocab_size, path)
+
+    def __reduce__(self) -> tuple[type[BpeTokenizer], tuple[str, int], dict[str, str]]:
+        """In a pickle it is its path, under the name that it was given."""
+        return type(self), (self._path, self.vocab_size), {"name": self.name}
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -18,6 +18,7 @@ from typing import overload
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.errors import PathLike, TokenizerError
 from rwkv_np.tokenizers.base import Tokenizer
 
@@ -40,8 +41,14 @@ class WorldTokenizer(Tokenizer):
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """The ids of any bytes, which need not be UTF-8."""
-        ids: list[int] = self._match(np.frombuffer(data, np.uint8), self._trie).tolist()
+        arguments.one_of("the data", data, (bytes, bytearray, memoryview), "bytes")
+        # Of bytes, an array is read-only: Numba compiles for each kind.
+        ids: list[int] = self._match(np.frombuffer(bytes(data), np.uint8), self._trie).tolist()
         return ids
+
+    def __reduce__(self) -> tuple[type[WorldTokenizer], tuple[int]]:
+        """In a pickle it is its size: arrays from outside would reach a kernel unseen."""
+        return type(self), (self.vocab_size,)
 
     def _encode(self, text: str) -> list[int]:
         return self.encode_bytes(text.encode("utf-8"))
