@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-PATIENCE = 25  # seconds
+PATIENCE = 600  # seconds
 
 
 def until(is_there, what):
