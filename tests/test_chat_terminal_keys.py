@@ -89,10 +89,12 @@ def test_a_window_that_becomes_narrower_step_by_step_leaves_no_pieces_of_the_lin
     joined = "Bob:" + "".join(typed.split())
     chat.until(lambda: rest(chat) == joined, "the line")
     for columns in (61, 40, 37, 25):
+        n = len(chat.raw)
         chat.resize(columns)
-        chat.until(lambda: rest(chat) == joined, f"the line alone, in {columns} columns")
+        painted = f"the line, painted anew and alone, in {columns} columns"
+        chat.until(lambda n=n: len(chat.raw) > n and rest(chat) == joined, painted)
     chat.press("\x15")
-    chat.until(lambda: chat.screen.rows[-1] == "Bob:", "the line, empty")
+    chat.until(lambda: rest(chat) == "Bob:", "the line, empty")
     assert "Alice: Hello! I am fine." in chat.screen.rows
 
 
