@@ -374,6 +374,14 @@ def test_ids_stand_side_by_side_in_the_text_and_strings_are_as_they_were(chat, m
     assert load_conversation(tmp_path / "a", fresh(model), MODEL).turns[0].message == chat.turns[0].message
 
 
+def test_a_memory_that_could_not_be_read_again_is_left_out(chat, model, tmp_path):
+    say(chat, "one")
+    chat.turns[-1].end.state.data[0] = np.inf
+    save_conversation(chat, tmp_path / "a", MODEL)
+    loaded = load_conversation(tmp_path / "a", fresh(model), MODEL)
+    assert loaded.turns[-1].end is None and np.isfinite(loaded.state().data).all()
+
+
 def text_of(path):
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read("conversation.json"))

@@ -93,14 +93,22 @@ def _made(branch: Branch) -> int:
 
 
 def _chosen(positions: dict[str, Position]) -> dict[str, Position]:
-    """The first of them, and of the others those that are still within the budget."""
+    """The first of them, and of the others those that are still within the budget.
+
+    One with inf or NaN, from a damaged model or a state at the end of float32, would not be read again.
+    """
     chosen: dict[str, Position] = {}
     n_bytes = 0
     for name, position in positions.items():
-        if not chosen or n_bytes + position.n_bytes <= BUDGET:
+        if (not chosen or n_bytes + position.n_bytes <= BUDGET) and _is_finite(position):
             chosen[name] = position
             n_bytes += position.n_bytes
     return chosen
+
+
+def _is_finite(position: Position) -> bool:
+    logits = position.logits
+    return bool(np.isfinite(position.state.data).all() and (logits is None or np.isfinite(logits).all()))
 
 
 def _write_position(archive: zipfile.ZipFile, name: str, position: Position) -> None:
