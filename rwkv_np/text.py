@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import reprlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from rwkv_np.errors import PathLike, TextError
+
+LINE_LIMIT = 16_000_000  # bytes of a line: more than any model reads in a day, and no /dev/zero
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -36,8 +40,12 @@ def find_surrogate(text: str) -> str | None:
     return next((f"U+{ord(character):04X}" for character in text if "\ud800" <= character <= "\udfff"), None)
 
 
-def decode_utf8(data: bytes, source: PathLike) -> str:
-    """The text in `data`, which came from `source`, without a byte order mark. TextError names the first bad byte."""
+def decode_utf8(data: bytes, source: PathLike, before: int = 0) -> str:
+    """The text in `data`, without a byte order mark.
+
+    before  how many bytes of `source` come before it
+    Raises  TextError, which names the first bad byte
+    """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -45,6 +53,16 @@ def decode_utf8(data: bytes, source: PathLike) -> str:
         offset = error.start + len(data) - len(error.object)
         raise TextError(
             source,
-            f"byte 0x{data[offset]:02X} at offset {offset} is no UTF-8 ({error.reason}); "
+            f"byte 0x{data[offset]:02X} at offset {before + offset} is no UTF-8 ({error.reason}); "
             "expected a text in UTF-8: iconv -f ENCODING -t UTF-8 FILE",
         ) from error
+
+
+def read_lines(stream: BinaryIO, source: PathLike) -> Iterator[str]:
+    """The lines of a stream of UTF-8, whatever ends them, as they come. TextError names the first bad byte."""
+    before = 0
+    while data := stream.readline(LINE_LIMIT + 1):
+        if len(data) > LINE_LIMIT:
+            raise TextError(source, f"has a line of more than {LINE_LIMIT:,} bytes; that is no text to be answered")
+        yield from re.split(r"\r\n?|\n", decode_utf8(data, source, before).removesuffix("\n").removesuffix("\r"))
+        before += len(data)

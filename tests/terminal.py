@@ -37,6 +37,30 @@ class Screen(pyte.Screen):
             self.past.append(self.row(0))
         super().index()
 
+    def narrow(self, columns):
+        """Become narrower as most terminals do, which pyte does not: every row is wrapped anew."""
+        rows, at, lines = [], (0, 0), self.lines
+        for y in range(lines):
+            cells = [self.buffer[y][x] for x in range(max(self.buffer[y], default=-1) + 1)]
+            while cells and not cells[-1].data.strip() and (y, len(cells)) != (self.cursor.y, self.cursor.x):
+                cells.pop()
+            begin, starts = 0, [0]
+            for x, cell in enumerate(cells):
+                is_wide = x + 1 < len(cells) and not cells[x + 1].data
+                if cell.data and x + 1 + is_wide - begin > columns:
+                    starts.append(begin := x)
+            if y == self.cursor.y:
+                row = sum(self.cursor.x > start for start in starts[1:])
+                at = (len(rows) + row, min(self.cursor.x - starts[row], columns - 1))
+            rows += [cells[a:b] for a, b in zip(starts, [*starts[1:], len(cells)])]
+        first = max(0, at[0] + 1 - lines)
+        self.past += ["".join(cell.data for cell in row).rstrip() for row in rows[:first]]
+        super().resize(lines, columns)
+        self.buffer.clear()
+        for y, row in enumerate(rows[first : first + lines]):
+            self.buffer[y].update(enumerate(row))
+        self.cursor.y, self.cursor.x = at[0] - first, at[1]
+
     def write_process_input(self, data):
         self._answer(data)
 
@@ -148,8 +172,11 @@ class Terminal:
         return self.child.exitstatus
 
     def resize(self, columns):
+        if columns < self.screen.columns:
+            self.screen.narrow(columns)
+        else:
+            self.screen.resize(24, columns)
         self.child.setwinsize(24, columns)
-        self.screen.resize(24, columns)
 
 
 @pytest.fixture(name="sit_down")
@@ -157,11 +184,11 @@ def chat_starter(tmp_path):
     """Start the chat: sit_down(model, option, ...); its files are in tmp_path, as if that were home."""
     open_terminals = []
 
-    def start(model, *options, name="Bob:", prefix=(), **env):
+    def start(model, *options, name="Bob:", prefix=(), waits=True, **env):
         command = [sys.executable, "-m", "rwkv_np.chat", str(model), *map(str, options)]
         terminal = Terminal([*prefix, *command], {**environment(tmp_path), **env}, tmp_path, name)
         open_terminals.append(terminal)
-        if not prefix:
+        if waits and not prefix:
             terminal.ready()
         return terminal
 

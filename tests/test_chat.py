@@ -84,6 +84,59 @@ def test_a_file_that_is_no_text_is_named_with_the_place(chat, tmp_path):
     assert "none: No such file" in chat("-f", tmp_path / "none", code=1).stderr
 
 
+def test_a_byte_order_mark_hides_no_command_in_a_pipe(chat):
+    stdin = "/set max_tokens 2\r\nHi\r\n".encode("utf-8-sig") + "\ufeff/set max_tokens 3\rHo\r".encode()
+    assert chat("--max-tokens", 9, stdin=stdin).stdout == "aa\naaa\n"
+
+
+def test_input_that_is_no_utf_8_is_named_with_its_place_in_the_whole(chat):
+    """Python counts from the beginning of what it has read at once."""
+    stdin = ("é" * 5000 + "\n" * 300).encode()
+    result = chat("--max-tokens", 2, stdin=stdin + b"Hi\xff\n", code=1)
+    at = len(stdin) + 2
+    assert f"the input: byte 0xFF at offset {at} is no UTF-8" in result.stderr and result.stdout == "aa\n"
+
+
+def test_a_line_without_an_end_is_refused(chat, monkeypatch):
+    monkeypatch.setattr("rwkv_np.text.LINE_LIMIT", 1000)
+    assert "has a line of more than 1,000 bytes" in chat(stdin="a" * 1001, code=1).stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_named_pipe_or_a_device_is_waited_for_by_no_option(chat, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for option in ("-f", "--load", "--opening", "--config", "--state"):
+        for path, message in ((tmp_path / "pipe", "is a pipe"), ("/dev/zero", "is a device")):
+            assert message in chat("-p", "x", option, path, code=1).stderr, option
+    assert chat("-p", "x", "--max-tokens", 2, "--config", os.devnull).stdout == "aa\n"
+
+
+def test_a_pipe_that_a_shell_opened_is_a_file_like_any(talkative):
+    command = f"{' '.join(chat_command(talkative))} --max-tokens 3 --json -f <(echo from a pipe)"
+    child = subprocess.run(["bash", "-c", command], capture_output=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+    assert json.loads(child.stdout)["message"] == "from a pipe"
+
+
+@pytest.mark.parametrize("option", ["-f", "--load", "--save", "--system", "--state", "--opening", "--tokenizer"])
+def test_an_empty_value_is_no_wish_for_the_default(chat, option):
+    name = {"-f": "--file"}.get(option, option)
+    assert f"{name} is empty; give a value, or leave it out" in chat("-p", "x", option, "", code=2).stderr
+
+
+def test_an_empty_model_is_not_the_demo_model(run_cli):
+    result = run_cli("chat", "", "-p", "x", code=2)
+    assert "MODEL is empty; name a model file" in result.stderr and result.stdout == ""
+
+
+def test_ctrl_c_while_the_opening_is_read_ends_a_prompt_with_status_130(chat, monkeypatch):
+    def press(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rwkv_np.chat.conversation.Conversation.begin", press)
+    result = chat("-p", "x", "--system", "An opening.", code=130)
+    assert result.stdout == "" and "Aborted" not in result.stderr
+
+
 def test_json_lines_say_what_was_said_and_why_it_ended(chat):
     lines = [json.loads(line) for line in chat("--json", "--max-tokens", 3, stdin="你\nb\n").stdout.splitlines()]
     assert [(x["message"], x["text"], x["tokens"], x["stop_reason"]) for x in lines] == [
@@ -307,7 +360,8 @@ def test_a_conversation_is_kept_after_each_answer_and_gone_on_with(run_cli, tiny
 
 def test_a_file_that_exists_is_not_saved_over_unless_it_was_loaded(chat, tmp_path):
     (tmp_path / "talk.chat").write_text("mine")
-    assert "exists already" in chat("-p", "x", "--save", tmp_path / "talk.chat", code=1).stderr
+    error = chat("-p", "x", "--save", tmp_path / "talk.chat", code=1).stderr
+    assert "exists already; to go on with it, give --load" in error and "overwrite" not in error
     assert (tmp_path / "talk.chat").read_text() == "mine"
 
 

@@ -6,6 +6,7 @@ Keys, history, sizes and colours are in test_chat_terminal_keys.py.
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -218,9 +219,58 @@ def test_a_save_that_finds_no_room_leaves_the_old_file_and_the_chat_goes_on(sit_
 def test_a_file_of_somebody_else_is_not_replaced(sit_down, english, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     chat = sit_down(english)
-    assert holds(chat.say("/save mine.txt"), f"Error: {tmp_path}/mine.txt: exists already")
+    refused = f"Error: {tmp_path}/mine.txt: exists already; /save! mine.txt replaces it, or give another name"
+    assert holds(chat.say("/save mine.txt"), refused)
     assert holds(chat.say("/save"), "name a file")
     assert (tmp_path / "mine.txt").read_text() == "precious"
+    assert chat.say("/save! mine.txt") == "Saved to mine.txt (turns: 0)."
+    for line in ("/save mine.txt", "/save", "/save ./mine.txt", "/save ~/mine.txt", "/load mine.txt", "/save mine.txt"):
+        assert "(turns: 0)." in chat.say(line), line
+    assert chat.say("/save other.chat") == "Saved to other.chat (turns: 0)."
+    assert holds(chat.say("/save mine.txt"), "exists already"), "it is the file of what was said before"
+
+
+def test_ctrl_c_while_the_opening_is_read_goes_on_without_it(sit_down, english, tmp_path):
+    opening = tmp_path / "long.toml"
+    opening.write_text('text = "' + "A very long story. " * 100_000 + '"')
+    chat = sit_down(english, *GREEDY, "--quiet", "--opening", opening, waits=False)
+    chat.see("reading: ")
+    chat.interrupt()
+    assert "[the opening was not read to its end, and is left out:" in chat.ready()
+    assert chat.say("hi") == f"Alice: {ENGLISH}"
+    assert holds(chat.say("/system"), "There is no opening")
+    assert chat.leave() == 0
+
+
+def test_lines_end_between_words_in_answers_notes_errors_and_help(sit_down, tmp_path):
+    # No two letters come twice, so that the model knows what comes after them.
+    long = "abcde fghij klmno pqrst uvwxy zABCD EFGHI JKLMN OPQRS TUVWX YZ012 34567 89acf bdgi hjln, np."
+    chat = sit_down(speaker(tmp_path / "long.bin", long), *GREEDY, "--quiet")
+    for columns in (80, 33):
+        chat.resize(columns)
+        for line, label in (("hi", "Alice:"), ("/help save", "/save"), ("/help edit", "/edit"), ("/xyzzy", "Error:")):
+            rows = chat.say(line).split("\n")
+            assert len(rows) > 1 or columns == 80
+            said = " ".join(rows).split()
+            assert said[0] == label and max(map(len, rows)) <= columns
+            if label == "Alice:":
+                assert said[1:] == long.split()
+            for row, after in zip(rows, rows[1:]):
+                assert len(row) + 1 + len(after.split()[0]) > columns, "no row ends before it must"
+
+
+def test_what_a_file_holds_is_shown_and_not_obeyed(sit_down, english, tmp_path):
+    chat = sit_down(english, *GREEDY, "--quiet")
+    chat.say("hi")
+    chat.say("/save a.chat")
+    with zipfile.ZipFile(tmp_path / "a.chat") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    text = members["conversation.json"].replace(b'"message": "hi"', rb'"message": "\u001b[2J\u001b]0;owned\u0007"')
+    with zipfile.ZipFile(tmp_path / "a.chat", "w") as archive:
+        for name, data in (members | {"conversation.json": text}).items():
+            archive.writestr(name, data)
+    assert r"Bob: \x1b[2J\x1b]0;owned\x07" in chat.say("/load a.chat")
+    assert chat.screen.title == "" and "Bob: hi" in chat.screen.rows
 
 
 def save(model, path, home):

@@ -81,6 +81,30 @@ def test_a_resize_during_an_answer_and_while_typing_breaks_neither(sit_down, end
     chat.see("Alice: aaaa")
 
 
+@pytest.mark.parametrize("typed", ["abcdefghij" * 3 + "klm", "word " * 21, "床前明月光疑是地上霜" * 6])
+def test_a_window_that_becomes_narrower_step_by_step_leaves_no_pieces_of_the_line(sit_down, english, typed):
+    chat = sit_down(english, *GREEDY, "--quiet")
+    chat.say("hi")
+    chat.press(typed)
+    joined = "Bob:" + "".join(typed.split())
+    chat.until(lambda: rest(chat) == joined, "the line")
+    for columns in (61, 40, 37, 25):
+        n = len(chat.raw)
+        chat.resize(columns)
+        painted = f"the line, painted anew and alone, in {columns} columns"
+        chat.until(lambda n=n: len(chat.raw) > n and rest(chat) == joined, painted)
+    chat.press("\x15")
+    chat.until(lambda: rest(chat) == "Bob:", "the line, empty")
+    assert "Alice: Hello! I am fine." in chat.screen.rows
+
+
+def rest(chat):
+    """What stands below the answer, without white space."""
+    rows = chat.screen.rows
+    end = max(i for i, row in enumerate(rows) if row.endswith("fine."))
+    return "".join("".join(rows[end + 1 :]).split())
+
+
 # --- while typing ----------------------------------------------------------------------------------------
 
 

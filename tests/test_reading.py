@@ -237,3 +237,8 @@ def test_a_file_that_was_replaced_is_still_the_old_one(tmp_path, tiny_model):
     other.write_bytes(b"short")
     os.replace(other, tiny_model)
     np.testing.assert_array_equal(model.forward([1, 2, 3])[0], before)
+
+
+def test_the_null_device_is_an_empty_file():
+    """As in `--config /dev/null`."""
+    assert read_regular(os.devnull, 10, FileError) == read_text_file(os.devnull, 10, FileError) == b""

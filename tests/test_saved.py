@@ -1,6 +1,7 @@
 """Saved conversations: the same next tokens, or a clear refusal; nothing is ever half done."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.opening_cache import SOURCES, OpeningCache, cache_key
 from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.templates import TEMPLATES
-from rwkv_np.errors import ConversationFileError, OutputError
+from rwkv_np.errors import ConversationFileError, InputError, OutputError
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams
@@ -240,6 +241,163 @@ def test_a_file_that_says_impossible_things_is_refused(chat, saved, change):
         load_conversation(saved, chat, MODEL)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("message",), {}, r"turns\[0\].message is {}; expected a string"),
+        (("message",), "\ud800", "without halves of characters"),
+        (("prompt",), [], r"prompt is \[\]; expected at least one id"),
+        (("prompt", 1), True, r"prompt\[1\] is True; expected an id below 256"),
+        (("tokens", 0), 256, r"branches.main.turns\[0\].tokens\[0\] is 256; expected an id below 256"),
+        (("tokens", 0), [[1]], "expected an id below 256"),
+        (("stop", 0), 5, r"stop\[0\] is 5; expected a string that is not empty"),
+        (("stop",), "abc", "stop is 'abc'; expected a list"),
+        (("text",), None, "text is None; expected a string"),
+        (("stop_reason",), "x", "expected one of stop, stop_id, length, interrupted"),
+        (("lead",), 5, "lead is 5; expected a string"),
+        (("lead",), " <think", "has no plain"),
+    ],
+)
+def test_a_turn_of_which_anything_is_impossible_is_refused_with_its_place(chat, saved, place, value, message):
+    """Some of these were found at /undo or /regen alone, where they ended the chat."""
+    said = text_of(saved)
+    at = said["branches"]["main"]["turns"][0]
+    for name in place[:-1]:
+        at = at[name]
+    at[place[-1]] = value
+    rewrite(saved, said)
+    with pytest.raises(ConversationFileError, match=message) as error:
+        load_conversation(saved, chat, MODEL)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", -1), ("seed", 0.5), ("top_k", 1.5), ("temperature", "hot"), ("top_p", True), ("top_p", float("nan"))],
+)
+def test_settings_of_another_type_are_refused(chat, saved, name, value):
+    rewrite(saved, {"settings": text_of(saved)["settings"] | {name: value}})
+    with pytest.raises(ConversationFileError, match=name):
+        load_conversation(saved, chat, MODEL)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"[]", b"\xff", b'{"format": ' + b"9" * 5000 + b"}", b"null", b""])
+def test_a_text_that_is_no_object_is_refused(chat, saved, text):
+    replace_member(saved, "conversation.json", text)
+    with pytest.raises(ConversationFileError, match="is damaged, or no saved conversation"):
+        load_conversation(saved, chat, MODEL)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["0.start.wkv", "0.end.shift", "0.end.logits"])
+def test_a_memory_of_which_anything_is_no_number_is_refused(chat, saved, part, value):
+    array = array_of(saved, part)
+    array.flat[-1] = value
+    replace_member(saved, f"{part}.npy", as_npy(array))
+    with pytest.raises(ConversationFileError, match="no finite numbers"):
+        load_conversation(saved, chat, MODEL)
+
+
+@pytest.mark.parametrize("change", [
+    lambda x: x[1:], lambda x: x.astype(np.float64), lambda x: x.astype("u1"), lambda x: x.astype("?"),
+    lambda x: x.astype("M8[s]"), lambda x: x[..., None],
+])  # fmt: skip
+@pytest.mark.parametrize("part", ["0.start.shift", "0.end.wkv", "0.end.logits"])
+def test_a_memory_of_another_shape_or_type_is_refused(chat, saved, part, change):
+    replace_member(saved, f"{part}.npy", as_npy(change(array_of(saved, part))))
+    with pytest.raises(ConversationFileError, match="is damaged, or no saved conversation"):
+        load_conversation(saved, chat, MODEL)
+
+
+def test_a_memory_in_another_order_of_bytes_or_of_rows_is_the_same(chat, saved):
+    for part in ("0.end.wkv", "0.end.shift", "0.end.logits"):
+        replace_member(saved, f"{part}.npy", as_npy(np.asfortranarray(array_of(saved, part).astype(">f4"))))
+    loaded = load_conversation(saved, chat, MODEL)
+    np.testing.assert_array_equal(loaded.state().wkv, chat.state().wkv)
+    assert say(loaded, "two") == say(chat, "two")
+
+
+def test_a_member_that_would_unpack_to_more_than_it_may_is_refused_by_its_size_alone(chat, saved, monkeypatch):
+    """A file of 3 MB took 6 GB. What the directory says is enough to refuse it: nothing is unpacked."""
+    monkeypatch.setattr("rwkv_np.chat.transcript.LIMIT", 100_000)
+    replace_member(saved, "conversation.json", b" " * 100_001)
+    monkeypatch.setattr("zipfile.ZipFile.open", None)
+    with pytest.raises(ConversationFileError, match="conversation.json has 100,001 bytes; expected at most 100,000"):
+        load_conversation(saved, chat, MODEL)
+
+
+def test_an_array_that_says_it_is_larger_than_the_models_is_not_unpacked(chat, saved, monkeypatch):
+    large = np.zeros((2, 2, 300_000), np.float32)
+    replace_member(saved, "0.end.shift.npy", as_npy(large))
+    read = []
+    unzip = zipfile.ZipExtFile.read
+
+    def count(self, n=-1):
+        read.append(unzip(self, n))
+        return read[-1]
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", count)
+    with pytest.raises(ConversationFileError, match=r"its shift is \(2, 2, 300000\); this model"):
+        load_conversation(saved, chat, MODEL)
+    assert sum(map(len, read)) < large.nbytes / 100
+
+
+def test_states_without_number_are_read_as_far_as_the_budget_goes(chat, model, tmp_path, monkeypatch):
+    say(chat, "one")
+    for name in "abc":
+        chat.fork(name)
+        say(chat, name)
+    save_conversation(chat, tmp_path / "a", MODEL)
+    monkeypatch.setattr("rwkv_np.chat.saved.BUDGET", 5 * chat.position().n_bytes // 2)
+    loaded = load_conversation(tmp_path / "a", fresh(model), MODEL)
+    kept = [branch.start is not None for branch in loaded.branches.values()]
+    assert loaded.turns[-1].end and sum(kept) + sum(bool(b.turns[-1].end) for b in loaded.branches.values()) == 2
+    loaded.switch("a")
+    chat.switch("a")
+    np.testing.assert_array_equal(loaded.state().wkv, chat.state().wkv)
+
+
+def test_a_text_that_is_too_long_to_be_read_again_is_not_written(chat, tmp_path, monkeypatch):
+    say(chat, "one")
+    monkeypatch.setattr("rwkv_np.chat.transcript.LIMIT", 500)
+    with pytest.raises(InputError, match="bytes of text, and a file holds 500. Make it shorter: /undo N"):
+        save_conversation(chat, tmp_path / "a", MODEL)
+    assert not list(tmp_path.glob("*"))
+
+
+def test_ids_stand_side_by_side_in_the_text_and_strings_are_as_they_were(chat, model, tmp_path):
+    say(chat, "[\n 1,\n  2\n]")
+    save_conversation(chat, tmp_path / "a", MODEL)
+    with zipfile.ZipFile(tmp_path / "a") as archive:
+        text = archive.read("conversation.json").decode()
+    assert ", ".join(map(str, chat.turns[0].prompt)) in text
+    assert load_conversation(tmp_path / "a", fresh(model), MODEL).turns[0].message == chat.turns[0].message
+
+
+def test_a_memory_that_could_not_be_read_again_is_left_out(chat, model, tmp_path):
+    say(chat, "one")
+    chat.turns[-1].end.state.data[0] = np.inf
+    save_conversation(chat, tmp_path / "a", MODEL)
+    loaded = load_conversation(tmp_path / "a", fresh(model), MODEL)
+    assert loaded.turns[-1].end is None and np.isfinite(loaded.state().data).all()
+
+
+def text_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("conversation.json"))
+
+
+def array_of(path, name):
+    with np.load(path) as members:
+        return members[name].copy()
+
+
+def as_npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 def test_impossible_settings_are_named(chat, saved):
     rewrite(saved, {"settings": dict.fromkeys(SETTINGS, 0) | {"top_p": 3}})
     with pytest.raises(ConversationFileError, match="impossible settings: top_p is 3"):
@@ -248,10 +406,15 @@ def test_impossible_settings_are_named(chat, saved):
 
 def rewrite(path, change):
     """Change what the text in a saved conversation says."""
+    replace_member(path, "conversation.json", json.dumps(text_of(path) | change).encode())
+
+
+def replace_member(path, name, new):
+    """Put `new` in place of a member of a saved conversation."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    members["conversation.json"] = json.dumps(json.loads(members["conversation.json"]) | change).encode()
-    with zipfile.ZipFile(path, "w") as archive:
+    members[name] = new
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from rwkv_np.chat.language import LANGUAGES, Language, guess_language
 from rwkv_np.chat.line import handle as handle_line
 from rwkv_np.chat.screen import JsonScreen, Screen
 from rwkv_np.chat.session import Session
-from rwkv_np.errors import InputError, OutputError, TextError
+from rwkv_np.errors import FileError, InputError, OutputError, TextError
 
 
 def session(*pieces, screen=Screen, **options):
@@ -251,7 +252,7 @@ def test_every_language_says_everything(name):
     assert list(language.help) == [command.name for command in commands.COMMANDS]
     assert list(language._messages) == list(english._messages)
     for key, text in english._messages.items():
-        assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", language._messages[key])), key
+        assert sorted(re.findall(r"{(\w+)", text)) == sorted(re.findall(r"{(\w+)", language._messages[key])), key
 
 
 @pytest.mark.parametrize(
@@ -302,6 +303,125 @@ def test_at_a_terminal_an_error_ends_nothing(capsys):
     out, err = capsys.readouterr()
     assert out == "Hello!\n" and "Error: /regne is no command" in err and "/none/x: No such file" in err
     assert next(lines) == "never"
+
+
+class Typed:
+    """Lines that a person types; an exception in their place is raised."""
+
+    def __init__(self, *lines):
+        self.lines = iter(lines)
+
+    def read(self):
+        line = next(self.lines)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+
+def raises(error):
+    def act(*_, **__):
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError("of\nzero"), "Error: ZeroDivisionError: of zero. That is a mistake in rwkv_np; "),
+        (RecursionError("deep"), "/traceback shows where it happened: please report it"),
+        (MemoryError(), "Error: there is not enough memory for that; the conversation is as it was"),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no"), "Error: UnicodeEncodeError"),
+        (KeyboardInterrupt(), "[given up: nothing was said]"),
+        (OSError(28, "No space left on device", "x"), "Error: x: No space left on device"),
+    ],
+)
+@pytest.mark.parametrize("line", ["/undo", "/load x", "/save x", "Hi", "/stats", "/set top_p 1", "/regen"])
+def test_whatever_a_line_meets_the_chat_goes_on_with_the_conversation_that_it_had(
+    capsys, monkeypatch, error, said, line
+):
+    at = session()
+    handle_line(at, "one")
+    for name in ("answer_again", "undo", "ask", "state"):
+        monkeypatch.setattr(at.conversation, name, raises(error))
+    for name in ("load_conversation", "save_conversation"):
+        monkeypatch.setattr(f"rwkv_np.chat.session.{name}", raises(error))
+    monkeypatch.setattr("rwkv_np.chat.actions.parse_setting", raises(error))
+    capsys.readouterr()
+    repl.run(at, Typed(line, EOFError()))
+    err = capsys.readouterr().err
+    assert said in err and "Traceback" not in err and len(err.splitlines()) == 2  # one is the welcome
+    assert [turn.message for turn in at.conversation.turns] == ["one"]
+
+
+def test_the_traceback_of_a_mistake_is_shown_to_who_asks(capsys, monkeypatch):
+    at = session()
+    monkeypatch.setattr(at.conversation, "undo", raises(ZeroDivisionError("here")))
+    repl.run(at, Typed("/traceback", "/undo", "/traceback", "/help traceback", EOFError()))
+    err = capsys.readouterr().err
+    assert "Error: no mistake of the program has been met" in err and "/traceback" in err
+    assert "Traceback (most recent call last)" in err and "ZeroDivisionError: here" in err
+
+
+def test_ctrl_c_while_an_error_is_shown_ends_nothing(capsys, monkeypatch):
+    at = session()
+    monkeypatch.setattr(at.screen, "error", raises(KeyboardInterrupt()))
+    repl.run(at, Typed("/nonsense", "Hi", EOFError()))
+    assert capsys.readouterr().out == "Hello!\n"
+
+
+def test_an_output_that_nobody_reads_ends_the_chat(monkeypatch):
+    at = session()
+    monkeypatch.setattr(at.screen, "answer", raises(BrokenPipeError()))
+    with pytest.raises(BrokenPipeError):
+        repl.run(at, Typed("Hi"))
+
+
+def test_an_answer_that_failed_half_way_is_no_part_of_the_conversation(capsys, monkeypatch):
+    at = session(b" Hel", b"lo")
+    handle_line(at, "one")
+    logits = at.conversation.model.logits
+    monkeypatch.setattr(at.conversation.model, "logits", lambda after: logits(after) if after[-1] != 400 else 1 / 0)
+    repl.run(at, Typed("two", EOFError()))
+    assert [turn.message for turn in at.conversation.turns] == ["one"]
+    assert text_read(at.conversation) == "Bob: one\n\nAlice: Hello"
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", " \ufeff", "\ufeff "])
+def test_a_byte_order_mark_hides_no_command(do, mark):
+    at = session()
+    do(at, "one", f"{mark}/undo")
+    assert at.conversation.turns == []
+    do(at, f"{mark}Hi")
+    assert at.conversation.turns[0].message == "Hi"
+
+
+@pytest.mark.parametrize("line", ["/load a\x00b", "/save a\nb", "/read \x1b[2J", "/read ~nobody-of-that-name/x"])
+def test_a_name_that_no_file_can_have_is_refused(line):
+    with pytest.raises((InputError, FileNotFoundError)):
+        handle_line(session(), line)
+
+
+def test_files_that_do_not_end_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in ((tmp_path / "pipe", "is a pipe"), ("/dev/zero", "is a device")):
+        for command in ("/read", "/load"):
+            with pytest.raises(FileError, match=message):
+                handle_line(session(), f"{command} {path}")
+
+
+def test_a_system_text_for_single_rounds_is_refused_with_what_can_be_done_here(do):
+    with pytest.raises(InputError, match="start the chat with --template raven") as error:
+        handle_line(session(template="qa"), "/system x")
+    assert "--system" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("n", "said"), [(0, "[0 tokens, "), (1, "[1 token, "), (2, "[2 tokens, ")]
+)
+def test_one_token_is_no_tokens(n, said):
+    assert f"[{Language('en').say('answer_rate', tokens=n, rate=1)}]".startswith(said)
+    assert Language("zh").say("answer_rate", tokens=n, rate=1).startswith(f"{n} 个 token")
 
 
 def test_in_a_pipe_the_first_error_ends_it(capsys):

@@ -6,12 +6,11 @@ Every function takes the session and the rest of the line. One that raises has c
 from __future__ import annotations
 
 import os
+import traceback
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rwkv_np.chat.opening import Opening
-from rwkv_np.chat.saved import save_conversation
 from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import SWITCHES, describe_settings, parse_setting
 from rwkv_np.chat.templates import FREE, TEMPLATES, Template
@@ -111,6 +110,11 @@ def begin_with(session: Session, text: str) -> None:
     if not text:
         session.screen.show(c.opening or session.screen.language.say("no_opening"))
         return
+    if not c.template.is_dialogue:
+        raise InputError(
+            f"the template {c.template.name} has single rounds and takes no opening; "
+            "start the chat with --template raven, world or g1 for one that does"
+        )
     c.reset(Opening(text=text).render(c.template), session.screen.reading)
     session.screen.say("system")
 
@@ -140,20 +144,33 @@ def _list_branches(session: Session) -> None:
 
 
 def save(session: Session, path: str) -> None:
-    path = os.path.expanduser(path) or session.file or ""
+    _save(session, path, overwrite=False)
+
+
+def save_over(session: Session, path: str) -> None:
+    _save(session, path, overwrite=True)
+
+
+def _save(session: Session, text: str, *, overwrite: bool) -> None:
+    path = _path(text) or session.file or ""
     if not path:
         raise InputError("name a file, as in /save talk.chat")
-    # A file of this sitting is kept up to date; any other is somebody's.
-    save_conversation(session.conversation, path, session.model, overwrite=path == session.file)
-    session.file = path
+    session.save(path, overwrite=overwrite)
     session.screen.say("saved", path=path, turns=len(session.conversation.turns))
 
 
-def load(session: Session, path: str) -> None:
-    path = os.path.expanduser(path)
+def load(session: Session, text: str) -> None:
+    path = _path(text)
     session.load(path)
     session.screen.say("loaded", path=path, turns=len(session.conversation.turns))
     _show_last(session)
+
+
+def _path(text: str) -> str:
+    """What a person typed as the name of a file."""
+    if not text.isprintable():
+        raise InputError(f"{text!r} is no name of a file: it holds a line break or another control character")
+    return os.path.expanduser(text)
 
 
 def _show_last(session: Session) -> None:
@@ -232,11 +249,17 @@ def _piece(data: bytes) -> str:
 
 
 def read_file(session: Session, path: str) -> None:
-    text = decode_utf8(read_text_file(Path(path).expanduser(), MESSAGE_LIMIT, TextError), path)
+    text = decode_utf8(read_text_file(_path(path), MESSAGE_LIMIT, TextError), path)
     if not text.strip():
         raise InputError(f"{path}: the file is empty")
     session.attached = f"{session.attached}\n{text}".strip()
     session.screen.say("read", path=path, tokens=len(session.conversation.tokenizer.encode(text.strip())))
+
+
+def show_traceback(session: Session, _: str) -> None:
+    if session.fault is None:
+        raise InputError("no mistake of the program has been met")
+    session.screen.show("".join(traceback.format_exception(session.fault)).rstrip())
 
 
 def leave(session: Session, _: str) -> None:

@@ -31,14 +31,15 @@ class Command:
 
 
 def _help(session: Session, name: str) -> None:
-    texts = session.screen.language.help
+    texts, say = session.screen.language.help, session.screen.language.say
     if name:
         shown = [_by_name(f"/{name.lstrip('/+')}")]
     else:
         shown = list(COMMANDS)
     for command in shown:
         old = f"  ({command.old})" if command.old else ""
-        session.screen.show(f"{f'/{command.name} {command.argument}':22}{texts[command.name]}{old}")
+        meaning = texts.get(command.name) or say(command.name)
+        session.screen.show(f"{f'/{command.name} {command.argument}':22}{meaning}{old}", indent=22)
     if not name:
         session.screen.say("keys")
 
@@ -69,6 +70,9 @@ COMMANDS = (
     Command("exit", actions.leave),
 )
 _BY_NAME = {command.name: command for command in COMMANDS}
+# Told of where they are needed: in the help of /save, and where something went wrong.
+_BY_NAME["save!"] = Command("save", actions.save_over, "[FILE]", completes="file")
+_BY_NAME["traceback"] = Command("traceback", actions.show_traceback)
 _OLD = {command.old: command for command in COMMANDS if command.old}
 # In rwkv.cpp's chat "+" answers the last message again, "++" the last free generation.
 _OLD |= {"+": Command("+", actions.answer_turn_again), "++": Command("++", actions.answer_aside_again)}

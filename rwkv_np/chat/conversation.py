@@ -111,10 +111,17 @@ class Conversation:
             begun = Branch(opening, self._read_opening(opening, progress))
         self.branches[self.branch], self._is_aside_last = begun, False
 
+    def leave_opening_out(self) -> bool:
+        """Go on without the opening; False where something was said after it, which needs it."""
+        if self.turns:
+            return False
+        self.branches[self.branch] = Branch()
+        return True
+
     def undo(self, n: int = 1) -> list[Turn]:
         """Take back the last `n` turns, and return them."""
         if not 1 <= n <= len(self.turns):
-            raise InputError(f"{n} turns cannot be undone; there are {len(self.turns)}")
+            raise InputError(f"{n} {'turn' if n == 1 else 'turns'} cannot be undone; there are {len(self.turns)}")
         undone = self.turns[-n:]
         del self.turns[-n:]
         self._is_aside_last = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -20,6 +21,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
 from rwkv_np.chat.commands import COMMANDS
+from rwkv_np.chat.reflow import erase_all_on_resize
 from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import NAMES
 from rwkv_np.chat.thinking import MODES
@@ -40,6 +42,7 @@ class Editor:
             # Answers may go to a file while somebody types.
             output=create_output(always_prefer_tty=True),
         )
+        erase_all_on_resize(self._prompt.app)
 
     def read(self) -> str:
         """A line, or several. Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
@@ -56,9 +59,24 @@ def _open_history(path: Path | None) -> History:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError:
+        is_file = path.is_file()  # and no device, which has no end
+    except (OSError, ValueError):
         return InMemoryHistory()
-    return FileHistory(str(path))
+    return _LenientHistory(str(path)) if is_file else InMemoryHistory()
+
+
+class _LenientHistory(FileHistory):
+    """A history whose lines are for this sitting alone once the disk is full, or its folder gone."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        try:
+            yield from super().load_history_strings()
+        except OSError:
+            return
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError, ValueError):
+            super().store_string(string)
 
 
 def _keys() -> KeyBindings:
@@ -96,7 +114,7 @@ class CommandCompleter(Completer):
         if not space:
             yield from self._commands(word)
             return
-        kind = next((command.completes for command in COMMANDS if command.name == word), "")
+        kind = next((command.completes for command in COMMANDS if command.name == word.rstrip("!")), "")
         if kind == "file":
             yield from self._paths.get_completions(Document(argument), complete_event)
         else:

@@ -34,4 +34,13 @@ class Language:
 
     def say(self, message: str, /, **values: Any) -> str:
         """The message of that name, with its {values} filled in."""
-        return self._messages[message].format(**values)
+        numbers = {name: _Number(value) for name, value in values.items() if type(value) is int}
+        return self._messages[message].format(**values | numbers)
+
+
+class _Number(int):
+    """A number that brings its noun in singular or plural: {tokens:token|tokens}."""
+
+    def __format__(self, spec: str) -> str:
+        one, bar, more = spec.partition("|")
+        return f"{int(self)} {one if self == 1 else more}" if bar else format(int(self), spec)

@@ -19,7 +19,8 @@ _INLINE_NAMES = {"temp": "temperature", "top_p": "top_p"}
 
 def handle(session: Session, line: str) -> None:
     """Do what a line of input says. Raises RwkvError, OSError: nothing was changed; Leave: to go."""
-    line, session.changes = _take_inline_settings(line.strip())
+    # A byte order mark, which some editors put before a text, would hide a command.
+    line, session.changes = _take_inline_settings(line.strip().lstrip("\ufeff").lstrip())
     found = find_command(line)
     if found:
         command, argument = found

@@ -92,7 +92,7 @@ def _read_json(path: PathLike) -> dict[str, Any]:
     data = read_regular(path, SETTINGS_LIMIT, SettingsFileError)
     try:
         found = parse_json(decode_utf8(data, path))
-    except ValueError as error:
+    except ValueError as error:  # also a number without an end, or a list in lists
         raise SettingsFileError(path, f"is no valid JSON: {error}") from error
     if not isinstance(found, dict):
         raise SettingsFileError(path, f"holds a {type(found).__name__}; expected an object with text and turns")

@@ -1,7 +1,8 @@
 """Where lines come from: a person at a terminal, or a pipe.
 
 At a terminal nothing that goes wrong ends the chat: an error is shown, and the conversation is
-where it was. In a pipe the first error ends it, as in any program that works for another.
+where it was. That is so for our own mistakes too, and here is the one place that sees to it. In a
+pipe the first error ends it, as in any program that works for another.
 """
 
 from __future__ import annotations
@@ -25,23 +26,47 @@ class Lines(Protocol):
 def run(session: Session, lines: Lines) -> None:
     """Talk on the terminal until the person leaves."""
     session.screen.say("welcome")
-    while True:
+    is_going_on = True
+    while is_going_on:
         try:
-            line = lines.read()
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            session.draft = None
-            session.screen.say("again")
-            continue
-        try:
-            handle(session, line)
-        except Leave:
-            return
-        except KeyboardInterrupt:  # while something was read: the answer itself ends by itself
+            is_going_on = _take_line(session, lines)
+        except KeyboardInterrupt:  # while something was read or said: an answer ends by itself
             session.screen.say("given_up")
-        except (RwkvError, OSError) as error:
-            session.screen.error(one_line(error))
+
+
+def _take_line(session: Session, lines: Lines) -> bool:
+    """Do what one line says; False to leave."""
+    try:
+        line = lines.read()
+    except EOFError:
+        return False
+    except KeyboardInterrupt:
+        session.draft = None
+        session.screen.say("again")
+        return True
+    try:
+        handle(session, line)
+    except Leave:
+        return False
+    except BrokenPipeError:
+        raise  # nobody reads the answers any more
+    except Exception as error:
+        session.screen.error(_what_went_wrong(session, error))
+    return True
+
+
+def _what_went_wrong(session: Session, error: Exception) -> str:
+    """A line for the person; what the program did not expect is kept for /traceback."""
+    if isinstance(error, (RwkvError, OSError)):
+        return one_line(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for that; the conversation is as it was"
+    session.fault = error
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return (
+        f"{said}. That is a mistake in rwkv_np; the conversation is as it was. "
+        "/traceback shows where it happened: please report it with that"
+    )
 
 
 def run_lines(session: Session, lines: Iterable[str]) -> None:

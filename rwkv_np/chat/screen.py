@@ -8,37 +8,33 @@ are made visible. A thought is shown dimmed or as one line, and to a person alon
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import sys
-import textwrap
-from typing import Any, TextIO
-from unicodedata import east_asian_width
+from typing import Any
 
 from rwkv_np.chat.language import Language
 from rwkv_np.chat.settings import SWITCHES
+from rwkv_np.chat.speech import Speech
 from rwkv_np.chat.thinking import Answer, split_thought
-from rwkv_np.console import has_color, write_over
+from rwkv_np.console import columns, has_color, printable, write_over
 from rwkv_np.generation import CHUNK
 from rwkv_np.memory import resident_anonymous
+from rwkv_np.wrapping import wrapped
 
-_DIM, _BOLD_CYAN, _RED, _RESET = "\x1b[2m", "\x1b[1;36m", "\x1b[31m", "\x1b[0m"
-# C0 and C1 controls but for tab and line feed: an answer must not move the cursor or set the title.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_DIM, _RED, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
 
 class Screen:
     """Writes answers and notes, in one language; `quiet` leaves the line of figures out.
 
     show_thinking   thoughts are shown, not only counted
-    hides_thoughts  the answer alone is wanted
+    hides_thoughts  the answer alone is wanted, and no command comes after it
     """
 
     def __init__(self, language: Language, *, quiet: bool = False) -> None:
         self.language, self.quiet = language, quiet
         self.show_thinking, self.hides_thoughts = True, False
         self._dim = has_color(sys.stderr)
-        self._bright = has_color(sys.stdout)
+        self._is_reading = False
 
     @property
     def switches(self) -> dict[str, bool]:
@@ -53,6 +49,22 @@ class Screen:
         name     who speaks: of use to a person, not to a pipe
         goes_on  it is the rest of an answer, whose leading space belongs between the two
         """
+        speech = Speech(name)
+        try:
+            is_open = self._stream(completion, speech, goes_on)
+        except BaseException:
+            speech.break_off()
+            raise
+        if completion.was_read:
+            speech.end()
+        write_over("")
+        if sys.stdout.isatty():
+            self._say_why(completion)
+        elif is_open and completion.stop_reason == "length":  # a pipe gets an empty line: say why
+            self.say("thought_cut", tokens=completion.n_new)
+
+    def _stream(self, completion: Answer, speech: Speech, goes_on: bool) -> bool:
+        """Show what comes; returns whether a thought has begun that did not end."""
         thought, spoken = _trimmers(completion, goes_on)
         shows, n_thought, is_open = self._shows_thoughts(), 0, False
         for is_thought, piece in completion.parts():
@@ -64,46 +76,32 @@ class Screen:
             if not text or is_thought and not shows:
                 continue
             if is_open and not is_thought:
-                self._end_thought(n_thought)
+                self._end_thought(n_thought, speech)
                 is_open = False
-            # The name comes after the prompt has been read, whose progress is drawn on this line.
-            self._name(name)
-            name = ""
-            shown = _printable(text, sys.stdout)
-            print(f"{_DIM}{shown}{_RESET}" if is_thought and self._bright else shown, end="", flush=True)
+            speech.write(text, is_dim=is_thought)
         if is_open and not shows:
-            self._end_thought(n_thought)
-        if completion.was_read:
-            self._name(name)
-            print(flush=True)
-        write_over("")
-        if sys.stdout.isatty():
-            self._say_why(completion)
-        elif is_open and completion.stop_reason == "length":  # a pipe gets an empty line: say why
-            self.say("thought_cut", tokens=completion.n_new)
+            self._end_thought(n_thought, speech)
+        return is_open
 
     def _shows_thoughts(self) -> bool:
         return self.show_thinking and not self.hides_thoughts and sys.stdout.isatty()
 
-    def _end_thought(self, n_tokens: int) -> None:
+    def _end_thought(self, n_tokens: int, speech: Speech) -> None:
         """Begin the answer on a line of its own, or say that there was a thought."""
         if self._shows_thoughts():
-            print("\n", flush=True)
+            speech.write("\n\n")
             return
         write_over("")
         if sys.stdout.isatty() and not self.hides_thoughts:
             self.say("thought", tokens=n_tokens)
-
-    def _name(self, name: str) -> None:
-        if name and sys.stdout.isatty():
-            print(f"{_BOLD_CYAN}{name}:{_RESET}" if self._bright else f"{name}:", end=" ")
 
     def _say_why(self, completion: Answer) -> None:
         if not completion.was_read:
             self.say("given_up")
             return
         if completion.stop_reason in ("length", "interrupted"):
-            self.say(completion.stop_reason, tokens=completion.n_new)
+            once = "_once" if self.hides_thoughts else ""
+            self.say(completion.stop_reason + once, tokens=completion.n_new)
         if not self.quiet:
             self.note(self.figures(completion))
 
@@ -126,25 +124,36 @@ class Screen:
 
     def note(self, text: str) -> None:
         """A line beside the conversation."""
-        text = _wrapped(text)
-        print(f"{_DIM}{text}{_RESET}" if self._dim else text, file=sys.stderr, flush=True)
+        self._put(text, _DIM)
 
-    def show(self, text: str) -> None:
-        """What was asked for: as bright as an answer, but no answer."""
-        print(_printable(text, sys.stderr), file=sys.stderr, flush=True)
+    def show(self, text: str, *, indent: int = 0) -> None:
+        """What was asked for: as bright as an answer, but no answer. `indent` is for lines that are broken."""
+        self._put(text, indent=indent)
 
     def show_thought(self, thought: str) -> None:
         """A thought that was folded, or is long past; as dim as those before an answer."""
-        text = _printable(thought, sys.stderr)
-        print(f"{_DIM}{text}{_RESET}" if self._dim else text, file=sys.stderr, flush=True)
+        self._put(thought, _DIM)
 
     def error(self, text: str) -> None:
-        label = f"{_RED}Error:{_RESET}" if self._dim else "Error:"
-        print(f"{label} {text}", file=sys.stderr, flush=True)
+        self._put(text, label="Error:")
+
+    def _put(self, text: str, color: str = "", label: str = "", indent: int = 0) -> None:
+        """Text on stderr: in a terminal broken between words, and obeyed by none."""
+        if self._is_reading:
+            write_over("")
+            self._is_reading = False
+        text = printable(f"{label} {text}" if label else text, sys.stderr)
+        if sys.stderr.isatty():
+            n = columns(sys.stderr)
+            text = wrapped(text, n, indent=indent if n >= 2 * indent else 0)
+        if self._dim:
+            text = f"{color}{text}{_RESET}" if color else f"{_RED}{label}{_RESET}{text[len(label):]}" if label else text
+        print(text, file=sys.stderr, flush=True)
 
     def reading(self, done: int, total: int) -> None:
         """How much of a prompt has been read; a terminal alone sees it, and short ones are not worth it."""
         if total > CHUNK:
+            self._is_reading = done < total
             write_over(self.language.say("reading", done=done, total=total) if done < total else "")
 
 
@@ -170,13 +179,6 @@ class JsonScreen(Screen):
             ),
             flush=True,
         )
-
-
-def _printable(text: str, stream: TextIO) -> str:
-    """What a model wrote, with its control characters made visible where a terminal would obey them."""
-    if not stream.isatty():
-        return text
-    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _text_and_reasoning(completion: Answer, parts: list[tuple[bool, str]]) -> dict[str, str | None]:
@@ -206,14 +208,6 @@ class _Trimmer:
         shown = text.rstrip("\n")
         self._pending = text[len(shown) :]
         return shown
-
-
-def _wrapped(text: str) -> str:
-    """`text` broken between words where the terminal ends; wide characters it breaks rightly itself."""
-    if not sys.stderr.isatty() or any(east_asian_width(c) in "WF" for c in text):
-        return text
-    columns = shutil.get_terminal_size().columns
-    return "\n".join(textwrap.fill(line, columns, break_on_hyphens=False) for line in text.splitlines())
 
 
 def _rate(tokens: int, seconds: float) -> str:

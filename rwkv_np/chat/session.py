@@ -27,6 +27,7 @@ class Session:
     draft     a message to be edited, which then takes the place of the last one
     file      where the conversation was saved to or loaded from last
     changes   settings for the answers of this line alone
+    fault     the last exception that was none of ours: a mistake in the program
     set_by    what set each setting that somebody set: an option, "/set", a file
     """
 
@@ -36,27 +37,44 @@ class Session:
         self.draft: str | None = None
         self.file: str | None = None
         self.changes: dict[str, Any] = {}
+        self.fault: Exception | None = None
         self.set_by: dict[str, str] = {}
         self.was_interrupted = False
         self._kept_in: str | None = None
         self._n_kept = conversation.n_asked
 
     def open(self, load: str | None, save: str | None) -> None:
-        """Begin: read the opening, or go on with the conversation in `load`; keep it in `save`.
+        """Go on with the conversation in `load`; keep it in `save`.
 
         Raises ConversationFileError, OutputError (now, not after the first answer), OSError
         """
         if load:
             self.load(load)
         if save and save != load:
-            check_destination(save, None, overwrite=False)
-        self._kept_in, self._n_kept = save, self.conversation.n_asked
-        self.conversation.begin(self.screen.reading)
+            mend = f"to go on with it, give --load {save} too; or name another file"
+            check_destination(save, None, overwrite=False, mend=mend)
+        self._kept_in = save
+
+    def begin(self) -> bool:
+        """Read the opening, so that the first message does not wait for it; False where Ctrl-C was pressed.
+
+        Then a new conversation goes on without the opening. One that was loaded needs it, and reads it later.
+        """
+        try:
+            self.conversation.begin(self.screen.reading)
+        except KeyboardInterrupt:
+            if self.conversation.leave_opening_out():
+                self.screen.say("opening_left_out")
+            else:
+                self.screen.say("given_up")
+            return False
+        return True
 
     def load(self, path: str) -> None:
         """Go on with the conversation in `path`, and its settings. Raises ConversationFileError, OSError."""
         self.conversation = load_conversation(path, self.conversation, self.model)
-        self.file = path
+        self.file, self.draft = path, None
+        self._n_kept = self.conversation.n_asked  # nothing new: what --save named keeps what it has
         self.set_by = dict.fromkeys(SETTINGS, os.path.basename(path))
 
     def say(self, message: str) -> None:
@@ -80,8 +98,21 @@ class Session:
             self.screen.answer(completion, message, name or "", goes_on=goes_on)
         self.was_interrupted = completion.stop_reason == "interrupted"
 
+    def save(self, path: str, *, overwrite: bool = False) -> None:
+        """Save the conversation to `path`, from now on its file. Raises OutputError: another one is there."""
+        mend = f"/save! {path} replaces it, or give another name"
+        # A file of this conversation is kept up to date; any other is somebody's.
+        overwrite = overwrite or any(_is_same(path, own) for own in (self.file, self._kept_in))
+        save_conversation(self.conversation, path, self.model, overwrite=overwrite, mend=mend)
+        self.file = path
+
     def keep(self) -> None:
         """Save the conversation if that was asked for and something was said. Raises OutputError."""
         if self._kept_in and self._n_kept != self.conversation.n_asked:
             save_conversation(self.conversation, self._kept_in, self.model, overwrite=True)
             self._n_kept = self.conversation.n_asked
+
+
+def _is_same(path: str, own: str | None) -> bool:
+    """Whether both name one file, be it there or not."""
+    return own is not None and os.path.realpath(path) == os.path.realpath(own)

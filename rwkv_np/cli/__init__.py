@@ -17,7 +17,9 @@ from typing import Any
 import click
 
 from rwkv_np import __version__
+from rwkv_np.console import columns, printable
 from rwkv_np.errors import RwkvError, one_line
+from rwkv_np.wrapping import wrapped
 
 _COMMANDS = ("chat", "convert", "evaluate", "info", "inspect", "quantize")
 
@@ -42,7 +44,17 @@ def _errors_in_one_line() -> Iterator[None]:
     except BrokenPipeError:
         raise  # click leaves quietly: `rwkv-np inspect MODEL.bin | head`
     except (OSError, RwkvError) as error:
-        raise click.ClickException(one_line(error)) from error
+        raise _Failure(one_line(error)) from error
+
+
+class _Failure(click.ClickException):
+    """An error of ours; in a terminal its line is broken between words, and obeyed by none."""
+
+    def format_message(self) -> str:
+        if not sys.stderr.isatty():
+            return self.message
+        label = len("Error: ")
+        return wrapped(printable(self.message, sys.stderr), columns(sys.stderr), label)
 
 
 class _Group(click.Group):

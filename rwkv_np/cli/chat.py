@@ -35,7 +35,7 @@ from rwkv_np.files.published import FIRST
 from rwkv_np.files.reading import MESSAGE_LIMIT, read_stream, read_text_file
 from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams, prepare
-from rwkv_np.text import decode_utf8
+from rwkv_np.text import decode_utf8, read_lines
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -98,6 +98,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     one, or one for each line of input. The exit status is 0, 1 after an error, 130 after Ctrl-C.
     """
     _be_lenient(sys.stdout)
+    _refuse_empty(model, file, options)
     settings = {name: options[name] for name in SETTINGS if options[name] is not None}
     SamplingParams(**settings)  # an impossible one is an error now, not after a model was loaded
     language = Language(options["language"] or guess_language())
@@ -105,20 +106,33 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     message = _one_message(prompt, file)
     screen.hides_thoughts = message is not None
     session = _open(model or str(demo.MODEL), screen, settings, options)
+    is_talk = message is None and sys.stdin.isatty()
+    if not session.begin() and not is_talk:
+        sys.exit(INTERRUPTED)
     if model is None:
         screen.say("demo", source=FIRST.source, name=FIRST.name)
     if message is not None:
         session.say(message)
         session.keep()
-    elif sys.stdin.isatty():
+    elif is_talk:
         from rwkv_np.chat.editor import Editor  # prompt_toolkit: of use at a terminal alone
 
         repl.run(session, Editor(session, _history(options["history"])))
         return
     else:
-        repl.run_lines(session, sys.stdin)
+        repl.run_lines(session, read_lines(sys.stdin.buffer, "the input"))
     if session.was_interrupted:
         sys.exit(INTERRUPTED)
+
+
+def _refuse_empty(model: str | None, file: str | None, options: dict[str, Any]) -> None:
+    """An empty value, as of a variable in a script that is not set, is no wish for the default."""
+    if model == "":
+        raise click.UsageError("MODEL is empty; name a model file, or leave it out for the demo model")
+    values = {"file": file, "load": options["load_path"], "save": options["save_path"], **options}
+    for name in ("file", "load", "save", "system", "state", "opening", "tokenizer", "history"):
+        if values[name] == "":
+            raise click.UsageError(f"--{name} is empty; give a value, or leave it out")
 
 
 def _one_message(prompt: str | None, path: str | None) -> str | None:

@@ -72,7 +72,7 @@ class Session:
         if c.save_base:
             if passage is None or isinstance(plan.base, BaseFile):
                 raise InputError("a base's predictions can be kept where a base model reads a text: give both")
-            check_destination(c.save_base, None, overwrite=False)
+            check_destination(c.save_base, None, overwrite=False, mend="delete it, or give another name")
         task = Task(passage, items, c.is_timed, c.threads, c.save_base)
         n_tokens = len(passage.tokens) if passage else None
         self.report = Report(plan.base.name, _facts(c, text, n_tokens, tokenizer))

@@ -29,12 +29,18 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+OVERWRITE = "give --overwrite to replace it, or another name"  # of the commands; others say what there is with them
 
-def check_destination(path: PathLike, source: PathLike | None, overwrite: bool, n_bytes: int = 0) -> None:
+
+
+def check_destination(
+    path: PathLike, source: PathLike | None, overwrite: bool, n_bytes: int = 0, *, mend: str = OVERWRITE
+) -> None:
     """Raise OutputError where `path` cannot be written: said before the work, not after it.
 
     source   the file being read, which `path` must not be
     n_bytes  what will be written: the disk must have room for it
+    mend     what to do where `path` exists, in the words of whoever asks
     """
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
@@ -45,7 +51,7 @@ def check_destination(path: PathLike, source: PathLike | None, overwrite: bool, 
     if os.path.exists(path) and not os.path.isfile(path):
         raise OutputError(path, "is no regular file; name another destination")
     if os.path.exists(path) and not overwrite:
-        raise OutputError(path, "exists already; give --overwrite to replace it, or another name")
+        raise OutputError(path, f"exists already; {mend}")
     if not os.path.isdir(folder):
         raise OutputError(path, f"the folder {folder} does not exist; make it: mkdir -p {shlex.quote(folder)}")
     if not os.access(folder, os.W_OK):
@@ -59,13 +65,16 @@ def check_destination(path: PathLike, source: PathLike | None, overwrite: bool, 
 
 
 @contextmanager
-def new_file(path: PathLike, *, overwrite: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+def new_file(
+    path: PathLike, *, overwrite: bool = False, durable: bool = False, mend: str = OVERWRITE
+) -> Iterator[BinaryIO]:
     """A file to write to, which takes its place at `path` when the block ends well.
 
     durable  also wait until the disk holds it: for what cannot be made again
+    mend     as in check_destination
     Raises   OutputError
     """
-    check_destination(path, None, overwrite)
+    check_destination(path, None, overwrite, mend=mend)
     place = os.path.realpath(path)  # a link stays a link: what it points to is replaced
     folder, name = os.path.split(place)
     part, lock = "", -1

@@ -35,7 +35,7 @@ def open_regular(path: PathLike, error: type[FileError]) -> BinaryIO:
     # Not blocking: the opening of a pipe would wait for somebody who writes to it.
     number = os.open(path, _flags(blocking=False))
     mode = os.fstat(number).st_mode
-    if stat.S_ISREG(mode):
+    if stat.S_ISREG(mode) or _is_null(number):
         return os.fdopen(number, "rb")
     os.close(number)
     raise error(path, f"is {_kind(mode)}; expected a regular file")
@@ -52,7 +52,7 @@ def read_text_file(path: PathLike, limit: int, error: type[FileError]) -> bytes:
     number = os.open(path, _flags(blocking=True))
     mode = os.fstat(number).st_mode
     # A terminal is a device, and ends: with Ctrl-D.
-    if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number):
+    if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number) or _is_null(number):
         with os.fdopen(number, "rb") as file:
             return read_stream(file, path, limit, error)
     os.close(number)
@@ -74,6 +74,11 @@ def read_stream(file: BinaryIO, name: PathLike, limit: int, error: type[FileErro
 def _flags(blocking: bool) -> int:
     names = ("O_CLOEXEC", "O_BINARY", *(() if blocking else ("O_NONBLOCK",)))  # not every system has all of them
     return os.O_RDONLY | sum(getattr(os, name, 0) for name in names)
+
+
+def _is_null(number: int) -> bool:
+    """Whether it is /dev/null: an empty file, as in `--config /dev/null`."""
+    return os.path.samestat(os.fstat(number), os.stat(os.devnull))
 
 
 def _kind(mode: int) -> str:

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import numpy.lib.format as npy
 
 from rwkv_np import arguments
-from rwkv_np.errors import InputError, PathLike, StateFileError
+from rwkv_np.errors import FileError, InputError, PathLike, StateFileError
+from rwkv_np.files.archive import Archive, Damaged, open_archive
 from rwkv_np.files.output import new_file
-from rwkv_np.files.reading import open_regular
 from rwkv_np.kernels.layout import BLOCK, round_up
 from rwkv_np.models.config import ModelConfig
 
@@ -166,7 +164,7 @@ class State:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {name: np.ascontiguousarray(part) for name, part in self.parts.items()}
         np.savez(buffer, architecture=np.array(self.architecture), **arrays)  # Any: savez has options too
-        with new_file(path, overwrite=overwrite, durable=True) as file:
+        with new_file(path, overwrite=overwrite, durable=True, mend="pass overwrite=True, or another path") as file:
             file.write(buffer.getvalue())
 
 
@@ -179,45 +177,30 @@ def _check(name: str, found: object, expected: object, layout: StateLayout) -> N
 
 
 def load_state(path: PathLike, config: ModelConfig) -> State:
-    """Read a state that `State.save` wrote, for a model of that shape. Raises StateFileError."""
+    """Read a state that `State.save` wrote, for a model of that shape. Raises StateFileError, OSError."""
     path = arguments.path("path", path)
     layout = StateLayout(arguments.one_of("config", config, ModelConfig, "a model's config"))
-    with open_regular(path, StateFileError) as file:
-        try:
-            parts = _read_arrays(file, layout)
-            architecture = str(parts.pop("architecture"))
-        except Exception as error:  # what damaged bytes make zipfile and NumPy raise has no common base
-            raise StateFileError(
-                path, "is damaged, or no saved state; expected a file that State.save wrote"
-            ) from error
     try:
-        return State.from_parts(layout, architecture, parts)
-    except InputError as error:
-        raise StateFileError(path, str(error)) from error
+        with open_archive(path) as archive:
+            architecture = archive.word("architecture")
+            _check("architecture", architecture, layout.architecture, layout)
+            return State.from_parts(layout, architecture, read_parts(archive, layout))
+    except Damaged as error:
+        raise StateFileError(
+            path, f"is damaged, or no saved state ({error}); expected a file that State.save wrote"
+        ) from error
+    except (InputError, FileError) as error:
+        raise StateFileError(path, error.problem if isinstance(error, FileError) else str(error)) from error
 
 
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+def read_parts(archive: Archive, layout: StateLayout, prefix: str = "") -> Parts:
+    """The parts of a state in an archive, where their names begin with `prefix`.
 
-
-def _read_arrays(file: BinaryIO, layout: StateLayout) -> Parts:
-    """The architecture and the parts in a saved state, those of them that are there."""
-    with zipfile.ZipFile(file) as archive:
-        expected: dict[str, tuple[int, ...]] = {"architecture": ()}
-        expected |= {name: place.shape for name, place in layout.places.items()}
-        return {
-            name: _read_array(archive, f"{name}.npy", shape)
-            for name, shape in expected.items() if f"{name}.npy" in archive.namelist()
-        }  # fmt: skip
-
-
-def _read_array(archive: zipfile.ZipFile, name: str, expected: tuple[int, ...]) -> np.ndarray:
-    """An array, or zeros of its shape and type that take no memory, where these are not as expected.
-
-    Its header is read first: 3 MB that say they are 6 GB are refused unread.
+    Raises  InputError: they are of another shape, which is seen before they are unpacked; Damaged
     """
-    with archive.open(name) as member:
-        shape, _, kind = _HEADERS[npy.read_magic(member)](member)
-    if shape != expected or kind.itemsize > (8 if shape else 1024):
-        return np.broadcast_to(np.zeros((), kind), shape)
-    with archive.open(name) as member:
-        return npy.read_array(member, allow_pickle=False)
+    parts = {}
+    for name, place in layout.places.items():
+        header = archive.header(prefix + name)
+        _check(name, header.shape, place.shape, layout)
+        parts[name] = archive.array(prefix + name, header.n_bytes)
+    return parts

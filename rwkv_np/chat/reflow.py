@@ -1,0 +1,57 @@
+"""What becomes of the typed line when the window is made narrower.
+
+Most terminals wrap every row anew then, and the rows that were painted become more. prompt_toolkit goes up by
+as many as it has painted, so the first pieces stayed on the screen, once for each step of the mouse. A terminal
+tells nobody whether it does that; those that are known not to are named here, and for them nothing is done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from prompt_toolkit.application import Application
+from prompt_toolkit.data_structures import Point
+from prompt_toolkit.utils import get_cwidth
+
+
+def erase_all_on_resize(app: Application[Any]) -> None:
+    """Let `app` erase all rows that its line takes in a window that became narrower, and then paint it."""
+    resize = app._on_resize
+
+    def on_resize() -> None:
+        renderer, columns = app.renderer, app.output.get_size().columns
+        screen, size, cursor = renderer.last_rendered_screen, renderer._last_size, renderer._cursor_pos
+        if screen and size and columns < size.columns and _wraps_anew(os.environ):
+            rows = [_cells(screen.data_buffer[y]) for y in range(cursor.y)]
+            before = _cells(screen.data_buffer[cursor.y])[: cursor.x]
+            above = sum(n_rows(cells, columns) for cells in rows) + n_rows(before, columns) - 1
+            renderer._cursor_pos = Point(min(cursor.x, columns - 1), above)
+        resize()
+
+    app._on_resize = on_resize  # type: ignore[method-assign]
+
+
+def _cells(row: Mapping[int, Any]) -> list[int]:
+    """The width of each character in a painted row, without the space at its end; 0 for a wide one's second half."""
+    end = max((x for x, cell in row.items() if cell.char.strip()), default=-1) + 1
+    return [get_cwidth(row[x].char) if x in row else 1 for x in range(end)]
+
+
+def n_rows(cells: list[int], columns: int) -> int:
+    """How many rows a row of characters of these widths takes in a window of so many columns."""
+    n, at = 1, 0
+    for width in cells:
+        if at + width > columns:
+            n, at = n + 1, 0
+        at += width
+    return n
+
+
+def _wraps_anew(environment: Mapping[str, str]) -> bool:
+    """xterm, the Linux console, st and GNU screen cut rows off instead. (tmux may call itself screen.)"""
+    if environment.get("TMUX"):
+        return True
+    name = environment.get("TERM", "")
+    return "XTERM_VERSION" not in environment and name.partition("-")[0] not in ("linux", "st", "screen", "dumb")

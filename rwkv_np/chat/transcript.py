@@ -1,0 +1,183 @@
+"""What a saved conversation says in words: `conversation.json`, written, and read with every value checked.
+
+What is wrong here is found before anything is made of it: a conversation that was loaded answers, goes
+back and is saved as one that was never away. The arrays beside the text are the business of saved.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rwkv_np.chat.conversation import Conversation
+from rwkv_np.chat.said import Impossible, Said
+from rwkv_np.chat.templates import TEMPLATES, Template
+from rwkv_np.chat.thinking import MODES
+from rwkv_np.chat.turn import Branch, Turn
+from rwkv_np.errors import InputError
+from rwkv_np.sampling import SETTINGS, SamplingParams
+
+FORMAT, COMPLETE, PARTIAL = "rwkv_np conversation", 1, 2  # and the versions of files
+# Bytes of the text. 5 million tokens have that many; and JSON of that size, made to harm, becomes 700 MB of objects.
+LIMIT = 32_000_000
+_TURN = ("message", "prompt", "stop", "text", "tokens", "stop_reason")
+_THOUGHTS = ("lead", "plain", "remembered")  # of the turns of models that can think
+_REASONS = ("stop", "stop_id", "length", "interrupted")
+
+
+class OtherVersion(Exception):
+    """The text is one of a later program."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What the text says, all of it checked. `states` are the names of the states that lie beside it."""
+
+    model: dict[str, str]
+    template: Template
+    params: SamplingParams
+    n_asked: int
+    branch: str
+    branches: dict[str, Branch]
+    states: frozenset[str]
+
+
+def state_names(branches: Iterable[Branch]) -> list[str]:
+    """The states that a complete file has: "0.start", "0.end", ..."""
+    return [
+        f"{i}.{end}" for i, branch in enumerate(branches) for end in (("start", "end") if branch.turns else ("start",))
+    ]
+
+
+# --- writing
+
+
+def write(conversation: Conversation, model: dict[str, str], states: list[str]) -> bytes:
+    """The text; `states` are the names of those that lie beside it. Raises InputError: it is too long."""
+    text = json.dumps(_describe(conversation, model, states), ensure_ascii=False, indent=1)
+    # Ids side by side: with a line for each, two thirds of the text were line breaks and space. (No string
+    # holds a real line break in JSON, and no name of a member begins with a digit outside of quotes.)
+    data = re.sub(r"\n +(?=\d)", " ", text).encode()
+    if len(data) > LIMIT:
+        raise InputError(
+            f"the conversation has {len(data):,} bytes of text, and a file holds {LIMIT:,}. "
+            "Make it shorter: /undo N, or /reset"
+        )
+    return data
+
+
+def _describe(conversation: Conversation, model: dict[str, str], states: list[str]) -> dict[str, Any]:
+    c = conversation
+    is_complete = len(states) == len(state_names(c.branches.values()))
+    return {
+        "format": FORMAT,
+        "version": COMPLETE if is_complete else PARTIAL,
+        **({} if is_complete else {"states": sorted(states)}),
+        "model": model,
+        "template": _template_fields(c.template),
+        "settings": {name: getattr(c.params, name) for name in SETTINGS},
+        "n_asked": c.n_asked,
+        "branch": c.branch,
+        "branches": {name: _branch_fields(branch) for name, branch in c.branches.items()},
+    }
+
+
+def _branch_fields(branch: Branch) -> dict[str, Any]:
+    return {"opening": branch.opening, "turns": [_turn_fields(turn) for turn in branch.turns]}
+
+
+def _turn_fields(turn: Turn) -> dict[str, Any]:
+    names = _TURN if turn.lead is None else (*_TURN, *_THOUGHTS)
+    return {name: getattr(turn, name) for name in names}
+
+
+def _template_fields(template: Template) -> dict[str, str]:
+    fields = {"name": template.name, "user": template.user, "bot": template.bot}
+    return fields if template.lead is None else fields | {"think": template.think}
+
+
+# --- reading
+
+
+def read(data: bytes, params: SamplingParams, vocab_size: int) -> Transcript:
+    """What the text `data` says, for a model of that vocabulary; `params` have what belongs to the program.
+
+    Raises  Impossible: a value is not what it must be; OtherVersion
+    """
+    said = Said(_parse(data))
+    said["format"].one_of((FORMAT,))
+    version = said["version"].whole(COMPLETE)
+    if version > PARTIAL:
+        raise OtherVersion(f"is of version {version}; this program reads up to {PARTIAL}")
+    branches = {name: _branch(fields, vocab_size) for name, fields in said["branches"].members()}
+    return Transcript(
+        model=_model(said["model"]),
+        template=_template(said["template"]),
+        params=_params(said["settings"], params),
+        n_asked=said["n_asked"].whole(0, 2**53),
+        branch=said["branch"].one_of(branches),
+        branches=branches,
+        states=_states(said, version, branches),
+    )
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers or lists without an end
+        raise Impossible(f"the text is no JSON: {error}") from error
+
+
+def _states(said: Said, version: int, branches: dict[str, Branch]) -> frozenset[str]:
+    complete = state_names(branches.values())
+    if version == COMPLETE:
+        return frozenset(complete)
+    return frozenset(name.one_of(complete) for name in said["states"].items())
+
+
+def _model(said: Said) -> dict[str, str]:
+    names = ("name", "fingerprint", *(("state",) if "state" in said else ()))
+    return {name: said[name].text() for name in names}
+
+
+def _template(said: Said) -> Template:
+    template = TEMPLATES[said["name"].one_of(TEMPLATES)]
+    think = said["think"].one_of(MODES) if "think" in said else "auto"
+    return replace(template, user=said["user"].text(), bot=said["bot"].text(), think=think)
+
+
+def _params(said: Said, params: SamplingParams) -> SamplingParams:
+    try:
+        return replace(params, **{name: _setting(name, said[name]) for name in SETTINGS})
+    except InputError as error:
+        raise Impossible(f"there are impossible settings: {error}") from error
+
+
+def _setting(name: str, said: Said) -> Any:
+    if name == "seed":
+        return None if said.is_null else said.whole()
+    return said.number() if isinstance(getattr(SamplingParams(), name), float) else said.whole()
+
+
+def _branch(said: Said, vocab_size: int) -> Branch:
+    return Branch(said["opening"].text(), turns=[_turn(turn, vocab_size) for turn in said["turns"].items()])
+
+
+def _turn(said: Said, vocab_size: int) -> Turn:
+    turn = Turn(
+        said["message"].text(),
+        said["prompt"].ids(vocab_size),
+        said["stop"].texts(),
+        said["text"].text(),
+        said["tokens"].ids(vocab_size),
+        said["stop_reason"].one_of(_REASONS),
+    )
+    if not turn.prompt:
+        said["prompt"].refuse("at least one id")
+    if "lead" in said:
+        turn.lead = said["lead"].text()
+        turn.plain, turn.remembered = said["plain"].ids(vocab_size), said["remembered"].ids(vocab_size)
+    return turn

@@ -1,0 +1,113 @@
+"""Archives that strangers may have made, and files that are none: refused, and nothing large is unpacked."""
+
+import io
+import os
+import zipfile
+
+import numpy as np
+import pytest
+
+from rwkv_np.errors import FileError
+from rwkv_np.files.archive import Damaged, open_archive
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Write members to an archive, and open it."""
+
+    def write(**members):
+        with zipfile.ZipFile(tmp_path / "a", "w", zipfile.ZIP_DEFLATED) as file:
+            for name, data in members.items():
+                file.writestr(f"{name}.npy", data)
+        return open_archive(tmp_path / "a")
+
+    return write
+
+
+@pytest.mark.parametrize("x", [X, X.T, X[:0], X[0, 0], X.astype(">f4"), X.astype("f2"), X > 1, X.astype("u1")])
+def test_arrays_of_numbers_are_what_numpy_wrote(archive, x):
+    with archive(x=npy(x)) as opened:
+        found = opened.array("x", x.nbytes)
+        assert (found.dtype, found.shape) == (x.dtype, x.shape) == opened.header("x")[:2]
+        np.testing.assert_array_equal(found, x)
+
+
+def test_a_word_is_read_and_nothing_that_is_none(archive):
+    words = dict(a="v4", b="", c="a\x1b[2J", d=X, e=["v4"], f="x" * 99)
+    with archive(**{name: npy(np.array(x)) for name, x in words.items()}) as opened:
+        assert opened.word("a") == "v4"
+        for name in "bcdef":
+            with pytest.raises(Damaged):
+                opened.word(name)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 3), } \n",
+        b"{'descr': '<f3', 'fortran_order': False, 'shape': (2, 3), } \n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2 3), } \n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 4), } \n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': " + b"(" * 500 + b"2, 3), } \n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, " + b"9" * 5000 + b"), } \n",
+        b"{'descr': '\\d', 'fortran_order': False, 'shape': (2, 3), } \n",
+        b"__import__('os').system('true')\n",
+    ],
+)
+def test_the_header_of_an_array_is_matched_and_never_evaluated(archive, header, monkeypatch):
+    monkeypatch.setattr("ast.literal_eval", None)
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + X.tobytes()
+    with archive(x=data) as opened, pytest.raises(Damaged):
+        opened.array("x", X.nbytes)
+
+
+def test_what_is_too_large_too_short_or_not_there_is_refused(archive):
+    with archive(x=npy(X), short=npy(X)[:-1], long=npy(X) + b"\0", large=npy(np.zeros(10_000))) as opened:
+        for name, message in (("short", "says 24"), ("long", "says 24"), ("large", "at most"), ("y", "there is no y")):
+            with pytest.raises(Damaged, match=message):
+                opened.array(name, X.nbytes)
+        assert opened.header("large").n_bytes == 80_000
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_ways_to_pack_are_refused(tmp_path, how):
+    with zipfile.ZipFile(tmp_path / "a", "w", how) as file:
+        file.writestr("x.npy", npy(X))
+    with open_archive(tmp_path / "a") as opened, pytest.raises(Damaged, match="not used here"):
+        opened.array("x", X.nbytes)
+
+
+def test_each_damaged_byte_is_refused_or_changes_nothing(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.npy", npy(X))
+    data = (tmp_path / "a").read_bytes()
+    n_refused = 0
+    for at in range(len(data)):
+        for new in (data[at] ^ 1, data[at] ^ 0x80, 255 - data[at]):
+            (tmp_path / "a").write_bytes(data[:at] + bytes([new]) + data[at + 1 :])
+            try:
+                with open_archive(tmp_path / "a") as opened:
+                    np.testing.assert_array_equal(opened.array("x", X.nbytes), X)
+            except Damaged as error:
+                n_refused += 1
+                assert str(error).isprintable()
+    assert n_refused > len(data)
+
+
+# --- files that are none
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_named_pipe_is_refused_at_once_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="is a pipe"), open_archive(tmp_path / "pipe"):
+        pass
