@@ -18,7 +18,10 @@ def read_toml(path: PathLike) -> dict[str, Any]:
     """What the file at `path` says. Raises SettingsFileError with the line, TextError, OSError."""
     with open(path, "rb") as file:
         data = file.read()
+    text = decode_utf8(data, path)
     try:
-        return tomllib.loads(decode_utf8(data, path))
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise SettingsFileError(path, "is no valid TOML: brackets in brackets, hundreds deep") from error
+    except ValueError as error:  # TOMLDecodeError, and what a number of too many digits makes Python raise
         raise SettingsFileError(path, f"is no valid TOML: {error}") from error

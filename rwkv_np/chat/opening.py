@@ -89,9 +89,12 @@ def _are_pairs(turns: Any) -> bool:
 def _read_json(path: PathLike) -> dict[str, Any]:
     with open(path, "rb") as file:
         data = file.read()
+    text = decode_utf8(data, path)
     try:
-        found = json.loads(decode_utf8(data, path))
-    except json.JSONDecodeError as error:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise SettingsFileError(path, "is no valid JSON: brackets in brackets, hundreds deep") from error
+    except ValueError as error:  # JSONDecodeError, and what a number of too many digits makes Python raise
         raise SettingsFileError(path, f"is no valid JSON: {error}") from error
     if not isinstance(found, dict):
         raise SettingsFileError(path, f"holds a {type(found).__name__}; expected an object with text and turns")

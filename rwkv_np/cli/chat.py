@@ -26,6 +26,7 @@ from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import default_path, read_config
 from rwkv_np.cli.progress import show_loading
+from rwkv_np.cli.streams import check_input
 from rwkv_np.conversion.time_state import load_start_state
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.kernels import cache
@@ -92,6 +93,8 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     language = Language(options["language"] or guess_language())
     screen = (JsonScreen if as_json else Screen)(language, quiet=options["quiet"])
     message = _one_message(prompt, file)
+    if message is None:
+        check_input()
     screen.hides_thoughts = message is not None
     session = _open(model or str(demo.MODEL), screen, params, options)
     if model is None:
@@ -114,6 +117,8 @@ def _one_message(prompt: str | None, path: str | None) -> str | None:
     """What -f and -p say, in that order; None where neither is given."""
     if path is None:
         return prompt
+    if path == "-":
+        check_input()
     data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     return "\n".join(part for part in (decode_utf8(data, path).strip(), prompt) if part)
 

@@ -16,6 +16,7 @@ from rwkv_np.errors import OutputError, PathLike, TextError
 from rwkv_np.evaluation.walk import Passage
 from rwkv_np.files.output import new_file
 from rwkv_np.kernels import cache
+from rwkv_np.kernels.kept_code import say_once
 from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer
 
@@ -81,5 +82,5 @@ def _keep(path: Path, ids: np.ndarray) -> None:
     try:
         with new_file(path, overwrite=True) as file:
             np.save(file, ids)
-    except OutputError:
-        return  # a cache that cannot be written costs time, and nothing else
+    except OutputError as error:  # a cache that cannot be written costs time, and nothing else
+        say_once(f"{error}. The evaluation goes on; the next one encodes the text again")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from rwkv_np.environment import check_environment, check_threading_layer, note_kernels
 from rwkv_np.errors import InputError
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.kernels import batch as b
@@ -61,7 +62,10 @@ class Engine(Model):
     ) -> None:
         super().__init__(config, threads)
         progress = progress or _no_progress
+        check_environment()
+        check_threading_layer()
         self.kernels = dispatch.choose()
+        note_kernels(self.kernels)
         self._n_threads = _check_threads(_threads_for(parameters) if threads is None else threads)
         self._embedding = Embedding(parameters["emb.weight"])
         others = {name: p for name, p in parameters.items() if name != "emb.weight"}
