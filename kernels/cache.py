@@ -10,6 +10,7 @@ own among the temporary files is taken; where there is none, kernels are compile
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
@@ -88,7 +89,10 @@ def _make(path: Path) -> None:
     """Make the folder and those above it that are missing, for us alone: a umask may let others in."""
     if not path.is_dir():
         _make(path.parent)
-        path.mkdir(0o700, exist_ok=True)
+        try:
+            path.mkdir(0o700, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
 
 
 @functools.cache

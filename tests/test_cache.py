@@ -276,11 +276,11 @@ def test_processes_that_start_at_once_with_damaged_kernels_all_answer(tiny_model
 
     [(right, _, code)] = answers(1)
     assert code == 0
-    for module, data in (("batch.", b""), ("threads.", b"x"), ("choice._walk", b"rwkv_np code 1\n")):
-        for path in folder.glob(f"{module}*{SUFFIX}"):
-            path.write_bytes(data)
+    (path,) = folder.glob(f"batch.fill-*{SUFFIX}")
+    path.write_bytes(b"")
     for out, error, code in answers(3):
         assert (out, code) == (right, 0), error
         assert error.count("damaged") <= 1 and "Traceback" not in error
+    assert path.stat().st_size > 1000
     [(out, error, code)] = answers(1)
     assert (out, code) == (right, 0) and "damaged" not in error
