@@ -23,7 +23,8 @@ import llvmlite
 import numba
 from numba.core import sigutils
 from numba.core.ccallback import CFunc
-from rwkv_np.kernels.kept_code import SUFFIX, KeptCode, say_once
+from rwkv_np.kernels.kept_code import SUFFIX, KeptCode
+from rwkv_np.kernels.notes import say_once
 from rwkv_np.kernels.trust import HAS_OWNERS, what_speaks_against
 
 ENV = "RWKV_NP_CACHE"

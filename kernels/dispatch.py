@@ -114,5 +114,6 @@ def choose(forced: str | None = None) -> Choice:
         return Choice(best, f"{ENV}={wanted} names no path (there are: {', '.join(PATHS)}); {best} is taken")
     missing = PATHS[wanted] - cpu_features()
     if missing:
-        return Choice(best, f"{ENV}={wanted} needs {', '.join(sorted(missing))}, which is missing here; {best} is taken")
+        needs = ", ".join(sorted(missing))
+        return Choice(best, f"{ENV}={wanted} needs {needs}, which is missing here; {best} is taken")
     return Choice(wanted, f"{ENV}={wanted}")

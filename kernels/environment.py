@@ -2,8 +2,8 @@
 
 Numba answers with a warning and a traceback (NUMBA_OPT=abc), an error at the first parallel call
 (NUMBA_NUM_THREADS=0), or the end of the process (100,000 threads; features without a sign). So this is
-imported before Numba is. A bad variable is taken out of this process's environment, since Numba reads
-it again with each compilation, and is remembered in `problems`: what to do about it is not our business.
+imported before Numba is, and does not import it. What would do harm is taken out of this process's
+environment, since Numba reads it again with each compilation. What to do about `problems` is not our business.
 """
 
 from __future__ import annotations
@@ -29,34 +29,35 @@ CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
     "NUMBA_CPU_FEATURES": (re.compile(r"([+-][\w.-]+(,[+-][\w.-]+)*)?").fullmatch, "features such as +avx2,-avx512f"),
     "NUMBA_DISABLE_JIT": (("0", "").__contains__, "0: without its compiler nothing runs here"),
 }
-_UNREAD = re.compile(r"Environment variable '(\w+)' is defined but its associated value '(.*)' could not be parsed")
 
-problems: list[str] = []
-"""A line for each bad variable: what was found, what was expected, and what mends it."""
+_bad: list[str] = []
 
 
-def _refuse(name: str, value: str, expected: str) -> None:
-    problems.append(f"the variable {name} is {value!r}; expected {expected}. Mend it, or: unset {name}")
-    os.environ.pop(name, None)
+def _say(name: str, value: str, expected: str) -> str:
+    return f"the variable {name} is {value!r}; expected {expected}. Mend it, or: unset {name}"
 
 
-def check() -> None:
-    """Look at what Numba is about to read, and import it."""
+def _take_out_bad() -> None:
     for name, (is_good, expected) in CHECKS.items():
         value = os.environ.get(name)
         if value is not None and not is_good(value):
-            _refuse(name, value, expected)
-    if "numba" in sys.modules:
-        return  # somebody else's import, who has seen its warnings
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        import numba  # noqa: F401
-    for warning in caught:
-        found = _UNREAD.match(str(warning.message))
-        if found:
-            _refuse(found[1], found[2], "a value that Numba can read")
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            _bad.append(_say(name, value, expected))
+            del os.environ[name]
 
 
-check()
+def problems() -> list[str]:
+    """A line for each bad variable: what was found, what was expected, and what mends it."""
+    return _bad + [_say(name, value, "a whole number") for name, value in os.environ.items() if _is_unread(name, value)]
+
+
+def _is_unread(name: str, value: str) -> bool:
+    """Whether Numba wanted a number and took its default; only known once Numba is there."""
+    config = getattr(sys.modules.get("numba"), "config", None)
+    if not name.startswith("NUMBA_") or not isinstance(getattr(config, name[6:], None), int):
+        return False
+    return value != "max" and not re.fullmatch(r"\s*[+-]?\d+\s*", value)  # NUMBA_OPT may be max
+
+
+_take_out_bad()
+# In its place `problems` has a line.
+warnings.filterwarnings("ignore", message="Environment variable 'NUMBA_", category=RuntimeWarning)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 import os
 import pickle
 import secrets
@@ -24,19 +23,13 @@ from pathlib import Path
 
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.serialize import dumps
+from rwkv_np.kernels.notes import say_once
 from rwkv_np.kernels.trust import is_ours
 
 SUFFIX = ".nbc"
 _MAGIC = b"rwkv_np code 1\n"
 _DIGEST = hashlib.sha256().digest_size
 _DEAD = 3600  # seconds after which nobody is still writing a file: its process was killed
-_log = logging.getLogger("rwkv_np")
-
-
-@functools.cache
-def say_once(text: str) -> None:
-    """A line for the person, on stderr where nothing else is set up for `logging`."""
-    _log.warning("%s", text)
 
 
 class KeptCode(FunctionCache):
@@ -118,8 +111,9 @@ def _write(path: Path, key: bytes, payload: bytes) -> None:
     """Put a whole file in its place, which nobody else can write to. Raises OSError."""
     _sweep(path.parent)
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # in a container, all are process 1
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600), "wb") as file:
+        with open(os.open(part, flags, 0o600), "wb") as file:
             file.write(_MAGIC + _digest(key, payload) + payload)
         os.replace(part, path)
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numba
 import pytest
-from rwkv_np.kernels import cache, kept_code, trust
+from rwkv_np.kernels import cache, kept_code, notes, trust
 from rwkv_np.kernels.kept_code import SUFFIX, KeptCode
 from waiting import PATIENCE
 
@@ -33,7 +33,7 @@ def said():
     lines, logger, handler = [], logging.getLogger("rwkv_np"), logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
     logger.addHandler(handler)
-    for once in (kept_code.say_once, kept_code._sweep):
+    for once in (notes.say_once, kept_code._sweep):
         once.cache_clear()
     yield lines
     logger.removeHandler(handler)

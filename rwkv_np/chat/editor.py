@@ -66,9 +66,11 @@ class KeptHistory(FileHistory):
     problem  what was wrong with the file, or None
     """
 
+    problem: str | None
+
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        self.problem: str | None = None
+        self.path, self.problem = path, None
         with self._noting():
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NONBLOCK", 0), 0o600))
@@ -80,7 +82,7 @@ class KeptHistory(FileHistory):
         try:
             yield
         except OSError as error:
-            self.problem = self.problem or f"{self.filename}: {error.strerror or error}"
+            self.problem = self.problem or f"{self.path}: {error.strerror or error}"
 
     def load_history_strings(self) -> Iterable[str]:
         lines: list[str] = []

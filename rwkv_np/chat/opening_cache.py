@@ -18,7 +18,7 @@ from rwkv_np import files, kernels, models
 from rwkv_np.errors import OutputError, StateFileError, one_line
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels.cache import source_hash
-from rwkv_np.kernels.kept_code import say_once
+from rwkv_np.kernels.notes import say_once
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.state import State, load_state
 

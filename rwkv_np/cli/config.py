@@ -63,7 +63,8 @@ def _checked(ctx: click.Context, path: str, options: dict[str, click.Parameter],
 
 def _expected(option: click.Parameter) -> tuple[type, ...]:
     """What TOML may have for an option, beside a string."""
-    kinds = {click.types.BoolParamType: (bool,), click.types.IntParamType: (int,), click.types.FloatParamType: (float, int)}
+    t = click.types
+    kinds = {t.BoolParamType: (bool,), t.IntParamType: (int,), t.FloatParamType: (float, int)}
     return next((found for kind, found in kinds.items() if isinstance(option.type, kind)), (str,))
 
 

@@ -16,7 +16,7 @@ from rwkv_np.errors import OutputError, PathLike, TextError
 from rwkv_np.evaluation.walk import Passage
 from rwkv_np.files.output import new_file
 from rwkv_np.kernels import cache
-from rwkv_np.kernels.kept_code import say_once
+from rwkv_np.kernels.notes import say_once
 from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer
 

@@ -74,7 +74,6 @@ def test_a_full_disk_is_said_in_one_line_and_what_stood_there_stays(tmp_path, na
 
 
 def test_a_full_disk_at_the_caches_does_not_end_the_chat(tmp_path):
-    """Neither kernels nor openings can be kept; a model that needs few kernels compiles what it has to."""
     job = JOBS["chat"]
     words = [word for word in job.words(tmp_path) if word != "--save"][:-1]
     openings = tmp_path / "cache"
@@ -84,7 +83,8 @@ def test_a_full_disk_at_the_caches_does_not_end_the_chat(tmp_path):
     if cache.folder() is not None:  # compiled kernels are there; what is not is what an opening becomes
         (openings / cache.folder().name).symlink_to(cache.folder(), target_is_directory=True)
     child = subprocess.run(
-        [sys.executable, CHILD, "full-at-byte:1000", tmp_path, "rwkv-np", *map(str, words), "-p", "hello"],
+        [sys.executable, CHILD, "full-at-byte:1000", tmp_path, "rwkv-np", *map(str, words), "-p", "hello",
+         "--system", "You are kind."],
         capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {cache.ENV: str(openings)},
     )  # fmt: skip
     assert child.returncode == 0 and child.stdout and "Traceback" not in child.stderr, child.stderr
