@@ -61,10 +61,13 @@ def check(job: Job, folder: Path, child: subprocess.Popen[str], name: str) -> st
     job.check(folder, out, err)
     if child.returncode == 0:
         return "ended before"
+    if child.returncode == 1 and "exists already" in err.splitlines()[-1]:
+        return "refused"  # the other one was faster
     assert child.returncode in EXPECTED[name], f"exit status {child.returncode}: {err[-500:]}"
     if name != "KILL" and "Traceback" in err:
-        # Ctrl-C while Python imports us is not ours to catch.
-        assert name == "INT" and "_find_and_load" in err and "KeyboardInterrupt" in err, err[-2000:]
+        # Ctrl-C while Python still imports libraries meets nothing of ours.
+        assert name == "INT" and err.rstrip().endswith("KeyboardInterrupt") and "/click/" not in err, err[-2000:]
+        return "INT while importing"
     return name
 
 
