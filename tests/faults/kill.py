@@ -88,20 +88,31 @@ def main() -> None:
     parser.add_argument("--signals", default="KILL,KILL,TERM,HUP,INT")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rng, ends, failures = random.Random(options.seed), Counter[str](), 0
+    ends = Counter[str]()
     with tempfile.TemporaryDirectory(prefix="rwkv-np-faults-") as base:
         folder = Path(base) / "work"
         seconds = {name: usual_time(JOBS[name], folder) for name in options.jobs.split(",")}
-        for number in range(options.rounds):
-            job, name = JOBS[rng.choice(list(seconds))], rng.choice(options.signals.split(","))
-            shutil.rmtree(folder, ignore_errors=True)
-            try:
-                ends[f"{job.name}: {play(job, name, folder, seconds[job.name], rng)}"] += 1
-            except Exception:
-                failures += 1
-                print(f"round {number}, {job.name}, {name}: {traceback.format_exc(limit=-2)}", flush=True)
-    print(json.dumps({"rounds": options.rounds, "failures": failures, "ends": dict(sorted(ends.items()))}))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            failures = play_rounds(options, folder, seconds, ends)
+        finally:  # Ctrl-C shows what is known by then
+            print(json.dumps({"rounds": sum(ends.values()), "ends": dict(sorted(ends.items()))}))
     sys.exit(1 if failures else 0)
+
+
+def play_rounds(options: argparse.Namespace, folder: Path, seconds: dict[str, float], ends: Counter[str]) -> int:
+    """Play the rounds and count how they end; how many failed."""
+    rng, failures = random.Random(options.seed), 0
+    for number in range(options.rounds):
+        job, name = JOBS[rng.choice(list(seconds))], rng.choice(options.signals.split(","))
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            ends[f"{job.name}: {play(job, name, folder, seconds[job.name], rng)}"] += 1
+        except Exception:
+            failures += 1
+            ends["failed"] += 1
+            print(f"round {number}, {job.name}, {name}: {traceback.format_exc(limit=-2)}", flush=True)
+    return failures
 
 
 if __name__ == "__main__":
