@@ -111,8 +111,9 @@ def choose(forced: str | None = None) -> Choice:
         needs = ", ".join(sorted(PATHS[best])) or "nothing in particular"
         return Choice(best, f"the fastest that this processor runs (it needs {needs})")
     if wanted not in PATHS:
-        return Choice(best, f"{ENV}={wanted} names no path (there are: {', '.join(PATHS)})")
+        return Choice(best, f"{ENV}={wanted} names no path (there are: {', '.join(PATHS)}); {best} is taken")
     missing = PATHS[wanted] - cpu_features()
     if missing:
-        return Choice(best, f"{ENV}={wanted} needs {', '.join(sorted(missing))}, which is missing here")
+        needs = ", ".join(sorted(missing))
+        return Choice(best, f"{ENV}={wanted} needs {needs}, which is missing here; {best} is taken")
     return Choice(wanted, f"{ENV}={wanted}")

@@ -36,6 +36,19 @@ def most_threads() -> int:
     return int(numba.config.NUMBA_NUM_THREADS)
 
 
+def what_stops_threads() -> str | None:
+    """Why Numba cannot start its threads, and what mends it, in a line; None once they are there."""
+    try:
+        numba.get_num_threads()
+    except (ValueError, RuntimeError, ImportError) as error:
+        layer = numba.config.THREADING_LAYER
+        return (
+            f"the variable NUMBA_THREADING_LAYER is {layer!r}: {str(error).splitlines()[0]} Expected a layer that is "
+            f"installed here: unset NUMBA_THREADING_LAYER" + ("" if layer != "tbb" else ", or: pip install tbb")
+        )
+    return None
+
+
 def default_threads() -> int:
     """Physical cores that this process may use: a second thread on a core only gets in the way."""
     try:

@@ -9,7 +9,6 @@ token, each token by its weight (`demo_tokens`).
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ import torch
 from demo_graph import Rwkv4
 from demo_tokens import Batches
 from torch.nn import functional
+
+from rwkv_np.files.output import new_file
 
 WARM_UP = 50
 FALL = 0.3  # of the steps
@@ -82,15 +83,12 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint from which `resume` goes on."""
-        part = path.with_name(path.name + ".part")
-        torch.save(
-            {
-                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "step": self.step, "seconds": self.seconds, "log": self.log,
-            },
-            part,
-        )  # fmt: skip
-        os.replace(part, path)
+        kept = {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "step": self.step, "seconds": self.seconds, "log": self.log,
+        }  # fmt: skip
+        with new_file(path, overwrite=True, durable=True) as file:
+            torch.save(kept, file)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint of `save`."""
@@ -107,4 +105,5 @@ def pace(step: int, n_steps: int) -> float:
 
 def write_log(path: Path, log: Log) -> None:
     """One JSON object a line."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
+    with new_file(path, overwrite=True) as file:
+        file.write("".join(json.dumps(row) + "\n" for row in log).encode())

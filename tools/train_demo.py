@@ -31,7 +31,8 @@ def train(
 ) -> Run:
     """Train up to step `stop` of `n_steps`, going on from what lies beside `out`; write all files."""
     tokenizer = train_tokenizer(seed, shape.vocab_size)
-    tokenizer.save(str(out.with_suffix(".tokenizer.json")))
+    with new_file(out.with_suffix(".tokenizer.json"), overwrite=True) as file:
+        file.write(tokenizer.to_str(pretty=True).encode())
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     run = Run(Rwkv4(shape).to(device), Batches(tokenizer, seed, n_rows, n_tokens), n_steps)

@@ -6,9 +6,10 @@ the end of a line begins another. History lasts between sittings.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -31,7 +32,7 @@ class Editor:
     """Reads what the person types; `history` is a file, or None for this sitting alone."""
 
     def __init__(self, session: Session, history: Path | None) -> None:
-        self._session = session
+        self._session, self._has_said_problem = session, False
         self._prompt: PromptSession[str] = PromptSession(
             history=_open_history(history),
             completer=CommandCompleter(session),
@@ -47,36 +48,58 @@ class Editor:
     def read(self) -> str:
         """A line, or several. Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
         name = self._session.conversation.template.user
-        return self._prompt.prompt(
+        line = self._prompt.prompt(
             FormattedText([("bold ansigreen", f"{name}: ")]), default=self._session.draft or ""
         )
+        self._say_problem()
+        return line
+
+    def _say_problem(self) -> None:
+        """Say, once and when nothing is typed, that lines are no longer kept."""
+        problem = getattr(self._prompt.history, "problem", None)
+        if problem and not self._has_said_problem:
+            self._has_said_problem = True
+            self._session.screen.note(f"{problem}. Lines are remembered for this sitting alone")
+
+
+class KeptHistory(FileHistory):
+    """Lines in a file that nobody else may read; where it cannot be read or written, this sitting's alone.
+
+    problem  what was wrong with the file, or None
+    """
+
+    problem: str | None
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path, self.problem = path, None
+        with self._noting():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NONBLOCK", 0), 0o600))
+            if not path.is_file():
+                raise OSError(errno.EINVAL, "is not a regular file")
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.problem = self.problem or f"{self.path}: {error.strerror or error}"
+
+    def load_history_strings(self) -> Iterable[str]:
+        lines: list[str] = []
+        with self._noting():
+            lines = [] if self.problem else list(super().load_history_strings())
+        return lines
+
+    def store_string(self, string: str) -> None:
+        with self._noting():
+            if not self.problem:
+                super().store_string(string)
 
 
 def _open_history(path: Path | None) -> History:
-    """The history in that file, which nobody else may read; one in memory where none can be kept."""
-    if path is None:
-        return InMemoryHistory()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        is_file = path.is_file()  # and no device, which has no end
-    except (OSError, ValueError):
-        return InMemoryHistory()
-    return _LenientHistory(str(path)) if is_file else InMemoryHistory()
-
-
-class _LenientHistory(FileHistory):
-    """A history whose lines are for this sitting alone once the disk is full, or its folder gone."""
-
-    def load_history_strings(self) -> Iterable[str]:
-        try:
-            yield from super().load_history_strings()
-        except OSError:
-            return
-
-    def store_string(self, string: str) -> None:
-        with suppress(OSError, ValueError):
-            super().store_string(string)
+    return InMemoryHistory() if path is None else KeptHistory(path)
 
 
 def _keys() -> KeyBindings:

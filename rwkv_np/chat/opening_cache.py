@@ -2,7 +2,7 @@
 
 What an opening becomes depends on the model, the tokens and the code that reads them (in the
 last bit), so these name the file. The state of another model is never found; a damaged file is
-read as none; where nothing can be written, nothing is kept.
+read as none; where nothing can be written, nothing is kept, and a line says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from rwkv_np import files, kernels, models
-from rwkv_np.errors import OutputError, StateFileError
+from rwkv_np.errors import OutputError, StateFileError, one_line
+from rwkv_np.kernels.notes import say_once
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.state import State, load_state
 
@@ -45,7 +46,8 @@ class OpeningCache:
         path = self.folder / self._name(tokens)
         with contextlib.suppress(StateFileError, OSError):
             state = load_state(path, self.config)
-            path.touch()  # in use: not among the oldest
+            with contextlib.suppress(OSError):
+                path.touch()  # in use: not among the oldest
             return state
         return None
 
@@ -54,9 +56,11 @@ class OpeningCache:
         # One that is larger than all that is kept would only throw out the others.
         if self.folder is None or state.n_bytes > BUDGET:
             return
-        with contextlib.suppress(OutputError, OSError):
+        try:
             state.save(self.folder / self._name(tokens), overwrite=True)
             self._let_go()
+        except (OutputError, OSError) as error:
+            say_once(f"{one_line(error)}. The chat goes on; its next start reads the opening again")
 
     def _let_go(self) -> None:
         """Delete the files that are over the budget, those first that were not used for longest."""

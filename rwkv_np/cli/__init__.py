@@ -7,6 +7,7 @@ when they are called, so that `chat` does not wait for what `convert` needs.
 from __future__ import annotations
 
 import importlib
+import logging
 import signal
 import sys
 import threading
@@ -17,7 +18,9 @@ from typing import Any
 import click
 
 from rwkv_np import __version__
-from rwkv_np.console import columns, printable
+from rwkv_np.cli.streams import check_output, open_closed
+from rwkv_np.console import columns, printable, write_over
+from rwkv_np.environment import check_environment
 from rwkv_np.errors import RwkvError, one_line
 from rwkv_np.wrapping import wrapped
 
@@ -28,12 +31,15 @@ class Command(click.Command):
     """Shows the errors that we mean to raise as one line; a bug of ours keeps its traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        open_closed()
         with _errors_in_one_line():
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         _exit_on_signals()
-        with _errors_in_one_line():
+        with _errors_in_one_line(), _notes_on_stderr():
+            check_output()
+            check_environment()
             return super().invoke(ctx)
 
 
@@ -57,7 +63,30 @@ class _Failure(click.ClickException):
         return wrapped(printable(self.message, sys.stderr), columns(sys.stderr), label)
 
 
+class _Notes(logging.Handler):
+    """Shows what the package has to say beside its work; the line that is drawn on at that moment gives way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write_over("")
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _notes_on_stderr() -> Iterator[None]:
+    logger, handler = logging.getLogger("rwkv_np"), _Notes()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 class _Group(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        open_closed()
+        with _errors_in_one_line():
+            return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 

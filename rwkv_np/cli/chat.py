@@ -28,6 +28,7 @@ from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import PLACE, default_path, read_config
 from rwkv_np.cli.progress import show_loading
+from rwkv_np.cli.streams import check_input
 from rwkv_np.conversion.time_state import load_start_state
 from rwkv_np.errors import TextError
 from rwkv_np.files.fingerprint import fingerprint
@@ -104,6 +105,8 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     language = Language(options["language"] or guess_language())
     screen = (JsonScreen if as_json else Screen)(language, quiet=options["quiet"])
     message = _one_message(prompt, file)
+    if message is None:
+        check_input()
     screen.hides_thoughts = message is not None
     session = _open(model or str(demo.MODEL), screen, settings, options)
     is_talk = message is None and sys.stdin.isatty()
@@ -140,6 +143,7 @@ def _one_message(prompt: str | None, path: str | None) -> str | None:
     if path is None:
         return prompt
     if path == "-":
+        check_input()
         data = read_stream(sys.stdin.buffer, path, MESSAGE_LIMIT, TextError)
     else:
         data = read_text_file(path, MESSAGE_LIMIT, TextError)

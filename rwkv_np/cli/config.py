@@ -20,6 +20,7 @@ from rwkv_np.errors import SettingsFileError
 from rwkv_np.toml import read_toml
 
 PLACE = "rwkv_np.config"  # where a context's `meta` says which file was read
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def default_path() -> Path:
@@ -47,8 +48,28 @@ def _checked(ctx: click.Context, path: str, options: dict[str, click.Parameter],
     if name not in options:
         near = difflib.get_close_matches(name, options, 1, cutoff=0.3)
         raise SettingsFileError(path, f"there is no setting {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    option = options[name]
+    expected = _expected(option)
+    # A string may stand for a number, as in a variable of the environment.
+    if not isinstance(value, (str, *expected)) or isinstance(value, bool) and bool not in expected:
+        kinds = _KINDS.get(expected[0], "a string")
+        raise SettingsFileError(path, f"{name} is {_shortened(value)}; expected {kinds}")
+    if isinstance(value, str) and "\0" in value:
+        raise SettingsFileError(path, f"{name} is {_shortened(value)}; expected a string without the character U+0000")
     try:
-        options[name].type_cast_value(ctx, value)
+        option.type_cast_value(ctx, value)
     except click.BadParameter as error:
         raise SettingsFileError(path, f"{name}: {error.message}") from error
     return value
+
+
+def _expected(option: click.Parameter) -> tuple[type, ...]:
+    """What TOML may have for an option, beside a string."""
+    t = click.types
+    kinds = {t.BoolParamType: (bool,), t.IntParamType: (int,), t.FloatParamType: (float, int)}
+    return next((found for kind, found in kinds.items() if isinstance(option.type, kind)), (str,))
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -63,16 +63,11 @@ def cost(candidate: Candidate, threads: int | None = None) -> Cost:
     if candidate.has_float32_activations:
         return file_cost
     options = json.dumps({"threads": threads, "head_q8_0": candidate.head_q8_0})
-    kept = _n_kept_kernels()
+    n_kept = len(list(cache.kept()))
     measured = _measure_in_child(candidate.path, options)
-    if _n_kept_kernels() != kept:
+    if len(list(cache.kept())) != n_kept:
         measured = _measure_in_child(candidate.path, options)
     return Cost(**asdict(file_cost) | measured)
-
-
-def _n_kept_kernels() -> int:
-    folder = cache.folder()
-    return sum(1 for _ in folder.rglob("*.nbc")) if folder else 0
 
 
 def _measure_in_child(path: str, options: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rwkv_np.errors import PathLike
 from rwkv_np.evaluation.labels import Label, Line, label_ends, label_points
 from rwkv_np.evaluation.quality import Estimate
 from rwkv_np.evaluation.report import Report, Row
+from rwkv_np.files.output import new_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
@@ -111,7 +112,8 @@ def _save(report: Report, drawers: dict[str, Drawer], mosaic: list[Any], path: P
     for set_names in [drawer(_plain(plots[name]), report) for name, drawer in drawers.items()]:
         figure.draw_without_rendering()
         set_names()
-    figure.savefig(path)
+    with new_file(path, overwrite=True) as file:
+        figure.savefig(file, format=path.suffix[1:])
     return path
 
 

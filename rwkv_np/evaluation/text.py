@@ -18,6 +18,7 @@ from rwkv_np.evaluation.walk import Passage
 from rwkv_np.files.output import new_file
 from rwkv_np.files.reading import TEXT_LIMIT, read_text_file
 from rwkv_np.kernels import cache
+from rwkv_np.kernels.notes import say_once
 from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer
 
@@ -87,5 +88,5 @@ def _keep(path: Path, ids: np.ndarray) -> None:
         data = ids.astype("<u4").tobytes()
         with new_file(path, overwrite=True) as file:
             file.write(hashlib.sha256(data).digest() + data)
-    except OutputError:
-        return  # a cache that cannot be written costs time, and nothing else
+    except OutputError as error:  # a cache that cannot be written costs time, and nothing else
+        say_once(f"{error}. The evaluation goes on; the next one encodes the text again")

@@ -8,18 +8,21 @@ pages can be dropped by the operating system at any time. What a pass does is a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from rwkv_np.environment import check_environment
 from rwkv_np.errors import InputError
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.kernels import batch as b
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.notes import say_once
 from rwkv_np.kernels.pack import pack
 from rwkv_np.kernels.program import Team
-from rwkv_np.kernels.threads import check_team, default_threads, most_threads
+from rwkv_np.kernels.threads import check_team, default_threads, most_threads, what_stops_threads
 from rwkv_np.kernels.tiles import kernel_addresses
 from rwkv_np.models import head
 from rwkv_np.models.base import CheckedRun, Model, Progress
@@ -61,7 +64,7 @@ class Engine(Model):
     ) -> None:
         super().__init__(config, threads)
         progress = progress or _no_progress
-        self.kernels = dispatch.choose()
+        self.kernels = _checked_kernels()
         self._n_threads = _check_threads(_threads_for(parameters) if threads is None else threads)
         self._embedding = Embedding(parameters["emb.weight"])
         others = {name: p for name, p in parameters.items() if name != "emb.weight"}
@@ -141,6 +144,17 @@ def _passes(runs: Sequence[CheckedRun]) -> Iterator[list[CheckedRun]]:
             part, room = [], b.MOST
     if part:
         yield part
+
+
+def _checked_kernels() -> dispatch.Choice:
+    """The path of the kernels, once Numba can run them. Raises InputError: its variables or threads do not let it."""
+    check_environment()
+    if problem := what_stops_threads():
+        raise InputError(problem)
+    choice = dispatch.choose()
+    if os.environ.get(dispatch.ENV, "") not in ("", choice.path):
+        say_once(f"{choice.reason}. Mend it, or: unset {dispatch.ENV}")
+    return choice
 
 
 def _threads_for(parameters: Mapping[str, Parameter]) -> int:

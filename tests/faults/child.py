@@ -1,0 +1,69 @@
+"""Run a command of rwkv-np, or of tools/, to which something happens at a known moment.
+
+    python tests/faults/child.py FAULT FOLDER rwkv-np convert ...
+
+FAULT is one of
+
+    kill-at-step:N    kill -9 just before the Nth change in FOLDER: a file opened for writing, renamed or removed
+    TERM-at-step:N    that signal, likewise (or HUP, INT)
+    kill-at-byte:N    kill in the middle of a write, when a file would become longer than N bytes
+    full-at-byte:N    a disk on which no file can become longer than that
+"""
+
+import os
+import runpy
+import signal
+import sys
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+WRITES = os.O_WRONLY | os.O_RDWR
+
+
+class Steps:
+    """Counts changes in a folder, and sends this process a signal just before one of them."""
+
+    def __init__(self, folder, number, at):
+        self.folder, self.number, self.at, self.n = os.path.realpath(folder), number, at, 0
+
+    def __call__(self, event, args):
+        if event == "open":
+            path, mode, flags = args
+            is_change = bool(set(mode or "") & set("wxa+")) or bool((flags or 0) & WRITES)
+        else:
+            path, is_change = args[0] if args else None, event in ("os.rename", "os.remove")
+        if is_change and isinstance(path, (str, bytes)) and os.fsdecode(path).startswith(self.folder):
+            self.n += 1
+            if self.n == self.at:
+                os.kill(os.getpid(), self.number)
+
+
+def prepare(fault, folder):
+    kind, _, number = fault.partition(":")
+    what, _, where = kind.partition("-at-")
+    if where == "step":
+        number_of_signal = signal.SIGKILL if what == "kill" else getattr(signal, f"SIG{what}")
+        sys.addaudithook(Steps(folder, number_of_signal, int(number)))
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL if what == "kill" else signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(number), int(number)))
+
+
+def main(fault, folder, program, *arguments):
+    if program == "rwkv-np":
+        from rwkv_np.cli import main as command
+
+        prepare(fault, folder)  # not before: what is imported may be kept
+        command(list(arguments), prog_name="rwkv-np")
+    prepare(fault, folder)
+    sys.argv = [program, *arguments]
+    sys.path.insert(0, os.path.dirname(program))
+    runpy.run_path(program, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,286 @@
+"""Compiled kernels on disk: found again, never run when damaged or when others could have written them."""
+
+import errno
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numba
+import pytest
+from rwkv_np.kernels import cache, kept_code, notes, trust
+from rwkv_np.kernels.kept_code import SUFFIX, KeptCode
+from waiting import PATIENCE
+
+posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners of POSIX")
+
+
+def _double(x):
+    return 2 * x
+
+
+def _triple(x):
+    return 3 * x
+
+
+@pytest.fixture(autouse=True)
+def said():
+    """What was said, line by line; each test is a new process, as far as that goes."""
+    lines, logger, handler = [], logging.getLogger("rwkv_np"), logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger.addHandler(handler)
+    for once in (notes.say_once, kept_code._sweep):
+        once.cache_clear()
+    yield lines
+    logger.removeHandler(handler)
+
+
+def start(folder, function=_double):
+    """The function as a process that starts has it: (what it makes of 21, whether its code was found)."""
+    dispatcher = numba.njit(function)
+    dispatcher._cache = KeptCode(function, folder)
+    return dispatcher(21), sum(dispatcher.stats.cache_hits.values()) == 1
+
+
+def kept(folder):
+    (path,) = folder.glob(f"*{SUFFIX}")
+    return path
+
+
+def test_code_is_found_again(tmp_path, said):
+    assert start(tmp_path) == (42, False)
+    assert start(tmp_path) == (42, True)
+    assert not said and os.listdir(tmp_path) == [kept(tmp_path).name]
+
+
+def empty(data):
+    return b""
+
+
+def truncated(data):
+    return data[:-1]
+
+
+def longer(data):
+    return data + b"\0"
+
+
+def flip(place):
+    def flipped(data):
+        at = place if place >= 0 else len(data) + place
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+    flipped.__name__ = f"flipped at {place}"
+    return flipped
+
+
+def numbas_own(data):
+    return data[len(kept_code._MAGIC) + kept_code._DIGEST :]
+
+
+DAMAGES = [empty, truncated, longer, numbas_own, *map(flip, (0, 20, 60, 1000, -1))]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_file_is_compiled_again_and_replaced(tmp_path, said, damage):
+    start(tmp_path)
+    whole = kept(tmp_path).read_bytes()
+    kept(tmp_path).write_bytes(damage(whole))
+    assert start(tmp_path) == (42, False)
+    assert len(said) == 1 and f"{tmp_path}: compiled kernels in it are damaged" in said[0]
+    assert start(tmp_path) == (42, True)
+    assert len(said) == 1
+
+
+def test_a_whole_file_in_the_place_of_another_is_not_taken(tmp_path, said):
+    start(tmp_path, _triple)
+    other = kept(tmp_path).read_bytes()
+    kept(tmp_path).unlink()
+    start(tmp_path)
+    kept(tmp_path).write_bytes(other)
+    assert start(tmp_path) == (42, False) and "damaged" in said[0]
+
+
+def test_a_pickle_is_not_opened_before_its_checksum_is_right(tmp_path, monkeypatch):
+    start(tmp_path)
+    kept(tmp_path).write_bytes(kept(tmp_path).read_bytes()[:-1])
+    monkeypatch.setattr(kept_code.pickle, "loads", lambda data: pytest.fail("unpickled"))
+    assert start(tmp_path) == (42, False)
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o622, 0o602], ids=oct)
+def test_a_file_that_others_may_write_is_not_run_but_replaced(tmp_path, said, monkeypatch, mode):
+    monkeypatch.setattr(trust, "_is_alone_in", lambda group: False)
+    start(tmp_path)
+    kept(tmp_path).chmod(mode)
+    assert start(tmp_path) == (42, False) and len(said) == 1
+    assert stat.S_IMODE(kept(tmp_path).stat().st_mode) == 0o600
+    assert start(tmp_path) == (42, True)
+
+
+@posix
+def test_a_file_of_somebody_else_is_not_run(tmp_path, monkeypatch):
+    start(tmp_path)
+    monkeypatch.setattr(trust, "_trusted", lambda: frozenset({os.geteuid() + 1}))
+    assert start(tmp_path) == (42, False)
+
+
+def test_a_full_disk_costs_the_keeping_alone(tmp_path, said, monkeypatch):
+    def no_room(source, destination):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", no_room)
+    assert start(tmp_path) == (42, False) and start(tmp_path, _triple) == (63, False)
+    assert len(said) == 1 and "cannot be kept: No space left on device. Make room" in said[0]
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_that_has_vanished_costs_the_keeping_alone(tmp_path, said):
+    assert start(tmp_path / "gone") == (42, False)
+    assert len(said) == 1 and "cannot be kept: No such file or directory" in said[0]
+
+
+@pytest.mark.parametrize("age", [7200, -7200], ids=["old", "of a clock that was ahead"])
+def test_what_a_killed_process_left_is_swept(tmp_path, age):
+    dead, alive = tmp_path / "a.nbc.1.part", tmp_path / "b.nbc.2.part"
+    dead.touch(), alive.touch()
+    os.utime(dead, (time.time() - age,) * 2)
+    start(tmp_path)
+    assert not dead.exists() and alive.exists()
+
+
+# --- the folder
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """The folder that RWKV_NP_CACHE names; temporary files have their own beside it."""
+    monkeypatch.setenv(cache.ENV, str(tmp_path / "up" / "base"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(trust, "_is_alone_in", lambda group: False)
+    (tmp_path / "up" / "base").mkdir(parents=True)
+    (tmp_path / "up").chmod(0o755), (tmp_path / "up" / "base").chmod(0o755)
+    return tmp_path / "up" / "base"
+
+
+def is_spare(found, base):
+    return (base.parents[1] / "tmp").resolve() in found.parents
+
+
+def test_the_folder_that_is_named_is_made_and_used(base, said):
+    assert cache.place("x") == (base / "x").resolve() and (base / "x").is_dir() and not said
+
+
+@posix
+def test_a_folder_is_made_for_us_alone_whatever_the_umask(base, monkeypatch):
+    monkeypatch.setenv(cache.ENV, str(base / "y" / "z"))
+    before = os.umask(0)
+    try:
+        found = cache.place("x")
+    finally:
+        os.umask(before)
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in (found, found.parent, found.parents[1]))
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o1777], ids=oct)
+def test_a_folder_that_others_may_write_to_is_not_used(base, said, mode):
+    (base / "x").mkdir()
+    (base / "x").chmod(mode)
+    assert is_spare(cache.place("x"), base)
+    assert len(said) == 1
+    assert f"others may write to {base}/x (chmod go-w {base}/x); what was compiled or read is kept in" in said[0]
+    cache.place("x")
+    assert len(said) == 1
+
+
+@posix
+def test_a_folder_in_one_that_others_may_write_to_is_not_used(base, said):
+    base.parent.chmod(0o777)
+    assert is_spare(cache.place("x"), base) and f"others may write to {base.parent} (" in said[0]
+    assert not (base / "x").exists()
+
+
+@posix
+def test_a_sticky_folder_above_is_no_danger(base, said):
+    base.parent.chmod(0o1777)
+    assert cache.place("x") == (base / "x").resolve() and not said
+
+
+@posix
+def test_a_folder_of_somebody_else_is_not_used(base, said, monkeypatch):
+    (base / "x").mkdir()
+    real, theirs = Path.stat, (base / "x").resolve()
+
+    def stat_of(path, **options):
+        found = real(path, **options)
+        return os.stat_result((*found[:4], 12345, *found[5:])) if path == theirs else found
+
+    monkeypatch.setattr(Path, "stat", stat_of)
+    assert is_spare(cache.place("x"), base) and f"{base}/x belongs to user 12345 (name a folder of your own" in said[0]
+
+
+@posix
+def test_a_link_to_a_folder_of_others_is_seen_through(base, tmp_path, said):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (base / "x").symlink_to(tmp_path / "open")
+    assert is_spare(cache.place("x"), base) and "others may write to" in said[0]
+
+
+def test_where_nothing_can_be_used_nothing_is_kept(base, said, monkeypatch):
+    base.rmdir()
+    base.write_bytes(b"")
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(base))
+    assert cache.place("x") is None
+    assert len(said) == 1 and "Not a directory" in said[0] and "what is compiled or read is not kept" in said[0]
+
+
+def test_a_user_without_a_home_has_the_spare_folder(base, said, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(cache.ENV), monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert is_spare(cache.place("x"), base) and "there is no home folder (name a folder in RWKV_NP_CACHE)" in said[0]
+
+
+# --- the program
+
+
+@pytest.fixture
+def own_kernels(tmp_path):
+    """A copy of the compiled kernels, and the environment in which they are the ones."""
+    if cache.folder() is None:
+        pytest.skip("no kernels are kept here")
+    shutil.copytree(cache.folder(), tmp_path / "cache" / cache.folder().name)
+    return tmp_path / "cache" / cache.folder().name, os.environ | {cache.ENV: str(tmp_path / "cache")}
+
+
+def test_processes_that_start_at_once_with_damaged_kernels_all_answer(tiny_model, own_kernels):
+    folder, environment = own_kernels
+    command = [sys.executable, "-m", "rwkv_np.chat", str(tiny_model), "-p", "hello", "--max-tokens", "3", "--seed", "1"]
+
+    def answers(n):
+        children = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(n)
+        ]
+        return [(*child.communicate(timeout=PATIENCE), child.returncode) for child in children]
+
+    [(right, _, code)] = answers(1)
+    assert code == 0
+    (path,) = folder.glob(f"batch.fill-*{SUFFIX}")
+    path.write_bytes(b"")
+    for out, error, code in answers(3):
+        assert (out, code) == (right, 0), error
+        assert error.count("damaged") <= 1 and "Traceback" not in error
+    assert path.stat().st_size > 1000
+    [(out, error, code)] = answers(1)
+    assert (out, code) == (right, 0) and "damaged" not in error
