@@ -45,18 +45,28 @@ MARGIN, BAR = 16, 34
 COLORS = {"default": "#d8dee9", "green": "#a3be8c", "cyan": "#88c0d0", "red": "#e0707c", "brightblack": "#8490a6"}
 DIM, GRAY = "\x1b[2m", "\x1b[90m"  # pyte knows no dim text
 
+class Screen(pyte.Screen):
+    """A screen that answers the program's questions, such as where the cursor is."""
+
+    def __init__(self, columns: int, rows: int, child: pexpect.spawn) -> None:
+        super().__init__(columns, rows)
+        self._child = child
+
+    def write_process_input(self, data: str) -> None:
+        self._child.send(data)
+
+
 Run = tuple[int, str, str, bool]  # the first cell, the text, the colour, whether it is bold
 
 
 def record(lines: Iterable[str], columns: int, rows: int) -> pyte.Screen:
     """The screen after a talk in which those lines were typed."""
-    screen = pyte.Screen(columns, rows)
     with tempfile.TemporaryDirectory() as home:
         child = pexpect.spawn(
             sys.executable, ["-m", "rwkv_np.chat"], env=_environment(home), dimensions=(rows, columns),
             encoding="utf-8",
         )  # fmt: skip
-        screen.write_process_input = child.send  # the program asks where the cursor is
+        screen = Screen(columns, rows, child)
         stream = pyte.Stream(screen)
         stream.feed("$ python -m rwkv_np.chat\r\n")
         _wait_for_prompt(child, screen, stream)
@@ -154,7 +164,7 @@ def _text(run: Run, y: int) -> str:
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("-l", "--line", "lines", multiple=True, default=LINES, help="What is typed; repeatable.", show_default=False)
+@click.option("-l", "--line", "lines", multiple=True, default=LINES, show_default=False, help="To type; repeatable.")
 @click.option("--columns", default=84, help="Of the screen.")
 @click.option("--rows", default=60, help="Of the screen; the picture ends with the last one used.")
 def command(out: Path, lines: tuple[str, ...], columns: int, rows: int) -> None:
