@@ -192,7 +192,7 @@ STAND_INS = {
     ".bin": model,
     ".pth": checkpoint,
     ".txt": text,
-    ".jsonl": lambda path: path.write_text(json.dumps({"text": "The time has come, the walrus said"}) + "\n"),
+    ".jsonl": lambda path: path.write_text(2 * (json.dumps({"text": "The time has come, the walrus said"}) + "\n")),
     ".toml": lambda path: shutil.copy(ROOT / "rwkv_np/chat/openings/raven-en.toml", path),
     ".json": lambda path: shutil.copy(demo.TOKENIZER, path),
     ".so": Path.touch,  # rwkv.cpp's library, and its converter: their own programs are not run
