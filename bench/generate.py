@@ -35,8 +35,8 @@ from rwkv_np.tokenizers.base import Tokenizer
 PROMPT = 16
 # The chat's settings, and nothing that would end an answer early.
 SETTINGS = SamplingParams(stop=("\n\n",), stop_ids=(), seed=1)
-# What the time is counted of: (module, name of a jitted function).
-KERNELS = ((program, "_run"), (sample, "_choose_one"), (sample, "_choose_rows"))
+# What the time is counted of: (where it is found, under which name).
+KERNELS = ((program._run, "enter"), (sample, "_choose_one"), (sample._choose_rows, "enter"))
 
 
 class MadeUpWords(Tokenizer):
@@ -56,7 +56,7 @@ class MadeUpWords(Tokenizer):
 def kernel_seconds() -> Iterator[list[float]]:
     """Seconds of each call of a kernel while this is open."""
     taken: list[float] = []
-    kept = [(module, name, getattr(module, name)) for module, name in KERNELS]
+    kept = [(place, name, getattr(place, name)) for place, name in KERNELS]
 
     def timed(function):
         def call(*args):
@@ -68,13 +68,13 @@ def kernel_seconds() -> Iterator[list[float]]:
 
         return call
 
-    for module, name, function in kept:
-        setattr(module, name, timed(function))
+    for place, name, function in kept:
+        setattr(place, name, timed(function))
     try:
         yield taken
     finally:
-        for module, name, function in kept:
-            setattr(module, name, function)
+        for place, name, function in kept:
+            setattr(place, name, function)
 
 
 def one(model: Model, tokenizer: Tokenizer, n_tokens: int) -> dict[str, float]:

@@ -12,10 +12,9 @@ import numba
 import numpy as np
 from numba import prange, types
 from numba.extending import intrinsic
-from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.emit import INTS, Emit, Variable
 from rwkv_np.kernels.pointers import address
-from rwkv_np.kernels.threads import one_at_a_time
+from rwkv_np.kernels.region import one_at_a_time, region
 
 LINE = 64
 AHEAD = 6144  # as the kernels do: without asking ahead, memory looks slower than it is
@@ -41,7 +40,7 @@ def _read_lines(typingctx, place, n_bytes):
     return types.int32(place, types.intp), codegen
 
 
-@jit(parallel=True, nogil=True)
+@region()
 def _read(data, n_threads, out):
     size = data.size // n_threads
     for i in prange(n_threads):
@@ -54,5 +53,5 @@ def read_rate(data: np.ndarray, n_threads: int) -> float:
     with one_at_a_time:
         numba.set_num_threads(n_threads)
         start = time.perf_counter()
-        _read(data, n_threads, out)
+        _read.enter(data, n_threads, out)
         return data.size / (time.perf_counter() - start)

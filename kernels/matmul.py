@@ -10,6 +10,7 @@ from a cache for all others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numba import prange
@@ -20,7 +21,7 @@ from rwkv_np.kernels.dispatch import choose
 from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.pack import pack, place_alone, unpack_reference
 from rwkv_np.kernels.pointers import address, beyond, call_kernel, number
-from rwkv_np.kernels.threads import one_at_a_time
+from rwkv_np.kernels.region import one_at_a_time, region
 from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
 
 
@@ -39,13 +40,13 @@ def multiply_tile(kernels, tile, vectors, vector_bytes, n_blocks, n_vectors, out
             vector += COUNTS[i]
 
 
-@jit(parallel=True, nogil=True)
+@region()
 def _put_vectors(x, n_blocks, wanted, vectors):
     for v in prange(x.shape[0]):
         put_vector(address(x, v * x.shape[1] * 4), n_blocks, wanted, address(vectors, v * vectors.shape[1]))
 
 
-@jit(parallel=True, nogil=True)
+@region()
 def _multiply(kernels, tiles, n_blocks, vectors, out):
     for t in prange(tiles.shape[0]):
         tile, result = address(tiles, t * tiles.shape[1]), address(out, t * lay.TILE_ROWS * 4)
@@ -74,6 +75,9 @@ class PackedMatrix:
         pack(raw, row, n_in, tiles.reshape(-1), place)
         return cls(row.layout, raw.shape[0], n_in, tiles, kernel_addresses(format, path or choose().path))
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a packed matrix holds addresses of kernels in this process; pack it where it is used")
+
     @property
     def n_blocks(self) -> int:
         """Blocks of 32 columns in a row."""
@@ -86,7 +90,7 @@ def vectors_for(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
     padded[:, : matrix.n_in] = x
     rows = np.zeros((len(x), lay.vector_bytes(matrix.n_blocks)), np.uint8)
     with one_at_a_time:
-        _put_vectors(padded, matrix.n_blocks, wants(matrix.layout), rows)
+        _put_vectors.enter(padded, matrix.n_blocks, wants(matrix.layout), rows)
     return rows
 
 
@@ -95,7 +99,7 @@ def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n_blocks = x.shape[1] // lay.BLOCK
     rows = np.empty((len(x), lay.vector_bytes(n_blocks)), np.uint8)
     with one_at_a_time:
-        _put_vectors(np.ascontiguousarray(x, np.float32), n_blocks, WANTS_INT8, rows)
+        _put_vectors.enter(np.ascontiguousarray(x, np.float32), n_blocks, WANTS_INT8, rows)
     scales = np.ascontiguousarray(rows[:, n_blocks * lay.SCALES : n_blocks * lay.SUMS]).view(np.float32)
     return rows[:, : n_blocks * lay.BLOCK].view(np.int8), scales
 
@@ -103,7 +107,7 @@ def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def multiply(matrix: PackedMatrix, vectors: np.ndarray, out: np.ndarray) -> None:
     """The product alone: rows from `vectors_for` into out (count, rows in whole tiles) float32."""
     with one_at_a_time:
-        _multiply(matrix.kernels, matrix.tiles, matrix.n_blocks, vectors, out)
+        _multiply.enter(matrix.kernels, matrix.tiles, matrix.n_blocks, vectors, out)
 
 
 def matmul(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from rwkv_np.kernels.pointers import (
     write_int,
     write_short,
 )
-from rwkv_np.kernels.threads import one_at_a_time
+from rwkv_np.kernels.region import one_at_a_time, region
 
 TILE_ROWS, BLOCK = lay.TILE_ROWS, lay.BLOCK
 
@@ -125,7 +125,7 @@ def _pack_float_row(source, row, n_in, size, target):
             move_short(source, 2 * column, target, to)
 
 
-@jit(parallel=True, nogil=True)
+@region()
 def _pack_rows(raw, n_in, n_blocks, numbers, target, start, stride, tile_bytes):
     n_rows, row_bytes = raw.shape
     for tile in prange((n_rows + TILE_ROWS - 1) // TILE_ROWS):
@@ -183,7 +183,7 @@ def pack(raw: np.ndarray, format: Format, n_in: int, target: np.ndarray, place: 
         raise ValueError(f"{place} in {target.size} bytes is no place for {n_rows} rows of {n_in} weights")
     n_blocks, numbers = lay.n_blocks_of(n_in), _numbers(format)
     with one_at_a_time:
-        _pack_rows(raw, n_in, n_blocks, numbers, target, place.start, place.stride, place.tile_bytes)
+        _pack_rows.enter(raw, n_in, n_blocks, numbers, target, place.start, place.stride, place.tile_bytes)
 
 
 def unpack_reference(raw: np.ndarray, format: Format, n_in: int, outliers: bool = True) -> np.ndarray:

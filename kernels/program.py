@@ -27,7 +27,8 @@ from numba import prange, types
 from rwkv_np.kernels.batch import N_SEQUENCES, N_TOKENS, N_WANTED
 from rwkv_np.kernels.cache import compile_c, jit
 from rwkv_np.kernels.pointers import OP_ARGS, address, call_op
-from rwkv_np.kernels.threads import finish, new_team, next_items, one_at_a_time
+from rwkv_np.kernels.region import one_at_a_time, region
+from rwkv_np.kernels.threads import finish, new_team, next_items
 
 COUNTED = {"tokens": N_TOKENS, "sequences": N_SEQUENCES, "wanted": N_WANTED}
 # Columns of `Program.jobs`.
@@ -91,10 +92,10 @@ class Team:
     def run(self, weights, scratch, states, logits, batch) -> None:
         """One pass over C-contiguous arrays; `batch` is an int64 table of batch.py.
 
-        Whoever calls holds `threads.one_at_a_time`.
+        Whoever calls holds `region.one_at_a_time`.
         """
         self._counters[:] = 0
-        _run(
+        _run.enter(
             self._counters, self.n_threads, *self.program, self._items, weights, scratch, states, logits, batch
         )
 
@@ -139,7 +140,7 @@ def _work(rank, team, phases, jobs, args, items, weights, scratch, states, logit
         finish(team, phase, n_done, n_items)
 
 
-@jit(parallel=True, nogil=True, error_model="numpy")
+@region(error_model="numpy")
 def _run(team, n_threads, phases, jobs, args, items, weights, scratch, states, logits, batch):
     _count_items(jobs, batch, items)
     for i in prange(n_threads):

@@ -22,7 +22,8 @@ from rwkv_np.kernels.choice import SETTINGS, Scratch, Sparse, choose_row
 from rwkv_np.kernels.edge import BUCKETS
 from rwkv_np.kernels.emit import LANES
 from rwkv_np.kernels.logits import CHUNK
-from rwkv_np.kernels.threads import new_team, next_items, one_at_a_time
+from rwkv_np.kernels.region import one_at_a_time, region
+from rwkv_np.kernels.threads import new_team, next_items
 from rwkv_np.kernels.weights import scale_of
 
 # Fewer logits in all are one thread's work: two would save it less than a tenth of a millisecond, and where
@@ -37,7 +38,7 @@ def _choose_one(logits, bias, said, settings, scratch):
     return choose_row(logits, bias, said, settings[0], scratch, np.int64(0))  # as in _choose_rows
 
 
-@jit(parallel=True, nogil=True, error_model="numpy")
+@region(error_model="numpy")
 def _choose_rows(
     team, n_threads, logits, row_size, n_vocab, bias, bias_ends, said, said_ends, settings, scratch, tokens
 ):
@@ -107,7 +108,7 @@ def choose_rows(
     tokens, scratch = np.empty(len(logits), np.int64), _scratch(n_threads, logits.shape[1])
     with one_at_a_time:
         numba.set_num_threads(n_threads)
-        _choose_rows(
+        _choose_rows.enter(
             new_team(1, n_threads), n_threads, flat, row_size, logits.shape[1], *_together(biases),
             *_together(said), settings, scratch, tokens,
         )  # fmt: skip

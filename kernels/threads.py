@@ -8,26 +8,24 @@ another program had one of two processors, a token took seven times as long; so 
 Which thread computes what is left to chance; what is computed never depends on it. Two things
 are asked of the threading layer: that threads run at once (TBB may run them one after the
 other), and that only one call is in there at a time (`workqueue` ends the process otherwise).
+What becomes of threads in a process that is forked, region.py says.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import threading
 
 import numba
 import numpy as np
 from numba import prange, types
 from numba.extending import intrinsic
 from rwkv_np.kernels.cache import jit
+from rwkv_np.kernels.region import is_alone, one_at_a_time, region
 
 # TBB last: see above. Numba decides at the first parallel call of the process; where that was
 # someone else's, `check_team` finds out.
 numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]
-
-# Every parallel call of this package holds it: see above.
-one_at_a_time = threading.RLock()
 
 SLOT = 8  # int64s from one shared counter to the next: a cache line, or cores would fight over it
 SPINS = 2000  # turns of waiting, some 20 microseconds, before the processor is offered to others
@@ -126,7 +124,7 @@ def finish(team, phase, n_done, n_items):
             _yield_processor()
 
 
-@jit(parallel=True, nogil=True)
+@region()
 def _gather(team, n_threads, seen, patience):
     for rank in prange(n_threads):
         _fetch_add(team, 0, 1)
@@ -139,8 +137,10 @@ def _gather(team, n_threads, seen, patience):
 
 def check_team(n_threads: int) -> bool:
     """Whether `n_threads` threads run at once in this process; else one does better alone."""
+    if is_alone():
+        return False
     seen = np.zeros(n_threads, np.int64)
     with one_at_a_time:
         numba.set_num_threads(n_threads)
-        _gather(new_team(1, n_threads), n_threads, seen, 200_000)
+        _gather.enter(new_team(1, n_threads), n_threads, seen, 200_000)
     return bool((seen == n_threads).all())

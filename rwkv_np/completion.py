@@ -14,8 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+from rwkv_np import arguments
+from rwkv_np.errors import InputError
 from rwkv_np.generation import End, Position, Progress, Step, generate_tokens
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
@@ -138,6 +140,12 @@ class Completion(Iterator[str]):
     @property
     def pending(self) -> tuple[Step, ...]:
         return tuple(self._pending) if self.stop_reason in ("length", "interrupted") else ()
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a completion is being written in this process, so it cannot be copied or pickled; its text, tokens and "
+            "state can"
+        )
 
     def interrupt(self) -> None:
         """End the answer before its next token. May be called from a signal handler or a thread."""
@@ -270,6 +278,15 @@ def generate(
 
     Returns  an iterator over pieces of text, which also has `text`, `tokens`, `stop_reason` and,
              once it has ended, the `state` after the text
-    Raises   InputError: the prompt is empty or does not fit the model
+    Raises   InputError: the prompt is empty or does not fit the model, a state of another model, no such arguments
     """
-    return Completion(model, tokenizer, prompt, params or SamplingParams(), state, progress)
+    arguments.one_of("model", model, Model, "a model: rwkv_np.load gives one")
+    arguments.one_of("tokenizer", tokenizer, Tokenizer, "a tokenizer: rwkv_np.load_tokenizer gives one")
+    params = SamplingParams() if params is None else params
+    arguments.one_of("params", params, SamplingParams, "SamplingParams")
+    if state is not None:
+        model.check_state(state, changes=False)
+    ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else arguments.token_ids("the prompt", prompt)
+    if not len(ids):
+        raise InputError("the prompt is empty; expected at least one token")
+    return Completion(model, tokenizer, [int(token) for token in ids], params, state, progress)

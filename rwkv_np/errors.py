@@ -31,6 +31,16 @@ PathLike = Union[str, "os.PathLike[str]"]
 class RwkvError(Exception):
     """Any error that this package raises on purpose."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Python would call the class with the message alone. Where a class takes other arguments that fails, and
+        # in the process that waits for the result: multiprocessing.Pool then waits for ever.
+        return _same_error, (type(self), self.args), vars(self)
+
+
+def _same_error(kind: type[RwkvError], args: tuple[object, ...]) -> RwkvError:
+    """An error with that text, by no constructor; its attributes come after."""
+    return kind.__new__(kind, *args)
+
 
 def one_line(error: Exception) -> str:
     """What an RwkvError or OSError says on a screen."""

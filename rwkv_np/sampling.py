@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.errors import InputError
 from rwkv_np.kernels.weights import LOG2_E, scale_of, weights
 
@@ -59,11 +60,19 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(f"{name} is {value}; expected {low:g} to {high:g}")
-        if isinstance(self.stop, str) or "" in self.stop:
-            raise InputError(f"stop is {self.stop!r}; expected a sequence of strings, none of them empty")
+            arguments.number(name, getattr(self, name), low, high)
+        for name, low in _WHOLE:
+            arguments.whole_number(name, getattr(self, name), low, 2**31)
+        if self.seed is not None:
+            arguments.whole_number("seed", self.seed, 0)
+        for name in ("not_first", "stop_ids"):
+            for token in _members(name, getattr(self, name)):
+                arguments.whole_number(f"a token id in {name}", token, 0, 2**31)
+        for text in _members("stop", self.stop):
+            if not isinstance(text, str) or not text:
+                raise InputError(f"stop is {arguments.shown(self.stop)}; expected strings, none of them empty")
+        for token, value in arguments.one_of("logit_bias", self.logit_bias, Mapping, "a mapping").items():
+            arguments.logit_change(token, value)
 
 
 # Those that a person sets; the others belong to a model or to a program.
@@ -75,13 +84,34 @@ SETTINGS = (
 _RANGES = (
     ("temperature", 0, 100),
     ("top_p", 0, 1),
-    ("top_k", 0, 2**31),
     ("min_p", 0, 1),
     ("presence_penalty", -100, 100),
     ("frequency_penalty", -100, 100),
     ("penalty_decay", 0, 1),
-    ("max_tokens", 0, 2**31),
 )
+_WHOLE = (("top_k", 0), ("max_tokens", 1))
+
+
+def _members(name: str, values: object) -> Collection[object]:
+    """What is in a collection. Raises InputError: it is none, or it is a text, which holds characters."""
+    if not isinstance(values, Collection) or isinstance(values, (str, bytes, Mapping)):
+        raise InputError(f"{name} is {arguments.shown(values)}; expected a tuple")
+    return values
+
+
+def _checked_logits(logits: object, n_dimensions: int) -> np.ndarray:
+    """Logits as an array of float32. Raises InputError: no real numbers, or not so many dimensions."""
+    try:
+        found = np.asarray(logits)
+    except Exception as error:  # rows of several lengths, and whatever a foreign object's __array__ raises
+        raise InputError(f"logits are {arguments.shown(logits)}; expected an array of float32") from error
+    if found.dtype.kind not in "fiu" or found.ndim != n_dimensions or not found.shape[-1]:
+        expected = ("(V,)", "(n, V), a row for each sampler")[n_dimensions - 1]
+        raise InputError(f"logits are of shape {found.shape} and type {found.dtype}; expected {expected}, of float32")
+    if found.dtype == np.float32:  # errstate takes a microsecond
+        return found
+    with np.errstate(over="ignore"):  # what becomes inf is refused as such
+        return np.asarray(found, np.float32)
 
 
 def add_bias(logits: np.ndarray, bias: Mapping[int, float]) -> np.ndarray:
@@ -213,7 +243,7 @@ class Sampler:
     def __init__(self, params: SamplingParams, said: Iterable[int] = ()) -> None:
         from rwkv_np.kernels.sample import settings_row  # imports numba
 
-        self.params = params
+        self.params = arguments.one_of("params", params, SamplingParams, "SamplingParams")
         self._settings = settings_row(
             params.temperature, params.top_p, params.top_k, params.min_p, params.presence_penalty,
             params.frequency_penalty,
@@ -223,7 +253,7 @@ class Sampler:
         self._random = np.random.default_rng(params.seed)
         self._said = _Said(params.penalty_decay)
         for token in said:
-            self._said.add(token)
+            self._said.add(arguments.whole_number("a token id that was said", token, -(2**62), 2**62))
 
     def choose(self, logits: np.ndarray) -> int:
         """The next token id, given the logits (V,) for it.
@@ -232,6 +262,7 @@ class Sampler:
         """
         from rwkv_np.kernels import sample
 
+        logits = _checked_logits(logits, 1)
         self._draw()
         return self._take(sample.choose(logits, self._settings, self._bias, self._said.arrays()), logits)
 
@@ -275,9 +306,12 @@ def choose_many(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | 
     Raises    InputError: as `choose`; then no text has gone on, though the random numbers are spent
     """
     from rwkv_np.kernels import sample
-    from rwkv_np.kernels.threads import default_threads
+    from rwkv_np.kernels.threads import default_threads, most_threads
 
-    if logits.shape[:1] != (len(samplers),):
+    logits = _checked_logits(logits, 2)
+    if threads is not None:
+        arguments.whole_number("threads", threads, 1, most_threads())
+    if len(logits) != len(samplers):
         raise InputError(f"logits are of shape {logits.shape}; expected ({len(samplers)}, V), a row for each sampler")
     if not samplers:
         return []

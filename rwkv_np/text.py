@@ -1,8 +1,39 @@
-"""Text files that people give us: UTF-8, and nothing guessed."""
+"""Text files that people give us: UTF-8, and nothing guessed; and JSON, whoever wrote it."""
 
 from __future__ import annotations
 
+import json
+import reprlib
+from typing import Any
+
 from rwkv_np.errors import PathLike, TextError
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The document in `text`. Raises ValueError whatever is wrong with it, as it should say in one line."""
+    try:
+        return json.loads(text)
+    except RecursionError:  # a thousand lists in each other: no file of ours, and no mistake either
+        raise ValueError("it is nested too deeply") from None
+
+
+def excerpt(value: object) -> str:
+    """A value from a file as a message shows it: its repr, shortened, since a value may be as long as a file."""
+    return reprlib.repr(value)
+
+
+def as_line(said: str, most: int = 300) -> str:
+    """What another library said, for a message: one line that can be shown, without its middle where it is long.
+
+    Such words repeat what stands in a file, which may be a line break, an escape sequence, or a megabyte.
+    """
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(said.split()))
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
+
+
+def find_surrogate(text: str) -> str | None:
+    """The first lone half of a surrogate pair, as "U+D800": JSON can spell it, and UTF-8 cannot hold it."""
+    return next((f"U+{ord(character):04X}" for character in text if "\ud800" <= character <= "\udfff"), None)
 
 
 def decode_utf8(data: bytes, source: PathLike) -> str:

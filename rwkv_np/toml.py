@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from rwkv_np.errors import PathLike, SettingsFileError
+from rwkv_np.files.reading import SETTINGS_LIMIT, read_regular
 from rwkv_np.text import decode_utf8
 
 if sys.version_info >= (3, 11):
@@ -16,9 +17,10 @@ else:
 
 def read_toml(path: PathLike) -> dict[str, Any]:
     """What the file at `path` says. Raises SettingsFileError with the line, TextError, OSError."""
-    with open(path, "rb") as file:
-        data = file.read()
+    data = read_regular(path, SETTINGS_LIMIT, SettingsFileError)
     try:
         return tomllib.loads(decode_utf8(data, path))
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise SettingsFileError(path, "is no valid TOML: it is nested too deeply") from error
+    except ValueError as error:  # TOMLDecodeError is one; so is what Python says of a number of 5000 digits
         raise SettingsFileError(path, f"is no valid TOML: {error}") from error

@@ -4,8 +4,10 @@ import argparse
 import io
 import os
 import pickle
+import shlex
 import struct
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from shapes import checkpoint_shapes
 from rwkv_np.cli.convert import command
 from rwkv_np.conversion.checkpoint import open_checkpoint
 from rwkv_np.conversion.convert import convert
-from rwkv_np.errors import CheckpointError, RwkvError
+from rwkv_np.errors import CheckpointError, FormatError, RwkvError
+from rwkv_np.models import load
 from rwkv_np.models.registry import titles
 
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
@@ -57,8 +60,18 @@ MORE = {
     "x060a (RWKV-6 with a low-rank gate)": ["att.time_maa_x", "att.gate_w1", "att.gate_w2"],
     "x060b (RWKV-6 with other mixes)": ["att.time_maa_x", "att.time_maa_rkvw_w1"],
     "RWKV-7a (RWKV-7 with DeepEmbed)": ["att.r_k", "ffn.s_emb.weight"],
+    "RWKV-7b (RWKV-7 with DeepEmbed and DeepEmbed attention)": ["att.r_k", "ffn.s_emb.weight", "qkv.k1"],
+    "RWKV-8": ["att.r_k", "ffn.enn.weight", "qkv.k1"],
+    "a model with a tuned state in it (time_state)": ["att.time_state"],
     "a LoRA adapter": ["att.key.lora_A", "att.key.lora_B"],
 }
+OTHER_NAMES = {
+    "a LoRA adapter": ["blocks.0.att.key.lora_A", "blocks.0.att.key.lora_B"],
+    "no RWKV model": ["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight"],
+    "a model under the names of the transformers": ["rwkv.blocks.0.attention.key.weight", "rwkv.embeddings.weight"],
+    "a model under the names of the transformers library": ["model.layers.0.attn.r_proj.weight", "lm_head.weight"],
+}
+STATE = {f"blocks.{i}.att.time_state": torch.zeros(2, 8, 8) for i in range(2)}
 
 
 @pytest.mark.parametrize("what", MORE)
@@ -69,9 +82,44 @@ def test_another_architecture_is_named(tmp_path, what):
     assert f"; {titles()} is what can be converted" in line
 
 
-def test_a_model_of_another_kind_is_no_rwkv_model(tmp_path):
-    names = ["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight"]
-    assert "holds no RWKV model" in refusal_of(tmp_path, {name: torch.zeros(4, 4) for name in names})
+@pytest.mark.parametrize("what", OTHER_NAMES)
+def test_something_else_than_a_model_of_blinkdl_s_is_named(tmp_path, what):
+    assert f"holds {what}" in refusal_of(tmp_path, {name: torch.zeros(4, 4) for name in OTHER_NAMES[what]})
+
+
+@pytest.mark.parametrize("ending", ["pth", "old.pth", "safetensors"])
+@pytest.mark.parametrize("use", ["convert", "inspect", "chat", "load"])
+def test_a_tuned_state_is_refused_as_a_model_with_what_to_do_with_it(tmp_path, run_cli, ending, use):
+    path = tmp_path / f"it's a state.{ending}"
+    path.write_bytes(saved_as(ending, STATE))
+    if use == "load":
+        with pytest.raises(FormatError) as error:
+            load(path)
+        line = str(error.value)
+    elif use == "convert":
+        line = refusal(path)
+    else:
+        (line,) = run_cli(use, path, code=1).stderr.splitlines()
+    assert "holds the state of a state-tuned RWKV (time_state), not a model" in line
+    assert f"rwkv-np chat MODEL.bin --state {shlex.quote(str(path))}" in line
+
+
+def test_saved_states_and_chats_are_no_models(tmp_path, run_cli, tiny_model):
+    load(tiny_model).initial_state().save(tmp_path / "x.state")
+    line = run_cli("inspect", tmp_path / "x.state", code=1).stderr
+    assert "is a saved state, not a model" in line and f"--state {tmp_path}/x.state" in line
+    run_cli("chat", tiny_model, "-p", "a", "--max-tokens", "1", "--save", tmp_path / "x.chat")
+    line = refusal(tmp_path / "x.chat")
+    assert "is a saved chat, not a model" in line and f"--load {tmp_path}/x.chat" in line
+
+
+@pytest.mark.parametrize("use", ["convert", "inspect"])
+def test_a_folder_of_the_transformers_library_is_named(tmp_path, run_cli, use):
+    folder = tmp_path / "rwkv7-1.5B-world"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    line = refusal(folder) if use == "convert" else run_cli("inspect", folder, code=1).stderr
+    assert "is a folder of the transformers library" in line and "BlinkDL's own .pth" in line
 
 
 @pytest.mark.parametrize("name", checkpoint_shapes(1, 8, 5))
@@ -137,9 +185,9 @@ def test_a_tensor_without_its_values_is_refused(tmp_path, values):
         ([1, 2], "holds a list"),
         ({}, "holds nothing"),
         ({"epoch": 3}, "'epoch' is of type int"),
-        ({3: torch.zeros(2)}, "3 is of type Tensor"),
+        ({3: torch.zeros(2)}, "'3' is of type tensor"),
         ({"state_dict": {}}, "holds nothing"),
-        (torch.zeros(3), "holds a Tensor"),
+        (torch.zeros(3), "holds a tensor"),
     ],
     ids=str,
 )
@@ -168,9 +216,7 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path, monkeypatch, co
 def test_a_pickle_outside_a_zip_is_not_opened_at_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.pth").write_bytes(pickle.dumps(Hostile()))
-    line = refusal(tmp_path / "model.pth")
-    assert "kind before 1.6" in line
-    assert "weights_only=True" in line
+    assert "is a Python pickle, and no checkpoint of PyTorch" in refusal(tmp_path / "model.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -178,8 +224,30 @@ def test_a_pickle_outside_a_zip_is_not_opened_at_all(tmp_path, monkeypatch):
 def test_a_truncated_pth_is_refused(tmp_path, keep):
     (tmp_path / "model.pth").write_bytes(CHECKPOINT.read_bytes()[:keep])
     line = refusal(tmp_path / "model.pth")
-    assert "torch cannot read it" in line
+    assert "is damaged, or only a part of it is here" in line
     assert "Download it again" in line
+
+
+@pytest.mark.parametrize("keep", [14, 100, 600, 1000, 5000, -1000, -1])
+def test_a_truncated_checkpoint_of_before_1_6_is_refused(tmp_path, keep):
+    (tmp_path / "model.pth").write_bytes(saved_as("old.pth")[:keep])
+    line = refusal(tmp_path / "model.pth")
+    assert "is damaged" in line
+    assert "Download it again" in line
+
+
+def test_a_checkpoint_of_before_1_6_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": Hostile()}, tmp_path / "model.pth", _use_new_zipfile_serialization=False)
+    assert "could run code" in refusal(tmp_path / "model.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("member", ["sys_info", "notes.txt"])
+def test_a_tar_archive_is_refused_by_name(tmp_path, member):
+    with tarfile.open(tmp_path / "model.pth", "w") as archive:
+        archive.addfile(tarfile.TarInfo(member))
+    assert "is a tar archive; PyTorch before 0.1.10 (2017) wrote such checkpoints" in refusal(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize("keep", [9, 100, 3000, -1])
@@ -222,7 +290,7 @@ def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path, what):
 def test_a_zip_of_something_else_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pth", "w") as file:
         file.writestr("word/document.xml", "<xml/>")
-    assert "torch cannot read it" in refusal(tmp_path / "model.pth")
+    assert "is a zip archive without a checkpoint's data.pkl in it" in refusal(tmp_path / "model.pth")
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
@@ -231,7 +299,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 
 def test_a_folder_is_said_to_be_one(tmp_path):
     (tmp_path / "model").mkdir()
-    assert "directory" in refusal(tmp_path / "model")
+    assert "is a folder; give the file in it that holds the weights" in refusal(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -256,11 +324,12 @@ def test_the_order_is_the_checkpoint_s_own(tmp_path):
     assert list(open_checkpoint(tmp_path / "model.pth").tensors) == list(content)
 
 
-def saved_as(ending):
+def saved_as(ending, content=None):
+    content = content or tensors()
     if ending == "safetensors":
-        return safetensors.torch.save(tensors())
+        return safetensors.torch.save(content)
     buffer = io.BytesIO()
-    torch.save(tensors(), buffer)
+    torch.save(content, buffer, _use_new_zipfile_serialization=ending == "pth")
     return buffer.getvalue()
 
 
@@ -270,7 +339,7 @@ edits = st.lists(
 )
 
 
-@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("ending", ["pth", "old.pth", "safetensors"])
 @settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(edits=edits)
 @pytest.mark.filterwarnings("ignore")  # torch warns of what it then fails to read

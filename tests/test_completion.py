@@ -41,7 +41,7 @@ class Script(ScriptedModel):
 
 def complete(pieces, **settings):
     model = Script(range(400, 400 + len(pieces)))
-    params = SamplingParams(max_tokens=len(pieces), **GREEDY, **settings)
+    params = SamplingParams(max_tokens=max(1, len(pieces)), **GREEDY, **settings)
     completion = Completion(model, PieceTokenizer(pieces), PROMPT, params)
     return completion, list(completion)
 
@@ -169,10 +169,10 @@ def test_long_prompts_read_in_chunks_give_what_they_give_at_once(tiny_model):
     model, tokenizer = rwkv_np.load(tiny_model), load_tokenizer("bytes")
     seen = []
     completion = rwkv_np.generate(
-        model, tokenizer, "y" * 300, SamplingParams(max_tokens=0), progress=lambda *counts: seen.append(counts)
+        model, tokenizer, "y" * 300, SamplingParams(max_tokens=1), progress=lambda *counts: seen.append(counts)
     )
     list(completion)
-    np.testing.assert_allclose(completion.state.wkv, model.forward([ord("y")] * 300)[1].wkv, atol=1e-4)
+    np.testing.assert_allclose(completion.after_prompt.state.wkv, model.forward([ord("y")] * 300)[1].wkv, atol=1e-4)
     assert seen == [(128, 300), (256, 300), (300, 300)]
 
 

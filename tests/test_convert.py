@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import textwrap
@@ -18,10 +19,12 @@ from shapes import checkpoint_shapes
 
 from rwkv_np.cli.convert import command
 from rwkv_np.conversion.convert import convert
+from rwkv_np.errors import CheckpointError
 from rwkv_np.files.format import read_model_file
 
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 CHECKPOINT = GOLDEN / "golden-4v0.pth"
+ROOT = Path(__file__).parents[1]
 
 
 def golden_tensors():
@@ -81,6 +84,17 @@ def test_the_bytes_do_not_depend_on_how_many_rows_are_converted_at_a_time(tmp_pa
     assert (tmp_path / "model.bin").read_bytes() == reference("FP16")
 
 
+def save_legacy(tensors, path):
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("data_type", ["FP16", "FP32"])
+def test_a_checkpoint_of_before_1_6_gives_the_reference_bytes(tmp_path, data_type):
+    save_legacy(golden_tensors(), tmp_path / "model.pth")
+    convert(tmp_path / "model.pth", tmp_path / "model.bin", data_type)
+    assert (tmp_path / "model.bin").read_bytes() == reference(data_type)
+
+
 @pytest.mark.parametrize("data_type", ["FP16", "FP32"])
 def test_a_safetensors_file_gives_the_same_parameters_in_its_own_order(tmp_path, data_type):
     safetensors.torch.save_file(golden_tensors(), tmp_path / "model.safetensors")
@@ -91,13 +105,16 @@ def test_a_safetensors_file_gives_the_same_parameters_in_its_own_order(tmp_path,
         assert list(converted) == list(file.keys())
 
 
-@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+SAVE = {"pth": torch.save, "old.pth": save_legacy, "safetensors": safetensors.torch.save_file}
+
+
+@pytest.mark.parametrize("ending", SAVE)
 @pytest.mark.parametrize("data_type", ["FP16", "FP32"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_every_source_type_is_rounded_once_from_float32(tmp_path, dtype, data_type, ending):
     tensors = random_checkpoint(dtype=dtype)
     source = tmp_path / f"model.{ending}"
-    (torch.save if ending == "pth" else safetensors.torch.save_file)(tensors, source)
+    SAVE[ending](tensors, source)
     convert(source, tmp_path / "model.bin", data_type)
     converted = parameter_bytes(tmp_path / "model.bin")
     assert converted == {name: expected_data(name, t, data_type) for name, t in tensors.items()}
@@ -139,26 +156,88 @@ def test_a_wrapped_state_dict_is_unwrapped(tmp_path, keys):
     assert (tmp_path / "model.bin").read_bytes() == reference("FP16")
 
 
-def test_trained_parameters_views_and_transposed_matrices_are_converted_by_value(tmp_path):
+@pytest.mark.parametrize("save", [torch.save, save_legacy])
+def test_trained_parameters_views_and_transposed_matrices_are_converted_by_value(tmp_path, save):
     tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
     changed = dict(tensors)
     changed["emb.weight"] = torch.nn.Parameter(tensors["emb.weight"])
     changed["blocks.0.ln1.weight"] = torch.nn.Parameter(tensors["blocks.0.ln1.weight"])
     changed["blocks.0.att.key.weight"] = tensors["blocks.0.att.key.weight"].T.contiguous().T
     changed["head.weight"] = torch.cat([tensors["head.weight"]] * 3)[50:100]
-    torch.save(changed, tmp_path / "model.pth")
+    save(changed, tmp_path / "model.pth")
     convert(tmp_path / "model.pth", tmp_path / "model.bin", "FP32")
     converted = parameter_bytes(tmp_path / "model.bin")
     assert converted == {name: expected_data(name, t, "FP32") for name, t in tensors.items()}
 
 
-def test_weights_beyond_float16_become_infinite_and_nan_stays_nan(tmp_path):
+def refused(tmp_path, tensors, data_type="FP16"):
+    """What is said of a checkpoint that must not be converted; nothing is left of it."""
+    torch.save(tensors, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError) as error:
+        convert(tmp_path / "model.pth", tmp_path / "model.bin", data_type)
+    assert os.listdir(tmp_path) == ["model.pth"]
+    return error.value.problem
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("data_type", ["FP16", "FP32"])
+def test_weights_that_are_no_numbers_are_refused_by_name_number_and_place(tmp_path, dtype, data_type):
+    tensors = random_checkpoint(n_layer=1, dtype=dtype)
+    tensors["head.weight"][3, 5:7] = float("nan")
+    tensors["head.weight"][4, 1] = -float("inf")
+    assert refused(tmp_path, tensors, data_type) == (
+        "head.weight holds values that are no finite numbers: 2 NaN and 1 infinite, the first at (3, 5). "
+        "The checkpoint is damaged: download it again"
+    )
+
+
+@pytest.mark.parametrize("value", [500.5, float("nan")])
+def test_bytes_that_are_not_those_that_were_written_end_the_conversion(tmp_path, value):
     tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
-    tensors["head.weight"][0, :3] = torch.tensor([1e6, -1e6, float("nan")])
+    tensors["head.weight"][3, 5] = 500.25
+    torch.save(tensors, tmp_path / "model.pth")
+    data = (tmp_path / "model.pth").read_bytes()
+    assert data.count(struct.pack("<f", 500.25)) == 1
+    (tmp_path / "model.pth").write_bytes(data.replace(struct.pack("<f", 500.25), struct.pack("<f", value)))
+    with pytest.raises(CheckpointError, match="are not those that were written .by their CRC-32.. Download it again"):
+        convert(tmp_path / "model.pth", tmp_path / "model.bin")
+    assert os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_values_are_counted_over_all_pieces_of_a_parameter(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["rwkv_np.conversion.convert"], "CHUNK", 64)
+    tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
+    tensors["emb.weight"][10:13, 2] = float("nan")
+    assert "3 NaN, the first at (10, 2)" in refused(tmp_path, tensors)
+
+
+def test_weights_beyond_float16_are_refused_with_the_command_that_keeps_them(tmp_path):
+    tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
+    tensors["head.weight"][0, :3] = torch.tensor([1e6, -2e6, 65520.0])
+    tensors["blocks.0.ln1.weight"][0] = 1e6  # a vector, which stays FP32
+    problem = refused(tmp_path, tensors)
+    assert problem == (
+        "head.weight holds values beyond 65504, the largest number of FP16: 3 of them, the first at (0, 0), "
+        f"the largest 2e+06. Convert it to FP32: python tools/convert.py {tmp_path}/model.pth {tmp_path}/model.bin FP32"
+    )
+    subprocess.run([sys.executable, *problem.partition("FP32: python ")[2].split()], cwd=ROOT, check=True)
+    values = read_model_file(tmp_path / "model.bin").parameters["head.weight"].array()
+    np.testing.assert_array_equal(values[0, :3], [1e6, -2e6, 65520])
+
+
+def test_the_largest_numbers_of_a_type_are_converted(tmp_path):
+    tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
+    tensors["head.weight"][0, :3] = torch.tensor([65504, -65504, 65519.9])
+    tensors["blocks.0.ln1.weight"][:2] = torch.tensor([3.4e38, -3.4e38])
     torch.save(tensors, tmp_path / "model.pth")
     convert(tmp_path / "model.pth", tmp_path / "model.bin")
-    values = read_model_file(tmp_path / "model.bin").parameters["head.weight"].array()
-    np.testing.assert_array_equal(values[0, :3], [np.inf, -np.inf, np.nan])
+    assert parameter_bytes(tmp_path / "model.bin") == {n: expected_data(n, t, "FP16") for n, t in tensors.items()}
+
+
+def test_a_number_that_becomes_infinite_in_the_file_is_refused(tmp_path):
+    tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
+    tensors["blocks.0.att.time_decay"][2] = 100.0
+    assert "blocks.0.att.time_decay holds values that are no finite numbers: 1 infinite" in refused(tmp_path, tensors)
 
 
 def test_progress_names_each_parameter_in_turn_and_ends_at_the_file_size(tmp_path):
@@ -193,11 +272,15 @@ def test_converting_over_an_older_file_replaces_it_whole(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("ending", SAVE)
 def test_memory_does_not_grow_with_the_model(tmp_path, ending):
     """A checkpoint of 220 MB, half of it in two matrices: neither it nor they fit into the bound."""
     source = tmp_path / f"model.{ending}"
-    make_checkpoint(source, checkpoint_shapes(2, 1024, 40_000))
+    shapes = checkpoint_shapes(2, 1024, 40_000)
+    if ending == "old.pth":
+        save_legacy({name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}, source)
+    else:
+        make_checkpoint(source, shapes)
     script = """
         import sys
         import torch

@@ -1,6 +1,7 @@
 """The fused engine against other programs' logits, the NumPy graph, and itself cut otherwise."""
 
 import threading
+import weakref
 
 import numba
 import numpy as np
@@ -11,7 +12,7 @@ from synthetic import write_synthetic
 
 from rwkv_np.errors import InputError
 from rwkv_np.files.format import read_model_file
-from rwkv_np.models import model_config
+from rwkv_np.models import engine, model_config
 from rwkv_np.models.engine import CHUNK, Engine
 from rwkv_np.models.v4 import RWKV4
 
@@ -157,6 +158,26 @@ def test_a_head_in_q8_0_is_close_and_smaller(golden, official):
     rounded, _ = small.forward(official["tokens"], full_output=True)
     assert 0 < np.abs(rounded - logits).mean() < 0.01 * np.abs(logits).mean()
     assert small.n_bytes_per_token < exact.n_bytes_per_token
+
+
+def test_a_head_made_in_q8_0_is_let_go_once_it_is_packed(golden, official, monkeypatch):
+    """It is 285 MB of a 7.2B model, and would stand beside all packed weights."""
+    kept, alive = [], []
+    pack, loaded = engine.pack, engine.head.loaded
+
+    def watched_pack(raw, *args):
+        alive.append(kept[0]() is not None)
+        pack(raw, *args)
+
+    def watched_head(*args):
+        head = loaded(*args)
+        kept.append(weakref.ref(head.data))
+        return head
+
+    monkeypatch.setattr(engine, "pack", watched_pack)
+    monkeypatch.setattr(engine.head, "loaded", watched_head)
+    load(golden("Q4_1.bin"), head_q8_0=True)
+    assert alive[0] and not any(alive[1:])
 
 
 def test_huge_keys_do_not_overflow(tmp_path):

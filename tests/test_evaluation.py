@@ -1,6 +1,8 @@
 """Texts read in step, in bounded memory; kept bases, groups, costs, and what cannot be evaluated."""
 
 import json
+import os
+import struct
 import tracemalloc
 
 import numpy as np
@@ -218,9 +220,13 @@ def test_a_tokenizer_that_changed_under_its_name_has_its_own_tokens(tmp_path):
 def test_a_damaged_or_absent_cache_costs_time_alone(tmp_path, monkeypatch):
     tokenizer = load_tokenizer("bytes")
     expected = text.tokenize(WORDS, tokenizer)
-    (kept,) = tmp_path.glob("*.npy")
-    kept.write_bytes(b"damaged")
-    np.testing.assert_array_equal(text.tokenize(WORDS, tokenizer), expected)
+    (kept,) = (path for path in tmp_path.iterdir() if path.is_file())
+    whole = kept.read_bytes()
+    one_bit = bytes([*whole[:-9], whole[-9] ^ 1, *whole[-8:]])  # an id that is as good as any other
+    for damaged in (b"damaged", b"", whole[:-4], whole[:32], one_bit):
+        kept.write_bytes(damaged)
+        np.testing.assert_array_equal(text.tokenize(WORDS, tokenizer), expected)
+    assert kept.read_bytes() == whole
     monkeypatch.setattr(cache, "place", lambda name: None)
     np.testing.assert_array_equal(text.tokenize(WORDS, tokenizer), expected)
     monkeypatch.setattr(cache, "place", lambda name: tmp_path / "missing")
@@ -289,6 +295,12 @@ def test_a_kept_base_serves_a_shorter_part_of_its_text(words, model_fp16, kept):
     assert report.rows[0].quality.n_tokens == 299
 
 
+def resized(data, old, new):
+    """A base file whose header has `new` for `old`, and says how long it is then."""
+    header = data[12 : 12 + int.from_bytes(data[8:12], "little")].replace(old, new)
+    return data[:8] + len(header).to_bytes(4, "little") + header + data[12 + len(header) :]
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
@@ -298,6 +310,12 @@ def test_a_kept_base_serves_a_shorter_part_of_its_text(words, model_fp16, kept):
         (lambda data: data.replace(b'"version": 1', b'"version": 9'), "is of version 9"),
         (lambda data: data.replace(b'"n_rows"', b'"m_rows"'), "damaged header"),
         (lambda data: data.replace(b'"vocab_size": 256', b'"vocab_size": -56'), "rows of -56"),
+        (lambda data: data.replace(b'"vocab_size": 256', b'"vocab_size": 9e9'), "rows of 9000000000.0"),
+        (lambda data: resized(data, b'"vocab_size": 256', b'"vocab_size": ' + b"9" * 25), r"its header says \d{25}"),
+        (lambda data: resized(data, b'"name": "', b'"data_type": ["'), "damaged header"),
+        (lambda data: resized(data, b'"window": null', b'"window": "\\n"'), r"with --window '\\n': make it anew"),
+        (lambda data: resized(data, b'"window": null', b'"window": ' + b"[" * 50_000), "damaged header"),
+        (lambda data: resized(data, b'"data_type": "FP16"', b'"data_type": 5'), "names its model by something"),
     ],
 )
 def test_a_damaged_base_file_is_refused(tmp_path, kept, damage, message):
@@ -305,6 +323,21 @@ def test_a_damaged_base_file_is_refused(tmp_path, kept, damage, message):
         (tmp_path / "damaged").write_bytes(damage(file.read()))
     with pytest.raises(BaseFileError, match=message):
         BaseFile(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("offset", [0, 4])
+def test_rows_of_a_base_file_that_hold_no_predictions_are_refused_when_they_are_read(tmp_path, kept, number, offset):
+    base = BaseFile(kept[0])
+    start = os.path.getsize(kept[0]) - (base.header.n_rows - 40) * base_file.row_type(256).itemsize + offset
+    with open(kept[0], "rb") as file:
+        data = bytearray(file.read())
+    data[start : start + 4] = struct.pack("<f", number)
+    (tmp_path / "damaged").write_bytes(data)
+    reader = BaseFile(tmp_path / "damaged").reader()
+    assert np.isfinite(reader.read(np.zeros(40, np.uint32))).all()
+    with pytest.raises(BaseFileError, match="is damaged: its row 40 holds no predictions"):
+        reader.read(np.zeros(1, np.uint32))
 
 
 def test_a_base_file_of_another_vocabulary_is_refused(kept, golden):

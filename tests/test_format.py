@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rwkv_np.errors import FormatError, RwkvError
 from rwkv_np.files.format import parameter_bytes, read_model_file, write_header, write_parameter_header
+from rwkv_np.files.quants import by_name
 from rwkv_np.models import load
 
 SMALL = (GOLDEN / "golden-4v0.Q5_1.bin").read_bytes()
@@ -110,10 +111,10 @@ def test_a_file_cut_between_two_parameters_lacks_the_rest(tmp_path):
         load(path)
 
 
-def test_a_missing_file_and_a_folder_are_errors_of_the_system(tmp_path):
+def test_a_missing_file_is_an_error_of_the_system_and_a_folder_one_of_ours(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.bin")
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(FormatError, match="is a folder; give the file in it that holds the weights"):
         load(tmp_path)
 
 
@@ -174,6 +175,24 @@ def test_inspect_shows_header_types_parameters_and_tokenizer(golden, run_cli):
     assert report["header"] == {"version": 101, "n_vocab": 101, "n_embed": 64, "n_layer": 2, "data_type": "Q4_1"}
     assert sum(row["parameters"] for row in report["types"]) == len(report["parameters"]) == 42
     assert {row["type"]: row["bits_per_weight"] for row in report["types"]}["Q4_1"] == 5
+
+
+def test_a_header_of_a_type_that_no_matrix_has_is_not_taken_for_the_truth(tmp_path, run_cli):
+    path = tmp_path / "liar.bin"
+    data = write_model(path, random_parameters(np.random.default_rng(0)), "FP16").read_bytes()
+    path.write_bytes(data[:20] + struct.pack("<i", by_name("Q4_1").code) + data[24:])
+    assert load(path).config.data_type == "FP16" and not load(path).config.is_quantized
+    out = run_cli("inspect", path).stdout
+    assert "RWKV-4, FP16, file" in out and "warning: the header says Q4_1, but no matrix is; most are FP16" in out
+    report = json.loads(run_cli("inspect", path, "--json").stdout)
+    assert report["header"]["data_type"] == "Q4_1" and report["data_type"] == "FP16"
+
+
+def test_a_header_of_a_type_that_some_matrices_have_is_right(tmp_path, run_cli, golden):
+    path = tmp_path / "mixed.bin"
+    run_cli("quantize", golden("FP16.bin"), path, "Q4_1", "--keep", "blocks.*.ffn.*=Q8_0")
+    assert load(path).config.data_type == "Q4_1"
+    assert "warning" not in run_cli("inspect", path).stdout
 
 
 def test_inspect_shows_a_file_that_cannot_be_run_and_says_why(tmp_path, run_cli):

@@ -105,6 +105,8 @@ def test_the_space_is_part_of_the_word_s_token(tmp_path):
         ('{"text": 5}', "line 2 is no"),
         ('{"text": "oneword"}', "line 2 is no .* of two words"),
         ('{"text": "a b "}', "line 2 ends in a space"),
+        ("[" * 100_000, "line 2 is no"),
+        (r'{"text": "a \ud800"}', "line 2 holds U.D800, half a surrogate pair"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):

@@ -62,12 +62,21 @@ def test_a_chat_prompt_of_rwkv_cpp_is_understood(tmp_path):
         ("o.json", "{", "is no valid JSON"),
         ("o.json", "[]", "holds a list; expected an object"),
         ("o.json", '{"separator": "-"}', "separator is not a colon"),
+        ("o.json", "[" * 100_000, "is no valid JSON: it is nested too deeply$"),
+        ("o.json", '{"text": 1' + "0" * 5000 + "}", "is no valid JSON"),
+        ("o.json", json.dumps({"k" * 5000: ""}), "has the key 'kkk"),
+        ("o.json", json.dumps({"text": ["k" * 5000]}), r"text is \['kkk"),
+        ("o.json", r'{"text": "\ud800"}', "holds U.D800, half a surrogate pair"),
+        ("o.json", r'{"turns": [["a", "\udfff"]]}', "holds U.DFFF, half a surrogate pair"),
+        ("o.toml", "text = " + "[" * 20_000, "is no valid TOML: it is nested too deeply$"),
+        ("o.toml", "text = 1" + "0" * 5000, "is no valid TOML"),
     ],
 )
 def test_a_mistake_in_an_opening_is_named(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises(SettingsFileError, match=message):
+    with pytest.raises(SettingsFileError, match=message) as caught:
         read_opening(tmp_path / name)
+    assert len(caught.value.problem) < 200 and caught.value.problem.isprintable()
 
 
 def test_a_system_text_of_g1_models_has_its_label():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from waiting import PATIENCE, until_written
 
 from rwkv_np.cli.convert import command
 from rwkv_np.errors import OutputError
+from rwkv_np.files import output
 from rwkv_np.files.output import check_destination, new_file
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +75,91 @@ def test_two_writers_of_one_place_do_not_disturb_each_other(tmp_path):
         write(tmp_path / "a.bin", b"second")
     assert (tmp_path / "a.bin").read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+WRITE_FOR_EVER = """
+    import sys, time
+    from rwkv_np.files.output import new_file
+
+    with new_file(sys.argv[1], overwrite=True) as file:
+        file.write(b"x" * 10**7)
+        file.flush()
+        time.sleep(1000)
+"""
+
+
+@contextmanager
+def writer(path):
+    """Another process that has written a part of `path`."""
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITE_FOR_EVER), path], cwd=ROOT)
+    try:
+        until_written(child, path.parent, f".{path.name}.*.part", 10**6)
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files that are open cannot be deleted")
+@pytest.mark.parametrize("name", ["a.bin", "b.bin"])
+def test_the_part_of_a_killed_process_is_deleted_by_the_next_that_writes_into_the_folder(tmp_path, name):
+    with writer(tmp_path / "a.bin") as child:
+        child.kill()
+        child.wait()
+        assert len(list(tmp_path.glob(".*.part"))) == 1
+    write(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files that are open cannot be deleted")
+def test_the_part_of_a_living_process_is_left_alone(tmp_path):
+    with writer(tmp_path / "a.bin"):
+        write(tmp_path / "a.bin", overwrite=True)
+        write(tmp_path / "b.bin")
+        assert len(list(tmp_path.glob(".a.bin.*.part"))) == 1
+
+
+def test_a_part_that_is_complete_and_not_yet_renamed_is_left_alone(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def meanwhile(part, place):
+        if str(place).endswith("a.bin"):
+            write(tmp_path / "b.bin")
+        replace(part, place)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    write(tmp_path / "a.bin")
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "b.bin"]
+
+
+def test_a_part_that_is_taken_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    lock, taken = output._lock, []
+
+    def after_another(file):
+        if not taken:
+            taken.append(file.name)
+            os.unlink(file.name)
+        return lock(file)
+
+    monkeypatch.setattr(output, "_lock", after_another)
+    write(tmp_path / "a.bin")
+    assert taken and (tmp_path / "a.bin").read_bytes() == b"new"
+
+
+def test_files_of_others_are_not_swept(tmp_path):
+    names = [".a.bin.0123abcd.part", "a.bin.0123abcd.rwkv.part", ".a.bin.0123.rwkv.part", "film.part"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    write(tmp_path / "a.bin")
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "a.bin"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files that are open cannot be deleted")
+def test_room_that_a_dead_process_took_counts_as_free(tmp_path, monkeypatch):
+    part = tmp_path / ".a.bin.01234567.rwkv.part"
+    part.write_bytes(b"x")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(100, 0, 0 if part.exists() else 100))
+    check_destination(tmp_path / "a.bin", None, overwrite=False, n_bytes=100)
 
 
 def test_a_name_without_a_folder_is_written_where_the_process_stands(tmp_path, monkeypatch):
@@ -155,6 +242,14 @@ def test_a_pipe_is_no_destination(tmp_path):
 def test_a_missing_folder_is_named_with_the_command_that_makes_it(tmp_path):
     with pytest.raises(OutputError, match=re.escape(f"does not exist; make it: mkdir -p {tmp_path}/x/y")):
         check_destination(tmp_path / "x" / "y" / "a.bin", None, overwrite=False)
+
+
+def test_the_command_that_makes_a_folder_is_quoted_for_the_shell(tmp_path):
+    folder = tmp_path / "it's new; rm x"
+    with pytest.raises(OutputError) as error:
+        check_destination(folder / "a.bin", None, overwrite=False)
+    subprocess.run(error.value.problem.partition("make it: ")[2], shell=True, check=True)
+    assert os.listdir(tmp_path) == [folder.name]
 
 
 def test_a_file_where_a_folder_should_be_is_refused(tmp_path):

@@ -3,8 +3,10 @@
 import ast
 import email
 import json
+import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 import rwkv_np
 from rwkv_np import demo
+from rwkv_np.toml import tomllib
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,17 +60,27 @@ def chat_imports(path):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel built from this checkout by the installed setuptools, without a network."""
+def source(tmp_path_factory):
+    """A copy of this checkout, as far as it is needed to build it."""
     pytest.importorskip("setuptools", minversion="70.1")  # the first that makes wheels by itself
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    for name in ("rwkv_np", "kernels", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
-    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    folder = tmp_path_factory.mktemp("source")
+    names = ("rwkv_np", "kernels", "tools", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+    for name in names:
+        subprocess.run(["cp", "-r", str(ROOT / name), str(folder)], check=True)
+    return folder
+
+
+def build(source, folder, what):
+    """What pip would build with the installed setuptools, without a network: the path of the archive."""
+    code = "import sys; sys.path[:0] = ['tools/backend']; import editable; editable.build_{}(sys.argv[1])".format(what)
     subprocess.run([sys.executable, "-c", code, str(folder)], cwd=source, check=True, capture_output=True)
-    return zipfile.ZipFile(next(folder.glob("*.whl")))
+    return next(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """A wheel built from this checkout."""
+    return zipfile.ZipFile(build(source, tmp_path_factory.mktemp("wheel"), "wheel"))
 
 
 def test_a_wheel_puts_one_package_into_site_packages(wheel):
@@ -86,6 +99,46 @@ def test_a_wheel_holds_the_demo_model_and_what_belongs_to_it(wheel):
     files = {f"rwkv_np/data/{path.name}" for path in demo.DATA.iterdir()}
     assert f"rwkv_np/data/{demo.MODEL.name}" in files
     assert files <= set(wheel.namelist())
+
+
+def test_a_wheel_says_that_it_has_types(wheel):
+    assert "rwkv_np/py.typed" in wheel.namelist()
+
+
+def test_a_source_archive_can_be_built(source, tmp_path):
+    with tarfile.open(build(source, tmp_path, "sdist")) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    backend = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    assert f"{backend['backend-path'][0]}/{backend['build-backend']}.py" in names
+    assert {"pyproject.toml", "setup.cfg", "kernels/cache.py", "rwkv_np/py.typed"} <= names
+
+
+USER = """import rwkv_np
+rwkv_np.load("m.bin", threads="2")
+"""
+
+
+def test_type_checkers_see_an_editable_install(source, tmp_path):
+    """From another folder, as whoever writes a program that uses this one."""
+    pytest.importorskip("mypy")
+    (tmp_path / "dist").mkdir()
+    archive = zipfile.ZipFile(build(source, tmp_path / "dist", "editable"))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    archive.extractall(subprocess.check_output([python, "-c", where], text=True).strip())
+    (tmp_path / "user.py").write_text(USER)
+    options = ["--python-executable", python, "--cache-dir", tmp_path / "cache"]
+    command = [sys.executable, "-m", "mypy", *options, "user.py"]
+    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert 'user.py:2: error: Argument "threads" to "load" has incompatible type "str"' in out
+    assert "Found 1 error" in out
+    names = {row.split(",")[0] for row in archive.read(record_of(archive)).decode().splitlines()}
+    assert names == set(archive.namelist())
+
+
+def record_of(archive):
+    return next(name for name in archive.namelist() if name.endswith("RECORD"))
 
 
 def test_torch_is_no_requirement_of_the_package_itself(wheel):

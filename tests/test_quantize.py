@@ -327,6 +327,15 @@ def test_a_truncated_source_is_refused(tmp_path, run_cli, n_bytes):
     assert os.listdir(tmp_path) == ["cut.bin"]
 
 
+def test_numbers_that_are_not_finite_are_counted_over_the_whole_parameter(tmp_path, monkeypatch, run_cli):
+    monkeypatch.setattr(sys.modules["rwkv_np.conversion.quantize"], "CHUNK", 640)
+    (tmp_path / "first").mkdir()
+    first = changed(tmp_path / "first", FP16, KEY, (200, 63), np.nan)
+    path = changed(tmp_path, first, KEY, (20, 3), np.inf)
+    stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
+    assert f"{KEY} holds 2 values that are no finite numbers, the first in row 20, column 3" in stderr
+
+
 @pytest.mark.parametrize("source", [FP16, FP32], ids=lambda path: path.name)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name, index", [(KEY, (200, 63)), ("emb.weight", (100, 1)), ("head.weight", (3, 0))])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rwkv_np.kernels import sample
 from rwkv_np.kernels.choice import NOT_FINITE
-from rwkv_np.kernels.threads import one_at_a_time
+from rwkv_np.kernels.region import one_at_a_time
 from rwkv_np.kernels.weights import scale_of, weights
 
 from rwkv_np.errors import InputError

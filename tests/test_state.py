@@ -59,7 +59,13 @@ def test_a_damaged_state_is_refused(model, tmp_path):
         rwkv_np.load_state(tmp_path / "s", model.config)
 
 
-@pytest.mark.parametrize("change", [np.float64, np.uint8, lambda x: x[:-1], lambda x: np.repeat(x, 2)[::2]])
+@pytest.mark.parametrize(
+    "change", [
+        np.float64, np.uint8, lambda x: x[:-1], lambda x: np.repeat(x, 2)[::2],
+        lambda x: x.astype(">f4"), lambda x: np.ma.array(x), lambda x: x.tolist(), lambda x: None,
+        lambda x: x.reshape(2, -1), lambda x: np.frombuffer(bytes(x.nbytes + 1), np.uint8)[1:].view(np.float32),
+    ],
+)  # fmt: skip
 def test_numbers_that_a_kernel_would_misread_are_refused(model, change):
     state = model.initial_state()
     state.data[:] = 0

@@ -9,9 +9,11 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from unittest.mock import Mock
 
 import huggingface_hub
 import peak
@@ -417,13 +419,35 @@ def test_world_takes_less_than_15_mb(world, arguments):
     assert 0 < grown < 15e6
 
 
-@pytest.mark.parametrize("content", [b"", b"not deflated", zlib.compress(bytes(N_IDS - 1)), None])
+@pytest.mark.parametrize(
+    "content", [b"", b"not deflated", zlib.compress(bytes(N_IDS - 1)), zlib.compress(bytes(2**21)), None]
+)
 def test_a_damaged_world_vocabulary_is_a_tokenizer_error_that_names_it(tmp_path, content):
     path = tmp_path / "v.zlib"
     path.write_bytes(VOCABULARY.read_bytes()[:-100] if content is None else content)
     with pytest.raises(TokenizerError, match="v.zlib: is damaged") as caught:
         load_vocabulary(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_that_no_text_could_be_cut_by_is_a_tokenizer_error(tmp_path, monkeypatch):
+    content = bytearray(zlib.decompress(VOCABULARY.read_bytes()))
+    content[N_IDS] = content[N_IDS + 1]  # the first entry's byte
+    (tmp_path / "v.zlib").write_bytes(zlib.compress(content))
+    monkeypatch.setattr("rwkv_np.tokenizers.world.VOCABULARY", tmp_path / "v.zlib")
+    with pytest.raises(TokenizerError, match="v.zlib: is damaged: each of the 256 bytes"):
+        load_tokenizer("world")
+
+
+def test_a_vocabulary_is_not_unpacked_beyond_what_one_can_be(tmp_path):
+    (tmp_path / "v.zlib").write_bytes(zlib.compress(bytes(50_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TokenizerError, match="v.zlib: is damaged: it holds more than"):
+            load_vocabulary(tmp_path / "v.zlib")
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_missing_world_vocabulary_is_a_tokenizer_error(tmp_path):
@@ -473,6 +497,43 @@ def test_a_damaged_file_is_a_tokenizer_error_that_names_it(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(TokenizerError, match="bad.json: is damaged"):
         load_tokenizer(path)
+
+
+@pytest.mark.parametrize("version", ["\x1b[2J\n", "\u202e", "9" * 100_000])
+def test_what_the_library_repeats_of_a_damaged_file_is_one_short_line(tmp_path, bpe_file, version):
+    (tmp_path / "bad.json").write_text(json.dumps(json.loads(bpe_file.read_bytes()) | {"version": version}))
+    with pytest.raises(TokenizerError, match="bad.json: is damaged") as caught:
+        load_tokenizer(tmp_path / "bad.json")
+    assert caught.value.problem.isprintable() and len(caught.value.problem) < 400
+
+
+def test_a_file_that_the_library_cannot_encode_by_is_a_tokenizer_error(tmp_path, bpe_file):
+    save_sentencepiece(tmp_path / "bad.json", library.decoders.ByteFallback())
+    content = json.loads((tmp_path / "bad.json").read_bytes())
+    content["model"]["unk_token"], content["model"]["byte_fallback"] = "<unknown>", False
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match="bad.json: is damaged: it cannot encode a text: Unk token"):
+        load_tokenizer(tmp_path / "bad.json").encode("a letter that it lacks")
+
+
+def test_a_panic_of_the_library_is_a_tokenizer_error_and_ctrl_c_is_none(bpe_file, monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    tokenizer = load_tokenizer(bpe_file)
+    for raised, expected in ((PanicException("index out of bounds"), TokenizerError),
+                             (KeyboardInterrupt(), KeyboardInterrupt)):  # fmt: skip
+        monkeypatch.setattr(tokenizer, "_tokenizer", Mock(encode=Mock(side_effect=raised)))
+        with pytest.raises(expected):
+            tokenizer.encode("text")
+
+
+def test_an_id_of_billions_is_refused(tmp_path, bpe_file):
+    content = json.loads(bpe_file.read_bytes())
+    content["model"]["vocab"]["a"] = 4_000_000_000
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match="is damaged: its highest id is 4000000000, and it has 400 tokens"):
+        load_tokenizer(tmp_path / "bad.json")
 
 
 def test_a_file_cut_short_is_a_tokenizer_error(tmp_path, bpe_file):

@@ -16,7 +16,8 @@ from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import SWITCHES, describe_settings, parse_setting
 from rwkv_np.chat.templates import FREE, TEMPLATES, Template
 from rwkv_np.chat.thinking import MODES
-from rwkv_np.errors import InputError
+from rwkv_np.errors import InputError, TextError
+from rwkv_np.files.reading import MESSAGE_LIMIT, read_text_file
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.text import decode_utf8
 
@@ -231,7 +232,7 @@ def _piece(data: bytes) -> str:
 
 
 def read_file(session: Session, path: str) -> None:
-    text = decode_utf8(Path(path).expanduser().read_bytes(), path)
+    text = decode_utf8(read_text_file(Path(path).expanduser(), MESSAGE_LIMIT, TextError), path)
     if not text.strip():
         raise InputError(f"{path}: the file is empty")
     session.attached = f"{session.attached}\n{text}".strip()

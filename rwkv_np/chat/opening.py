@@ -14,7 +14,6 @@ rwkv.cpp's chat prompts: "prompt", "user", "assistant" and "separator".
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from typing import Any
 
 from rwkv_np.chat.templates import SEPARATOR, Template, closed_up, tidy
 from rwkv_np.errors import InputError, PathLike, SettingsFileError
-from rwkv_np.text import decode_utf8
+from rwkv_np.files.reading import SETTINGS_LIMIT, read_regular
+from rwkv_np.text import decode_utf8, excerpt, find_surrogate, parse_json
 from rwkv_np.toml import read_toml
 
 _FOLDER = Path(__file__).parent / "openings"
@@ -74,9 +74,11 @@ def read_opening(path: PathLike) -> Opening:
     keys = ("text", "user", "bot")
     for key, value in found.items():
         if key not in keys:
-            raise SettingsFileError(path, f"has the key {key!r}; an opening has {', '.join(keys)} and turns")
+            raise SettingsFileError(path, f"has the key {excerpt(key)}; an opening has {', '.join(keys)} and turns")
         if not isinstance(value, str):
-            raise SettingsFileError(path, f"{key} is {value!r}; expected a string")
+            raise SettingsFileError(path, f"{key} is {excerpt(value)}; expected a string")
+    if half := find_surrogate("".join([*found.values(), *(part for turn in turns for part in turn)])):
+        raise SettingsFileError(path, f"holds {half}, half a surrogate pair; expected text that UTF-8 can hold")
     return Opening(turns=tuple((message, answer) for message, answer in turns), **found)
 
 
@@ -87,11 +89,10 @@ def _are_pairs(turns: Any) -> bool:
 
 
 def _read_json(path: PathLike) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        data = file.read()
+    data = read_regular(path, SETTINGS_LIMIT, SettingsFileError)
     try:
-        found = json.loads(decode_utf8(data, path))
-    except json.JSONDecodeError as error:
+        found = parse_json(decode_utf8(data, path))
+    except ValueError as error:
         raise SettingsFileError(path, f"is no valid JSON: {error}") from error
     if not isinstance(found, dict):
         raise SettingsFileError(path, f"holds a {type(found).__name__}; expected an object with text and turns")

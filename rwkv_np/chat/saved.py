@@ -29,6 +29,7 @@ from rwkv_np.chat.thinking import MODES
 from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.errors import ConversationFileError, InputError, PathLike
 from rwkv_np.files.output import new_file
+from rwkv_np.files.reading import open_regular
 from rwkv_np.generation import Position
 from rwkv_np.models.state import State
 from rwkv_np.sampling import SETTINGS
@@ -156,7 +157,7 @@ def load_conversation(path: PathLike, like: Conversation, model: dict[str, str])
     Raises ConversationFileError: it is damaged, or belongs to a model of another fingerprint; OSError
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
+        with open_regular(path, ConversationFileError) as file, np.load(file, allow_pickle=False) as members:
             said = _read_text(path, members)
             _check_model(path, said["model"], model)
             return _restore(path, said, members, like)

@@ -29,8 +29,10 @@ from rwkv_np.cli import Command
 from rwkv_np.cli.config import PLACE, default_path, read_config
 from rwkv_np.cli.progress import show_loading
 from rwkv_np.conversion.time_state import load_start_state
+from rwkv_np.errors import TextError
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.files.published import FIRST
+from rwkv_np.files.reading import MESSAGE_LIMIT, read_stream, read_text_file
 from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams, prepare
 from rwkv_np.text import decode_utf8
@@ -123,7 +125,10 @@ def _one_message(prompt: str | None, path: str | None) -> str | None:
     """What -f and -p say, in that order; None where neither is given."""
     if path is None:
         return prompt
-    data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    if path == "-":
+        data = read_stream(sys.stdin.buffer, path, MESSAGE_LIMIT, TextError)
+    else:
+        data = read_text_file(path, MESSAGE_LIMIT, TextError)
     return "\n".join(part for part in (decode_utf8(data, path).strip(), prompt) if part)
 
 

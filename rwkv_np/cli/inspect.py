@@ -31,7 +31,8 @@ def _lines(report: Report) -> list[str]:
     h = report["header"]
     title = report["title"] + (f" ({report['other_name']})" if report["other_name"] else "")
     return [
-        f"{report['path']}: {title}, {h['data_type']}, file version {h['version']}, {_mb(report['bytes'])}",
+        f"{report['path']}: {title}, {report['data_type']}, file version {h['version']}, {_mb(report['bytes'])}",
+        *([f"warning: {report['warning']}"] if report["warning"] else []),
         f"n_layer {h['n_layer']}   n_embd {h['n_embed']}   vocabulary {h['n_vocab']}"
         + (f"   dim_ffn {report['sizes']['dim_ffn']}" if report["sizes"] else ""),
         *(_of_sizes(report["sizes"]) if report["sizes"] else ()),

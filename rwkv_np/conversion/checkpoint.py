@@ -1,27 +1,28 @@
 """Open a PyTorch or safetensors checkpoint of RWKV, without reading it into memory.
 
-This is the one module that imports torch, and only when it is used: loading and chatting
-never do. Tensors stay in the mapped file until a slice of one is asked for.
+torch is imported here and in what uses this alone: loading and chatting never do. Tensors stay in the mapped file
+until rows of one are asked for. Where a .pth has its tensors is found without torch (`files/pth.py`): torch maps
+no file of before 1.6, and reads compressed parts of a zip archive as if they were weights.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from rwkv_np.conversion.checksum import Checksum
+from rwkv_np.conversion.mapped_tensor import TYPES, MappedTensor
 from rwkv_np.errors import CheckpointError, MissingPackageError, PathLike
-from rwkv_np.files import sniff
+from rwkv_np.files import pth, sniff
+from rwkv_np.files.mapped import MappedFile
 from rwkv_np.models.architecture import Architecture, Planned
 from rwkv_np.models.registry import ARCHITECTURES, identify, titles
-
-if TYPE_CHECKING:
-    import torch
-
-_FLOATS = ("torch.bfloat16", "torch.float16", "torch.float32")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Checkpoint:
     """
 
     record: Architecture
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, MappedTensor]
     plan: list[Planned]
 
 
@@ -45,58 +46,116 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
             MissingPackageError: torch or safetensors is not installed
     """
     path = os.fspath(path)
-    tensors = read_tensors(path)
-    record = ARCHITECTURES.get(found := identify(tensors))
-    if record is None:
-        raise CheckpointError(path, f"holds {found}; {titles()} is what can be converted")
-    for name, tensor in tensors.items():
-        if str(tensor.layout) != "torch.strided" or tensor.is_meta:
-            raise CheckpointError(path, f"{name} is a sparse or empty tensor; expected one with its values")
-        if str(tensor.dtype) not in _FLOATS:
-            raise CheckpointError(path, f"{name} is {tensor.dtype}; expected one of {', '.join(_FLOATS)}")
-    plan = record.plan({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    tensors = read_tensors(path, _check_names)
+    record = ARCHITECTURES[identify(tensors)]
+    plan = record.plan({name: tensor.shape for name, tensor in tensors.items()})
     if problem := record.find_problem({planned.name: planned.shape for planned in plan}):
         raise CheckpointError(path, f"{problem}. Download the checkpoint again")
     return Checkpoint(record, tensors, plan)
 
 
-def read_tensors(path: PathLike) -> dict[str, torch.Tensor]:
-    """The named tensors in a file, whatever they are for. Raises CheckpointError, MissingPackageError, OSError."""
+def _check_names(path: str, names: Mapping[str, Any]) -> None:
+    if sniff.is_time_state(names):
+        raise CheckpointError(path, sniff.describe_time_state(path))
+    if (found := identify(names)) not in ARCHITECTURES:
+        raise CheckpointError(path, f"holds {found}; {titles()} is what can be converted")
+
+
+CheckNames = Callable[[str, Mapping[str, Any]], None]
+
+
+def read_tensors(path: PathLike, check_names: CheckNames = lambda path, names: None) -> dict[str, MappedTensor]:
+    """The named tensors in a file, whatever they are for.
+
+    check_names  called with the path and the names before the tensors are looked at
+    Raises       CheckpointError, MissingPackageError, OSError, and what `check_names` raises
+    """
     path = os.fspath(path)
-    kind = sniff.kind(path)
+    kind = sniff.kind(path, CheckpointError)
     if kind not in _OPEN:
         raise CheckpointError(path, sniff.describe_as_checkpoint(path))
-    return _tensors(path, _OPEN[kind](path))
-
-
-def _open_pth(path: str) -> object:
-    torch = _require("torch")
-    try:
-        # Mapped, because a 7B model is 14.8 GB; weights only, because a pickle can run code.
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Not torch's own words: they advise loading it in the way that runs the code.
-        raise CheckpointError(
-            path,
-            "holds more than weights, so that loading it could run code, or is damaged; expected named "
-            "tensors alone. Download it again, or take the checkpoint that has the weights only",
-        ) from error
-    except Exception as error:  # whatever damaged bytes make it raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
-        raise CheckpointError(path, f"torch cannot read it: {reason}. Download it again") from error
-
-
-def _open_safetensors(path: str) -> object:
     _require("torch")
+    return _OPEN[kind](path, check_names)
+
+
+# --- PyTorch's own containers
+
+
+def _open_zip(path: str, check_names: CheckNames) -> dict[str, MappedTensor]:
+    return _open_pth(path, pth.read_zip(path), check_names)
+
+
+def _open_legacy(path: str, check_names: CheckNames) -> dict[str, MappedTensor]:
+    return _open_pth(path, pth.read_legacy(path), check_names)
+
+
+def _open_pth(path: str, found: pth.Pth, check_names: CheckNames) -> dict[str, MappedTensor]:
+    tensors = pth.named_tensors(path, found.content)
+    check_names(path, tensors)
+    file = MappedFile(path, CheckpointError, "c")
+    sums = {key: Checksum(file, key, place) for key, place in found.places.items() if place.crc is not None}
+    return {name: _mapped(file, found.places, sums, name, tensor) for name, tensor in tensors.items()}
+
+
+def _mapped(
+    file: MappedFile, places: Mapping[str, pth.Place], sums: Mapping[str, Checksum], name: str, tensor: pth.StoredTensor
+) -> MappedTensor:
+    if tensor.storage is None:
+        raise CheckpointError(file.path, f"{name} is a sparse or empty tensor; expected one with its values")
+    _check_type(file.path, name, tensor.dtype)
+    place = places.get(key := tensor.storage.key)
+    if place is None:
+        raise CheckpointError(file.path, f"is damaged: the values of {name} are missing. Download it again")
+    size = TYPES[tensor.dtype].itemsize
+    last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride))
+    n_bytes = size * (last + 1) if all(tensor.shape) else 0
+    if n_bytes > place.n_bytes or place.start + place.n_bytes > file.n_bytes:
+        raise CheckpointError(file.path, f"is damaged: the values of {name} end early. Download it again")
+    start = place.start + size * tensor.offset if n_bytes else 0
+    strides = tuple(size * step for step in tensor.stride)
+    try:
+        values = np.ndarray(tensor.shape, TYPES[tensor.dtype], file.data, start, strides)
+    except (ValueError, OverflowError) as error:  # dimensions of absurd number or size
+        problem = f"is damaged: {name} has the shape {tensor.shape}. Download it again"
+        raise CheckpointError(file.path, problem) from error
+    return MappedTensor(tensor.dtype, values, file.check, sums[key].verify if key in sums else lambda: None)
+
+
+def _check_type(path: str, name: str, dtype: str) -> None:
+    if dtype not in TYPES:
+        raise CheckpointError(path, f"{name} is {dtype}; expected one of {', '.join(TYPES)}")
+
+
+# --- safetensors
+
+
+_MAX_HEADER = 4 * 2**20  # that of 2,300 tensors has 0.3 MB
+
+
+def _open_safetensors(path: str, check_names: CheckNames) -> dict[str, MappedTensor]:
     safetensors = _require("safetensors")
+    watched = MappedFile(path, CheckpointError)  # the library has its own mapping, and does not look after it
+    if int.from_bytes(watched.data[:8].tobytes(), "little") > _MAX_HEADER:
+        raise CheckpointError(path, f"its list of names has over {_MAX_HEADER:,} bytes; no RWKV model's is so long")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            names = dict.fromkeys(file.keys())
+            if len(names) > pth.MAX_TENSORS:
+                raise pth.too_many(path, len(names))
+            check_names(path, names)
+            return {name: _of_torch(path, name, file.get_tensor(name), watched.check) for name in names}
     except safetensors.SafetensorError as error:
         raise CheckpointError(path, f"safetensors cannot read it: {error}. Download it again") from error
 
 
-_OPEN = {"checkpoint": _open_pth, "safetensors": _open_safetensors}
+def _of_torch(path: str, name: str, tensor: Any, check: Callable[[], None]) -> MappedTensor:
+    dtype = str(tensor.dtype)
+    _check_type(path, name, dtype)
+    values = (tensor.view(_require("torch").int16) if dtype == "torch.bfloat16" else tensor).numpy()
+    return MappedTensor(dtype, values, check)
+
+
+_OPEN = {"checkpoint": _open_zip, "legacy": _open_legacy, "safetensors": _open_safetensors}
 
 
 def _require(package: str) -> ModuleType:
@@ -107,17 +166,3 @@ def _require(package: str) -> ModuleType:
             f"reading a checkpoint needs {package}, which is not installed ({error}). "
             "Install it: pip install 'rwkv-np[convert]'"
         ) from error
-
-
-def _tensors(path: str, content: Any) -> dict[str, torch.Tensor]:
-    """`content` itself where it maps names to tensors; training scripts wrap it now and then."""
-    for key in ("state_dict", "model", "module"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content:
-        found = "nothing" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise CheckpointError(path, f"holds {found}; expected named tensors")
-    for name, value in content.items():
-        if not isinstance(name, str) or not hasattr(value, "shape"):
-            raise CheckpointError(path, f"{name!r} is of type {type(value).__name__}; expected named tensors")
-    return content

@@ -7,11 +7,18 @@ to the file, so memory does not grow with the model: rwkv.cpp's own converter ho
 from __future__ import annotations
 
 import math
+import os
+import shlex
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from rwkv_np import arguments
 from rwkv_np.conversion.checkpoint import Checkpoint, open_checkpoint
-from rwkv_np.errors import PathLike
+from rwkv_np.conversion.finite import Unfit, are_finite
+from rwkv_np.conversion.mapped_tensor import MappedTensor
+from rwkv_np.errors import CheckpointError, InputError, PathLike
 from rwkv_np.files.format import (
     HEADER_BYTES,
     LATEST_VERSION,
@@ -23,6 +30,9 @@ from rwkv_np.files.format import (
 from rwkv_np.files.output import check_destination, new_file
 from rwkv_np.files.quants import DataType, by_name
 from rwkv_np.models.architecture import Planned
+
+if TYPE_CHECKING:
+    import torch
 
 # Weights converted at a time: 1 MB in float32 stays in the CPU's cache from one step to the next;
 # 16 MB a time took a third longer and 60 MB more.
@@ -51,22 +61,36 @@ def convert(
 ) -> Converted:
     """Write the RWKV checkpoint `source` as a model file of "FP16" or "FP32" matrices.
 
-    Raises  CheckpointError, OutputError, MissingPackageError
+    Raises  CheckpointError: also where a value is NaN, infinite, or beyond the largest number of FP16;
+            OutputError, MissingPackageError, InputError
     Source  rwkv.cpp's convert_pytorch_to_ggml.py, whose files the tests compare with
     """
+    source, destination = arguments.path("source", source), arguments.path("destination", destination)
+    if not isinstance(data_type, str) or data_type not in ("FP16", "FP32"):
+        raise InputError(f"data_type is {arguments.shown(data_type)}; expected FP16 or FP32; quantize makes others")
+    overwrite = arguments.switch("overwrite", overwrite)
     check_destination(destination, source, overwrite)
     checkpoint = open_checkpoint(source)
     plan = [(planned, _type(planned, data_type)) for planned in checkpoint.plan]
     n_bytes = HEADER_BYTES + sum(parameter_bytes(p.name, p.shape, stored) for p, stored in plan)
     check_destination(destination, source, overwrite, n_bytes)
-    with new_file(destination, overwrite=overwrite) as file:
+    # A second thread sums up the bytes of a tensor while this one converts it.
+    with new_file(destination, overwrite=overwrite) as file, ThreadPoolExecutor(1) as second:
         write_header(file, _header(checkpoint, data_type))
         for planned, stored in plan:
             write_parameter_header(file, planned.name, planned.shape, stored)
-            for chunk in _converted(checkpoint, planned, stored):
-                file.write(chunk)
-                if progress:
-                    progress(planned.name, file.tell(), n_bytes)
+            for name in planned.sources:
+                tensor = checkpoint.tensors[name]
+                verified = second.submit(tensor.verify)
+                try:
+                    for chunk in _converted(tensor, planned, stored):
+                        file.write(chunk)
+                        if progress:
+                            progress(planned.name, file.tell(), n_bytes)
+                except _NotFinite:
+                    verified.result()  # where the bytes are not those that were written, that is the reason
+                    raise _refusal(source, destination, name, tensor, planned, stored) from None
+                verified.result()
     return Converted(len(plan), sum(math.prod(planned.shape) for planned, _ in plan), n_bytes)
 
 
@@ -83,15 +107,37 @@ def _header(checkpoint: Checkpoint, data_type: str) -> Header:
     return Header(LATEST_VERSION, sizes.vocab_size, sizes.n_embd, sizes.n_layer, stored.code)
 
 
-def _converted(checkpoint: Checkpoint, planned: Planned, stored: DataType) -> Iterator[memoryview]:
-    for name in planned.sources:
-        tensor = checkpoint.tensors[name]
-        rows = tensor.detach()  # a trained parameter gives no array before
-        rows = rows if planned.is_whole else rows.reshape(-1, tensor.shape[-1])
-        step = len(rows) if planned.is_whole else max(1, CHUNK // rows.shape[1])
-        for start in range(0, len(rows), step):
-            values = rows[start : start + step].float()
-            # Transformed by torch, as the original has it: another's exp differs in the last bit of 1 % of values.
-            values = planned.transform(values) if planned.transform else values
-            values = values.half() if stored.name == "FP16" else values
-            yield values.contiguous().numpy().data
+class _NotFinite(Exception):
+    """A value is no finite number in the type that it would be written in."""
+
+
+def _converted(tensor: MappedTensor, planned: Planned, stored: DataType) -> Iterator[memoryview]:
+    for _, rows in _pieces(tensor, planned):
+        # Transformed by torch, as the original has it: another's exp differs in the last bit of 1 % of values.
+        values = planned.transform(rows) if planned.transform else rows
+        if not are_finite(values.numpy(), stored.name):
+            raise _NotFinite
+        values = values.half() if stored.name == "FP16" else values
+        yield values.contiguous().numpy().data
+
+
+def _pieces(tensor: MappedTensor, planned: Planned) -> Iterator[tuple[int, torch.Tensor]]:
+    """(number of the first row, rows as float32), one piece after another."""
+    if planned.is_whole:
+        yield 0, tensor.whole()
+        return
+    step = max(1, CHUNK // tensor.shape[-1])
+    for start in range(0, tensor.n_rows, step):
+        yield start, tensor.rows(start, start + step)
+
+
+def _refusal(
+    source: PathLike, destination: PathLike, name: str, tensor: MappedTensor, planned: Planned, stored: DataType
+) -> CheckpointError:
+    """The error for a tensor whose values no model file of that type can hold, or what they become."""
+    found = Unfit.among(((start, rows.numpy()) for start, rows in _pieces(tensor, planned)), stored.name)
+    if not found.first and planned.transform:
+        after = ((start, planned.transform(rows).numpy()) for start, rows in _pieces(tensor, planned))
+        found = Unfit.among(after, stored.name)
+    paths = (shlex.quote(os.fspath(path)) for path in (source, destination))
+    return CheckpointError(source, found.describe(name, stored.name, *paths))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import os
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.files.format import (
     HEADER_BYTES,
@@ -96,9 +98,14 @@ def quantize(
     Raises     FormatError: quantized already, or values that cannot be quantized; InputError: an
                unknown type, a pattern that matches nothing; OutputError
     """
+    source, destination = arguments.path("source", source), arguments.path("destination", destination)
+    overwrite = arguments.switch("overwrite", overwrite)
+    if threads is not None:
+        threads = arguments.whole_number("threads", threads, 1)
+    keep = [_checked_pair(pair) for pair in arguments.one_of("keep", keep, Iterable, "pairs of pattern and type")]
     check_destination(destination, source, overwrite)
     file = read_model_file(source)
-    name = NUMBERS.get(data_type, data_type)
+    name = NUMBERS.get(data_type, data_type) if isinstance(data_type, str) else arguments.shown(data_type)
     version = 100 if name == "Q4_1_O" else 101
     items = _plan(file, _type(name, version), [(pattern, _type(t, version)) for pattern, t in keep])
     n_bytes = HEADER_BYTES + sum(item.n_bytes for item in items)
@@ -110,6 +117,12 @@ def quantize(
 
 
 # --- which parameter becomes what ---------------------------------------------------------------
+
+
+def _checked_pair(pair: object) -> tuple[str, str]:
+    if not isinstance(pair, (tuple, list)) or [type(part) for part in pair] != [str, str]:
+        raise InputError(f"keep holds {arguments.shown(pair)}; expected pairs such as ('head.weight', 'Q8_0')")
+    return pair[0], pair[1]
 
 
 def _type(name: str, version: int) -> DataType:
@@ -141,7 +154,7 @@ def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]
     for pattern, _ in keep:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in matrices):
             raise InputError(
-                f"the pattern {pattern!r} matches no matrix; rwkv-np inspect {file.path} lists them"
+                f"the pattern {pattern!r} matches no matrix; rwkv-np inspect {shlex.quote(file.path)} lists them"
             )
     return [
         _item(p, wanted, keep) if p.name in matrices else _Item(p, p.data_type) for p in file.parameters.values()
@@ -259,7 +272,7 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
         x = blocks
         n_bad = floats.count_not_finite(x)
     if n_bad:
-        raise FormatError(path, _not_finite(p, rows, n_bad))
+        raise FormatError(path, _not_finite(p))
     if item.is_copied:
         return _Chunk(blocks.view(np.uint8), 0.0, 0.0)
     wanted = item.data_type.format
@@ -268,15 +281,17 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
         raise FormatError(
             path,
             f"{p.name} holds values up to {np.abs(x).max():g}, too large for the float16 numbers of "
-            f"{item.data_type.name}; leave it as it is: --keep '{p.name}={p.data_type.name}'",
+            f"{item.data_type.name}; leave it as it is: --keep {shlex.quote(f'{p.name}={p.data_type.name}')}",
         )
     return _Chunk(data, error, floats.sum_of_squares(x))
 
 
-def _not_finite(p: Parameter, rows: slice, n_bad: int) -> str:
-    row, column = np.argwhere(~np.isfinite(p.rows(rows)))[0]
+def _not_finite(p: Parameter) -> str:
+    bad = [(part.start, ~np.isfinite(x)) for part, x in p.chunks()]
+    start, first = next((start, found) for start, found in bad if found.any())
+    row, column = np.argwhere(first)[0]
     return (
-        f"{p.name} holds {n_bad} values that are no finite numbers, the first in row {rows.start + row}, "
-        f"column {column}. The checkpoint is damaged, or too large for FP16: download it again, "
+        f"{p.name} holds {sum(int(found.sum()) for _, found in bad):,} values that are no finite numbers, the first in "
+        f"row {start + row}, column {column}. The checkpoint is damaged, or too large for FP16: download it again, "
         "or convert it to FP32"
     )

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.conversion.checkpoint import read_tensors
-from rwkv_np.errors import PathLike, StateFileError
+from rwkv_np.errors import InputError, PathLike, StateFileError
 from rwkv_np.files import sniff
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.state import State, StateLayout, load_state
@@ -36,11 +36,12 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
 
     Raises  as `load_start_state`
     """
-    layout = StateLayout(config)
+    path = arguments.path("path", path)
+    layout = StateLayout(arguments.one_of("config", config, ModelConfig, "a model's config"))
     place = layout.places["wkv"]
     if len(place.shape) != 4:
         raise StateFileError(path, f"cannot be used: {config.record.title} has no states of matrices to tune")
-    if sniff.kind(os.fspath(path)) not in ("checkpoint", "safetensors"):
+    if sniff.kind(os.fspath(path), StateFileError) not in ("checkpoint", "legacy", "safetensors"):
         raise StateFileError(path, f"is no state; {_EXPECTED}")
     names = [f"blocks.{i}.att.time_state" for i in range(place.shape[0])]
     tensors = read_tensors(path)
@@ -50,19 +51,20 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
         raise StateFileError(path, f"has states of {len(tensors)} layers; this model ({layout.model}) has {len(names)}")
     state = State(layout)
     for i, name in enumerate(names):
-        _put(path, name, tensors[name].float().numpy(), state.wkv[i])
+        _put(path, name, tensors[name].whole().numpy(), state.wkv[i])
     return state
 
 
 def _put(path: PathLike, name: str, found: np.ndarray, to: np.ndarray) -> None:
     if found.shape != to.shape:
         raise StateFileError(path, f"{name} has the shape {found.shape}; this model expects {to.shape}")
+    try:
+        arguments.finite(name, found)
+    except InputError as error:
+        raise StateFileError(path, str(error)) from error
     to[:] = found.transpose(0, 2, 1)
 
 
 def _is_ours(path: PathLike) -> bool:
     """Whether `State.save` wrote the file: it is a zip archive, as checkpoints are."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return "architecture.npy" in archive.namelist()
+    return sniff.kind(os.fspath(path), StateFileError) == "state"

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
@@ -29,6 +30,9 @@ import numpy as np
 from rwkv_np.errors import BaseFileError, PathLike
 from rwkv_np.evaluation.divergence import log_softmax
 from rwkv_np.evaluation.walk import Passage, Reader
+from rwkv_np.files.mapped import MappedFile
+from rwkv_np.files.reading import open_regular
+from rwkv_np.text import excerpt, parse_json
 
 MAGIC = b"RWKVBASE"
 VERSION = 1
@@ -54,8 +58,24 @@ class Header:
 
     @property
     def n_bytes(self) -> int:
-        """What follows the header."""
-        return self.token_bytes + self.n_rows * row_type(self.vocab_size).itemsize
+        """What follows the header; no array is made for it, since the numbers may be false."""
+        return self.token_bytes + self.n_rows * (8 + 2 * self.vocab_size)
+
+    def find_problem(self) -> str | None:
+        """What cannot be true of it; None: nothing."""
+        if self.version != VERSION:
+            return f"is of version {excerpt(self.version)}; expected {VERSION}"
+        if not all(isinstance(text, str) for text in (self.name, self.data_type, self.head_type)):
+            return "names its model by something that is no text"
+        if not all(_is_count(n) for n in (self.vocab_size, self.n_rows)):
+            return f"says that it holds {excerpt(self.n_rows)} rows of {excerpt(self.vocab_size)}"
+        if self.window is not None and not _is_count(self.window):
+            return f"says that it was made with --window {excerpt(self.window)}"
+        return None
+
+
+def _is_count(n: object) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and n > 0
 
 
 def row_type(vocab_size: int) -> np.dtype:
@@ -100,15 +120,24 @@ class SavingReader:
 class RowReader:
     """Predictions made before, in the base model's place."""
 
-    def __init__(self, name: str, rows: np.ndarray) -> None:
-        self.name, self._rows, self._next = name, rows, 0
+    def __init__(self, name: str, path: str, rows: np.ndarray, check: Callable[[], None] = lambda: None) -> None:
+        """`check` raises an error where the rows' file has been cut meanwhile."""
+        self.name, self._path, self._rows, self._next, self._check = name, path, rows, 0, check
 
     def restart(self) -> None:
         """The windows are the file's own."""
 
     def read(self, ids: np.ndarray) -> np.ndarray:
+        """As models do. Raises BaseFileError: a row holds no predictions."""
+        self._check()
         self._next += len(ids)
-        return decode(self._rows[self._next - len(ids) : self._next])
+        rows = self._rows[self._next - len(ids) : self._next]
+        # Two numbers a row tell; to check the file when it is opened would read gigabytes.
+        is_true = np.isfinite(rows["lowest"]) & np.isfinite(rows["step"]) & (rows["step"] >= 0)
+        if not is_true.all():
+            row = self._next - len(ids) + int(is_true.argmin())
+            raise BaseFileError(self._path, f"is damaged: its row {row} holds no predictions: {_MEND}")
+        return decode(rows)
 
 
 class BaseFile:
@@ -117,14 +146,15 @@ class BaseFile:
     def __init__(self, path: PathLike) -> None:
         """Raises BaseFileError: it is no base file, or not a whole one; OSError."""
         self.path = os.fspath(path)
-        with open(path, "rb") as file:
+        with open_regular(path, BaseFileError) as file:
             self.header = _read_header(self.path, file)
             start = file.tell()
         self.name = f"{self.header.name} (kept)"
         h, n_bytes = self.header, os.path.getsize(path)
         if n_bytes != start + h.n_bytes:
             raise BaseFileError(path, f"has {n_bytes} bytes, its header says {start + h.n_bytes}: {_MEND}")
-        data = np.memmap(path, np.uint8, "r")[start:]
+        self._file = MappedFile(path, BaseFileError)
+        data = self._file.data[start:]
         self._tokens = data[: h.token_bytes].view("<u4")
         self._rows = data[h.token_bytes :].view(row_type(h.vocab_size))
 
@@ -149,7 +179,7 @@ class BaseFile:
 
     def reader(self) -> RowReader:
         """The predictions from the first on."""
-        return RowReader(self.name, self._rows)
+        return RowReader(self.name, self.path, self._rows, self._file.check)
 
 
 _MEND = "make it anew with rwkv-np evaluate BASE.bin --text TEXT --save-base FILE"
@@ -161,11 +191,9 @@ def _read_header(path: str, file: BinaryIO) -> Header:
         raise BaseFileError(path, f"is no file of a base's predictions: {_MEND}")
     (length,) = struct.unpack("<I", start[len(MAGIC) :])
     try:
-        header = Header(**json.loads(file.read(min(length, 2**16))))
+        header = Header(**parse_json(file.read(min(length, 2**16))))
     except (ValueError, TypeError) as error:
         raise BaseFileError(path, f"has a damaged header: {_MEND}") from error
-    if header.version != VERSION:
-        raise BaseFileError(path, f"is of version {header.version}; expected {VERSION}: {_MEND}")
-    if not all(isinstance(n, int) and n > 0 for n in (header.vocab_size, header.n_rows)):
-        raise BaseFileError(path, f"says that it holds {header.n_rows} rows of {header.vocab_size}: {_MEND}")
+    if problem := header.find_problem():
+        raise BaseFileError(path, f"{problem}: {_MEND}")
     return header

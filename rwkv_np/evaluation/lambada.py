@@ -12,7 +12,6 @@ begins with token 187, a newline of the 20B tokenizer, and run_lm_eval.py there 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +22,7 @@ from rwkv_np.evaluation.divergence import log_softmax, negative_log_likelihood
 from rwkv_np.evaluation.quality import Estimate, exponential, mean, share
 from rwkv_np.evaluation.text import read_text
 from rwkv_np.models.base import Model
+from rwkv_np.text import find_surrogate, parse_json
 from rwkv_np.tokenizers import Tokenizer
 
 START = "\n"
@@ -73,12 +73,14 @@ def read_items(path: PathLike, tokenizer: Tokenizer, limit: int | None = None) -
 
 def _item(path: PathLike, number: int, line: str, tokenizer: Tokenizer) -> Item:
     try:
-        text = json.loads(line)["text"]
+        text = parse_json(line)["text"]
         passage, word = text.rsplit(" ", 1)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TextError(
             path, f'line {number} is no {{"text": "..."}} of two words at least: {line[:60]!r}'
         ) from error
+    if half := find_surrogate(text):
+        raise TextError(path, f"line {number} holds {half}, half a surrogate pair; expected text that UTF-8 can hold")
     if not word:
         raise TextError(path, f"line {number} ends in a space; expected a word there: {line[-60:]!r}")
     return Item(tokenizer.encode(START) + tokenizer.encode(passage), tokenizer.encode(f" {word}"))

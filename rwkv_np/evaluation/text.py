@@ -1,7 +1,8 @@
 """A text to be predicted: read, checked, turned into token ids, and those kept for the next time.
 
 A text of a million tokens takes a tokenizer longer than loading a model. The ids are kept in the
-cache folder under a hash of what they follow from: the text and the tokenizer.
+cache folder under a hash of what they follow from: the text and the tokenizer. Before them stands
+their own hash: a figure that follows from damaged ids would be wrong, and look like any other.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import numpy as np
 from rwkv_np.errors import OutputError, PathLike, TextError
 from rwkv_np.evaluation.walk import Passage
 from rwkv_np.files.output import new_file
+from rwkv_np.files.reading import TEXT_LIMIT, read_text_file
 from rwkv_np.kernels import cache
 from rwkv_np.text import decode_utf8
 from rwkv_np.tokenizers import Tokenizer
 
 CACHE = "tokens"  # the folder's name, beside the compiled kernels
+_DIGEST = 32  # bytes of a hash
 LEAST = 100  # predictions: of fewer, a standard error or a 99 % point says nothing
 
 
 def read_text(path: PathLike) -> str:
     """The UTF-8 text at `path`. Raises TextError: it is empty, or no UTF-8, and where; OSError."""
-    text = decode_utf8(Path(path).read_bytes(), path)
+    text = decode_utf8(read_text_file(path, TEXT_LIMIT, TextError), path)
     if not text.strip():
         raise TextError(path, "holds no text; expected a text to predict")
     return text
@@ -65,21 +68,24 @@ def _place(text: str, tokenizer: Tokenizer) -> Path | None:
     found = hashlib.sha256(f"{tokenizer.name}\0{tokenizer.n_ids}\0{text}".encode())
     if os.path.isfile(tokenizer.name):  # the model's own tokenizer.json, whose contents may change
         found.update(Path(tokenizer.name).read_bytes())
-    return folder / f"{found.hexdigest()[:32]}.npy"
+    return folder / f"{found.hexdigest()[:32]}.ids"
 
 
 def _load(path: Path) -> np.ndarray | None:
     """None where nothing lies there, or something damaged."""
     try:
-        ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        data = path.read_bytes()
+    except OSError:
         return None
-    return ids if isinstance(ids, np.ndarray) and ids.dtype == np.uint32 and ids.ndim == 1 else None
+    digest, ids = data[:_DIGEST], data[_DIGEST:]
+    is_whole = len(ids) % 4 == 0 and hashlib.sha256(ids).digest() == digest
+    return np.frombuffer(ids, "<u4").astype(np.uint32) if is_whole else None
 
 
 def _keep(path: Path, ids: np.ndarray) -> None:
     try:
+        data = ids.astype("<u4").tobytes()
         with new_file(path, overwrite=True) as file:
-            np.save(file, ids)
+            file.write(hashlib.sha256(data).digest() + data)
     except OutputError:
         return  # a cache that cannot be written costs time, and nothing else

@@ -22,13 +22,16 @@ from typing import BinaryIO
 import numpy as np
 
 from rwkv_np.errors import FormatError, PathLike
+from rwkv_np.files.mapped import MappedFile
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import REMOVED_TYPES, VERSIONS, DataType, by_code
+from rwkv_np.files.reading import open_regular
 from rwkv_np.files.sniff import describe_as_model
 
 MAGIC = 0x67676D66
 LATEST_VERSION = 101
 MAX_DIMENSIONS = 4
+MAX_PARAMETERS = 10_000  # RWKV-7 of 61 layers has 2,000
 MAX_KEY_LENGTH = 512  # RWKV's longest name has under 40 characters
 
 _HEADER = struct.Struct("<6i")
@@ -61,17 +64,22 @@ class ModelFile:
 def read_model_file(path: PathLike) -> ModelFile:
     """Map the file at `path`. Raises FormatError where it is not one that we can read; OSError."""
     path = os.fspath(path)
-    with open(path, "rb") as file:
-        header = _parse_header(path, file.read(_HEADER.size))
-    data = np.memmap(path, np.uint8, "r")
+    if os.path.isdir(path):
+        raise FormatError(path, describe_as_model(path))
+    with open_regular(path, FormatError) as opened:
+        header = _parse_header(path, opened.read(_HEADER.size))
+    file = MappedFile(path, FormatError)
     parameters: dict[str, Parameter] = {}
     offset = _HEADER.size
-    while offset < data.size:
-        parameter, offset = _read_parameter(path, header, data, offset)
+    while offset < file.n_bytes:
+        parameter, offset = _read_parameter(header, file, offset)
         if parameter.name in parameters:
             raise FormatError(path, f"holds parameter {parameter.name} twice. {_MEND}")
         parameters[parameter.name] = parameter
-    return ModelFile(path, header, parameters, data.size)
+        if len(parameters) > MAX_PARAMETERS:
+            problem = f"holds more than {MAX_PARAMETERS:,} parameters; no RWKV model has so many"
+            raise FormatError(path, f"{problem}. {_MEND}")
+    return ModelFile(path, header, parameters, file.n_bytes)
 
 
 def write_header(file: BinaryIO, header: Header) -> None:
@@ -120,7 +128,9 @@ def _parse_header(path: str, data: bytes) -> Header:
     return header
 
 
-def _read_parameter(path: str, header: Header, data: np.memmap, offset: int) -> tuple[Parameter, int]:
+def _read_parameter(header: Header, file: MappedFile, offset: int) -> tuple[Parameter, int]:
+    path, data = file.path, file.data
+
     def take(n_bytes: int, what: str) -> np.ndarray:
         nonlocal offset
         if n_bytes > data.size - offset:
@@ -143,7 +153,8 @@ def _read_parameter(path: str, header: Header, data: np.memmap, offset: int) -> 
     shape = struct.unpack(f"<{n_dims}i", take(4 * n_dims, "a shape").tobytes())[::-1]
     name = _name(path, start, take(key_length, "a name").tobytes())
     data_type = _data_type(path, header.version, code, name)
-    return Parameter(name, shape, data_type, take(_data_bytes(path, name, shape, data_type), name)), offset
+    raw = take(_data_bytes(path, name, shape, data_type), name)
+    return Parameter(name, shape, data_type, raw, file), offset
 
 
 def _name(path: str, offset: int, key: bytes) -> str:

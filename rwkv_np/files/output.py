@@ -2,19 +2,32 @@
 
 A file is written beside its place and renamed into it when it is complete. Whatever stops
 the writing (an error, Ctrl-C, a full disk) leaves what stood there before, and nothing else.
+
+A process that is killed leaves its part. Each part is locked by whoever writes it, and the system ends a lock
+with its process: the next one that writes into the folder deletes those that nobody has locked. Numbers of
+processes would not do: they are used again, and in a container all are process 1.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import BinaryIO
 
 from rwkv_np.errors import OutputError, PathLike
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 def check_destination(path: PathLike, source: PathLike | None, overwrite: bool, n_bytes: int = 0) -> None:
@@ -34,9 +47,10 @@ def check_destination(path: PathLike, source: PathLike | None, overwrite: bool, 
     if os.path.exists(path) and not overwrite:
         raise OutputError(path, "exists already; give --overwrite to replace it, or another name")
     if not os.path.isdir(folder):
-        raise OutputError(path, f"the folder {folder} does not exist; make it: mkdir -p {folder}")
+        raise OutputError(path, f"the folder {folder} does not exist; make it: mkdir -p {shlex.quote(folder)}")
     if not os.access(folder, os.W_OK):
         raise OutputError(path, f"the folder {folder} is not writable; name a destination elsewhere")
+    _sweep(folder)
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise OutputError(
@@ -54,9 +68,12 @@ def new_file(path: PathLike, *, overwrite: bool = False, durable: bool = False) 
     check_destination(path, None, overwrite)
     place = os.path.realpath(path)  # a link stays a link: what it points to is replaced
     folder, name = os.path.split(place)
-    part = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part")  # in a container, all are process 1
+    part, lock = "", -1
     try:
-        with open(part, "xb") as file:
+        file = _new_part(folder, name)
+        # The lock must outlast the writing: else the part could be taken for a dead process's before it is renamed.
+        part, lock = file.name, -1 if fcntl is None else os.dup(file.fileno())
+        with file:
             yield file
             file.flush()
             if durable:
@@ -65,8 +82,48 @@ def new_file(path: PathLike, *, overwrite: bool = False, durable: bool = False) 
     except OSError as error:
         raise _output_error(place, error) from error
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(part)
+        if part:
+            with suppress(FileNotFoundError):
+                os.unlink(part)
+        if lock >= 0:
+            os.close(lock)
+
+
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.rwkv\.part")
+
+
+def _new_part(folder: str, name: str) -> BinaryIO:
+    """A file of a name that no other has, open to be written, and locked."""
+    while True:
+        file = open(os.path.join(folder, f".{name}.{secrets.token_hex(4)}.rwkv.part"), "xb")  # noqa: SIM115
+        if not _lock(file) or os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # in the moment before it was locked, another process took it for a dead one's
+
+
+def _sweep(folder: str) -> None:
+    """Delete the parts of processes that were killed."""
+    if fcntl is None:
+        return
+    parts: list[str] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        parts = [entry.path for entry in entries if _PART.fullmatch(entry.name) and not entry.is_symlink()]
+    for part in parts:
+        # Not blocking, should it be a pipe.
+        with suppress(OSError), open(os.open(part, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if _lock(file):
+                os.unlink(part)
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock the file until it is closed, or its process ends. False: another has it, or there are no locks here."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _output_error(path: str, error: OSError) -> OutputError:

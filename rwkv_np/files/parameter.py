@@ -12,21 +12,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rwkv_np.files.mapped import MappedFile
 from rwkv_np.files.quants import DataType
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A view of a mapped file.
+    """A view of a mapped file, or of memory.
 
     shape  PyTorch's order: (n_out, n_in) for a matrix
-    data   the raw bytes, uint8, read-only and possibly unaligned
+    raw    its bytes, uint8, read-only and possibly unaligned; `data` is how they are read
+    file   the mapped file that they lie in; None: they are in memory
     """
 
     name: str
     shape: tuple[int, ...]
     data_type: DataType
-    data: np.ndarray
+    raw: np.ndarray
+    file: MappedFile | None = None
+
+    def check(self) -> None:
+        """Raise FormatError where the file has been cut since it was mapped: before each reading."""
+        if self.file is not None:
+            self.file.check()
+
+    @property
+    def data(self) -> np.ndarray:
+        """The bytes, when it is sure that they are still there. Raises FormatError."""
+        self.check()
+        return self.raw
 
     @property
     def n_weights(self) -> int:
@@ -34,7 +48,7 @@ class Parameter:
 
     @property
     def n_bytes(self) -> int:
-        return self.data.size
+        return self.raw.size
 
     def blocks(self) -> np.ndarray:
         """(n_rows, blocks in a row) of the type's block; a vector is one row."""

@@ -6,15 +6,31 @@ names what they hold, and the command that turns it into what is wanted, ends th
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shlex
+from collections.abc import Collection
 
-def kind(path: str) -> str:
-    """One of: empty, model, checkpoint, pickle, safetensors, gguf, ggml, lfs, text, unknown."""
-    with open(path, "rb") as file:
+from rwkv_np.errors import CheckpointError, FileError, FormatError
+from rwkv_np.files import pth
+from rwkv_np.files.reading import open_regular
+
+
+def kind(path: str, error: type[FileError] = FormatError) -> str:
+    """One of: empty, model, checkpoint, legacy, tar, pickle, safetensors, gguf, ggml, lfs, state, chat, text,
+    unknown.
+
+    Raises  `error`: it is a folder, a pipe or a device; OSError
+    """
+    if os.path.isdir(path):
+        raise error(path, _describe_folder(path))
+    with open_regular(path, error) as file:
         start = file.read(512)
     if not start:
         return "empty"
     if start.startswith(b"PK\x03\x04"):
-        return "checkpoint"
+        return _kind_of_zip(path)
     if start.startswith(b"GGUF"):
         return "gguf"
     if start[:4] == b"fmgg":
@@ -26,29 +42,40 @@ def kind(path: str) -> str:
     if _is_safetensors(start):
         return "safetensors"
     if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return "pickle"
+        return "legacy" if _LEGACY_MAGIC in start[:40] else "pickle"
+    if start[257:262] == b"ustar":
+        return "tar"
     return "text" if _is_text(start) else "unknown"
 
+
+# What torch.save begins with since 0.1.10, as an integer in a pickle.
+_LEGACY_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+_CONVERT = "Convert it: python tools/convert.py {path} MODEL-FP16.bin"
 
 _FOUND = {
     "empty": ("is empty", "Copy or download it again"),
     "model": (
         "is a model file", "It is converted already: quantize it with tools/quantize.py, or chat with it"
     ),
-    "checkpoint": ("is a PyTorch checkpoint", "Convert it: python tools/convert.py {path} MODEL-FP16.bin"),
-    "pickle": (
-        "is a PyTorch checkpoint of the kind before 1.6",
-        ("Save it anew: python -c "
-         "\"import torch; torch.save(torch.load('{path}', weights_only=True), 'new.pth')\""),
+    "checkpoint": ("is a PyTorch checkpoint", _CONVERT),
+    "legacy": ("is a PyTorch checkpoint of the kind before 1.6", _CONVERT),
+    "tar": (
+        "is a tar archive; PyTorch before 0.1.10 (2017) wrote such checkpoints",
+        "Load it with an old PyTorch and save it with a new one, or unpack the archive that holds the checkpoint",
     ),
-    "safetensors": (
-        "is a safetensors checkpoint", "Convert it: python tools/convert.py {path} MODEL-FP16.bin"
-    ),
+    "pickle": ("is a Python pickle, and no checkpoint of PyTorch", "Give the file that holds the weights"),
+    "safetensors": ("is a safetensors checkpoint", _CONVERT),
     "gguf": (
         "is a GGUF file (llama.cpp)", "Take the .pth or .safetensors checkpoint of the model, and convert it"
     ),
     "ggml": ("is a ggml file of another program", "Take the .pth checkpoint of the model, and convert it"),
     "lfs": ("is a git-lfs pointer, 130 bytes that stand for the real file", "Fetch that: git lfs pull"),
+    "state": (
+        "is a saved state, not a model", "Chat with the model that it belongs to: rwkv-np chat MODEL.bin --state {path}"
+    ),
+    "chat": (
+        "is a saved chat, not a model", "Go on with the model that it belongs to: rwkv-np chat MODEL.bin --load {path}"
+    ),
     "text": ("is a text file", "Give the file that holds the weights"),
     "unknown": ("is no kind of file that is known here", "Give the file that holds the weights"),
 }  # fmt: skip
@@ -56,14 +83,63 @@ _FOUND = {
 
 def describe_as_model(path: str) -> str:
     """What the file is, for someone who gave it as a model file, and what to do about it."""
-    found, mend = _FOUND[kind(path)]
-    return f"{found}; expected a model file of rwkv.cpp's format. {mend.format(path=path)}"
+    return _describe(path, kind(path), "a model file of rwkv.cpp's format")
 
 
 def describe_as_checkpoint(path: str) -> str:
     """The same for someone who gave it as a checkpoint."""
-    found, mend = _FOUND[kind(path)]
-    return f"{found}; expected an RWKV checkpoint (.pth or .safetensors). {mend.format(path=path)}"
+    return _describe(path, kind(path, CheckpointError), "an RWKV checkpoint (.pth or .safetensors)")
+
+
+def _describe(path: str, found: str, expected: str) -> str:
+    if found in ("checkpoint", "legacy", "safetensors") and is_time_state(_names(path, found)):
+        return describe_time_state(path)
+    words, mend = _FOUND[found]
+    return f"{words}; expected {expected}. {mend.format(path=shlex.quote(path))}"
+
+
+def is_time_state(names: Collection[str]) -> bool:
+    """Whether tensors of those names are what state tuning makes: a state for each layer, and no model."""
+    return bool(names) and all(re.fullmatch(r"blocks\.\d+\.att\.time_state", name) for name in names)
+
+
+def describe_time_state(path: str) -> str:
+    """What such a file is, for someone who gave it as a model or a checkpoint of one."""
+    return (
+        "holds the state of a state-tuned RWKV (time_state), not a model. Chat with the model that it was tuned for: "
+        f"rwkv-np chat MODEL.bin --state {shlex.quote(path)}"
+    )
+
+
+def _names(path: str, found: str) -> Collection[str]:
+    """The names of a checkpoint's tensors; none where they cannot be read."""
+    try:
+        if found == "safetensors":
+            with open_regular(path, FormatError) as file:
+                n_bytes = int.from_bytes(file.read(8), "little")
+                return set(json.loads(file.read(min(n_bytes, pth.MAX_NAMES)))) - {"__metadata__"}
+        read = pth.read_zip if found == "checkpoint" else pth.read_legacy
+        return pth.named_tensors(path, read(path).content)
+    except (FileError, ValueError, TypeError):
+        return ()
+
+
+def _kind_of_zip(path: str) -> str:
+    """A checkpoint is one, and so is what NumPy saves: states and chats."""
+    with open_regular(path, FormatError) as file:
+        start = file.read(100)
+    first = start[30 : 30 + start[26]] if len(start) > 30 else b""
+    return {b"architecture.npy": "state", b"conversation.json": "chat"}.get(first, "checkpoint")
+
+
+def _describe_folder(path: str) -> str:
+    """A folder; those of the transformers library are told by their config.json."""
+    if os.path.exists(os.path.join(path, "config.json")):
+        return (
+            "is a folder of the transformers library, whose names for the parameters are others than those expected "
+            "here; take BlinkDL's own .pth of the model: hf://BlinkDL/..."
+        )
+    return "is a folder; give the file in it that holds the weights"
 
 
 def _is_safetensors(start: bytes) -> bool:

@@ -7,7 +7,13 @@ architecture is stands in its record (`architecture.py`), one version a module b
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
+from rwkv_np import arguments
 from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.files.format import ModelFile, read_model_file
 from rwkv_np.files.quants import by_code
@@ -41,20 +47,41 @@ def load(
     progress   called with (what is being done, done, total) while kernels compile and weights load
     Raises     FormatError, InputError, OSError
     """
+    path = arguments.path("path", path)
+    options = _checked(threads, engine, head_q8_0, head_epsilon)
     file = read_model_file(path)
     config = model_config(file)
-    if head_epsilon is not None:
-        config = dataclasses.replace(config, head_epsilon=head_epsilon)
-    if engine not in ENGINES:
-        raise InputError(f"engine is {engine!r}; expected fused or numpy")
-    if head_q8_0 is None:
-        head_q8_0 = config.is_quantized  # models/head.py says why
+    if options["head_epsilon"] is not None:
+        config = dataclasses.replace(config, head_epsilon=options["head_epsilon"])
+    # models/head.py says why a quantized model differs.
+    as_q8_0 = config.is_quantized if options["head_q8_0"] is None else options["head_q8_0"]
+    make = _engine_of(config, engine)
+    model: Model = make(config, file.parameters, options["threads"], head_q8_0=as_q8_0, progress=progress)
+    model._load_again = functools.partial(load, os.path.abspath(path), **options)
+    return model
+
+
+def _checked(
+    threads: int | None, engine: str, head_q8_0: bool | None, head_epsilon: float | None
+) -> dict[str, Any]:
+    """The options of `load`, if they can be true: before a file is opened. Raises InputError."""
+    if not isinstance(engine, str) or engine not in ENGINES:
+        raise InputError(f"engine is {arguments.shown(engine)}; expected fused or numpy")
+    return {
+        "threads": None if threads is None else arguments.whole_number("threads", threads, 1),
+        "engine": engine,
+        "head_q8_0": None if head_q8_0 is None else arguments.switch("head_q8_0", head_q8_0),
+        "head_epsilon": None if head_epsilon is None else arguments.number("head_epsilon", head_epsilon, 0, 1),
+    }
+
+
+def _engine_of(config: ModelConfig, engine: str) -> Callable[..., Model]:
     if engine == "numpy":
-        return config.record.graph(config, file.parameters, threads, head_q8_0=head_q8_0, progress=progress)
+        return config.record.graph
     # Numba takes half a second to import: who only looks at a file, or converts one, does not wait for it.
     from rwkv_np.models.engine import Engine
 
-    return Engine(config, file.parameters, threads, head_q8_0=head_q8_0, progress=progress)
+    return Engine
 
 
 def model_config(file: ModelFile) -> ModelConfig:
@@ -68,15 +95,35 @@ def model_config(file: ModelFile) -> ModelConfig:
     if problem := record.find_problem(shapes):
         raise FormatError(file.path, f"{problem}. {_MEND}")
     types = {p.data_type.code: p.data_type.name for p in file.parameters.values()}
-    header_type = by_code(file.header.data_type, file.header.version)
-    assert header_type is not None  # the reader has refused any other code
     return ModelConfig(
         **vars(sizes),
         record=record,
         file_version=file.header.version,
-        data_type=header_type.name,
+        data_type=data_type(file),
         data_types=tuple(types[code] for code in sorted(types)),
     )
+
+
+def header_type(file: ModelFile) -> str:
+    """The type that the header names as that of most matrices."""
+    found = by_code(file.header.data_type, file.header.version)
+    assert found is not None  # the reader has refused any other code
+    return found.name
+
+
+def data_type(file: ModelFile) -> str:
+    """The type of the matrices: the header's, unless none of them has it; then the one that most weights have.
+
+    A header may say another type than most have: some stay as they are, or were chosen by name. One that none has
+    is no ground to refuse the file: a quantizer writes it where no row is a multiple of 32 weights.
+    """
+    record = ARCHITECTURES.get(identify(file.parameters))
+    n_weights: Counter[str] = Counter()
+    for name, p in file.parameters.items():
+        if record and record.is_quantizable(name, p.shape):
+            n_weights[p.data_type.name] += p.n_weights
+    said = header_type(file)
+    return said if said in n_weights or not n_weights else n_weights.most_common(1)[0][0]
 
 
 def _check_header(file: ModelFile, found: dict[str, int]) -> None:

@@ -104,6 +104,10 @@ class Architecture:
     graph: Callable[..., Model]
     ignored: Callable[[Sizes], dict[str, tuple[int, ...]]] = lambda sizes: {}
 
+    def __reduce__(self) -> tuple[Callable[[str], Architecture], tuple[str]]:
+        """In a pickle it is its name: its functions are the code's, and some of them have no name."""
+        return _known, (self.name,)
+
     def find_problem(self, shapes: Shapes) -> str | None:
         """What keeps parameters of those shapes from being a model of this version; None: nothing does."""
         sizes = self.sizes(shapes)
@@ -116,6 +120,12 @@ class Architecture:
             if name in shapes and tuple(shapes[name]) != shape:
                 return f"{name} has the shape {tuple(shapes[name])}; expected {shape}"
         return None
+
+
+def _known(name: str) -> Architecture:
+    from rwkv_np.models.registry import ARCHITECTURES  # which imports this
+
+    return ARCHITECTURES[name]
 
 
 def _more(names: list[str]) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Union
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.errors import InputError
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.pool import StatePool
@@ -51,10 +52,11 @@ class Model:
     """A model that can read tokens; `config` tells its sizes and types."""
 
     config: ModelConfig
+    _load_again: Callable[[], Model] | None = None
 
     def __init__(self, config: ModelConfig, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads is {threads}; expected at least 1")
+        if threads is not None:
+            arguments.whole_number("threads", threads, 1)
         self.config = config
         self.state_layout = StateLayout(config)
 
@@ -78,7 +80,7 @@ class Model:
         """
         ids = self._check_tokens(tokens)
         if state is not None:
-            state.check(self.state_layout)
+            self.check_state(state, changes=False)
         after = self.initial_state() if state is None else state.copy()
         return self._read_one(ids, after, full_output), after
 
@@ -89,7 +91,7 @@ class Model:
         Raises   InputError, and then `state` has not changed
         """
         ids = self._check_tokens(tokens)
-        state.check(self.state_layout)
+        self.check_state(state)
         return self._read_one(ids, state, full_output)
 
     def read(self, runs: Sequence[Run], pool: StatePool) -> np.ndarray:
@@ -102,14 +104,33 @@ class Model:
         Raises   InputError, and then no state has changed: no runs, a slot that is not taken or
                  that two runs share, an unknown `wants`, tokens as in `forward`
         """
-        if pool.layout is not self.state_layout:
-            raise InputError("the pool belongs to another model; make one with this model's new_pool")
+        arguments.one_of("the pool", pool, StatePool, "one of this model's new_pool").check_memory(self.state_layout)
+        arguments.one_of("runs", runs, (list, tuple), "a list of Run")
         checked = [self._check_run(run, pool) for run in runs]
         if not checked:
             raise InputError("there are no runs to read; expected at least one")
         if len({run.slot for run in checked}) < len(checked):
             raise InputError("two runs have the same slot; a sequence can be read once in a pass")
         return self._read(checked, pool.data)
+
+    def check_state(self, state: State, *, changes: bool = True) -> None:
+        """Raise InputError unless this model can go on from `state`, and change it where it `changes` it."""
+        expected = "a State: initial_state() makes one, and load_state reads one"
+        arguments.one_of("the state", state, State, expected).check(self.state_layout, changes=changes)
+
+    # A model does not change, and its program is full of addresses in this process.
+
+    def __copy__(self) -> Model:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Model:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
+        """In a pickle it is its path and options: whoever reads that maps the file again."""
+        if self._load_again is None:
+            raise InputError("a model that did not come from rwkv_np.load cannot be pickled; load it where it is used")
+        return self._load_again, ()
 
     def _read_one(self, ids: np.ndarray, state: State, full_output: bool) -> np.ndarray:
         logits = self._read([CheckedRun(ids, 0, len(ids) if full_output else 1)], state.data[None])
@@ -120,19 +141,15 @@ class Model:
         raise NotImplementedError(f"{type(self).__name__} cannot read tokens")
 
     def _check_run(self, run: Run, pool: StatePool) -> CheckedRun:
-        if run.wants not in WANTS:
-            raise InputError(f"a run wants {run.wants!r}; expected one of {', '.join(WANTS)}")
-        pool.check(run.slot)
+        arguments.one_of("a run", run, Run, "a Run(tokens, slot, wants)")
+        if not isinstance(run.wants, str) or run.wants not in WANTS:
+            raise InputError(f"a run wants {arguments.shown(run.wants)}; expected one of {', '.join(WANTS)}")
+        slot = pool.check(run.slot)
         ids = self._check_tokens(run.tokens)
-        return CheckedRun(ids, run.slot, {"none": 0, "last": 1, "all": len(ids)}[run.wants])
+        return CheckedRun(ids, slot, {"none": 0, "last": 1, "all": len(ids)}[run.wants])
 
     def _check_tokens(self, tokens: Tokens) -> np.ndarray:
-        ids = np.array([tokens]) if isinstance(tokens, int) else np.atleast_1d(tokens)
-        if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
-            raise InputError(
-                f"tokens have the shape {ids.shape} and the type {ids.dtype}; "
-                "expected one id or a sequence of at least one, as integers"
-            )
+        ids = arguments.token_ids("tokens", tokens)
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
             at = int(((ids < 0) | (ids >= self.config.vocab_size)).argmax())
             raise InputError(

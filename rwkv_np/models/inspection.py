@@ -11,8 +11,7 @@ from typing import Any
 
 from rwkv_np.errors import FormatError, PathLike
 from rwkv_np.files.format import ModelFile, read_model_file
-from rwkv_np.files.quants import by_code
-from rwkv_np.models import model_config
+from rwkv_np.models import data_type, header_type, model_config
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.registry import identify, named_ranks, other_name_of, title_of
 from rwkv_np.models.state import StateLayout
@@ -24,12 +23,14 @@ Report = dict[str, Any]
 def inspect(path: PathLike) -> Report:
     """Everything about the model file at `path`, as plain values for JSON. Raises FormatError, OSError."""
     file = read_model_file(path)
-    header_type = by_code(file.header.data_type, file.header.version)
+    said, kept = header_type(file), data_type(file)
     found, (config, problem) = identify(file.parameters), _config(file)
     return {
         "path": file.path,
         "bytes": file.n_bytes,
-        "header": asdict(file.header) | {"data_type": header_type.name if header_type else None},
+        "header": asdict(file.header) | {"data_type": said},
+        "data_type": kept,
+        "warning": None if said == kept else f"the header says {said}, but no matrix is; most are {kept}",
         "architecture": found,
         "title": title_of(found),
         "other_name": other_name_of(found),

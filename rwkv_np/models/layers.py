@@ -33,10 +33,11 @@ class Embedding:
 
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
-        # Not a memmap, and made once: NumPy takes as long for such a view as for a small model's layer.
-        self._blocks = np.asarray(weight.blocks())
+        # Made once: NumPy takes as long for such a view as for a small model's layer.
+        self._blocks = weight.blocks()
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        self.weight.check()
         return self.weight.data_type.format.decode(self._blocks[tokens]).reshape(-1, self.weight.shape[-1])
 
 

@@ -6,8 +6,11 @@ whoever wants to come back to one copies it out before.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.errors import InputError
 from rwkv_np.models.state import State, StateLayout
 
@@ -19,11 +22,13 @@ class StatePool:
     """
 
     def __init__(self, layout: StateLayout, n_slots: int) -> None:
-        if n_slots < 1:
-            raise InputError(f"a pool of {n_slots} slots; expected at least 1")
+        n_slots = arguments.whole_number("n_slots", n_slots, 1)
         self.layout = layout
-        # Pages that no slot has used yet cost no memory.
-        self.data = np.zeros((n_slots, layout.size), np.float32)
+        try:
+            # Pages that no slot has used yet cost no memory.
+            self.data = np.zeros((n_slots, layout.size), np.float32)
+        except (MemoryError, ValueError) as error:  # ValueError where NumPy cannot even count the bytes
+            raise InputError(f"n_slots is {n_slots}: no memory for so many states of {layout.n_bytes} bytes") from error
         self._free = list(range(n_slots))[::-1]
 
     @property
@@ -43,15 +48,14 @@ class StatePool:
         if not self._free:
             raise InputError(f"all {self.n_slots} slots of the pool are taken; release one, or make a larger pool")
         if state is not None:
-            state.check(self.layout)
+            self._check_state(state)
         slot = self._free.pop()
         self.put(slot, state)
         return slot
 
     def release(self, slot: int) -> None:
         """Give a slot back. Raises InputError: it was not taken."""
-        self.check(slot)
-        self._free.append(slot)
+        self._free.append(self.check(slot))
 
     def put(self, slot: int, state: State | None) -> None:
         """Let the sequence go on from a copy of `state`, or from nothing."""
@@ -59,7 +63,7 @@ class StatePool:
         if state is None:
             self.layout.clear(self.data[slot])
         else:
-            state.check(self.layout)
+            self._check_state(state)
             self.data[slot] = state.data
 
     def state(self, slot: int) -> State:
@@ -67,7 +71,24 @@ class StatePool:
         self.check(slot)
         return State(self.layout, self.data[slot].copy())
 
-    def check(self, slot: int) -> None:
-        """Raise InputError unless `slot` is one that was taken."""
+    def __copy__(self) -> StatePool:
+        return copy.deepcopy(self)
+
+    def check(self, slot: int) -> int:
+        """The slot as an int: a small NumPy integer would not hold the place of its state in memory.
+
+        Raises InputError: it is none that was taken
+        """
+        slot = arguments.whole_number("a slot", slot, -(2**62))
         if not 0 <= slot < self.n_slots or slot in self._free:
             raise InputError(f"slot {slot} is not taken; the pool has {self.n_slots}, {self.n_free} of them free")
+        return slot
+
+    def check_memory(self, layout: StateLayout) -> None:
+        """Raise InputError unless the states are those of a model of that layout, as kernels change them."""
+        n_slots = self.n_slots if isinstance(self.data, np.ndarray) and self.data.ndim else 0
+        arguments.memory("the pool", self.data, (n_slots, self.layout.size))
+        self.layout.check(layout)
+
+    def _check_state(self, state: State) -> None:
+        arguments.one_of("the state", state, State, "a State").check(self.layout, changes=False)

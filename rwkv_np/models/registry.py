@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from rwkv_np.files.sniff import is_time_state
 from rwkv_np.models import v4, v5, v6, v7
 from rwkv_np.models.architecture import Architecture, Sizes
 
@@ -28,6 +29,7 @@ _RANKS = {"v6": ("mix", "decay"), "v7": tuple(v7.RANKS)}
 
 # Relatives of a version that have all of its names and compute something else, by a name that it lacks.
 _VARIANTS = (
+    ("a model with a tuned state in it (time_state), whose use differs from program to program", r"\.att\.time_state$"),
     ("RWKV-8", r"\.ffn\.enn\."),
     ("RWKV-7b (RWKV-7 with DeepEmbed and DeepEmbed attention)", r"\.qkv\."),
     ("RWKV-7a (RWKV-7 with DeepEmbed)", r"\.ffn\.s_emb"),
@@ -38,10 +40,12 @@ _VARIANTS = (
 
 def identify(names: Collection[str]) -> str:
     """What has parameters of those names: a key of ARCHITECTURES, or words for something else."""
-    if any("lora_A" in name or "lora_B" in name or ".lora." in name for name in names):
+    if any(re.search(r"lora_[AB]|\.lora\.|\.bone$", name) for name in names):
         return "a LoRA adapter (weights to add to a model, not a model)"
-    if any(name.startswith("rwkv.blocks.") for name in names):
-        return "RWKV under the names of the transformers library (BlinkDL's own .pth has those expected here)"
+    if any(re.match(r"rwkv\.blocks\.|model\.layers\.\d+\.attn\.", name) for name in names):
+        return "a model under the names of the transformers library (BlinkDL's own .pth has those expected here)"
+    if is_time_state(names):
+        return "the state of a state-tuned RWKV (time_state), not a model"
     for found, mark in _VARIANTS:
         if any(re.search(mark, name) for name in names):
             return found

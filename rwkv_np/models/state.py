@@ -16,12 +16,15 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.lib.format as npy
 
+from rwkv_np import arguments
 from rwkv_np.errors import InputError, PathLike, StateFileError
 from rwkv_np.files.output import new_file
+from rwkv_np.files.reading import open_regular
 from rwkv_np.kernels.layout import BLOCK, round_up
 from rwkv_np.models.config import ModelConfig
 
@@ -77,6 +80,14 @@ class StateLayout:
             for name, place in self.places.items()
         }
 
+    def check(self, layout: StateLayout) -> None:
+        """Raise InputError unless states of `layout`, which is a model's, lie in memory as these do."""
+        if self is layout:
+            return
+        _check("architecture", self.architecture, layout.architecture, layout)
+        for name, place in layout.places.items():
+            _check(name, self.places[name].shape, place.shape, layout)
+
     def clear(self, data: np.ndarray) -> None:
         """Make the flat array that of a model that has read nothing."""
         for place in self.places.values():
@@ -112,6 +123,7 @@ class State:
             # numbers there would be read as float32.
             if part.dtype.newbyteorder("=") != np.float32:
                 raise InputError(f"the state's {name} holds {part.dtype} values; expected float32")
+            arguments.finite(f"the state's {name}", part)
             state.parts[name][:] = part
         return state
 
@@ -121,6 +133,7 @@ class State:
 
     @property
     def parts(self) -> Parts:
+        arguments.memory("the state", self.data, (self.layout.size,), changes=False)
         return self.layout.parts(self.data)
 
     @property
@@ -140,16 +153,13 @@ class State:
         """A state that shares nothing with this one."""
         return State(self.layout, self.data.copy())
 
-    def check(self, layout: StateLayout) -> None:
-        """Raise InputError unless this is a state of a model of that shape, as kernels take it."""
-        if self.data.dtype != np.float32 or not self.data.flags.c_contiguous:
-            raise InputError(f"the state holds {self.data.dtype} values; expected float32, one behind the other")
-        if self.layout is layout and self.data.shape == (layout.size,):
-            return
-        _check("size", self.data.shape, (self.layout.size,), layout)
-        _check("architecture", self.architecture, layout.architecture, layout)
-        for name, place in layout.places.items():
-            _check(name, self.layout.places[name].shape, place.shape, layout)
+    def __copy__(self) -> State:
+        return self.copy()
+
+    def check(self, layout: StateLayout, *, changes: bool = True) -> None:
+        """Raise InputError unless this is a state of a model of that shape, as kernels take and change it."""
+        arguments.memory("the state", self.data, (self.layout.size,), changes=changes)
+        self.layout.check(layout)
 
     def save(self, path: PathLike, overwrite: bool = False) -> None:
         """Write the state to `path` (an .npz file under any name). Raises OutputError."""
@@ -170,15 +180,44 @@ def _check(name: str, found: object, expected: object, layout: StateLayout) -> N
 
 def load_state(path: PathLike, config: ModelConfig) -> State:
     """Read a state that `State.save` wrote, for a model of that shape. Raises StateFileError."""
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            parts = {name: arrays[name] for name in arrays.files}
+    path = arguments.path("path", path)
+    layout = StateLayout(arguments.one_of("config", config, ModelConfig, "a model's config"))
+    with open_regular(path, StateFileError) as file:
+        try:
+            parts = _read_arrays(file, layout)
             architecture = str(parts.pop("architecture"))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise StateFileError(
-            path, "is damaged, or no saved state; expected a file that State.save wrote"
-        ) from error
+        except Exception as error:  # what damaged bytes make zipfile and NumPy raise has no common base
+            raise StateFileError(
+                path, "is damaged, or no saved state; expected a file that State.save wrote"
+            ) from error
     try:
-        return State.from_parts(StateLayout(config), architecture, parts)
+        return State.from_parts(layout, architecture, parts)
     except InputError as error:
         raise StateFileError(path, str(error)) from error
+
+
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def _read_arrays(file: BinaryIO, layout: StateLayout) -> Parts:
+    """The architecture and the parts in a saved state, those of them that are there."""
+    with zipfile.ZipFile(file) as archive:
+        expected: dict[str, tuple[int, ...]] = {"architecture": ()}
+        expected |= {name: place.shape for name, place in layout.places.items()}
+        return {
+            name: _read_array(archive, f"{name}.npy", shape)
+            for name, shape in expected.items() if f"{name}.npy" in archive.namelist()
+        }  # fmt: skip
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, expected: tuple[int, ...]) -> np.ndarray:
+    """An array, or zeros of its shape and type that take no memory, where these are not as expected.
+
+    Its header is read first: 3 MB that say they are 6 GB are refused unread.
+    """
+    with archive.open(name) as member:
+        shape, _, kind = _HEADERS[npy.read_magic(member)](member)
+    if shape != expected or kind.itemsize > (8 if shape else 1024):
+        return np.broadcast_to(np.zeros((), kind), shape)
+    with archive.open(name) as member:
+        return npy.read_array(member, allow_pickle=False)

@@ -24,6 +24,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from rwkv_np import arguments
 from rwkv_np.errors import InputError, PathLike, TokenizerError
 from rwkv_np.tokenizers.base import Tokenizer, check_fit
 from rwkv_np.tokenizers.bpe import N_IDS_20B, BpeTokenizer
@@ -58,8 +59,12 @@ def load_tokenizer(
     of a damaged file that was passed over. Raises TokenizerError: none is found, or it is damaged, or it
     does not fit; InputError: neither path nor vocab_size is given.
     """
+    if vocab_size is not None:
+        vocab_size = arguments.whole_number("vocab_size", vocab_size, 1)
+    if model_path is not None:
+        model_path = arguments.path("model_path", model_path)
     if path is not None:
-        return _load_given(os.fspath(path), vocab_size, model_path, notify)
+        return _load_given(arguments.path("path", path), vocab_size, model_path, notify)
     if vocab_size is None:
         raise InputError("load_tokenizer needs a path, a name or the model's vocab_size; got none of them")
     if vocab_size not in NAME_OF_SIZE:

@@ -8,11 +8,11 @@ while it is generated goes through `TextStream`. Which tokenizer a model needs i
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
+from rwkv_np import arguments
 from rwkv_np.errors import InputError, PathLike, TokenizerError
 
 # Trainers round the vocabulary up so that the matrices divide well: to 64 or 128, times up to
@@ -52,7 +52,7 @@ class Tokenizer(ABC):
         """Raises TokenizerError, naming `source`, where n_ids does not fit the model's vocab_size."""
         self.name = name
         self.n_ids = n_ids
-        self.vocab_size = n_ids if vocab_size is None else vocab_size
+        self.vocab_size = n_ids if vocab_size is None else arguments.whole_number("vocab_size", vocab_size, 1)
         check_fit(source, n_ids, self.vocab_size)
 
     @abstractmethod
@@ -68,7 +68,8 @@ class Tokenizer(ABC):
         return self._build_pieces()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; raises InputError at a lone surrogate, which no UTF-8 can hold."""
+        """The ids of `text`; raises InputError: no text, or a lone surrogate in it, which no UTF-8 can hold."""
+        arguments.one_of("the text", text, str, "a string")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -84,7 +85,8 @@ class Tokenizer(ABC):
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one id stands for, b"" for none; raises InputError when out of range."""
-        token = operator.index(token)
+        if type(token) is not int:
+            token = arguments.whole_number("a token", token, -(2**62))
         if not 0 <= token < self.vocab_size:
             raise InputError(
                 f"token {token} is not in the vocabulary of {self.name}: expected 0 to {self.vocab_size - 1}"
@@ -93,4 +95,5 @@ class Tokenizer(ABC):
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        arguments.one_of("tokens", tokens, Iterable, "a sequence of token ids")
         return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")

@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rwkv_np.errors import PathLike, TokenizerError
+from rwkv_np.files.reading import TOKENIZER_LIMIT, read_regular
+from rwkv_np.text import as_line
 from rwkv_np.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 N_IDS_20B = 50277
 NEWLINE, TWO_NEWLINES = 187, 535  # ids of the 20B tokenizer
 BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
+MOST_GAPS = 2**16  # ids without a token; an id of 4 billion would be a list of 32 GB
 PIECEWISE_STEPS = {"Metaspace", "Replace", "ByteFallback"}  # of a decoder: what they do to each token
 JOINING_STEPS = {"Fuse", "Strip"}  # join the tokens, then drop the text's first space
 # The library does not raise but aborts the process where this prefix and the merges disagree. No
@@ -46,15 +49,28 @@ class BpeTokenizer(Tokenizer):
     """
 
     def __init__(self, path: PathLike, vocab_size: int | None = None) -> None:
+        self._path = os.path.abspath(path)
         self._tokenizer = _read(path)
         self._to_bytes = _bytes_rule(path, self._tokenizer)
-        n_ids = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        n_ids = max(ids, default=-1) + 1
+        if n_ids > 2 * len(ids) + MOST_GAPS:
+            raise TokenizerError(path, f"is damaged: its highest id is {n_ids - 1}, and it has {len(ids)} tokens")
         # Told by its contents: people rename the file, and the rule for prompts hangs on it.
         self._is_20b = n_ids == N_IDS_20B and self._tokenizer.id_to_token(TWO_NEWLINES) == "ĊĊ"
         super().__init__("20B" if self._is_20b else os.fspath(path), n_ids, vocab_size, path)
 
+    def __reduce__(self) -> tuple[type[BpeTokenizer], tuple[str, int], dict[str, str]]:
+        """In a pickle it is its path, under the name that it was given."""
+        return type(self), (self._path, self.vocab_size), {"name": self.name}
+
     def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except BaseException as error:  # a panic of the library is no Exception
+            if type(error).__name__ != "PanicException" and not isinstance(error, Exception):
+                raise
+            raise TokenizerError(self._path, f"is damaged: it cannot encode a text: {as_line(str(error))}") from error
 
     def encode_prompt(self, text: str) -> list[int]:
         """As `encode`, but two newlines at the end of a prompt are two ids for a 20B model.
@@ -80,8 +96,7 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Library
 
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_regular(path, TOKENIZER_LIMIT, TokenizerError)
     except OSError as error:
         raise TokenizerError(path, f"cannot be read: {error.strerror}") from error
     if SUBWORD_PREFIX.search(data):
@@ -89,7 +104,7 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
     try:
         tokenizer = Library.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
-        raise TokenizerError(path, f"is damaged, or no tokenizer.json: {error}") from error
+        raise TokenizerError(path, f"is damaged, or no tokenizer.json: {as_line(str(error))}") from error
     # Both are settings for training in batches that some files carry along.
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -19,12 +19,15 @@ from typing import overload
 
 import numpy as np
 
+from rwkv_np import arguments
 from rwkv_np.errors import PathLike, TokenizerError
 from rwkv_np.kernels import trie
 from rwkv_np.tokenizers.base import Tokenizer
 
 N_IDS = 65530  # id 0 is the end of a text and has no bytes
 VOCAB_SIZE = 65536  # of the models
+MOST_BYTES = 2**20  # unpacked; it has 438,888
+_MEND = "Install the package again: pip install --force-reinstall rwkv-np"
 VOCABULARY = Path(__file__).parents[1] / "data" / "world-vocabulary.zlib"
 
 
@@ -34,12 +37,21 @@ class WorldTokenizer(Tokenizer):
     def __init__(self, vocab_size: int | None = None) -> None:
         super().__init__("World", N_IDS, VOCAB_SIZE if vocab_size is None else vocab_size, "World")
         self._vocabulary = load_vocabulary(VOCABULARY)
-        self._trie = trie.build(self._vocabulary.data, self._vocabulary.lengths)
+        try:
+            self._trie = trie.build(self._vocabulary.data, self._vocabulary.lengths)
+        except ValueError as error:
+            raise TokenizerError(VOCABULARY, f"is damaged: {error}. {_MEND}") from error
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """The ids of any bytes, which need not be UTF-8."""
-        ids: list[int] = _cutter()(np.frombuffer(data, np.uint8), self._trie).tolist()
+        arguments.one_of("the data", data, (bytes, bytearray, memoryview), "bytes")
+        # Of bytes, an array is read-only: Numba compiles for each kind.
+        ids: list[int] = _cutter()(np.frombuffer(bytes(data), np.uint8), self._trie).tolist()
         return ids
+
+    def __reduce__(self) -> tuple[type[WorldTokenizer], tuple[int]]:
+        """In a pickle it is its size: arrays from outside would reach a kernel unseen."""
+        return type(self), (self.vocab_size,)
 
     def _encode(self, text: str) -> list[int]:
         return self.encode_bytes(text.encode("utf-8"))
@@ -81,15 +93,24 @@ class Vocabulary(Sequence[bytes]):
         return self.data[end - self.lengths[index] : end].tobytes()
 
 
+def _unpack(data: bytes) -> bytes:
+    """What a zlib stream holds, as far as a vocabulary can be long: a few KB can be a gigabyte of zeros."""
+    stream = zlib.decompressobj()
+    content = stream.decompress(data, MOST_BYTES)
+    if not stream.eof:
+        raise zlib.error("it is cut short" if len(content) < MOST_BYTES else f"it holds more than {MOST_BYTES} bytes")
+    return content
+
+
 def load_vocabulary(path: PathLike) -> Vocabulary:
     """The vocabulary in a file as this package has it; raises TokenizerError: cannot be read, or damaged."""
     try:
-        content = np.frombuffer(zlib.decompress(Path(path).read_bytes()), np.uint8)
+        content = np.frombuffer(_unpack(Path(path).read_bytes()), np.uint8)
     except OSError as error:
         raise TokenizerError(path, f"cannot be read: {error.strerror}") from error
     except zlib.error as error:
-        raise TokenizerError(path, f"is damaged: {error}") from error
+        raise TokenizerError(path, f"is damaged: {error}. {_MEND}") from error
     lengths, data = content[:N_IDS], content[N_IDS:]
     if lengths.size != N_IDS or lengths.sum() != data.size:
-        raise TokenizerError(path, f"is damaged: it does not hold {N_IDS} ids")
+        raise TokenizerError(path, f"is damaged: it does not hold {N_IDS} ids. {_MEND}")
     return Vocabulary(data, lengths)

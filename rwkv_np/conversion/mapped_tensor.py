@@ -1,0 +1,64 @@
+"""A checkpoint's tensor, still in its file, and given out as float32 a few rows at a time.
+
+Its values are a NumPy view of the mapped bytes. The storages of an old checkpoint lie at any byte, and torch takes
+no view of values that are not at a multiple of their size; NumPy does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+# A bfloat16 is the upper half of a float32; NumPy knows only its bits.
+TYPES: dict[str, np.dtype[Any]] = {
+    "torch.bfloat16": np.dtype("<i2"), "torch.float16": np.dtype("<f2"), "torch.float32": np.dtype("<f4")
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MappedTensor:
+    """A tensor of a type that can be converted.
+
+    dtype   a key of TYPES
+    values  in the tensor's shape, of that NumPy type, mapped
+    check   raises an error where the file has been cut meanwhile
+    verify  raises an error where the bytes are not those that were written, as far as the file can tell
+    """
+
+    dtype: str
+    values: np.ndarray
+    check: Callable[[], None]
+    verify: Callable[[], None] = lambda: None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the last dimension's length; a vector is one."""
+        return math.prod(self.shape[:-1])
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Those rows, (n, n_in) float32."""
+        rows = self.values if self.values.ndim == 2 else self.values.reshape(self.n_rows, self.shape[-1])
+        return self._float32(rows[start:stop])
+
+    def whole(self) -> torch.Tensor:
+        """All of it in its own shape, float32."""
+        return self._float32(self.values)
+
+    def _float32(self, values: np.ndarray) -> torch.Tensor:
+        import torch
+
+        self.check()
+        found = torch.from_numpy(np.require(values, requirements=["C", "A", "W"]))
+        floats: torch.Tensor = (found.view(torch.bfloat16) if self.dtype == "torch.bfloat16" else found).float()
+        return floats

@@ -1,0 +1,80 @@
+"""Open the files that people name: regular ones, of a size that makes sense for what they are.
+
+A path may name a pipe that nobody writes to, /dev/zero, or a film. Whoever reads to the end then waits for
+ever or takes all memory. So what is opened is looked at first, and no reader asks for more than its limit.
+A text may also come through a pipe (`/dev/stdin`, `<(command)`); it has the same limit.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import BinaryIO
+
+from rwkv_np.errors import FileError, PathLike
+
+MB = 10**6
+SETTINGS_LIMIT = 4 * MB  # an opening with a hundred long turns has 0.1 MB
+TOKENIZER_LIMIT = 256 * MB  # the largest tokenizer.json of the hub has 33 MB
+MESSAGE_LIMIT = 64 * MB  # 16 million tokens: a day of reading for a small model
+TEXT_LIMIT = 1000 * MB  # a text to evaluate: Wikipedia's first billion bytes
+STATE_LIMIT = 4000 * MB
+
+_STEP = 2**20
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def open_regular(path: PathLike, error: type[FileError]) -> BinaryIO:
+    """The file at `path`, opened to be read. Raises `error`: it is no regular file; OSError."""
+    # Not blocking: the opening of a pipe would wait for somebody who writes to it.
+    number = os.open(path, _flags(blocking=False))
+    mode = os.fstat(number).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(number, "rb")
+    os.close(number)
+    raise error(path, f"is {_kind(mode)}; expected a regular file")
+
+
+def read_regular(path: PathLike, limit: int, error: type[FileError]) -> bytes:
+    """All bytes of a regular file. Raises `error`: it is none, or has more than `limit` bytes; OSError."""
+    with open_regular(path, error) as file:
+        return read_stream(file, path, limit, error)
+
+
+def read_text_file(path: PathLike, limit: int, error: type[FileError]) -> bytes:
+    """All bytes of a file or a pipe, such as /dev/stdin. Raises as `read_regular` does."""
+    number = os.open(path, _flags(blocking=True))
+    mode = os.fstat(number).st_mode
+    # A terminal is a device, and ends: with Ctrl-D.
+    if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number):
+        with os.fdopen(number, "rb") as file:
+            return read_stream(file, path, limit, error)
+    os.close(number)
+    raise error(path, f"is {_kind(mode)}; expected a file or a pipe")
+
+
+def read_stream(file: BinaryIO, name: PathLike, limit: int, error: type[FileError]) -> bytes:
+    """What is left in `file`, called `name` in messages. Raises `error` where that is more than `limit` bytes."""
+    parts, n_bytes = [], 0
+    # A step at a time: a single read of `limit` bytes asks for that much memory before it knows the size.
+    while part := file.read(min(_STEP, limit + 1 - n_bytes)):
+        parts.append(part)
+        n_bytes += len(part)
+        if n_bytes > limit:
+            raise error(name, f"has more than {limit / MB:,.0f} MB, the most that is read of such a file")
+    return b"".join(parts)
+
+
+def _flags(blocking: bool) -> int:
+    names = ("O_CLOEXEC", "O_BINARY", *(() if blocking else ("O_NONBLOCK",)))  # not every system has all of them
+    return os.O_RDONLY | sum(getattr(os, name, 0) for name in names)
+
+
+def _kind(mode: int) -> str:
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "no file of a known kind")

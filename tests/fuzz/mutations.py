@@ -1,0 +1,88 @@
+"""Damage to bytes of any kind: what disks, networks and people's editors do, and what an attacker does blindly.
+
+The other modules edit a file in the terms of its form (model_files, archives, documents); these functions know
+no form, only `marks`, the offsets where parts of it begin or end. All chance comes from the random.Random that
+is given, so that a number names a file for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+# Where sizes, counts and offsets overflow, change sign, or are one too many.
+EXTREMES = (
+    0, 1, 2, -1, 3, 4, 5, 7, 8, 100, 127, 128, 255, 256, 511, 512, 513, 32767, 32768, 65535, 65536, 2**24,
+    2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, -(2**63), 2**64 - 1,
+)  # fmt: skip
+
+Mutation = Callable[[bytes, Random, Sequence[int]], bytes]
+
+
+def place(data: bytes, rng: Random, marks: Sequence[int]) -> int:
+    """An offset, 0 to len(data): half of the time one of the marks or beside it."""
+    if marks and rng.random() < 0.5:
+        return min(max(rng.choice(marks) + rng.choice((-1, 0, 0, 0, 1)), 0), len(data))
+    return rng.randint(0, len(data))
+
+
+def put(data: bytes, at: int, new: bytes) -> bytes:
+    """`new` in place of as many bytes."""
+    return data[:at] + new + data[at + len(new) :]
+
+
+def pack(number: int, n_bytes: int) -> bytes:
+    """The lowest bytes of a number, little-endian."""
+    return (number & (256**n_bytes - 1)).to_bytes(n_bytes, "little")
+
+
+def flip_bits(data: bytes, rng: Random, marks: Sequence[int] = ()) -> bytes:
+    """One bit to eight."""
+    found = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 8)) if found else 0):
+        found[min(place(data, rng, marks), len(data) - 1)] ^= 1 << rng.randrange(8)
+    return bytes(found)
+
+
+def truncate(data: bytes, rng: Random, marks: Sequence[int] = ()) -> bytes:
+    """Nothing after some offset."""
+    return data[: place(data, rng, marks)]
+
+
+def grow(data: bytes, rng: Random, marks: Sequence[int] = ()) -> bytes:
+    """More bytes somewhere: zeros, noise, or a part of the file itself."""
+    n, at, start = rng.choice((1, 4, 12, 1000)), place(data, rng, marks), place(data, rng, marks)
+    return data[:at] + rng.choice((bytes(n), rng.randbytes(n), data[start : start + n])) + data[at:]
+
+
+def cut_out(data: bytes, rng: Random, marks: Sequence[int] = ()) -> bytes:
+    """A part is missing."""
+    start, end = sorted((place(data, rng, marks), place(data, rng, marks)))
+    return data[:start] + data[min(end, start + 2000) :]
+
+
+def put_extreme(data: bytes, rng: Random, marks: Sequence[int] = ()) -> bytes:
+    """A number of 1 to 8 bytes that no counter expects."""
+    return put(data, place(data, rng, marks), pack(rng.choice(EXTREMES), rng.choice((1, 2, 4, 4, 4, 8))))
+
+
+def put_noise(data: bytes, rng: Random, marks: Sequence[int] = ()) -> bytes:
+    """Some bytes are zero, all ones, or noise."""
+    n = rng.choice((1, 4, 16, 512))
+    return put(data, place(data, rng, marks), rng.choice((bytes(n), b"\xff" * n, rng.randbytes(n))))
+
+
+def swap_parts(data: bytes, rng: Random, marks: Sequence[int] = ()) -> bytes:
+    """Two parts in each other's place."""
+    a, b, c = sorted(place(data, rng, marks) for _ in range(3))
+    return data[:a] + data[b:c] + data[a:b] + data[c:]
+
+
+BLIND: tuple[Mutation, ...] = (
+    flip_bits, flip_bits, truncate, grow, cut_out, put_extreme, put_extreme, put_noise, swap_parts,
+)  # fmt: skip
+
+
+def blind(data: bytes, rng: Random, marks: Sequence[int] = ()) -> bytes:
+    """One of them."""
+    return rng.choice(BLIND)(data, rng, marks)

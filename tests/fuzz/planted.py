@@ -1,0 +1,68 @@
+"""Files whose opening goes wrong in every way that there is, to see that the fuzzer notices: a kind for its own test.
+
+A file's content is the name of what happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import warnings
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from rwkv_np.errors import InputError
+
+FAULTS = (
+    b"ok", b"refused", b"signal", b"hang", b"traceback", b"lines", b"long", b"escape", b"memory", b"greed", b"warning",
+    b"later", b"exit",
+)  # fmt: skip
+
+
+def seed(folder: Path) -> None:
+    """One file that is whole."""
+    (folder / "file").write_bytes(b"ok")
+
+
+def edit(data: bytes, rng: Random) -> bytes:
+    """Something goes wrong with it."""
+    return rng.choice(FAULTS)
+
+
+class Opener:
+    """Opens them."""
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        """Neither is needed."""
+
+    def open_planted(self, path: Path) -> bytes:
+        """What the file says, happens."""
+        return _happen(path.read_bytes())
+
+    def use_planted(self, said: bytes) -> None:
+        """What was accepted may still go wrong."""
+        if said == b"later":
+            raise InputError("one line, but too late")
+
+
+def _happen(said: bytes) -> bytes:
+    if said == b"signal":
+        ctypes.string_at(0)
+    if said == b"hang":
+        sum(itertools.repeat(1))  # no bytecode runs in between
+    if said == b"memory":
+        np.ones(20_000_000)
+    if said == b"greed":
+        np.empty(2**36)  # never touched, so nobody would see it
+    if said == b"warning":
+        warnings.warn("a warning", RuntimeWarning, stacklevel=1)
+    if said == b"exit":
+        raise SystemExit(0)
+    if said == b"traceback":
+        raise IndexError("a bug")
+    text = {b"refused": "one line", b"lines": "two\nlines", b"long": "x" * 5000, b"escape": "\x1b[2J"}.get(said)
+    if text:
+        raise InputError(text)
+    return said
