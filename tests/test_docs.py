@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_parameters, write_model
-from documents import ROOT, anchors, blocks, commands, inline_code, links, prose, table_rows, written
 from make_checkpoint import command as make_checkpoint
+from pages import ROOT, anchors, blocks, commands, inline_code, links, prose, table_rows, written
 from versions import as_checkpoint
 
 from rwkv_np import demo
