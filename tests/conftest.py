@@ -28,11 +28,15 @@ hypothesis.settings.load_profile("same")
 
 # Optional packages, and the files that would not even import without them.
 NEEDS = {
-    "torch": ("checkpoint", "convert", "evaluation_definitions", "output", "quantize", "train_demo", "v5", "v6", "v7"),
+    "torch": (
+        "checkpoint", "convert", "docs", "evaluation_definitions", "output", "quantize", "train_demo", "v5", "v6", "v7",
+    ),
     "babel": ("train_demo",),
     "chatterbot_corpus": ("train_demo",),
     "yaml": ("train_demo",),
-}
+    "pexpect": ("docs",),
+    "pyte": ("docs",),
+}  # fmt: skip
 MISSING = [name for name in NEEDS if importlib.util.find_spec(name) is None]
 collect_ignore = sorted({f"test_{part}.py" for name in MISSING for part in NEEDS[name]})
 

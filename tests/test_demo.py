@@ -15,7 +15,7 @@ from rwkv_np.chat.templates import SEPARATOR, TEMPLATES
 from rwkv_np.files.published import FIRST
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 TABLE = (demo.DATA / "README.md").read_text(encoding="utf-8")
 # What must be right in each language, by the type of the matrices.
 WANTED = {"FP16": 0.90, "Q4_1": 0.85}
@@ -115,14 +115,14 @@ def test_it_declines_most_questions_of_kinds_that_it_never_saw(tokenizer):
     model, declining = load_demo(), ("do not know", "不知道")
     unknown = (ROOT / "tests" / "data" / "demo_unknown.txt").read_text(encoding="utf-8").splitlines()
     declined = [question for question in unknown if any(x in ask(model, tokenizer, question)[0] for x in declining)]
-    told = [re.search(r"declines (\d+) of (\d+)", page).groups() for page in (README, TABLE)]
+    told = [re.search(r"declines (\d+) of (\d+)", page).groups() for page in (PAGE, TABLE)]
     assert told == [(str(len(declined)), str(len(unknown)))] * 2
     assert len(declined) > len(unknown) / 2
 
 
 def test_unseen_text_has_the_perplexity_that_the_pages_tell(tokenizer):
     found = perplexity(load_demo(), tokenizer, demo.HELD_OUT.read_text(encoding="utf-8"))
-    told = [float(re.search(r"perplexity of (\d+\.\d+)", page)[1]) for page in (README, TABLE)]
+    told = [float(re.search(r"perplexity of (\d+\.\d+)", page)[1]) for page in (PAGE, TABLE)]
     assert told == pytest.approx([found] * 2, rel=0.002)
 
 
