@@ -125,7 +125,7 @@ def test_a_huge_settings_file_or_tokenizer_is_refused(tmp_path):
 
 
 def test_a_device_is_no_text(tmp_path):
-    with pytest.raises(TextError, match="/dev/zero: is a device; expected a file or a pipe"):
+    with pytest.raises(TextError, match="/dev/zero: is a device; expected a regular file"):
         read_text("/dev/zero")
     with pytest.raises(TextError, match="is a folder"):
         read_text(tmp_path)

@@ -2,7 +2,7 @@
 
 A path may name a pipe that nobody writes to, /dev/zero, or a film. Whoever reads to the end then waits for
 ever or takes all memory. So what is opened is looked at first, and no reader asks for more than its limit.
-A text may also come through a pipe (`/dev/stdin`, `<(command)`); it has the same limit.
+A text may also come through a pipe that is open already (`/dev/stdin`, `<(command)`); it has the same limit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MESSAGE_LIMIT = 64 * MB  # 16 million tokens: a day of reading for a small model
 TEXT_LIMIT = 1000 * MB  # a text to evaluate: Wikipedia's first billion bytes
 STATE_LIMIT = 4000 * MB
 
+_OPENED = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")  # where a shell puts the pipe of `<(command)`
 _STEP = 2**20
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -48,7 +49,9 @@ def read_regular(path: PathLike, limit: int, error: type[FileError]) -> bytes:
 
 
 def read_text_file(path: PathLike, limit: int, error: type[FileError]) -> bytes:
-    """All bytes of a file or a pipe, such as /dev/stdin. Raises as `read_regular` does."""
+    """All bytes of a file, or of a pipe that is open already, such as /dev/stdin. Raises as `read_regular` does."""
+    if not os.fspath(path).startswith(_OPENED):
+        return read_regular(path, limit, error)
     number = os.open(path, _flags(blocking=True))
     mode = os.fstat(number).st_mode
     # A terminal is a device, and ends: with Ctrl-D.
