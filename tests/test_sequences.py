@@ -125,7 +125,7 @@ def test_a_pass_that_is_refused_changes_no_state(tiny_model, runs, message):
 def test_the_pool_of_another_model_is_refused(tiny_model, golden):
     model, other = rwkv_np.load(tiny_model), rwkv_np.load(golden("FP32.bin"))
     pool = other.new_pool(1)
-    with pytest.raises(InputError, match="the pool belongs to another model"):
+    with pytest.raises(InputError, match="belongs to another model"):
         model.read([Run([1], pool.take())], pool)
     with pytest.raises(InputError, match="the state belongs to another model"):
         model.new_pool(1).take(other.initial_state())
@@ -143,5 +143,5 @@ def test_slots_are_taken_and_given_back(tiny_model):
     with pytest.raises(InputError, match="slot 1 is not taken"):
         pool.release(1)
     np.testing.assert_array_equal(pool.state(pool.take()).data, model.initial_state().data)
-    with pytest.raises(InputError, match="a pool of 0 slots"):
+    with pytest.raises(InputError, match="n_slots is 0; expected at least 1"):
         model.new_pool(0)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from jobs import JOBS, OLD, strays  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
-CHILD = Path(__file__).parent / "child.py"
+CHILD = Path(__file__).parent / "faulty.py"
 MANY = 40  # changes of files, more than any job here has
 
 

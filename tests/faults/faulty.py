@@ -1,6 +1,6 @@
 """Run a command of rwkv-np, or of tools/, to which something happens at a known moment.
 
-    python tests/faults/child.py FAULT FOLDER rwkv-np convert ...
+    python tests/faults/faulty.py FAULT FOLDER rwkv-np convert ...
 
 FAULT is one of
 
