@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from peak import bounded_environment
 from shapes import checkpoint_shapes
 
 from rwkv_np.cli.convert import command
+from rwkv_np.conversion import finite
 from rwkv_np.conversion.convert import convert
 from rwkv_np.errors import CheckpointError
 from rwkv_np.files.format import read_model_file
@@ -189,6 +191,19 @@ def test_weights_that_are_no_numbers_are_refused_by_name_number_and_place(tmp_pa
         "head.weight holds values that are no finite numbers: 2 NaN and 1 infinite, the first at (3, 5). "
         "The checkpoint is damaged: download it again"
     )
+
+
+@pytest.mark.parametrize("stored", ["FP16", "FP32"])
+@pytest.mark.parametrize("bits", [0x7F800001, 0xFF800001, 0x7FC00000, 0x7F800000, 0xFF800000])
+def test_what_is_no_number_is_found_without_a_warning(stored, bits):
+    """A signaling NaN among ordinary numbers makes NumPy warn of the sum of their squares."""
+    x = np.ones((3, 40), np.float32)
+    x.view(np.uint32)[1, 7] = bits
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not finite.are_finite(x, stored)
+        found = finite.Unfit.among([(0, x)], stored)
+    assert (found.n_nan, found.n_infinite, found.first) == (*((0, 1) if bits & 0x7FFFFF == 0 else (1, 0)), (1, 7))
 
 
 @pytest.mark.parametrize("value", [500.5, float("nan")])

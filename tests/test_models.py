@@ -1,5 +1,7 @@
 """The graph against logits that programs which were not written here computed."""
 
+import warnings
+
 import numpy as np
 import pytest
 from conftest import GOLDEN, official_package, random_parameters, shared_file, write_model
@@ -64,6 +66,19 @@ def test_a_quantized_model_holds_its_head_in_8_bits_unless_told_otherwise(golden
     }
     np.testing.assert_array_equal(logits[None], logits[is_q8_0])
     assert (logits[True] != logits[False]).any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("value", [1e7, 1e30, -np.inf, np.nan])
+def test_a_head_beyond_q8_0_is_held_as_it_stands_in_the_file(tmp_path, engine, value):
+    """The scale of its block would be infinite in FP16, and NumPy warns of that."""
+    arrays = random_parameters(np.random.default_rng(0))
+    arrays["head.weight"][5, 3] = value
+    path = write_model(tmp_path / "m.bin", arrays, "FP32")
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("error")
+        logits = [rwkv_np.load(path, engine=engine, head_q8_0=q).forward([1, 2])[0] for q in (True, False)]
+    np.testing.assert_array_equal(*logits)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -21,7 +21,7 @@ def are_finite(values: np.ndarray, stored: str) -> bool:
     that are not; then they are looked at one by one.
     """
     x = values.reshape(-1)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # of a NaN, the processor may say so
         squares = float(np.dot(x, x))
     return squares < _LARGEST[stored] ** 2 or not _bad(values, stored).any()
 

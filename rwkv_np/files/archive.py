@@ -104,8 +104,11 @@ class Archive:
 
     def word(self, name: str) -> str:
         """The short word, of letters and digits, that stands there as an array of one string."""
-        with _damage_named():
-            word = str(self.array(name, 400))
+        array = self.array(name, 400)
+        if array.dtype.kind != "U" or array.ndim:
+            raise Damaged(f"{name} is no word")
+        with _damage_named():  # NumPy's own strings may be of numbers that are no characters: SystemError
+            word = array.tobytes().decode("utf-32-be" if array.dtype.str[0] == ">" else "utf-32-le").rstrip("\0")
         if not re.fullmatch(r"[\w.-]{1,40}", word):
             raise Damaged(f"{name} is no word")
         return word

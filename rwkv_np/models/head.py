@@ -30,13 +30,13 @@ def can_be_q8_0(head: Parameter) -> bool:
 
 
 def loaded(parameters: Mapping[str, Parameter], as_q8_0: bool) -> Parameter:
-    """The head as a model keeps it: as in the file, or in Q8_0."""
+    """The head as a model keeps it: as in the file, or in Q8_0 where that can hold its numbers."""
     head = parameters[NAME]
-    return _in_q8_0(head) if as_q8_0 and can_be_q8_0(head) else head
+    return (_in_q8_0(head) or head) if as_q8_0 and can_be_q8_0(head) else head
 
 
-def _in_q8_0(parameter: Parameter) -> Parameter:
-    """The same matrix in Q8_0 blocks, made a few rows at a time."""
+def _in_q8_0(parameter: Parameter) -> Parameter | None:
+    """The same matrix in Q8_0 blocks, made a few rows at a time; None where a scale is beyond FP16."""
     from rwkv_np.kernels.matmul import quantize  # imports numba
 
     assert _Q8_0 is not None
@@ -45,6 +45,8 @@ def _in_q8_0(parameter: Parameter) -> Parameter:
     blocks = np.empty((n_rows, n_in // size), _Q8_0.format.block)
     for rows, w in parameter.chunks(2**22):
         quants, scales = quantize(w)
+        if not (np.abs(scales) < 65520).all():  # of float32 numbers beyond 8 millions, of inf and NaN
+            return None
         blocks["d"][rows] = scales
         blocks["qs"][rows] = quants.reshape(len(w), -1, size)
     return Parameter(parameter.name, parameter.shape, _Q8_0, blocks.view(np.uint8).reshape(-1))

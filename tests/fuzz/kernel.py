@@ -3,7 +3,7 @@
 from rwkv_np.kernels import cache
 
 
-@cache.jit("i8(i8)")
+@cache.jit()
 def twice(n):
     return 2 * n
 

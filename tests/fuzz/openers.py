@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.conversion.convert import convert
 from rwkv_np.conversion.quantize import quantize
 from rwkv_np.conversion.time_state import load_start_state
+from rwkv_np.errors import InputError
 from rwkv_np.evaluation import lambada, text
 from rwkv_np.evaluation.base_file import BaseFile
 from rwkv_np.evaluation.divergence import log_softmax
@@ -140,8 +141,16 @@ class Opener:
         n_words = sum(map(len, (branch.opening for branch in chat.branches.values())))
         if n_words + sum(len(turn.ids) for branch in chat.branches.values() for turn in branch.turns) > 20_000:
             return  # to read it takes longer than the limit, by rights
+        is_ordinary = all(ordinary(chat.model, state) for state in _states(chat))
         for branch in chat.branches.values():
             check_state(chat.model, chat.position(branch=branch).state)
+        try:
+            self._talk(chat)
+        except InputError as error:  # there is nothing to choose from, which the next answer says
+            if is_ordinary or "the largest logit is" not in str(error):
+                raise
+
+    def _talk(self, chat: Conversation) -> None:
         for act in (chat.continue_answer, chat.answer_again, lambda **also: chat.edit("other", **also)):
             if chat.turns:
                 list(act(max_tokens=2))
@@ -193,7 +202,7 @@ class Opener:
         arguments = [str(self.folder / "v4.bin"), "--config", str(path), "-p", "Hi"]
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             context = command.make_context("chat", arguments)
-            context.params["max_tokens"] = min(2, context.params["max_tokens"])
+            context.params["max_tokens"] = min(2, context.params["max_tokens"] or 2)
             with context:
                 command.invoke(context)
 
@@ -318,6 +327,21 @@ def check_state(model: Model, state: State) -> None:
     """It is finite, and logits after it are if it is ordinary."""
     ensure(bool(np.isfinite(state.data).all()), "a state that is not finite")
     logits, _ = model.forward([0, 1], state)
+    is_finite = bool(np.isfinite(logits).all())
+    ensure(is_finite or not ordinary(model, state), "an ordinary state, and logits that are not finite")
+
+
+def ordinary(model: Model, state: State) -> bool:
+    """Whether its numbers are such as a model makes."""
     fresh = model.initial_state().data
-    ordinary = np.abs(np.where(state.data == fresh, 0, state.data)).max() <= ORDINARY
-    ensure(not ordinary or bool(np.isfinite(logits).all()), "an ordinary state, and logits that are not finite")
+    return bool(np.abs(np.where(state.data == fresh, 0, state.data)).max() <= ORDINARY)
+
+
+def _states(chat: Conversation) -> Iterator[State]:
+    """Those that came with a chat."""
+    for branch in chat.branches.values():
+        if branch.start is not None:
+            yield branch.start
+        for position in (position for turn in branch.turns for position in (turn.end, turn.after_answer)):
+            if position is not None:
+                yield position.state
