@@ -144,7 +144,8 @@ def _open_safetensors(path: str, check_names: CheckNames) -> dict[str, MappedTen
                 raise pth.too_many(path, len(names))
             check_names(path, names)
             return {name: _of_torch(path, name, file.get_tensor(name), watched.check) for name in names}
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, ValueError, OverflowError, RuntimeError, TypeError) as error:
+        # The others are NumPy's and torch's words on dimensions of absurd number or size.
         raise CheckpointError(path, f"safetensors cannot read it: {as_line(str(error))}. Download it again") from error
 
 
