@@ -26,6 +26,7 @@ import os
 from typing import Union
 
 PathLike = Union[str, "os.PathLike[str]"]
+_LONGEST = 700  # characters of a problem
 
 
 class RwkvError(Exception):
@@ -50,10 +51,22 @@ def one_line(error: Exception) -> str:
     return str(error)
 
 
+def as_line(said: str, most: int = 300) -> str:
+    """What another library said, for a message: one line that can be shown, without its middle where it is long.
+
+    Such words repeat what stands in a file, which may be a line break, an escape sequence, or a megabyte.
+    """
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(said.split()))
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
+
+
 class FileError(RwkvError):
     """`path` cannot be used as what it was given as; `problem` says why."""
 
     def __init__(self, path: PathLike, problem: str) -> None:
+        # It may repeat what a stranger wrote into the file: the name of a tensor, a library's words on a header.
+        if not problem.isprintable() or len(problem) > _LONGEST:
+            problem = as_line(problem, _LONGEST)
         super().__init__(f"{os.fspath(path)}: {problem}")
         self.path = os.fspath(path)
         self.problem = problem

@@ -26,15 +26,6 @@ def excerpt(value: object) -> str:
     return reprlib.repr(value)
 
 
-def as_line(said: str, most: int = 300) -> str:
-    """What another library said, for a message: one line that can be shown, without its middle where it is long.
-
-    Such words repeat what stands in a file, which may be a line break, an escape sequence, or a megabyte.
-    """
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(said.split()))
-    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
-
-
 def find_surrogate(text: str) -> str | None:
     """The first lone half of a surrogate pair, as "U+D800": JSON can spell it, and UTF-8 cannot hold it."""
     return next((f"U+{ord(character):04X}" for character in text if "\ud800" <= character <= "\udfff"), None)

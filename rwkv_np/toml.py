@@ -19,8 +19,19 @@ def read_toml(path: PathLike) -> dict[str, Any]:
     """What the file at `path` says. Raises SettingsFileError with the line, TextError, OSError."""
     data = read_regular(path, SETTINGS_LIMIT, SettingsFileError)
     try:
-        return tomllib.loads(decode_utf8(data, path))
+        document = tomllib.loads(decode_utf8(data, path))
+        _check(document)
+        return document
     except RecursionError as error:
         raise SettingsFileError(path, "is no valid TOML: it is nested too deeply") from error
     except ValueError as error:  # TOMLDecodeError is one; so is what Python says of a number of 5000 digits
         raise SettingsFileError(path, f"is no valid TOML: {error}") from error
+
+
+def _check(value: Any) -> None:
+    """Raise ValueError where a whole number has more than TOML's 64 bits: Python takes any, and cannot show all."""
+    if isinstance(value, (dict, list)):
+        for member in value.values() if isinstance(value, dict) else value:
+            _check(member)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a whole number has more than 64 bits")

@@ -54,8 +54,8 @@ def test_a_word_is_read_and_nothing_that_is_none(archive):
 @pytest.mark.parametrize("code", [0x110000, 0xFFFFFFFF, 0xD800])
 def test_numbers_that_are_no_characters_are_no_word(archive, order, code):
     """NumPy makes an array of them, and raises SystemError when they are made a string."""
-    codes = np.array([ord("v"), code], f"{order}u4")
-    with archive(a=npy(np.array("v4", f"{order}U2")), b=npy(codes.view(f"{order}U2")[0:1].reshape(()))) as opened:
+    words = np.array([code], f"{order}u4").view(f"{order}U1").reshape(())
+    with archive(a=npy(np.array("v4", f"{order}U2")), b=npy(words)) as opened:
         assert opened.word("a") == "v4"
         with pytest.raises(Damaged):
             opened.word("b")

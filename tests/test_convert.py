@@ -219,6 +219,23 @@ def test_bytes_that_are_not_those_that_were_written_end_the_conversion(tmp_path,
     assert os.listdir(tmp_path) == ["model.pth"]
 
 
+@pytest.mark.parametrize("shape", [[1] * 70, [1] * 40, [0, 2**63], [0, 2**40, 2**40], [2**62, 0, 2**62], [0] * 5])
+def test_a_tensor_of_absurd_dimensions_is_refused(tmp_path, shape):
+    data = safetensors.torch.save(random_checkpoint(n_layer=1, dtype=torch.float32))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header, size = json.loads(data[8:end]), 4 if all(shape) else 0
+    header["ln_out.bias"] |= {"shape": shape}
+    start, stop = header["ln_out.bias"]["data_offsets"]
+    for entry in header.values():  # what follows moves up
+        entry["data_offsets"] = [x - (stop - start - size if x >= stop else 0) for x in entry["data_offsets"]]
+    text = json.dumps(header).encode()
+    rest = data[end : end + start + size] + data[end + stop :]
+    (tmp_path / "m.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + rest)
+    with pytest.raises(CheckpointError) as error:
+        convert(tmp_path / "m.safetensors", tmp_path / "m.bin")
+    assert os.listdir(tmp_path) == ["m.safetensors"] and error.value.problem.isprintable()
+
+
 def test_values_are_counted_over_all_pieces_of_a_parameter(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["rwkv_np.conversion.convert"], "CHUNK", 64)
     tensors = random_checkpoint(n_layer=1, dtype=torch.float32)

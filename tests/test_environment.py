@@ -92,6 +92,8 @@ SETTINGS = [
     (f"model = {NUL}", "model is '\\x00'; expected a string without the character U+0000"),
     (f"x = {NESTED}", "is no valid TOML: it is nested too deeply"),
     (f"seed = {DIGITS}", "is no valid TOML: Exceeds the limit"),
+    (f"min_p = 1{'0' * 400}", "is no valid TOML: a whole number has more than 64 bits"),
+    (f"quiet = 0x{'f' * 5000}", "is no valid TOML: a whole number has more than 64 bits"),
 ]
 
 

@@ -36,6 +36,13 @@ def test_the_tree_of_errors_is_the_one_in_the_docstring():
     assert found == {kind.__name__ for kind in classes() if kind.__module__ == errors.__name__}
 
 
+def test_what_a_stranger_wrote_is_repeated_in_one_line_of_some_length():
+    for problem in ("has a\nb\x00\x1b[2J, expected c", "has " + "n" * 100_000 + ", expected c", "\u202e expected c"):
+        error = errors.FormatError("m.bin", problem)
+        assert str(error) == f"m.bin: {error.problem}" and error.problem.isprintable() and len(str(error)) < 750
+        assert error.problem.endswith("expected c")
+
+
 def test_a_pool_passes_on_what_load_raised(tmp_path):
     (tmp_path / "no.bin").write_bytes(b"no model")
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:

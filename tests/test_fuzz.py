@@ -23,18 +23,18 @@ def fuzz(tmp_path, *arguments):
 
 
 def test_damaged_files_of_every_kind_are_refused_in_one_line_or_accepted_and_finite(tmp_path):
-    found, status = fuzz(tmp_path, "--files", "1200")
+    found, status = fuzz(tmp_path, "--files", "500")
     assert [{**entry, "files": entry["files"][:1]} for entry in found["findings"]] == []
     assert status == 0 and all(count["files"] for count in found["kinds"].values())
-    assert sum(count["files"] for count in found["kinds"].values()) >= 1100
+    assert sum(count["files"] for count in found["kinds"].values()) >= 490
     for verdict in ("refused", "accepted"):
-        assert sum(count[verdict] for count in found["kinds"].values()) > 250
+        assert sum(count[verdict] for count in found["kinds"].values()) > 100
 
 
 def test_whatever_goes_wrong_is_found_and_the_next_file_is_opened_all_the_same(tmp_path):
-    found, status = fuzz(tmp_path, "--kinds", "planted", "--files", "60", "--limit", "0.3")
+    found, status = fuzz(tmp_path, "--kinds", "planted", "--files", "24", "--limit", "0.3")
     (count,) = found["kinds"].values()
-    assert status == 1 and count["files"] == 60 == count["refused"] + count["accepted"] + count["findings"]
+    assert status == 1 and count["files"] == 24 == count["refused"] + count["accepted"] + count["findings"]
     sorts = {(entry["sort"], entry["error"]): entry for entry in found["findings"]}
     assert set(sorts) == {
         ("signal", "SIGSEGV"), ("hang", "SIGPROF"), ("traceback", "IndexError"), ("traceback", "MemoryError"),

@@ -9,6 +9,8 @@ from rwkv_np.kernels.threads import most_threads
 
 import rwkv_np
 from rwkv_np.errors import FormatError, InputError
+from rwkv_np.files.format import Header, write_header, write_parameter_header
+from rwkv_np.files.quants import by_name
 
 ENGINES = ("numpy", "fused")
 
@@ -79,6 +81,22 @@ def test_a_head_beyond_q8_0_is_held_as_it_stands_in_the_file(tmp_path, engine, v
         warnings.simplefilter("error")
         logits = [rwkv_np.load(path, engine=engine, head_q8_0=q).forward([1, 2])[0] for q in (True, False)]
     np.testing.assert_array_equal(*logits)
+
+
+@pytest.mark.parametrize("architecture", ["v5.1", "v5.2", "v6"])
+def test_a_vector_of_heads_may_be_of_any_type(tmp_path, architecture):
+    """rwkv.cpp's converter writes FP32; a program that writes FP16 is understood, too."""
+    sizes = {"head_size": 16} | ({"ranks": (32, 32)} if architecture == "v6" else {})
+    arrays = random_parameters(np.random.default_rng(0), 1, architecture=architecture, **sizes)
+    path = tmp_path / "m.bin"
+    with open(path, "wb") as file:
+        write_header(file, Header(101, 256, 32, 1, 0))
+        for name, x in arrays.items():
+            stored = by_name("FP16" if name.endswith("time_faaaa") else "FP32")
+            write_parameter_header(file, name, x.shape, stored)
+            file.write(stored.format.encode(x.reshape(-1, 1)).tobytes())
+    logits = [rwkv_np.load(path, engine=engine).forward([1, 2, 3])[0] for engine in ENGINES]
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

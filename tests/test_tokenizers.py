@@ -528,6 +528,19 @@ def test_a_panic_of_the_library_is_a_tokenizer_error_and_ctrl_c_is_none(bpe_file
             tokenizer.encode("text")
 
 
+@pytest.mark.parametrize("part", ["normalizer", "decoder"])
+@pytest.mark.parametrize("steps", [["x" * 2000], ["x" * 40, "y" * 40]])
+def test_a_text_is_not_made_a_thousand_times_as_long(tmp_path, part, steps):
+    save_sentencepiece(tmp_path / "bad.json", library.decoders.ByteFallback())
+    content = json.loads((tmp_path / "bad.json").read_bytes())
+    found = [{"type": "Replace", "pattern": {"String": " "}, "content": text} for text in steps]
+    inner = {"type": "Sequence", f"{part}s": found}
+    content[part] = {"type": "Sequence", f"{part}s": [inner]}
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match="bad.json: is damaged: its replacements make a text up to"):
+        load_tokenizer(tmp_path / "bad.json")
+
+
 def test_an_id_of_billions_is_refused(tmp_path, bpe_file):
     content = json.loads(bpe_file.read_bytes())
     content["model"]["vocab"]["a"] = 4_000_000_000

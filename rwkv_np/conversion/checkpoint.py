@@ -18,7 +18,7 @@ import numpy as np
 
 from rwkv_np.conversion.checksum import Checksum
 from rwkv_np.conversion.mapped_tensor import TYPES, MappedTensor
-from rwkv_np.errors import CheckpointError, MissingPackageError, PathLike
+from rwkv_np.errors import CheckpointError, MissingPackageError, PathLike, as_line
 from rwkv_np.files import pth, sniff
 from rwkv_np.files.mapped import MappedFile
 from rwkv_np.models.architecture import Architecture, Planned
@@ -144,8 +144,9 @@ def _open_safetensors(path: str, check_names: CheckNames) -> dict[str, MappedTen
                 raise pth.too_many(path, len(names))
             check_names(path, names)
             return {name: _of_torch(path, name, file.get_tensor(name), watched.check) for name in names}
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(path, f"safetensors cannot read it: {error}. Download it again") from error
+    except (safetensors.SafetensorError, ValueError, OverflowError, RuntimeError, TypeError) as error:
+        # The others are NumPy's and torch's words on dimensions of absurd number or size.
+        raise CheckpointError(path, f"safetensors cannot read it: {as_line(str(error))}. Download it again") from error
 
 
 def _of_torch(path: str, name: str, tensor: Any, check: Callable[[], None]) -> MappedTensor:

@@ -19,9 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rwkv_np.errors import FileError, PathLike
+from rwkv_np.errors import FileError, PathLike, as_line
 from rwkv_np.files.reading import open_regular
-from rwkv_np.text import as_line
 
 # What damage makes Python's zipfile raise. (NotImplementedError: of a compression that never was; RuntimeError: of
 # encrypted members.)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rwkv_np.files.parameter import Parameter
+from rwkv_np.files.quants import DATA_TYPES
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import Rows, wants
 from rwkv_np.kernels.batch import MOST
@@ -22,6 +23,7 @@ from rwkv_np.kernels.pack import Place, place_alone
 from rwkv_np.kernels.products import Matrix
 from rwkv_np.kernels.tiles import kernel_addresses
 
+_FP32 = DATA_TYPES[0]
 LINE = 64  # bytes of a cache line, where everything begins
 LANES = 3 * MOST * 4 * lay.TILE_ROWS  # bytes of the products of three tiles
 
@@ -117,7 +119,7 @@ class Places:
         """The same with n values: one of a head is repeated for each of its channels."""
         parameter = self._parameters[name]
         values = parameter.array().reshape(-1).repeat(n // parameter.n_weights)
-        return self._place_vector(Parameter(name, values.shape, parameter.data_type, values.view(np.uint8)), n)
+        return self._place_vector(Parameter(name, values.shape, _FP32, values.view(np.uint8)), n)
 
     def _place_vector(self, parameter: Parameter, n_row: int) -> int:
         start = self.n_weights

@@ -17,12 +17,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rwkv_np.errors import PathLike, TokenizerError
+from rwkv_np.errors import PathLike, TokenizerError, as_line
 from rwkv_np.files.reading import TOKENIZER_LIMIT, read_regular
-from rwkv_np.text import as_line
 from rwkv_np.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 N_IDS_20B = 50277
 NEWLINE, TWO_NEWLINES = 187, 535  # ids of the 20B tokenizer
+MOST_GROWTH = 1000  # times that replacements may make a text longer; those of real files make it three times as long
 BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 MOST_GAPS = 2**16  # ids without a token; an id of 4 billion would be a list of 32 GB
 PIECEWISE_STEPS = {"Metaspace", "Replace", "ByteFallback"}  # of a decoder: what they do to each token
@@ -105,6 +105,9 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
         tokenizer = Library.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
         raise TokenizerError(path, f"is damaged, or no tokenizer.json: {as_line(str(error))}") from error
+    for part in (tokenizer.normalizer, tokenizer.decoder):
+        if (growth := _growth(part)) > MOST_GROWTH:
+            raise TokenizerError(path, f"is damaged: its replacements make a text up to {growth} times as long")
     # Both are settings for training in batches that some files carry along.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -125,14 +128,32 @@ def _bytes_rule(path: PathLike, tokenizer: tokenizers.Tokenizer) -> ToBytes:
     raise _unknown_decoder(path, "+".join(kinds) or "no decoder")
 
 
+def _growth(part: Any) -> int:
+    """How many times longer a text may become by what a normalizer or a decoder puts into it."""
+    growth = 1
+    for step in _steps(part):
+        growth *= max(1, len(step.get("content", "")), len(step.get("prepend", "")))
+    return growth
+
+
 def _decoder_steps(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
-    if tokenizer.decoder is None:
-        return []
-    # What pickle would store is the decoder's part of the JSON. To parse the whole file a second
-    # time costs as much as loading it.
-    decoder = json.loads(tokenizer.decoder.__getstate__())
-    steps: list[dict[str, Any]] = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
-    return steps
+    return [] if tokenizer.decoder is None else list(_steps(tokenizer.decoder))
+
+
+def _steps(part: Any) -> Iterator[dict[str, Any]]:
+    """The steps of a normalizer or a decoder, as the file has them."""
+    if part is not None:
+        # What pickle would store is the part's piece of the JSON. To parse the whole file a second
+        # time costs as much as loading it.
+        yield from _flat(json.loads(part.__getstate__()))
+
+
+def _flat(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if step["type"] == "Sequence":
+        for inner in step.get("decoders", step.get("normalizers", ())):
+            yield from _flat(inner)
+    else:
+        yield step
 
 
 def _replacement(path: PathLike, step: Mapping[str, Any]) -> tuple[str, str]:
