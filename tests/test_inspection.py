@@ -38,6 +38,7 @@ def test_a_model_with_the_world_vocabulary_names_its_tokenizer_and_template(tmp_
     sizes = VERSIONS[version][0] | {"vocab_size": 65536}
     folder = tmp_path / "World"
     folder.mkdir()
-    path = write_model(folder / f"{name}.bin", random_parameters(np.random.default_rng(0), architecture=version, **sizes))
+    parameters = random_parameters(np.random.default_rng(0), architecture=version, **sizes)
+    path = write_model(folder / f"{name}.bin", parameters)
     out = run_cli("inspect", path).stdout
     assert "tokenizer: World\n" in out and f"template of chat: {template}\n" in out

@@ -24,7 +24,7 @@ from rwkv_np.models.registry import ARCHITECTURES, identify, titles
 
 ENGINES = ("fused", "numpy")
 
-_MEND = "Convert the checkpoint again: python tools/convert.py CHECKPOINT.pth MODEL.bin"
+_MEND = "Convert the checkpoint again: rwkv-np convert CHECKPOINT.pth MODEL.bin"
 
 
 def load(
