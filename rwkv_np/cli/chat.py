@@ -14,7 +14,7 @@ import click
 import platformdirs
 from click.core import ParameterSource
 
-from rwkv_np import demo
+from rwkv_np import demo, interrupt
 from rwkv_np.chat import repl
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.defaults import DEFAULTS, describe_default, describe_sources
@@ -41,7 +41,6 @@ from rwkv_np.text import decode_utf8, read_lines
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
 
 def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
@@ -113,7 +112,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     session = _open(model or str(demo.MODEL), screen, settings, options)
     is_talk = message is None and sys.stdin.isatty()
     if not session.begin() and not is_talk:
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupt.STATUS)
     if model is None:
         screen.say("demo", source=FIRST.source, name=FIRST.name)
     if message is not None:
@@ -127,7 +126,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     else:
         repl.run_lines(session, read_lines(sys.stdin.buffer, "the input"))
     if session.was_interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupt.STATUS)
 
 
 def _refuse_empty(model: str | None, file: str | None, options: dict[str, Any]) -> None:

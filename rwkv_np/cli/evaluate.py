@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rwkv_np import interrupt
 from rwkv_np.cli import Command
 from rwkv_np.cli.progress import RunningLine
 from rwkv_np.conversion.quantize import TYPES
 
 if TYPE_CHECKING:
     from rwkv_np.evaluation import Report
-
-INTERRUPTED = 130  # the exit status that shells give to Ctrl-C
 
 
 def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | None) -> list[str]:
@@ -93,7 +92,7 @@ def _show(report: Report, out: str | None, overwrite: bool, as_json: bool) -> No
         if not folder.can_plot():
             _notify("The plots are left out; they need matplotlib: pip install 'rwkv-np[plot]'")
     if report.is_partial:
-        raise click.exceptions.Exit(INTERRUPTED)
+        raise click.exceptions.Exit(interrupt.STATUS)
 
 
 def _notify(message: str) -> None:
