@@ -23,6 +23,7 @@ import llvmlite
 import numba
 from numba.core import sigutils
 from numba.core.ccallback import CFunc
+from rwkv_np.kernels import outdated
 from rwkv_np.kernels.kept_code import SUFFIX, KeptCode
 from rwkv_np.kernels.notes import say_once
 from rwkv_np.kernels.trust import HAS_OWNERS, what_speaks_against
@@ -73,8 +74,11 @@ def _usable(base: Callable[[], Path], name: str) -> Path | str:
         path = base().absolute() / name
         problem = what_speaks_against(path)  # before anything is made there
         if not problem:
+            is_new = not path.is_dir()
             _make(path)
             problem = what_speaks_against(path)
+            if is_new and not problem:
+                outdated.sweep(path)
         if problem:
             return problem
         if os.access(path, os.R_OK | os.X_OK | os.W_OK) or any(path.glob(f"*{SUFFIX}")):

@@ -8,6 +8,7 @@
 
 __version__ = "0.1.0"
 
+from rwkv_np import interrupt  # noqa: F401, I001  # before what takes long to import
 from rwkv_np.completion import Completion, generate
 from rwkv_np.conversion.convert import convert
 from rwkv_np.conversion.quantize import quantize

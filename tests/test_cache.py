@@ -284,3 +284,55 @@ def test_processes_that_start_at_once_with_damaged_kernels_all_answer(tiny_model
     assert path.stat().st_size > 1000
     [(out, error, code)] = answers(1)
     assert (out, code) == (right, 0) and "damaged" not in error
+
+
+# --- folders of other sources
+
+
+HASHES = [16 * digit for digit in "abc"]
+
+
+def used(folder, days_ago, *names):
+    """A folder with those files, all used that long ago."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"code")
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (time.time() - 86400 * days_ago,) * 2)
+    return folder
+
+
+def test_a_new_folder_removes_those_that_nobody_used_for_90_days(base):
+    old = used(base / HASHES[0], 91, f"x{SUFFIX}", f"x{SUFFIX}.0123abcd.part"), used(base / HASHES[1], 91)
+    young = used(base / HASHES[2], 89, f"x{SUFFIX}")
+    read = used(base / (16 * "d"), 200, f"x{SUFFIX}", f"y{SUFFIX}")
+    os.utime(read / f"x{SUFFIX}", (time.time(), 0))
+    assert cache.place(16 * "e") == base / (16 * "e")
+    assert not any(folder.exists() for folder in old)
+    assert os.listdir(young) == [f"x{SUFFIX}"] and len(os.listdir(read)) == 2
+
+
+def test_what_does_not_look_like_a_folder_of_ours_stays(base):
+    elsewhere = used(base / "openings", 400, f"x{SUFFIX}")
+    foreign = used(base / HASHES[0], 400, f"x{SUFFIX}", "letter.txt")
+    (base / HASHES[1]).symlink_to(elsewhere)
+    (base / HASHES[2]).write_bytes(b"a file")
+    cache.place(16 * "e")
+    assert len(os.listdir(foreign)) == 2 and os.listdir(elsewhere) and len(os.listdir(base)) == 5
+
+
+def test_a_folder_that_is_there_already_removes_nothing(base):
+    (base / (16 * "e")).mkdir()
+    old = used(base / HASHES[0], 91, f"x{SUFFIX}")
+    cache.place(16 * "e"), cache.place("openings")
+    assert old.exists()
+
+
+def test_an_old_folder_that_cannot_be_removed_stops_nothing(base, monkeypatch):
+    old = used(base / HASHES[0], 91, f"x{SUFFIX}")
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert cache.place(16 * "e") is not None and old.exists()

@@ -299,7 +299,7 @@ def test_a_system_text_and_an_opening_exclude_each_other(chat):
 
 def test_a_checkpoint_given_to_chat_is_answered_with_the_command_that_converts_it(run_cli, golden):
     error = run_cli("chat", golden("pth"), "-p", "x", code=1).stderr
-    assert "is a PyTorch checkpoint" in error and f"python tools/convert.py {golden('pth')}" in error
+    assert "is a PyTorch checkpoint" in error and f"rwkv-np convert {golden('pth')}" in error
 
 
 def test_chatting_never_imports_torch(talkative):

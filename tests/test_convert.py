@@ -250,9 +250,10 @@ def test_weights_beyond_float16_are_refused_with_the_command_that_keeps_them(tmp
     problem = refused(tmp_path, tensors)
     assert problem == (
         "head.weight holds values beyond 65504, the largest number of FP16: 3 of them, the first at (0, 0), "
-        f"the largest 2e+06. Convert it to FP32: python tools/convert.py {tmp_path}/model.pth {tmp_path}/model.bin FP32"
+        f"the largest 2e+06. Convert it to FP32: rwkv-np convert {tmp_path}/model.pth {tmp_path}/model.bin FP32"
     )
-    subprocess.run([sys.executable, *problem.partition("FP32: python ")[2].split()], cwd=ROOT, check=True)
+    words = problem.partition("FP32: rwkv-np ")[2].split()
+    subprocess.run([sys.executable, "-m", "rwkv_np", *words], cwd=ROOT, check=True)
     values = read_model_file(tmp_path / "model.bin").parameters["head.weight"].array()
     np.testing.assert_array_equal(values[0, :3], [1e6, -2e6, 65520])
 

@@ -56,7 +56,7 @@ def patched(offset, value):
 MATRIX = parameter_offset(SMALL, "blocks.0.att.key.weight", 2)
 CASES = {
     "empty": (b"", "is empty"),
-    "pth": (None, "is a PyTorch checkpoint; .* python tools/convert.py"),
+    "pth": (None, "is a PyTorch checkpoint; .* rwkv-np convert"),
     "gguf": (b"GGUF\3\0\0\0" + bytes(100), "GGUF file"),
     "ggml": (b"lmgg" + bytes(100), "ggml file of another program"),
     "safetensors": (struct.pack("<Q", 60) + b'{"a":{}}' + bytes(100), "safetensors checkpoint; .*convert"),
@@ -70,7 +70,7 @@ CASES = {
     "Q4_2": (patched(MATRIX + 8, 5), "Q4_2 .code 5., which every program has removed"),
     "Q4_3": (patched(MATRIX + 8, 6), "Q4_3"),
     "Q4_1_O in 101": (patched(MATRIX + 8, 4), "version 100 files alone"),
-    "Q5_1 in 100": (patched(4, 100), "more than one layout .* tools/quantize.py"),
+    "Q5_1 in 100": (patched(4, 100), "more than one layout .* rwkv-np quantize"),
     "huge name": (patched(MATRIX + 4, 2**30), "claims 2 dimensions and a name of 1073741824 bytes"),
     "huge rank": (patched(MATRIX, 2**30), "claims 1073741824 dimensions"),
     "huge shape": (patched(MATRIX + 16, 2**31 - 1), "ends in the middle of blocks.0.att.key.weight"),

@@ -29,9 +29,16 @@ def test_version_heads_ranks_and_state_are_shown(tmp_path, run_cli, version):
     assert report["sizes"]["state_bytes"] == load(path).initial_state().n_bytes
 
 
-@pytest.mark.parametrize(("version", "template"), [("v6", "world"), ("v7", "g1")])
-def test_a_model_with_the_world_vocabulary_names_its_tokenizer_and_template(tmp_path, run_cli, version, template):
+@pytest.mark.parametrize(
+    ("version", "name", "template"),
+    [("v6", "m", "world"), ("v7", "m", "g1"), ("v7", "RWKV-x070-World-0.1B", "world"), ("v7", "rwkv7-g1d-0.1b", "g1")],
+)
+def test_a_model_with_the_world_vocabulary_names_its_tokenizer_and_template(tmp_path, run_cli, version, name, template):
+    """The template that chat would take, which looks at the file's name too; the folder's says nothing."""
     sizes = VERSIONS[version][0] | {"vocab_size": 65536}
-    path = write_model(tmp_path / "m.bin", random_parameters(np.random.default_rng(0), architecture=version, **sizes))
+    folder = tmp_path / "World"
+    folder.mkdir()
+    parameters = random_parameters(np.random.default_rng(0), architecture=version, **sizes)
+    path = write_model(folder / f"{name}.bin", parameters)
     out = run_cli("inspect", path).stdout
     assert "tokenizer: World\n" in out and f"template of chat: {template}\n" in out

@@ -30,6 +30,16 @@ def test_importing_the_package_imports_no_library_that_only_some_commands_need()
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
+def test_no_message_advises_a_script_of_the_checkout():
+    """Who has installed the package has no folder tools/."""
+    for path in (ROOT / "rwkv_np").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        expressions = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]  # docstrings among them
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in expressions:
+                assert "tools/" not in node.value, f"{path.name}, line {node.lineno}: {node.value}"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["chat", "--help"], ["inspect", str(demo.MODEL)]])
 def test_who_only_asks_waits_for_no_compiler(arguments):
     code = (

@@ -441,7 +441,7 @@ def large_model(tmp_path_factory):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 1), (signal.SIGTERM, 128 + signal.SIGTERM)])
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_signal_in_the_middle_leaves_neither_file_nor_part(tmp_path, large_model, signum, code, as_json):
     tool, options = ROOT / "tools" / "quantize.py", ["--json"] * as_json

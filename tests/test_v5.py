@@ -1,5 +1,7 @@
 """RWKV-5.1 and 5.2 from the checkpoint to logits, against rwkv.cpp's files and the official package's logits."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,8 @@ from versions import (
 import rwkv_np
 from rwkv_np.conversion.convert import convert
 from rwkv_np.errors import CheckpointError, FormatError
+from rwkv_np.evaluation import cost as costs
+from rwkv_np.evaluation.candidate import candidate
 
 VERSIONS = ("v5.1", "v5.2")
 PATHS = dispatch.available_paths()
@@ -237,3 +241,55 @@ def test_a_state_can_pass_between_both_engines_and_a_file(golden, tmp_path):
     state = rwkv_np.load_state(tmp_path / "s.state", fused.config)
     logits, _ = fused.forward(tokens[24:], state, full_output=True)
     np.testing.assert_allclose(logits, golden.logits["official"][24:], rtol=0, atol=2e-5)
+
+
+# --- the epsilon of older models, by option ---------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """RWKV-5.2 with 256 tokens, on which another epsilon tells."""
+    monkeypatch.setenv("RWKV_NP_CONFIG", str(tmp_path / "config.toml"))
+    (tmp_path / "config.toml").touch()
+    return converted(random_checkpoint("v5.2", 3, vocab_size=256), tmp_path, "FP16")
+
+
+def test_the_chat_takes_another_epsilon_and_its_chats_are_its_own(run_cli, small, tmp_path):
+    """What was kept of the opening, or of a conversation, under one epsilon is not taken for another's."""
+
+    def prompted(*options, code=0):
+        arguments = ["-p", "x", "--json", "--max-tokens", 20, "--seed", 1, "--top-p", 1, "--system", "a"]
+        result = run_cli("chat", small, *arguments, *options, code=code)
+        return result.stderr if code else json.loads(result.stdout)["tokens"]
+
+    plain, older = prompted(), prompted("--head-epsilon", 0.9, "--save", tmp_path / "older.chat")
+    assert plain != older == prompted("--head-epsilon", "0.9") and plain == prompted("--head-epsilon", "64e-5")
+    load = ("--load", tmp_path / "older.chat")
+    assert "Start the chat with --head-epsilon 0.9" in prompted(*load, code=1)
+    assert prompted(*load, "--head-epsilon", 0.9)
+    prompted("--save", tmp_path / "plain.chat")
+    load = ("--load", tmp_path / "plain.chat")
+    assert "Start the chat without --head-epsilon" in prompted(*load, "--head-epsilon", 0.9, code=1)
+
+
+def test_evaluate_takes_another_epsilon_for_all_that_it_measures(run_cli, small, words):
+    arguments = ["evaluate", "--from", small, "--formats", "Q8_0", "--text", words, "--no-timing", "--json"]
+    plain, older = (json.loads(run_cli(*arguments, *x).stdout) for x in ((), ("--head-epsilon", 0.9)))
+    base, older_base = (report["rows"][0]["quality"]["perplexity"]["value"] for report in (plain, older))
+    assert abs(base - older_base) > 0.1
+    kl, older_kl = (report["rows"][1]["quality"]["kl"]["value"] for report in (plain, older))
+    assert older_kl < 2 * kl  # that of 8 bits, and not of two epsilons
+    assert older["conditions"]["head epsilon"] == 0.9 and "head epsilon" not in plain["conditions"]
+
+
+def test_speed_and_memory_are_measured_with_it_too(small, monkeypatch):
+    given = []
+    monkeypatch.setattr(costs, "_measure_in_child", lambda path, options: given.append(json.loads(options)) or {})
+    costs.cost(candidate(small, head_epsilon=1e-5), threads=1)
+    assert given == [{"threads": 1, "head_q8_0": None, "head_epsilon": 1e-5}]
+
+
+@pytest.mark.parametrize("words", [["chat", "-p", "x"], ["evaluate", "--no-timing"]])
+def test_other_versions_refuse_another_epsilon_in_a_line(run_cli, words, tiny_model):
+    stderr = run_cli(*words, tiny_model, "--head-epsilon", "1e-5", code=1).stderr
+    assert stderr == f"Error: {tiny_model}: head_epsilon is of RWKV-5, and this is RWKV-4; leave it out\n"

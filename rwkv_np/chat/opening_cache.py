@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,8 +67,10 @@ class OpeningCache:
         """Delete the files that are over the budget, those first that were not used for longest."""
         assert self.folder is not None
         found = [(path.stat(), path) for path in self.folder.glob("*.state")]
-        n_bytes = 0
-        for stat, path in sorted(found, key=lambda entry: entry[0].st_mtime_ns, reverse=True):
+        n_bytes, now = 0, time.time()
+        # One that is of tomorrow, by a clock that was wrong, goes first: else it would push out all that come after it.
+        used = {path: stat.st_mtime if stat.st_mtime < now + 60 else 0 for stat, path in found}
+        for stat, path in sorted(found, key=lambda entry: used[entry[1]], reverse=True):
             n_bytes += stat.st_size
             if n_bytes > BUDGET:
                 path.unlink(missing_ok=True)

@@ -150,6 +150,9 @@ def _check_model(path: PathLike, saved: dict[str, str], model: dict[str, str]) -
     if saved.get("state") != model.get("state"):
         began = "in another state" if saved.get("state") else "without a state"
         raise ConversationFileError(path, f"began {began}. Start the chat with the --state that it began with, or none")
+    if (epsilon := saved.get("head_epsilon")) != model.get("head_epsilon"):
+        mend = f"with --head-epsilon {epsilon}" if epsilon else "without --head-epsilon"
+        raise ConversationFileError(path, f"began {mend}. Start the chat {mend}")
 
 
 def _restore(said: Transcript, archive: Archive, like: Conversation) -> Conversation:

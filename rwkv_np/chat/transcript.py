@@ -139,7 +139,7 @@ def _states(said: Said, version: int, branches: dict[str, Branch]) -> frozenset[
 
 
 def _model(said: Said) -> dict[str, str]:
-    names = ("name", "fingerprint", *(("state",) if "state" in said else ()))
+    names = ("name", "fingerprint", *(name for name in ("state", "head_epsilon") if name in said))
     return {name: said[name].text() for name in names}
 
 

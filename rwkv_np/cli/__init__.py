@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from rwkv_np import __version__
+from rwkv_np import __version__, interrupt
 from rwkv_np.cli.streams import check_output, open_closed
 from rwkv_np.console import columns, printable, write_over
 from rwkv_np.environment import check_environment
@@ -37,6 +37,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         _exit_on_signals()
+        interrupt.release()
         with _errors_in_one_line(), _notes_on_stderr():
             check_output()
             check_environment()
@@ -47,6 +48,8 @@ class Command(click.Command):
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise click.exceptions.Exit(interrupt.STATUS) from error
     except BrokenPipeError:
         raise  # click leaves quietly: `rwkv-np inspect MODEL.bin | head`
     except (OSError, RwkvError) as error:

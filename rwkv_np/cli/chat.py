@@ -14,7 +14,7 @@ import click
 import platformdirs
 from click.core import ParameterSource
 
-from rwkv_np import demo
+from rwkv_np import demo, interrupt
 from rwkv_np.chat import repl
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.defaults import DEFAULTS, describe_default, describe_sources
@@ -34,13 +34,13 @@ from rwkv_np.errors import TextError
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.files.published import FIRST
 from rwkv_np.files.reading import MESSAGE_LIMIT, read_stream, read_text_file
+from rwkv_np.kernels.equations import HEAD_EPSILON
 from rwkv_np.models import load
 from rwkv_np.sampling import SETTINGS, SamplingParams, prepare
 from rwkv_np.text import decode_utf8, read_lines
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-INTERRUPTED = 130  # the exit status of what Ctrl-C ended
 
 
 def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
@@ -77,6 +77,7 @@ def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
 @_option("--head-q8-0/--head-fp16", default=None, help="Hold an FP16 head in 8 bits.  [default: if quantized]")
+@_option("--head-epsilon", type=float, help="Of RWKV-5 models of before November 2023: 1e-5.  [default: 64e-5]")
 @_setting("max_tokens", int, "Longest answer, with its thought.")
 @_setting("temperature", float, "0 always takes the likeliest token.")
 @_setting("top_p", float, "Share of probability that is kept.")
@@ -111,7 +112,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     session = _open(model or str(demo.MODEL), screen, settings, options)
     is_talk = message is None and sys.stdin.isatty()
     if not session.begin() and not is_talk:
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupt.STATUS)
     if model is None:
         screen.say("demo", source=FIRST.source, name=FIRST.name)
     if message is not None:
@@ -125,7 +126,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     else:
         repl.run_lines(session, read_lines(sys.stdin.buffer, "the input"))
     if session.was_interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupt.STATUS)
 
 
 def _refuse_empty(model: str | None, file: str | None, options: dict[str, Any]) -> None:
@@ -158,7 +159,8 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
 
     if cache.is_first_run("program"):
         screen.say("compiling")
-    model = load(path, options["threads"], head_q8_0=options["head_q8_0"], progress=show_loading)
+    held = {"head_q8_0": options["head_q8_0"], "head_epsilon": options["head_epsilon"]}
+    model = load(path, options["threads"], **held, progress=show_loading)
     show_loading("compiling the sampler", 0, 1)
     prepare()
     show_loading("compiling the sampler", 1, 1)
@@ -179,7 +181,9 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
     start = load_start_state(options["state"], c) if options["state"] else None
     if start:
         identity["state"] = hashlib.sha256(start.data.tobytes()).hexdigest()[:32]
-    began = " ".join([identity["fingerprint"], identity.get("state", "")]).strip()
+    if c.head_epsilon != HEAD_EPSILON:
+        identity["head_epsilon"] = repr(c.head_epsilon)
+    began = " ".join(identity[name] for name in ("fingerprint", "state", "head_epsilon") if name in identity)
     openings = OpeningCache(cache.place("openings"), cache_key(began), c)
     conversation = Conversation(
         model, tokenizer, template, params, opening.render(template), openings,

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rwkv_np import interrupt
 from rwkv_np.cli import Command
 from rwkv_np.cli.progress import RunningLine
 from rwkv_np.conversion.quantize import TYPES
 
 if TYPE_CHECKING:
     from rwkv_np.evaluation import Report
-
-INTERRUPTED = 130  # the exit status that shells give to Ctrl-C
 
 
 def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | None) -> list[str]:
@@ -47,12 +46,13 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | Non
 @click.option("--no-timing", is_flag=True, help="Measure neither speed nor memory.")
 @click.option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @click.option("--threads", type=click.IntRange(1), help="[default: the physical cores that may be used]")
+@click.option("--head-epsilon", type=float, help="Of RWKV-5 models of before November 2023: 1e-5.")
 @click.option("--overwrite", is_flag=True, help="Replace a report in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 def command(
     models: tuple[str, ...], base: str | None, formats: list[str], source: str | None, base_file: str | None,
-    float32_activations: bool, both_heads: bool, no_timing: bool, out: str | None, overwrite: bool, as_json: bool,
-    **conditions: Any,
+    float32_activations: bool, both_heads: bool, no_timing: bool, head_epsilon: float | None, out: str | None,
+    overwrite: bool, as_json: bool, **conditions: Any,
 ) -> None:  # fmt: skip
     """Measure what quantization costs: the quality, memory and speed of MODELS, held against the first.
 
@@ -69,7 +69,7 @@ def command(
         folder.prepare(out, overwrite)
     plan = make_plan(
         models, base=base, source=source, formats=formats, base_file=base_file,
-        variants=Variants(float32_activations, both_heads),
+        variants=Variants(float32_activations, both_heads), head_epsilon=head_epsilon,
     )  # fmt: skip
     session = Session(plan, Conditions(**conditions, is_timed=not no_timing), notify=_notify)
     try:
@@ -92,7 +92,7 @@ def _show(report: Report, out: str | None, overwrite: bool, as_json: bool) -> No
         if not folder.can_plot():
             _notify("The plots are left out; they need matplotlib: pip install 'rwkv-np[plot]'")
     if report.is_partial:
-        raise click.exceptions.Exit(INTERRUPTED)
+        raise click.exceptions.Exit(interrupt.STATUS)
 
 
 def _notify(message: str) -> None:

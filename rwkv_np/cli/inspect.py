@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
@@ -21,7 +22,8 @@ def command(model: str, as_json: bool) -> None:
     """
     report = inspect(model)
     if report["sizes"]:
-        report["template"] = template_for(report["header"]["n_vocab"], report["architecture"]).name
+        template = template_for(report["header"]["n_vocab"], report["architecture"], os.path.basename(model))
+        report["template"] = template.name
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else "\n".join(_lines(report)))
     if report["problem"]:
         raise click.ClickException(f"{model}: {report['problem']}")

@@ -71,5 +71,5 @@ class Unfit:
         return (
             f"{name} holds values beyond {_LARGEST[stored]:g}, the largest number of {stored}: {self.n_beyond:,} of "
             f"them, the first at {self.first}, the largest {self.largest:g}. Convert it to FP32: "
-            f"python tools/convert.py {source} {destination} FP32"
+            f"rwkv-np convert {source} {destination} FP32"
         )

@@ -144,7 +144,7 @@ def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]
             raise FormatError(
                 file.path,
                 f"is quantized already ({p.name} is {p.data_type.name}); quantize from the FP16 or FP32 "
-                "file: python tools/quantize.py MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
+                "file: rwkv-np quantize MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
             )
     is_quantizable = _quantizable(file)
     matrices = [

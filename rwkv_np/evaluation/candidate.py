@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rwkv_np.errors import InputError
 from rwkv_np.files.format import read_model_file
@@ -22,6 +23,7 @@ class Candidate:
     """A row of the report.
 
     head_type  the type that the head is held in; head_q8_0 is what `load` is told of it
+    head_epsilon  as `load` takes it
     """
 
     name: str
@@ -33,12 +35,18 @@ class Candidate:
     other_head_type: str | None = None
     variant_of: str | None = None
     head_q8_0: bool | None = None
+    head_epsilon: float | None = None
     has_float32_activations: bool = False
 
     def load(self, threads: int | None) -> Model:
         """The model, ready to read."""
         engine = "numpy" if self.has_float32_activations else "fused"
-        return load(self.path, threads, engine=engine, head_q8_0=self.head_q8_0)
+        return load(self.path, threads, engine=engine, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `load` is told on every engine."""
+        return {"head_q8_0": self.head_q8_0, "head_epsilon": self.head_epsilon}
 
     def variants(self, float32_activations: bool, both_heads: bool) -> Iterator[Candidate]:
         """This one, and those of its variants that are asked for and differ from it."""
@@ -53,25 +61,25 @@ class Candidate:
             )
 
 
-def candidate(path: str, name: str | None = None) -> Candidate:
-    """The model file at `path` as it is held by default. Raises FormatError, OSError."""
+def candidate(path: str, name: str | None = None, head_epsilon: float | None = None) -> Candidate:
+    """The model file at `path` as it is held by default. Raises FormatError, InputError, OSError."""
     file = read_model_file(path)
-    config, matrix = model_config(file), file.parameters[head.NAME]
+    config, matrix = model_config(file, head_epsilon), file.parameters[head.NAME]
     head_type, other = matrix.data_type.name, "Q8_0" if head.can_be_q8_0(matrix) else None
     if other and config.is_quantized:
         head_type, other = other, head_type
     return Candidate(
         name or config.data_type, os.fspath(path), config.data_type, config.is_quantized,
-        config.vocab_size, head_type, other,
+        config.vocab_size, head_type, other, head_epsilon=head_epsilon,
     )  # fmt: skip
 
 
-def candidates(paths: Sequence[str]) -> list[Candidate]:
+def candidates(paths: Sequence[str], head_epsilon: float | None = None) -> list[Candidate]:
     """Files under the shortest names that tell them apart: their types, else their file names, else paths.
 
-    Raises InputError: models of different vocabularies; FormatError, OSError.
+    Raises InputError: models of different vocabularies, or that know no `head_epsilon`; FormatError, OSError.
     """
-    found = [candidate(path) for path in dict.fromkeys(map(os.path.normpath, paths))]
+    found = [candidate(path, head_epsilon=head_epsilon) for path in dict.fromkeys(map(os.path.normpath, paths))]
     for other in found[1:]:
         check_vocabulary(other, found[0])
     stems = [stem(c.path) for c in found]

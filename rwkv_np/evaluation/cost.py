@@ -62,7 +62,7 @@ def cost(candidate: Candidate, threads: int | None = None) -> Cost:
     file_cost = size(candidate.path)
     if candidate.has_float32_activations:
         return file_cost
-    options = json.dumps({"threads": threads, "head_q8_0": candidate.head_q8_0})
+    options = json.dumps({"threads": threads, **candidate.options})
     n_kept = len(list(cache.kept()))
     measured = _measure_in_child(candidate.path, options)
     if len(list(cache.kept())) != n_kept:

@@ -48,13 +48,14 @@ class Plan:
 
 def make_plan(
     paths: Sequence[str], *, base: str | None = None, source: str | None = None, formats: Sequence[str] = (),
-    base_file: str | None = None, variants: Variants | None = None,
+    base_file: str | None = None, variants: Variants | None = None, head_epsilon: float | None = None,
 ) -> Plan:  # fmt: skip
     """What to measure of the model files at `paths`.
 
     base       the model that others are held against; by default `source`, or the first of `paths`
     source     the FP16 or FP32 file that `formats` are made from; by default the base
     base_file  predictions of a base, in place of one
+    head_epsilon  as `rwkv_np.load` takes it, of all models
     Raises     InputError: nothing to measure, an unknown format, different vocabularies; BaseFileError,
                FormatError, OSError
     """
@@ -64,7 +65,7 @@ def make_plan(
     if base and base_file:
         raise InputError("a base model and a base file are given; expected one of them")
     base = base or (None if base_file else source or next(iter(paths), None))
-    files = candidates([path for path in (base, *paths) if path])
+    files = candidates([path for path in (base, *paths) if path], head_epsilon)
     source = source or base
     if not files and not (base_file and source):
         raise InputError("no model is given; name a model file, or one to quantize with --from")
@@ -74,8 +75,8 @@ def make_plan(
     held_against: Candidate | BaseFile = BaseFile(base_file) if base_file else files[0]
     together = [one for file in files for one in variants.of(file)]
     groups: list[Group] = [_there(together)] if together != [held_against] or not made else []
-    groups += [_made(os.fspath(source), name, files, variants) for name in made if source]
-    return Plan(held_against, files[0] if files else candidate(str(source)), groups)
+    groups += [_made(os.fspath(source), name, files, variants, head_epsilon) for name in made if source]
+    return Plan(held_against, files[0] if files else candidate(str(source), head_epsilon=head_epsilon), groups)
 
 
 def _there(together: list[Candidate]) -> Group:
@@ -86,7 +87,9 @@ def _there(together: list[Candidate]) -> Group:
     return group
 
 
-def _made(source: str, data_type: str, files: Sequence[Candidate], variants: Variants) -> Group:
+def _made(
+    source: str, data_type: str, files: Sequence[Candidate], variants: Variants, head_epsilon: float | None
+) -> Group:
     is_told_by_type = all(file.name == file.data_type for file in files)
     name = data_type if is_told_by_type else f"{stem(source)} as {data_type}"
 
@@ -95,6 +98,6 @@ def _made(source: str, data_type: str, files: Sequence[Candidate], variants: Var
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, f"{stem(source)}-{data_type}.bin")
             quantize(source, path, data_type)
-            yield variants.of(candidate(path, name))
+            yield variants.of(candidate(path, name, head_epsilon))
 
     return group

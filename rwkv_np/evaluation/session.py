@@ -75,7 +75,7 @@ class Session:
             check_destination(c.save_base, None, overwrite=False, mend="delete it, or give another name")
         task = Task(passage, items, c.is_timed, c.threads, c.save_base)
         n_tokens = len(passage.tokens) if passage else None
-        self.report = Report(plan.base.name, _facts(c, text, n_tokens, tokenizer))
+        self.report = Report(plan.base.name, _facts(c, text, n_tokens, tokenizer) | _epsilon(plan))
         self._evaluation = Evaluation(task, plan.base, self.report)
 
     def run(self, progress: Progress | None = None) -> Report:
@@ -99,6 +99,12 @@ def _held_out() -> Path:
     if HELD_OUT.is_file():
         return HELD_OUT
     raise InputError("there is nothing to read; give a text, --text FILE, or passages, --lambada FILE")
+
+
+def _epsilon(plan: Plan) -> dict[str, Any]:
+    """The epsilon of the norm of a head, where it is another than the model's version has."""
+    found = plan.model.head_epsilon
+    return {} if found is None else {"head epsilon": found}
 
 
 def _facts(c: Conditions, text: PathLike | None, n_tokens: int | None, tokenizer: Tokenizer) -> dict[str, Any]:

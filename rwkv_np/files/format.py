@@ -105,7 +105,7 @@ HEADER_BYTES = _HEADER.size
 
 _MEND = (
     "The file is damaged: copy or download it again, or make it anew from the checkpoint with "
-    "python tools/convert.py CHECKPOINT.pth MODEL.bin"
+    "rwkv-np convert CHECKPOINT.pth MODEL.bin"
 )
 
 
@@ -119,7 +119,7 @@ def _parse_header(path: str, data: bytes) -> Header:
         raise FormatError(
             path,
             f"is a model file of version {header.version}; versions 100 and 101 can be read. "
-            "Convert the checkpoint again: python tools/convert.py CHECKPOINT.pth MODEL.bin",
+            "Convert the checkpoint again: rwkv-np convert CHECKPOINT.pth MODEL.bin",
         )
     for name in ("n_vocab", "n_embed", "n_layer"):
         if getattr(header, name) <= 0:
@@ -199,5 +199,5 @@ def _data_type(path: str, version: int, code: int, where: str) -> DataType:
     raise FormatError(
         path,
         f"{where} uses {found}. Quantize again from the FP16 file: "
-        "python tools/quantize.py MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
+        "rwkv-np quantize MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
     )

@@ -50,12 +50,12 @@ def kind(path: str, error: type[FileError] = FormatError) -> str:
 
 # What torch.save begins with since 0.1.10, as an integer in a pickle.
 _LEGACY_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
-_CONVERT = "Convert it: python tools/convert.py {path} MODEL-FP16.bin"
+_CONVERT = "Convert it: rwkv-np convert {path} MODEL-FP16.bin"
 
 _FOUND = {
     "empty": ("is empty", "Copy or download it again"),
     "model": (
-        "is a model file", "It is converted already: quantize it with tools/quantize.py, or chat with it"
+        "is a model file", "It is converted already: quantize it (rwkv-np quantize), or chat with it"
     ),
     "checkpoint": ("is a PyTorch checkpoint", _CONVERT),
     "legacy": ("is a PyTorch checkpoint of the kind before 1.6", _CONVERT),

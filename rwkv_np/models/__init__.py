@@ -6,7 +6,6 @@ architecture is stands in its record (`architecture.py`), one version a module b
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections import Counter
@@ -17,6 +16,7 @@ from rwkv_np import arguments
 from rwkv_np.errors import FormatError, InputError, PathLike
 from rwkv_np.files.format import ModelFile, read_model_file
 from rwkv_np.files.quants import by_code
+from rwkv_np.kernels.equations import HEAD_EPSILON
 from rwkv_np.models.base import Model, Progress, Run
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.pool import StatePool
@@ -24,7 +24,7 @@ from rwkv_np.models.registry import ARCHITECTURES, identify, titles
 
 ENGINES = ("fused", "numpy")
 
-_MEND = "Convert the checkpoint again: python tools/convert.py CHECKPOINT.pth MODEL.bin"
+_MEND = "Convert the checkpoint again: rwkv-np convert CHECKPOINT.pth MODEL.bin"
 
 
 def load(
@@ -43,16 +43,14 @@ def load(
     head_q8_0  keep an FP16 or FP32 head in 8 bits: fewer bytes to read for a token; None: where the
                other matrices are quantized (head.py says what it costs)
     head_epsilon  of the norm of a head, where it is not that of the official package: 1e-5 for RWKV-5 models
-               of before November 2023, and to compare with rwkv.cpp (models/v5.py)
+               of before November 2023, and to compare with rwkv.cpp (models/v5.py); other versions have one
     progress   called with (what is being done, done, total) while kernels compile and weights load
     Raises     FormatError, InputError, OSError
     """
     path = arguments.path("path", path)
     options = _checked(threads, engine, head_q8_0, head_epsilon)
     file = read_model_file(path)
-    config = model_config(file)
-    if options["head_epsilon"] is not None:
-        config = dataclasses.replace(config, head_epsilon=options["head_epsilon"])
+    config = model_config(file, options["head_epsilon"])
     # models/head.py says why a quantized model differs.
     as_q8_0 = config.is_quantized if options["head_q8_0"] is None else options["head_q8_0"]
     make = _engine_of(config, engine)
@@ -84,8 +82,11 @@ def _engine_of(config: ModelConfig, engine: str) -> Callable[..., Model]:
     return Engine
 
 
-def model_config(file: ModelFile) -> ModelConfig:
-    """What is in the file, once header and parameters have been compared with each other."""
+def model_config(file: ModelFile, head_epsilon: float | None = None) -> ModelConfig:
+    """What is in the file, once header and parameters have been compared with each other.
+
+    Raises FormatError; InputError: `head_epsilon` is given for a version that knows only one
+    """
     record = ARCHITECTURES.get(found := identify(file.parameters))
     if record is None:
         raise FormatError(file.path, f"holds {found}; {titles()} is what can be run")
@@ -94,9 +95,12 @@ def model_config(file: ModelFile) -> ModelConfig:
     _check_header(file, {"n_layer": sizes.n_layer, "n_embed": sizes.n_embd, "n_vocab": sizes.vocab_size})
     if problem := record.find_problem(shapes):
         raise FormatError(file.path, f"{problem}. {_MEND}")
+    if head_epsilon is not None and not record.name.startswith("v5"):
+        raise InputError(f"{file.path}: head_epsilon is of RWKV-5, and this is {record.title}; leave it out")
     types = {p.data_type.code: p.data_type.name for p in file.parameters.values()}
     return ModelConfig(
         **vars(sizes),
+        head_epsilon=HEAD_EPSILON if head_epsilon is None else head_epsilon,
         record=record,
         file_version=file.header.version,
         data_type=data_type(file),

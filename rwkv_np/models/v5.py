@@ -11,7 +11,7 @@ head, becomes a 5.2 with the head's value in each channel. In a file `time_decay
 
 The state of a head is a matrix S [key][value], so a layer's memory is n_embd * head_size numbers. The norm over
 a head has the epsilon 64e-5. Models trained before November 2023 had 1e-5, and rwkv.cpp has it to this day in
-all of RWKV-5; a file does not tell: `rwkv_np.load(path, head_epsilon=1e-5)` is for those.
+all of RWKV-5; a file does not tell: `--head-epsilon 1e-5`, or `rwkv_np.load(path, head_epsilon=1e-5)`, is for those.
 
 Source: "Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence", arXiv 2404.05892.
 """

@@ -1,0 +1,99 @@
+"""Places that fail: folders that may not be written to, folders that vanish, and clocks that jump."""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_parameters, write_model
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from jobs import JOBS, OLD, strays  # noqa: E402
+from test_faults import play  # noqa: E402
+
+from rwkv_np.chat import opening_cache  # noqa: E402
+from rwkv_np.chat.opening_cache import OpeningCache  # noqa: E402
+from rwkv_np.files.output import new_file  # noqa: E402
+from rwkv_np.models import load  # noqa: E402
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and folders of POSIX")
+WRITERS = ["convert", "quantize", "chat", "evaluate"]
+FUTURE = time.time() + 5 * 365 * 86400
+
+
+def errors(child):
+    return [line for line in child.stderr.splitlines() if line.startswith("Error: ")]
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """Make the folder of a prepared job one that can only be read."""
+    folders = []
+
+    def make(job):
+        job.prepare(tmp_path / "work")
+        folders[:] = [path for path in (tmp_path / "work", tmp_path / "work" / "report") if path.exists()]
+        for path in folders:
+            path.chmod(0o555)
+        return folders[0]
+
+    yield make
+    for path in folders:
+        path.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_that_cannot_be_written_to_is_said_in_one_line_before_the_work(read_only, name):
+    job = JOBS[name]
+    folder = read_only(job)
+    child = play(replace(job, old=()), folder, "no-override")
+    assert child.returncode == 1 and child.stdout == ""
+    assert len(errors(child)) == 1 and "is not writable" in errors(child)[0], child.stderr
+    for old in job.old:
+        assert (folder / old).read_bytes() == OLD
+
+
+def test_a_save_that_cannot_be_is_said_in_one_line(read_only):
+    child = play(JOBS["save"], read_only(JOBS["save"]), "no-override")
+    assert child.returncode == 1 and len(errors(child)) == 1 and "is not writable" in errors(child)[0]
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "save"])
+def test_a_folder_that_vanishes_in_the_work_is_said_in_one_line(tmp_path, name):
+    """Before anything is opened in it, and before what was written takes its place."""
+    for step in (1, 2):
+        job = replace(JOBS[name], check=lambda *_: None)
+        child = play(job, tmp_path / str(step), f"gone-at-step:{step}")
+        assert child.returncode == 1, child.stderr
+        assert len(errors(child)) == 1 and "No such file or directory" in errors(child)[0], child.stderr
+
+
+# --- clocks
+
+
+@pytest.mark.parametrize("when", [0, FUTURE], ids=["1970", "the future"])
+def test_a_dead_part_is_swept_whatever_its_time(tmp_path, when):
+    part = tmp_path / ".a.bin.0123abcd.rwkv.part"
+    part.write_bytes(b"half")
+    os.utime(part, (when, when))
+    with new_file(tmp_path / "a.bin") as file:
+        file.write(b"whole")
+    assert (tmp_path / "a.bin").read_bytes() == b"whole" and not strays(tmp_path)
+
+
+@pytest.mark.parametrize("when", [0, FUTURE], ids=["1970", "the future"])
+def test_states_of_a_clock_that_was_wrong_do_not_push_out_new_ones(tmp_path, monkeypatch, when):
+    model = load(write_model(tmp_path / "m.bin", random_parameters(np.random.default_rng(0))))
+    openings, state = OpeningCache(tmp_path, "key", model.config), model.initial_state()
+    openings.put([1], state)
+    (old,) = tmp_path.glob("*.state")
+    monkeypatch.setattr(opening_cache, "BUDGET", old.stat().st_size * 3 // 2)
+    os.utime(old, (when, when))
+    assert openings.get([1]) is not None  # in use, it has the time of now
+    os.utime(old, (when, when))
+    openings.put([2], state)
+    assert openings.get([2]) is not None and openings.get([1]) is None
