@@ -6,7 +6,14 @@
         print(piece, end="", flush=True)
 """
 
+from pathlib import Path
+
 __version__ = "0.1.0"
+
+# In a checkout, kernels/ lies beside this folder: Python finds rwkv_np.kernels there with no install, and beside
+# a plain one, when the checkout is the folder that it starts in. An installed package has its own.
+if not (Path(__file__).parent / "kernels").is_dir():
+    __path__.append(str(Path(__file__).parents[1]))
 
 from rwkv_np.completion import Completion, generate
 from rwkv_np.conversion.convert import convert
