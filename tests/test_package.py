@@ -205,6 +205,15 @@ def test_the_command_line_shows_its_commands_and_its_version(run_cli):
     assert "No such command" in run_cli("chatt", code=2).stderr
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete_its_commands(shell):
+    typed = {"COMP_WORDS": "rwkv-np c", "COMP_CWORD": "c" if shell == "fish" else "1"}
+    environment = os.environ | typed | {"_RWKV_NP_COMPLETE": f"{shell}_complete"}
+    code = "import sys; sys.argv[0] = 'rwkv-np'; from rwkv_np.cli import main; main(prog_name='rwkv-np')"
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout
+    assert "chat" in out and "convert" in out and "inspect" not in out
+
+
 def test_info_shows_the_kernels_chosen_and_why(run_cli, monkeypatch):
     out = run_cli("info").stdout
     assert all(word in out for word in ("kernels", "because", "threads", "compiled code", "numba"))
