@@ -21,6 +21,7 @@ from pathlib import Path
 
 import llvmlite
 import numba
+import platformdirs
 from numba.core import sigutils
 from numba.core.ccallback import CFunc
 from rwkv_np.kernels import outdated
@@ -42,11 +43,9 @@ def source_hash(sources: Path = Path(__file__).parent) -> str:
 def _usual_base() -> Path:
     if os.environ.get(ENV):
         return Path(os.environ[ENV])
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "rwkv-np"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "rwkv-np"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rwkv-np"
+    if not os.environ.get("XDG_CACHE_HOME"):
+        Path.home()  # raises RuntimeError where there is none: platformdirs would name a folder "~"
+    return platformdirs.user_cache_path("rwkv-np", appauthor=False, opinion=False)
 
 
 def _spare_base() -> Path:

@@ -40,7 +40,8 @@ class KeptCode(FunctionCache):
         self._name, self._cache_path = repr(function), str(folder)
         source = Path(function.__code__.co_filename)
         self._stem = f"{source.stem}.{function.__qualname__}".replace("<", "").replace(">", "")[:100]
-        self._source = f"{source} {function.__code__.co_firstlineno} {_hash_of(source)}"
+        # Not where it lies: a wheel, a moved environment and a second checkout with the same sources share code.
+        self._source = f"{source.name} {function.__code__.co_firstlineno} {_hash_of(source)}"
         self.enable()
 
     def flush(self) -> None:

@@ -9,6 +9,14 @@
 __version__ = "0.1.0"
 
 from rwkv_np import interrupt  # noqa: F401, I001  # before what takes long to import
+
+from pathlib import Path
+
+# In a checkout, kernels/ lies beside this folder: Python finds rwkv_np.kernels there with no install, and beside
+# a plain one, when the checkout is the folder that it starts in. An installed package has its own.
+if not (Path(__file__).parent / "kernels").is_dir():
+    __path__.append(str(Path(__file__).parents[1]))
+
 from rwkv_np.completion import Completion, generate
 from rwkv_np.conversion.convert import convert
 from rwkv_np.conversion.quantize import quantize

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import runpy
 import shutil
 import stat
 import subprocess
@@ -55,6 +56,23 @@ def test_code_is_found_again(tmp_path, said):
     assert start(tmp_path) == (42, False)
     assert start(tmp_path) == (42, True)
     assert not said and os.listdir(tmp_path) == [kept(tmp_path).name]
+
+
+def test_the_same_source_in_another_place_has_the_same_code(tmp_path):
+    source = "def double(x):\n    return 2 * x\n"
+    first, second = (function_in(tmp_path / name, source) for name in ("checkout", "site-packages"))
+    changed = function_in(tmp_path / "changed", source + "# more\n")
+    (tmp_path / "kept").mkdir()
+    assert start(tmp_path / "kept", first) == (42, False)
+    assert start(tmp_path / "kept", second) == (42, True)
+    assert start(tmp_path / "kept", changed) == (42, False)
+
+
+def function_in(folder, source):
+    """The function `double` of a file with that source."""
+    folder.mkdir()
+    (folder / "twice.py").write_text(source)
+    return runpy.run_path(str(folder / "twice.py"))["double"]
 
 
 def empty(data):
@@ -205,6 +223,16 @@ def test_a_folder_in_one_that_others_may_write_to_is_not_used(base, said):
     base.parent.chmod(0o777)
     assert is_spare(cache.place("x"), base) and f"others may write to {base.parent} (" in said[0]
     assert not (base / "x").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the rules of XDG")
+def test_without_a_name_it_is_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv(cache.ENV)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.place("x") == (tmp_path / "xdg" / "rwkv-np" / "x").resolve()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache.place("x") == (tmp_path / "home" / ".cache" / "rwkv-np" / "x").resolve()
 
 
 @posix

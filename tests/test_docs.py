@@ -252,6 +252,7 @@ def test_options_and_variables_are_those_that_exist(name):
     options = {option for param in params for option in (*param.opts, *param.secondary_opts)}
     options |= {"--help", "--cpu"}  # the latter of tests/aarch64.py
     variables = {param.envvar for param in params} | {"RWKV_NP_CACHE", "RWKV_NP_KERNELS"}
+    variables |= {"RWKV_NP_COMPLETE"}  # click's
     code = " ".join(inline_code(name))
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= options
     assert set(re.findall(r"RWKV_NP_\w+", code)) <= variables

@@ -82,6 +82,7 @@ def source(tmp_path_factory):
 
 def build(source, folder, what):
     """What pip would build with the installed setuptools, without a network: the path of the archive."""
+    folder.mkdir(exist_ok=True)
     code = "import sys; sys.path[:0] = ['tools/backend']; import editable; editable.build_{}(sys.argv[1])".format(what)
     subprocess.run([sys.executable, "-c", code, str(folder)], cwd=source, check=True, capture_output=True)
     return next(folder.iterdir())
@@ -91,6 +92,42 @@ def build(source, folder, what):
 def wheel(source, tmp_path_factory):
     """A wheel built from this checkout."""
     return zipfile.ZipFile(build(source, tmp_path_factory.mktemp("wheel"), "wheel"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder into which pip has installed the wheel, without what it needs: that is here already."""
+    pytest.importorskip("pip")
+    folder = tmp_path_factory.mktemp("installed")
+    options = ["--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check", "--target", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, wheel.filename], check=True)
+    return folder
+
+
+def run_in(folder, *arguments, path=""):
+    """What Python writes to stdout when it starts in that folder, and looks for packages in `path` first."""
+    environment = os.environ | {"PYTHONPATH": str(path)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+WHERE = "import rwkv_np.kernels; print(rwkv_np.__file__, rwkv_np.kernels.__file__, sep='\\n')"
+
+
+def test_the_demo_model_talks_from_a_wheel(installed, tmp_path):
+    assert run_in(tmp_path, "-c", WHERE, path=installed).splitlines() == [
+        str(installed / "rwkv_np" / "__init__.py"), str(installed / "rwkv_np" / "kernels" / "__init__.py"),
+    ]  # fmt: skip
+    question = ("-p", "What is the capital of France?", "--temperature", "0")
+    assert "Paris" in run_in(tmp_path, "-m", "rwkv_np.chat", *question, path=installed)
+
+
+def test_in_a_checkout_its_own_kernels_are_found_whatever_is_installed(source, installed):
+    """Python looks in the folder that it starts in before it looks where packages are installed."""
+    for path in ("", installed):
+        assert run_in(source, "-c", WHERE, path=path).splitlines() == [
+            str(source / "rwkv_np" / "__init__.py"), str(source / "kernels" / "__init__.py"),
+        ]  # fmt: skip
 
 
 def test_a_wheel_puts_one_package_into_site_packages(wheel):
@@ -121,6 +158,19 @@ def test_a_source_archive_can_be_built(source, tmp_path):
     backend = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
     assert f"{backend['backend-path'][0]}/{backend['build-backend']}.py" in names
     assert {"pyproject.toml", "setup.cfg", "kernels/cache.py", "rwkv_np/py.typed"} <= names
+
+
+def test_a_source_archive_makes_the_same_wheel(source, wheel, tmp_path):
+    with tarfile.open(build(source, tmp_path / "dist", "sdist")) as archive:
+        archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    (unpacked,) = tmp_path.glob("rwkv_np-*")
+    again = zipfile.ZipFile(build(unpacked, tmp_path / "again", "wheel"))
+    assert contents(again) == contents(wheel)
+
+
+def contents(archive):
+    """The checksums of a wheel's files."""
+    return {info.filename: info.CRC for info in archive.infolist()}
 
 
 USER = """import rwkv_np
@@ -163,6 +213,15 @@ def test_the_command_line_shows_its_commands_and_its_version(run_cli):
     assert all(word in out for word in ("chat", "convert", "evaluate", "info", "inspect", "quantize"))
     assert rwkv_np.__version__ in run_cli("--version").stdout
     assert "No such command" in run_cli("chatt", code=2).stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete_its_commands(shell):
+    typed = {"COMP_WORDS": "rwkv-np c", "COMP_CWORD": "c" if shell == "fish" else "1"}
+    environment = os.environ | typed | {"_RWKV_NP_COMPLETE": f"{shell}_complete"}
+    code = "import sys; sys.argv[0] = 'rwkv-np'; from rwkv_np.cli import main; main(prog_name='rwkv-np')"
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout
+    assert "chat" in out and "convert" in out and "inspect" not in out
 
 
 def test_info_shows_the_kernels_chosen_and_why(run_cli, monkeypatch):
