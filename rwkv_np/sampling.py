@@ -135,7 +135,7 @@ def penalize(
     if not counts:
         return logits
     if outside := [token for token in counts if not 0 <= token < logits.size]:
-        raise InputError(f"token id {outside[0]} was said; this model's ids are 0 to {logits.size - 1}")
+        raise InputError(f"token id {outside[0]} was used; this model's ids are 0 to {logits.size - 1}")
     logits, kind = logits.copy(), logits.dtype.type
     logits[list(counts)] -= kind(presence) + kind(frequency) * np.array(list(counts.values()), logits.dtype)
     return logits

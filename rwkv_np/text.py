@@ -53,7 +53,7 @@ def decode_utf8(data: bytes, source: PathLike, before: int = 0) -> str:
         offset = error.start + len(data) - len(error.object)
         raise TextError(
             source,
-            f"byte 0x{data[offset]:02X} at offset {before + offset} is no UTF-8 ({error.reason}); "
+            f"byte 0x{data[offset]:02X} at offset {before + offset} is not UTF-8 ({error.reason}); "
             "expected a text in UTF-8: iconv -f ENCODING -t UTF-8 FILE",
         ) from error
 
@@ -63,6 +63,6 @@ def read_lines(stream: BinaryIO, source: PathLike) -> Iterator[str]:
     before = 0
     while data := stream.readline(LINE_LIMIT + 1):
         if len(data) > LINE_LIMIT:
-            raise TextError(source, f"has a line of more than {LINE_LIMIT:,} bytes; that is no text to be answered")
+            raise TextError(source, f"has a line of more than {LINE_LIMIT:,} bytes, the limit for a message")
         yield from re.split(r"\r\n?|\n", decode_utf8(data, source, before).removesuffix("\n").removesuffix("\r"))
         before += len(data)

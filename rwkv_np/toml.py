@@ -21,6 +21,6 @@ def read_toml(path: PathLike) -> dict[str, Any]:
     try:
         return tomllib.loads(decode_utf8(data, path))
     except RecursionError as error:
-        raise SettingsFileError(path, "is no valid TOML: it is nested too deeply") from error
+        raise SettingsFileError(path, "is not valid TOML: it is nested too deeply") from error
     except ValueError as error:  # TOMLDecodeError is one; so is what Python says of a number of 5000 digits
-        raise SettingsFileError(path, f"is no valid TOML: {error}") from error
+        raise SettingsFileError(path, f"is not valid TOML: {error}") from error

@@ -120,12 +120,12 @@ def test_a_pipe_that_a_shell_opened_is_a_file_like_any(talkative):
 @pytest.mark.parametrize("option", ["-f", "--load", "--save", "--system", "--state", "--opening", "--tokenizer"])
 def test_an_empty_value_is_no_wish_for_the_default(chat, option):
     name = {"-f": "--file"}.get(option, option)
-    assert f"{name} is empty; give a value, or leave it out" in chat("-p", "x", option, "", code=2).stderr
+    assert f"{name} is empty; give a value, or omit the option" in chat("-p", "x", option, "", code=2).stderr
 
 
 def test_an_empty_model_is_not_the_demo_model(run_cli):
     result = run_cli("chat", "", "-p", "x", code=2)
-    assert "MODEL is empty; name a model file" in result.stderr and result.stdout == ""
+    assert "MODEL is empty; give a model file" in result.stderr and result.stdout == ""
 
 
 def test_ctrl_c_while_the_opening_is_read_ends_a_prompt_with_status_130(chat, monkeypatch):
@@ -167,9 +167,9 @@ def test_a_model_that_can_think_is_asked_to_by_option_or_environment(chat, monke
     monkeypatch.setenv("RWKV_NP_THINK", "on")
     assert found()[0] == len(" <think")
     cut = chat("-p", "x", "--template", "g1", "--think", "off", "--max-tokens", 3)
-    assert cut.stdout == "\n" and "thought was cut after 3 tokens" in cut.stderr
+    assert cut.stdout == "\n" and "thinking was cut off after 3 tokens" in cut.stderr
     other = chat("-p", "x", "--max-tokens", 3)
-    assert other.stdout == "aaa\n" and "The template raven knows no thoughts" in other.stderr
+    assert other.stdout == "aaa\n" and "The template raven does not support thinking" in other.stderr
 
 
 def test_a_seed_makes_an_answer_repeatable(run_cli, tiny_model):
@@ -253,8 +253,8 @@ def test_the_settings_file_may_name_the_model(run_cli, talkative, tmp_path):
         ("[chat]\nmax_tokens = 'many'", "max_tokens: 'many' is not a valid integer"),
         ("[chat]\nlanguage = 'de'", "language: 'de' is not one of 'en', 'zh', 'ja'"),
         ("[chat]\nprompt = 'x'", "there is no setting 'prompt'"),
-        ("[chat\n", "is no valid TOML: "),
-        ("chat = 1", "chat is no table; expected a line [chat]"),
+        ("[chat\n", "is not valid TOML: "),
+        ("chat = 1", "chat is not a table; expected a line [chat]"),
     ],
 )
 def test_a_mistake_in_the_settings_file_is_named(chat, tmp_path, text, message):
@@ -277,7 +277,7 @@ def test_every_default_is_in_the_help(run_cli):
         (["--tokenizer", "world"], "Error: World: "),
         (["--tokenizer", "/none/tokenizer.json"], "Error: /none/tokenizer.json: "),
         (["--opening", "/none/opening.toml"], "Error: /none/opening.toml: "),
-        (["--template", "qa", "--system", "x"], "Error: the template qa has single rounds"),
+        (["--template", "qa", "--system", "x"], "Error: the template qa has single turns"),
         (["-p", " "], "Error: the message is empty"),
         (["--load", "/none/talk.chat"], "/none/talk.chat: No such file"),
         (["--save", "/none/talk.chat"], "the folder /none does not exist"),
@@ -361,7 +361,7 @@ def test_a_conversation_is_kept_after_each_answer_and_gone_on_with(run_cli, tiny
 def test_a_file_that_exists_is_not_saved_over_unless_it_was_loaded(chat, tmp_path):
     (tmp_path / "talk.chat").write_text("mine")
     error = chat("-p", "x", "--save", tmp_path / "talk.chat", code=1).stderr
-    assert "exists already; to go on with it, give --load" in error and "overwrite" not in error
+    assert "already exists; to continue it, add --load" in error and "overwrite" not in error
     assert (tmp_path / "talk.chat").read_text() == "mine"
 
 

@@ -62,14 +62,16 @@ MORE = {
     "RWKV-7a (RWKV-7 with DeepEmbed)": ["att.r_k", "ffn.s_emb.weight"],
     "RWKV-7b (RWKV-7 with DeepEmbed and DeepEmbed attention)": ["att.r_k", "ffn.s_emb.weight", "qkv.k1"],
     "RWKV-8": ["att.r_k", "ffn.enn.weight", "qkv.k1"],
-    "a model with a tuned state in it (time_state)": ["att.time_state"],
+    "a model with a tuned state (time_state) inside": ["att.time_state"],
     "a LoRA adapter": ["att.key.lora_A", "att.key.lora_B"],
 }
 OTHER_NAMES = {
     "a LoRA adapter": ["blocks.0.att.key.lora_A", "blocks.0.att.key.lora_B"],
-    "no RWKV model": ["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight"],
-    "a model under the names of the transformers": ["rwkv.blocks.0.attention.key.weight", "rwkv.embeddings.weight"],
-    "a model under the names of the transformers library": ["model.layers.0.attn.r_proj.weight", "lm_head.weight"],
+    "something other than an RWKV model": [
+        "transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight",
+    ],
+    "a model with the parameter names of the": ["rwkv.blocks.0.attention.key.weight", "rwkv.embeddings.weight"],
+    "a model with the parameter names of the transformers": ["model.layers.0.attn.r_proj.weight", "lm_head.weight"],
 }
 STATE = {f"blocks.{i}.att.time_state": torch.zeros(2, 8, 8) for i in range(2)}
 
@@ -119,7 +121,7 @@ def test_a_folder_of_the_transformers_library_is_named(tmp_path, run_cli, use):
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     line = refusal(folder) if use == "convert" else run_cli("inspect", folder, code=1).stderr
-    assert "is a folder of the transformers library" in line and "BlinkDL's own .pth" in line
+    assert "is a folder of the transformers library" in line and "BlinkDL's .pth" in line
 
 
 @pytest.mark.parametrize("name", checkpoint_shapes(1, 8, 5))
@@ -216,7 +218,7 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path, monkeypatch, co
 def test_a_pickle_outside_a_zip_is_not_opened_at_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.pth").write_bytes(pickle.dumps(Hostile()))
-    assert "is a Python pickle, and no checkpoint of PyTorch" in refusal(tmp_path / "model.pth")
+    assert "is a Python pickle but not a PyTorch checkpoint" in refusal(tmp_path / "model.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -224,7 +226,7 @@ def test_a_pickle_outside_a_zip_is_not_opened_at_all(tmp_path, monkeypatch):
 def test_a_truncated_pth_is_refused(tmp_path, keep):
     (tmp_path / "model.pth").write_bytes(CHECKPOINT.read_bytes()[:keep])
     line = refusal(tmp_path / "model.pth")
-    assert "is damaged, or only a part of it is here" in line
+    assert "is damaged or incomplete" in line
     assert "Download it again" in line
 
 
@@ -273,7 +275,7 @@ OTHERS = {
     "empty": (b"", "Copy or download it again"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "a model file": ((GOLDEN / "golden-4v0.FP16.bin").read_bytes(), "It is converted already"),
-    "no kind of file that is known here": (bytes(range(128, 256)), "Give the file"),
+    "a file of an unknown kind": (bytes(range(128, 256)), "Give the file"),
 }
 
 

@@ -84,7 +84,7 @@ def test_a_folder_takes_the_report_and_its_plots(run_cli, words, model_fp16, tmp
     widths = {line.count("|") for line in document.splitlines() if line.startswith("|")}
     assert len(widths) == 1
     assert len(json.loads((out / "report.json").read_text(encoding="utf-8"))["rows"]) == 5
-    assert "exists already; give --overwrite" in run_cli(*arguments, code=1).stderr
+    assert "already exists; use --overwrite" in run_cli(*arguments, code=1).stderr
     run_cli(*arguments, "--overwrite")
 
 
@@ -136,7 +136,7 @@ def test_ctrl_c_shows_and_writes_what_is_known_by_then(model_fp16, long_text, tm
     )
     child.expect(r"of 2,879,999, [0-9:]+ left: perplexity [0-9.]+, KL Q4_1 0\.")
     child.sendintr()
-    child.expect_exact("Interrupted: these are the figures known by then.")
+    child.expect_exact("Interrupted: these are the results so far.")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130

@@ -121,7 +121,7 @@ def test_the_way_that_work_is_cut_does_not_change_the_scores(monkeypatch):
 def test_a_model_whose_logits_are_no_numbers_is_named_with_the_place():
     reader = Scripted(50)
     reader.rows[5, 3] = np.nan
-    with pytest.raises(InputError, match="scripted gives logits that are no finite numbers after token 5"):
+    with pytest.raises(InputError, match="scripted gives logits that are not finite after token 5"):
         walk([reader], Passage(np.zeros(20, np.uint32)), Record(1, 19))
 
 
@@ -304,18 +304,18 @@ def resized(data, old, new):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda data: b"RIFF" + data[4:], "is no file of a base's predictions"),
-        (lambda data: data[:-1], "its header says"),
-        (lambda data: data[:6], "is no file of a base's predictions"),
-        (lambda data: data.replace(b'"version": 1', b'"version": 9'), "is of version 9"),
+        (lambda data: b"RIFF" + data[4:], "is not a file of saved predictions"),
+        (lambda data: data[:-1], "the header says"),
+        (lambda data: data[:6], "is not a file of saved predictions"),
+        (lambda data: data.replace(b'"version": 1', b'"version": 9'), "has version 9"),
         (lambda data: data.replace(b'"n_rows"', b'"m_rows"'), "damaged header"),
         (lambda data: data.replace(b'"vocab_size": 256', b'"vocab_size": -56'), "rows of -56"),
         (lambda data: data.replace(b'"vocab_size": 256', b'"vocab_size": 9e9'), "rows of 9000000000.0"),
-        (lambda data: resized(data, b'"vocab_size": 256', b'"vocab_size": ' + b"9" * 25), r"its header says \d{25}"),
+        (lambda data: resized(data, b'"vocab_size": 256', b'"vocab_size": ' + b"9" * 25), r"the header says \d{25}"),
         (lambda data: resized(data, b'"name": "', b'"data_type": ["'), "damaged header"),
-        (lambda data: resized(data, b'"window": null', b'"window": "\\n"'), r"with --window '\\n': make it anew"),
+        (lambda data: resized(data, b'"window": null', b'"window": "\\n"'), r"invalid --window: '\\n': create it"),
         (lambda data: resized(data, b'"window": null', b'"window": ' + b"[" * 50_000), "damaged header"),
-        (lambda data: resized(data, b'"data_type": "FP16"', b'"data_type": 5'), "names its model by something"),
+        (lambda data: resized(data, b'"data_type": "FP16"', b'"data_type": 5'), "a model name that is not text"),
     ],
 )
 def test_a_damaged_base_file_is_refused(tmp_path, kept, damage, message):
@@ -336,12 +336,12 @@ def test_rows_of_a_base_file_that_hold_no_predictions_are_refused_when_they_are_
     (tmp_path / "damaged").write_bytes(data)
     reader = BaseFile(tmp_path / "damaged").reader()
     assert np.isfinite(reader.read(np.zeros(40, np.uint32))).all()
-    with pytest.raises(BaseFileError, match="is damaged: its row 40 holds no predictions"):
+    with pytest.raises(BaseFileError, match="is damaged: row 40 is not a prediction"):
         reader.read(np.zeros(1, np.uint32))
 
 
 def test_a_base_file_of_another_vocabulary_is_refused(kept, golden):
-    with pytest.raises(BaseFileError, match="is of a vocabulary of 256, the model's has 101"):
+    with pytest.raises(BaseFileError, match="has a vocabulary of 256, but the model has 101"):
         BaseFile(kept[0]).check(Passage(np.zeros(9, np.uint32)), 101)
 
 

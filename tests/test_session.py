@@ -71,7 +71,7 @@ def test_an_unknown_command_suggests_the_nearest_and_does_nothing():
 
 
 def test_a_command_without_what_it_needs_says_how_it_is_written():
-    with pytest.raises(InputError, match="/load needs more: /load FILE"):
+    with pytest.raises(InputError, match="/load needs an argument: /load FILE"):
         handle_line(session(), "/load")
 
 
@@ -329,10 +329,10 @@ def raises(error):
     ("error", "said"),
     [
         (ZeroDivisionError("of\nzero"), "Error: ZeroDivisionError: of zero. That is a mistake in rwkv_np; "),
-        (RecursionError("deep"), "/traceback shows where it happened: please report it"),
-        (MemoryError(), "Error: there is not enough memory for that; the conversation is as it was"),
+        (RecursionError("deep"), "/traceback shows where it happened: please include it"),
+        (MemoryError(), "Error: not enough memory; the conversation is unchanged"),
         (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no"), "Error: UnicodeEncodeError"),
-        (KeyboardInterrupt(), "[given up: nothing was said]"),
+        (KeyboardInterrupt(), "[cancelled: nothing was sent]"),
         (OSError(28, "No space left on device", "x"), "Error: x: No space left on device"),
     ],
 )
@@ -359,7 +359,7 @@ def test_the_traceback_of_a_mistake_is_shown_to_who_asks(capsys, monkeypatch):
     monkeypatch.setattr(at.conversation, "undo", raises(ZeroDivisionError("here")))
     repl.run(at, Typed("/traceback", "/undo", "/traceback", "/help traceback", EOFError()))
     err = capsys.readouterr().err
-    assert "Error: no mistake of the program has been met" in err and "/traceback" in err
+    assert "Error: no internal error has occurred" in err and "/traceback" in err
     assert "Traceback (most recent call last)" in err and "ZeroDivisionError: here" in err
 
 

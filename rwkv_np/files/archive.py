@@ -84,7 +84,7 @@ class Archive:
         with _damage_named(), self._members.open(info) as member:
             data = member.read(limit + 1)
         if len(data) != info.file_size:
-            raise Damaged(f"{name} has {len(data):,} bytes and should have {info.file_size:,}")
+            raise Damaged(f"{name} has {len(data):,} bytes; expected {info.file_size:,}")
         return data
 
     def header(self, name: str) -> Header:
@@ -97,7 +97,7 @@ class Archive:
         data = self.read(f"{name}.npy", limit + _MOST_OF_A_HEADER)
         header = _header(name, data)
         if len(data) - header.size != header.n_bytes:
-            raise Damaged(f"{name} has {len(data) - header.size:,} bytes of numbers, and says {header.n_bytes:,}")
+            raise Damaged(f"{name} has {len(data) - header.size:,} bytes of data; its header says {header.n_bytes:,}")
         with _damage_named():
             flat = np.frombuffer(data, header.dtype, offset=header.size)
             return flat.reshape(header.shape, order="F" if header.is_fortran else "C")
@@ -107,7 +107,7 @@ class Archive:
         with _damage_named():
             word = str(self.array(name, 400))
         if not re.fullmatch(r"[\w.-]{1,40}", word):
-            raise Damaged(f"{name} is no word")
+            raise Damaged(f"{name} is not a word")
         return word
 
     def _info(self, name: str) -> zipfile.ZipInfo:
@@ -115,19 +115,19 @@ class Archive:
         if info is None:
             raise Damaged(f"there is no {name}")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-            raise Damaged(f"{name} is packed in a way that is not used here")
+            raise Damaged(f"{name} has an unsupported compression")
         return info
 
 
 def _header(name: str, data: bytes) -> Header:
     found = _HEADER.match(data)
     if not found or found.end() != 10 + int.from_bytes(found[1], "little"):
-        raise Damaged(f"{name} is no array of numbers")
+        raise Damaged(f"{name} is not an array of numbers")
     try:
         dtype = np.dtype(found[2].decode())
         shape = tuple(int(n) for n in found[4].split(b",") if n.strip())
     except (TypeError, ValueError) as error:  # such as <f3, or 1 2
-        raise Damaged(f"{name} is no array of numbers") from error
+        raise Damaged(f"{name} is not an array of numbers") from error
     return Header(dtype, shape, found[3] == b"True", found.end())
 
 

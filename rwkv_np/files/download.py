@@ -43,7 +43,7 @@ def fetch(source: str) -> str:
         raise
     except Exception as error:  # its own errors, and those of whichever HTTP client it uses
         raise DownloadError(
-            f"{source}: could not be fetched: {_reason(error)}. Look at the name and the network and run the "
+            f"{source}: download failed: {_reason(error)}. Check the name and the network and run the "
             "command again (it resumes), or download the file with a browser and give its path"
         ) from error
     return place

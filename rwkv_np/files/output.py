@@ -29,7 +29,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-OVERWRITE = "give --overwrite to replace it, or another name"  # of the commands; others say what there is with them
+OVERWRITE = "use --overwrite, or choose another name"  # of the commands; others say what there is with them
 
 
 
@@ -45,17 +45,17 @@ def check_destination(
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
     if source is not None and os.path.exists(path) and os.path.samefile(path, source):
-        raise OutputError(path, "is the source itself; name another destination")
+        raise OutputError(path, "is the source itself; choose another destination")
     if os.path.isdir(path):
         raise OutputError(path, "is a folder; name a file in it")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise OutputError(path, "is no regular file; name another destination")
+        raise OutputError(path, "is not a regular file; choose another destination")
     if os.path.exists(path) and not overwrite:
-        raise OutputError(path, f"exists already; {mend}")
+        raise OutputError(path, f"already exists; {mend}")
     if not os.path.isdir(folder):
-        raise OutputError(path, f"the folder {folder} does not exist; make it: mkdir -p {shlex.quote(folder)}")
+        raise OutputError(path, f"the folder {folder} does not exist; create it: mkdir -p {shlex.quote(folder)}")
     if not os.access(folder, os.W_OK):
-        raise OutputError(path, f"the folder {folder} is not writable; name a destination elsewhere")
+        raise OutputError(path, f"the folder {folder} is not writable; choose another folder")
     _sweep(folder)
     free = shutil.disk_usage(folder).free
     if n_bytes > free:

@@ -45,7 +45,7 @@ def read_pickle(file: BinaryIO, known: Known, persistent: Callable[[Any], Any]) 
             machine.step(instruction.name, argument)
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeError, OverflowError, AssertionError) as error:
         raise ValueError("its list of names does not make sense") from error
-    raise ValueError("its list of names does not end where that of a model would")
+    raise ValueError("its list of names has no proper end")
 
 
 _MARK = object()
@@ -78,7 +78,7 @@ class _Machine:
         elif name not in _IGNORED:
             method = getattr(self, f"_{name.lower()}", None)
             if method is None:
-                raise ValueError(f"its list of names has the instruction {name}, which no checkpoint needs")
+                raise ValueError(f"its list of names uses the pickle instruction {name}, which checkpoints do not need")
             method(argument)
 
     def _marked(self) -> list[Any]:
@@ -94,7 +94,7 @@ class _Machine:
 
     def _long1(self, number: int) -> None:
         if number.bit_length() > 128:  # Python itself refuses to print numbers of a few thousand digits
-            raise ValueError("its list of names has a number of absurd size")
+            raise ValueError("its list of names contains an absurdly large number")
         self._stack.append(number)
 
     # --- what is put aside

@@ -70,7 +70,7 @@ def read_stream(file: BinaryIO, name: PathLike, limit: int, error: type[FileErro
         parts.append(part)
         n_bytes += len(part)
         if n_bytes > limit:
-            raise error(name, f"has more than {limit / MB:,.0f} MB, the most that is read of such a file")
+            raise error(name, f"has more than {limit / MB:,.0f} MB, the limit for such a file")
     return b"".join(parts)
 
 
@@ -85,4 +85,4 @@ def _is_null(number: int) -> bool:
 
 
 def _kind(mode: int) -> str:
-    return next((words for is_kind, words in _KINDS if is_kind(mode)), "no file of a known kind")
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "a file of an unknown kind")

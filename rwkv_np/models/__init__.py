@@ -88,7 +88,7 @@ def model_config(file: ModelFile) -> ModelConfig:
     """What is in the file, once header and parameters have been compared with each other."""
     record = ARCHITECTURES.get(found := identify(file.parameters))
     if record is None:
-        raise FormatError(file.path, f"holds {found}; {titles()} is what can be run")
+        raise FormatError(file.path, f"contains {found}; supported: {titles()}")
     shapes = {name: parameter.shape for name, parameter in file.parameters.items()}
     sizes = record.sizes(shapes)
     _check_header(file, {"n_layer": sizes.n_layer, "n_embed": sizes.n_embd, "n_vocab": sizes.vocab_size})

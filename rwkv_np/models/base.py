@@ -129,7 +129,7 @@ class Model:
     def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
         """In a pickle it is its path and options: whoever reads that maps the file again."""
         if self._load_again is None:
-            raise InputError("a model that did not come from rwkv_np.load cannot be pickled; load it where it is used")
+            raise InputError("a model not made by rwkv_np.load cannot be pickled; load it where it is used")
         return self._load_again, ()
 
     def _read_one(self, ids: np.ndarray, state: State, full_output: bool) -> np.ndarray:
@@ -154,6 +154,6 @@ class Model:
             at = int(((ids < 0) | (ids >= self.config.vocab_size)).argmax())
             raise InputError(
                 f"token id {ids[at]} at position {at}; this model's ids are 0 to "
-                f"{self.config.vocab_size - 1}: the tokenizer may be one of another model"
+                f"{self.config.vocab_size - 1}: the tokenizer may belong to another model"
             )
         return ids

@@ -153,7 +153,7 @@ def _checked_kernels() -> dispatch.Choice:
         raise InputError(problem)
     choice = dispatch.choose()
     if os.environ.get(dispatch.ENV, "") not in ("", choice.path):
-        say_once(f"{choice.reason}. Mend it, or: unset {dispatch.ENV}")
+        say_once(f"{choice.reason}. Fix it, or: unset {dispatch.ENV}")
     return choice
 
 

@@ -30,7 +30,7 @@ def inspect(path: PathLike) -> Report:
         "bytes": file.n_bytes,
         "header": asdict(file.header) | {"data_type": said},
         "data_type": kept,
-        "warning": None if said == kept else f"the header says {said}, but no matrix is; most are {kept}",
+        "warning": None if said == kept else f"the header says {said}, but no matrix has that type; most are {kept}",
         "architecture": found,
         "title": title_of(found),
         "other_name": other_name_of(found),
@@ -47,9 +47,9 @@ def inspect(path: PathLike) -> Report:
 
 def _tokenizer(vocab_size: int) -> str:
     if vocab_size == PILE_SIZE:
-        return "20B, unless a tokenizer.json lies beside it"
+        return "20B, unless there is a tokenizer.json next to the model"
     name = {"bytes": "bytes", "20b": "20B", "world": "World"}.get(NAME_OF_SIZE.get(vocab_size, ""))
-    return name or "the model's own: a tokenizer.json beside it, or --tokenizer PATH"
+    return name or "the model's own: a tokenizer.json next to it, or --tokenizer PATH"
 
 
 def _config(file: ModelFile) -> tuple[ModelConfig | None, str | None]:

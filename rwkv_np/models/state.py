@@ -187,7 +187,7 @@ def load_state(path: PathLike, config: ModelConfig) -> State:
             return State.from_parts(layout, architecture, read_parts(archive, layout))
     except Damaged as error:
         raise StateFileError(
-            path, f"is damaged, or no saved state ({error}); expected a file that State.save wrote"
+            path, f"is damaged or not a saved state ({error}); expected a file that State.save wrote"
         ) from error
     except (InputError, FileError) as error:
         raise StateFileError(path, error.problem if isinstance(error, FileError) else str(error)) from error

@@ -87,7 +87,7 @@ def _load_given(
         return BpeTokenizer(path, vocab_size)
     files = _existing(Path(path), FILE_NAMES)
     if not files:
-        raise TokenizerError(path, f"the folder holds neither {' nor '.join(FILE_NAMES)}")
+        raise TokenizerError(path, f"the folder contains neither {' nor '.join(FILE_NAMES)}")
     return _load_first(files, vocab_size)
 
 
@@ -126,7 +126,7 @@ def _pick_beside(
                 return BpeTokenizer(file, vocab_size)
         except TokenizerError as error:
             if notify is not None:
-                notify(f"Passed over a tokenizer beside the model: {error}")
+                notify(f"Skipped a tokenizer next to the model: {error}")
     return None
 
 
@@ -149,6 +149,6 @@ def _load_only_source(vocab_size: int, model_path: PathLike | None, notify: Noti
         return _load_named("20b", vocab_size, notify)
     raise TokenizerError(
         "tokenizer" if model_path is None else model_path,
-        f"no tokenizer is known for a vocabulary of {vocab_size} ids (known: 256 bytes, 50277 20B, "
-        "65536 World). Give the model's own: --tokenizer PATH, or put it beside the model as tokenizer.json",
+        f"no known tokenizer has {vocab_size} ids (known: 256 bytes, 50277 20B, "
+        "65536 World). Give the model's own: --tokenizer PATH, or put it next to the model as tokenizer.json",
     )

@@ -104,7 +104,7 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
     try:
         tokenizer = Library.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
-        raise TokenizerError(path, f"is damaged, or no tokenizer.json: {as_line(str(error))}") from error
+        raise TokenizerError(path, f"is damaged or not a tokenizer.json: {as_line(str(error))}") from error
     # Both are settings for training in batches that some files carry along.
     tokenizer.no_truncation()
     tokenizer.no_padding()

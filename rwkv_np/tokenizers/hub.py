@@ -33,7 +33,7 @@ def fetch_20b(notify: Callable[[str], None] | None = None) -> str:
         raise TokenizerError(
             "20B",
             f"the tokenizer cannot be downloaded ({_first_line(error)}). Get {FILE_NAME} of {REPOSITORY} on "
-            "a machine that is online, then give it as --tokenizer PATH or put it beside the model as "
+            "an online machine, then give it as --tokenizer PATH or put it next to the model as "
             "20B_tokenizer.json",
         ) from error
 

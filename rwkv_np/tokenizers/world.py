@@ -98,7 +98,7 @@ def _unpack(data: bytes) -> bytes:
     stream = zlib.decompressobj()
     content = stream.decompress(data, MOST_BYTES)
     if not stream.eof:
-        raise zlib.error("it is cut short" if len(content) < MOST_BYTES else f"it holds more than {MOST_BYTES} bytes")
+        raise zlib.error("it is truncated" if len(content) < MOST_BYTES else f"it has more than {MOST_BYTES} bytes")
     return content
 
 
