@@ -1,4 +1,4 @@
-"""Text files that people give us: UTF-8, and nothing guessed; and JSON, whoever wrote it."""
+"""Text files from users: UTF-8 only, without guessing; and untrusted JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE_LIMIT = 16_000_000  # bytes of a line: more than any model reads in a day, 
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The document in `text`. Raises ValueError whatever is wrong with it, as it should say in one line."""
+    """The document in `text`. Raises only ValueError, with a message of one line."""
     try:
         return json.loads(text)
     except RecursionError:  # a thousand lists in each other: no file of ours, and no mistake either
@@ -27,16 +27,16 @@ def excerpt(value: object) -> str:
 
 
 def as_line(said: str, most: int = 300) -> str:
-    """What another library said, for a message: one line that can be shown, without its middle where it is long.
+    """The message of another library as one printable line, shortened in the middle if it is long.
 
-    Such words repeat what stands in a file, which may be a line break, an escape sequence, or a megabyte.
+    Such messages quote the file, which may contain a line break, an escape sequence, or a megabyte.
     """
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(said.split()))
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
 
 
 def find_surrogate(text: str) -> str | None:
-    """The first lone half of a surrogate pair, as "U+D800": JSON can spell it, and UTF-8 cannot hold it."""
+    """The first lone half of a surrogate pair, as "U+D800": JSON can contain it, UTF-8 cannot."""
     return next((f"U+{ord(character):04X}" for character in text if "\ud800" <= character <= "\udfff"), None)
 
 

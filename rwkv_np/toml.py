@@ -1,4 +1,4 @@
-"""TOML files that people write: read, and refused where their mistake is."""
+"""TOML files written by users: errors are reported with their line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ else:
 
 
 def read_toml(path: PathLike) -> dict[str, Any]:
-    """What the file at `path` says. Raises SettingsFileError with the line, TextError, OSError."""
+    """The content of the file at `path`. Raises SettingsFileError with the line, TextError, OSError."""
     data = read_regular(path, SETTINGS_LIMIT, SettingsFileError)
     try:
         return tomllib.loads(decode_utf8(data, path))

@@ -1,8 +1,8 @@
-"""Zip archives of arrays and text that may come from strangers (states, saved conversations): read within limits.
+"""Zip archives of arrays and text from untrusted sources (states, saved conversations): read within limits.
 
-A few kilobytes can be unpacked to gigabytes, and an array's header is a Python expression. So the directory
-is asked for the size of a member before that is unpacked; no more is read than was expected; and a header is
-matched with what NumPy writes for plain numbers, never evaluated. What an array should be, the caller knows.
+A few kilobytes can unpack to gigabytes, and an array's header is a Python expression. So the size of a member
+is checked in the directory before unpacking; no more is read than expected; and a header is matched against
+what NumPy writes for plain numbers, never evaluated. The caller knows what an array should be.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rwkv_np.errors import FileError, PathLike
 from rwkv_np.files.reading import open_regular
 from rwkv_np.text import as_line
 
-# What damage makes Python's zipfile raise. (NotImplementedError: of a compression that never was; RuntimeError: of
+# What damage makes Python's zipfile raise. (NotImplementedError: an unknown compression; RuntimeError:
 # encrypted members.)
 _SIGNS = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, LookupError,
@@ -39,11 +39,11 @@ _MOST_OF_A_HEADER = 4096  # bytes; those of NumPy have 128
 
 
 class Damaged(ValueError):
-    """What was found there is not what a program wrote."""
+    """The content is not what a program wrote."""
 
 
 class Header(NamedTuple):
-    """What an array says of itself, and in how many bytes."""
+    """The header of an array, and its size in bytes."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -58,7 +58,7 @@ class Header(NamedTuple):
 
 @contextmanager
 def open_archive(path: PathLike) -> Iterator[Archive]:
-    """The archive at `path`. Raises Damaged, also what is done with it; FileError: it is a pipe or a device; OSError"""
+    """The archive at `path`. Raises Damaged, also from its methods; FileError: it is a pipe or a device; OSError"""
     with open_regular(path, FileError) as file:
         with _damage_named():
             archive = zipfile.ZipFile(file)
@@ -88,7 +88,7 @@ class Archive:
         return data
 
     def header(self, name: str) -> Header:
-        """What the array of that name says of itself; no more of it is unpacked."""
+        """The header of the array of that name; the rest is not unpacked."""
         with _damage_named(), self._members.open(self._info(f"{name}.npy")) as member:
             return _header(name, member.read(_MOST_OF_A_HEADER))
 
@@ -103,7 +103,7 @@ class Archive:
             return flat.reshape(header.shape, order="F" if header.is_fortran else "C")
 
     def word(self, name: str) -> str:
-        """The short word, of letters and digits, that stands there as an array of one string."""
+        """A short word of letters and digits, stored as an array of one string."""
         with _damage_named():
             word = str(self.array(name, 400))
         if not re.fullmatch(r"[\w.-]{1,40}", word):

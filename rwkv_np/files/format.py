@@ -7,9 +7,9 @@ Little-endian, unpadded, parameters until the end of the file. `shape` is the re
 PyTorch's (the row length first); the data lies in PyTorch's order. The header's data_type
 names that of most matrices, and every parameter has its own.
 
-What the bytes of a type mean is told by `quants.py`, which parameters a model needs by
-`models/`. The reader maps the file and trusts none of its numbers: nothing is allocated,
-and no loop runs, by a length that the file's own size does not bear out.
+`quants.py` knows what the bytes of a type mean, `models/` which parameters a model needs.
+The reader maps the file and trusts none of its numbers: every length is checked against the
+file's size before anything is allocated or looped over.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def write_parameter_header(file: BinaryIO, name: str, shape: Shape, data_type: D
 
 
 def parameter_bytes(name: str, shape: Shape, data_type: DataType) -> int:
-    """What a parameter takes in a file, its own header included."""
+    """Bytes of a parameter in a file, its header included."""
     n_weights = int(np.prod(shape, dtype=object))
     return _PARAMETER.size + 4 * len(shape) + len(name.encode()) + data_type.format.n_bytes(n_weights)
 

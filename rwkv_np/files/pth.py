@@ -1,12 +1,12 @@
-"""Where the tensors of a PyTorch checkpoint lie: both containers of `torch.save`, without torch.
+"""Locates the tensors of a PyTorch checkpoint: both containers of `torch.save`, without torch.
 
     zip (since 1.6)   NAME/data.pkl, the pickle of names and shapes; NAME/data/KEY, the bytes of a storage
     legacy (0.1.10)   pickles of a magic number, a version, the machine, names and shapes, the storages' keys;
                       then for each key, in that order, int64 how many values | the values
 
 A storage is a run of values of one type; a tensor is a view of one. Storages lie in a legacy file wherever the
-pickles end, not at multiples of their values' size. The bytes themselves are not read here, and what the
-pickles may say is bounded (`pickled.py`): no list of names is read that is far longer than any model's.
+pickles end, not at multiples of their values' size. The bytes themselves are not read here, and the
+pickles are limited (`pickled.py`): a list of names far longer than any model's is not read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Storage(NamedTuple):
 class StoredTensor(NamedTuple):
     """Which values of a storage a tensor has: value (i, j, ...) is number offset + i stride[0] + j stride[1] ...
 
-    storage  None where the file has no values in order: a sparse tensor, or one without values
+    storage  None if the file has no dense values: a sparse tensor, or one without values
     dtype    as in "torch.bfloat16"
     """
 
@@ -60,7 +60,7 @@ class StoredTensor(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a storage's bytes lie in the file; `crc` is their CRC-32, None where the file has none."""
+    """Where the bytes of a storage are in the file; `crc` is their CRC-32, None where the file has none."""
 
     start: int
     n_bytes: int
@@ -96,7 +96,7 @@ def read_legacy(path: PathLike) -> Pth:
             raise _damaged(path, error) from error
 
 
-# What damaged bytes make of the readers of zip archives and of pickles.
+# What the readers of zip archives and pickles raise on damaged bytes.
 _DAMAGE = (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, KeyError,
            IndexError, OverflowError, UnicodeError)  # fmt: skip
 

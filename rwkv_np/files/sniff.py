@@ -1,7 +1,7 @@
-"""Tell what a file is that was given as something else.
+"""Identify a file that was given as something else.
 
-People hand a checkpoint to the chat and a chat model to the converter; a message that
-names what they hold, and the command that turns it into what is wanted, ends the matter.
+Users pass a checkpoint to the chat and a model file to the converter; the message then
+names what the file is, and the command that makes the right file from it.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ _FOUND = {
 
 
 def describe_as_model(path: str) -> str:
-    """What the file is, for someone who gave it as a model file, and what to do about it."""
+    """What the file is, if it was given as a model file, and what to do about it."""
     return _describe(path, kind(path), "a model file of rwkv.cpp's format")
 
 
 def describe_as_checkpoint(path: str) -> str:
-    """The same for someone who gave it as a checkpoint."""
+    """The same if it was given as a checkpoint."""
     return _describe(path, kind(path, CheckpointError), "an RWKV checkpoint (.pth or .safetensors)")
 
 
