@@ -80,13 +80,13 @@ STATE = {f"blocks.{i}.att.time_state": torch.zeros(2, 8, 8) for i in range(2)}
 def test_another_architecture_is_named(tmp_path, what):
     content = tensors() | {f"blocks.0.{name}": torch.zeros(8) for name in MORE[what]}
     line = refusal_of(tmp_path, content)
-    assert f"holds {what}" in line
-    assert f"; {titles()} is what can be converted" in line
+    assert f"contains {what}" in line
+    assert f"; supported: {titles()}" in line
 
 
 @pytest.mark.parametrize("what", OTHER_NAMES)
 def test_something_else_than_a_model_of_blinkdl_s_is_named(tmp_path, what):
-    assert f"holds {what}" in refusal_of(tmp_path, {name: torch.zeros(4, 4) for name in OTHER_NAMES[what]})
+    assert f"contains {what}" in refusal_of(tmp_path, {name: torch.zeros(4, 4) for name in OTHER_NAMES[what]})
 
 
 @pytest.mark.parametrize("ending", ["pth", "old.pth", "safetensors"])
@@ -102,7 +102,7 @@ def test_a_tuned_state_is_refused_as_a_model_with_what_to_do_with_it(tmp_path, r
         line = refusal(path)
     else:
         (line,) = run_cli(use, path, code=1).stderr.splitlines()
-    assert "holds the state of a state-tuned RWKV (time_state), not a model" in line
+    assert "contains the state of a state-tuned RWKV (time_state), not a model" in line
     assert f"rwkv-np chat MODEL.bin --state {shlex.quote(str(path))}" in line
 
 
@@ -184,12 +184,12 @@ def test_a_tensor_without_its_values_is_refused(tmp_path, values):
 @pytest.mark.parametrize(
     "content, found",
     [
-        ([1, 2], "holds a list"),
-        ({}, "holds nothing"),
+        ([1, 2], "contains a list"),
+        ({}, "contains nothing"),
         ({"epoch": 3}, "'epoch' is of type int"),
         ({3: torch.zeros(2)}, "'3' is of type tensor"),
-        ({"state_dict": {}}, "holds nothing"),
-        (torch.zeros(3), "holds a tensor"),
+        ({"state_dict": {}}, "contains nothing"),
+        (torch.zeros(3), "contains a tensor"),
     ],
     ids=str,
 )
@@ -270,7 +270,7 @@ def test_noise_in_the_names_of_a_pth_is_refused(tmp_path):
 
 
 OTHERS = {
-    "a text file": (b"# RWKV\nHello, model.\n", "Give the file that holds the weights"),
+    "a text file": (b"# RWKV\nHello, model.\n", "Give the file with the weights"),
     "a GGUF file": (b"GGUF" + struct.pack("<IQQ", 3, 10, 10), "Take the .pth or .safetensors checkpoint"),
     "empty": (b"", "Copy or download it again"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
@@ -301,7 +301,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 
 def test_a_folder_is_said_to_be_one(tmp_path):
     (tmp_path / "model").mkdir()
-    assert "is a folder; give the file in it that holds the weights" in refusal(tmp_path / "model")
+    assert "is a folder; give the file with the weights" in refusal(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

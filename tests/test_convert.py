@@ -217,7 +217,7 @@ def test_weights_beyond_float16_are_refused_with_the_command_that_keeps_them(tmp
     tensors["blocks.0.ln1.weight"][0] = 1e6  # a vector, which stays FP32
     problem = refused(tmp_path, tensors)
     assert problem == (
-        "head.weight holds values beyond 65504, the largest number of FP16: 3 of them, the first at (0, 0), "
+        "head.weight contains values beyond 65504, the largest number of FP16: 3 of them, the first at (0, 0), "
         f"the largest 2e+06. Convert it to FP32: python tools/convert.py {tmp_path}/model.pth {tmp_path}/model.bin FP32"
     )
     subprocess.run([sys.executable, *problem.partition("FP32: python ")[2].split()], cwd=ROOT, check=True)

@@ -98,9 +98,9 @@ def test_a_kept_base_stands_in_for_the_base_model(run_cli, words, model_fp16, tm
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        ([], 1, "no model is given"),
+        ([], 1, "no model given"),
         (["{model}", "--formats", "Q9"], 2, "'Q9' is none of Q4_0, "),
-        (["{model}", "--text", "{model}"], 1, "is no UTF-8"),
+        (["{model}", "--text", "{model}"], 1, "is not UTF-8"),
         (["{model}", "--text", "absent"], 1, "absent: No such file"),
         (["{model}", "--text", "{words}", "--limit", "20"], 1, "20 tokens (--limit 20)"),
         (["{words}", "--text", "{words}"], 1, "words.txt"),

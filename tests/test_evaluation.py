@@ -167,7 +167,7 @@ def test_on_a_trained_model_every_format_loses_more_than_the_better_one(words):
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
 def test_a_byte_that_is_no_utf8_is_named_with_its_offset(tmp_path, start):
     (tmp_path / "bad.txt").write_bytes(start + b"abc \xff def")
-    with pytest.raises(TextError, match=f"byte 0xFF at offset {len(start) + 4} is no UTF-8") as caught:
+    with pytest.raises(TextError, match=f"byte 0xFF at offset {len(start) + 4} is not UTF-8") as caught:
         text.read_text(tmp_path / "bad.txt")
     assert str(tmp_path / "bad.txt") in str(caught.value)
 
@@ -175,7 +175,7 @@ def test_a_byte_that_is_no_utf8_is_named_with_its_offset(tmp_path, start):
 @pytest.mark.parametrize("content", ["", " \n\n"])
 def test_an_empty_text_is_an_error(tmp_path, content):
     (tmp_path / "empty.txt").write_text(content)
-    with pytest.raises(TextError, match="holds no text"):
+    with pytest.raises(TextError, match="contains no text"):
         text.read_text(tmp_path / "empty.txt")
 
 
@@ -448,10 +448,10 @@ def test_models_of_one_type_are_told_apart_by_their_files(words, model_fp16, tmp
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        (lambda p: dict(paths=[]), InputError, "no model is given"),
+        (lambda p: dict(paths=[]), InputError, "no model given"),
         (lambda p: dict(paths=[p], formats=["Q9"]), InputError, "unknown format Q9"),
         (lambda p: dict(paths=[p], base=p, base_file=p), InputError, "expected one of them"),
-        (lambda p: dict(paths=[p], base_file=p), BaseFileError, "no file of a base's predictions"),
+        (lambda p: dict(paths=[p], base_file=p), BaseFileError, "not a file of saved predictions"),
         (lambda p: dict(paths=[p, str(GOLDEN / "golden-4v0.FP16.bin")]), InputError, "vocabulary of 101.*one of 256"),
         (lambda p: dict(paths=[str(GOLDEN / "golden-4v0.pth")]), FormatError, "PyTorch checkpoint"),
     ],

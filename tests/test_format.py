@@ -114,7 +114,7 @@ def test_a_file_cut_between_two_parameters_lacks_the_rest(tmp_path):
 def test_a_missing_file_is_an_error_of_the_system_and_a_folder_one_of_ours(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.bin")
-    with pytest.raises(FormatError, match="is a folder; give the file in it that holds the weights"):
+    with pytest.raises(FormatError, match="is a folder; give the file with the weights"):
         load(tmp_path)
 
 

@@ -120,5 +120,5 @@ def test_lines_beyond_the_limit_are_not_looked_at_and_one_is_too_few(tmp_path):
     path = tmp_path / "some.jsonl"
     path.write_text('{"text": "a b"}\n\n{"text": "a\\u2028 b"}\nnonsense\n')
     assert len(read_items(path, load_tokenizer("bytes"), limit=2)) == 2
-    with pytest.raises(TextError, match="holds 1 passage"):
+    with pytest.raises(TextError, match="contains 1 passage"):
         read_items(path, load_tokenizer("bytes"), limit=1)

@@ -345,7 +345,7 @@ def test_what_is_no_finite_number_is_named_with_its_place(
     monkeypatch.setattr(sys.modules["rwkv_np.conversion.quantize"], "CHUNK", 640)
     path = changed(tmp_path, source, name, index, value)
     stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
-    assert f"{name} holds 1 values that are no finite numbers" in stderr
+    assert f"{name} holds 1 values that are not finite" in stderr
     assert f"row {index[0]}, column {index[1]}" in stderr
     assert os.listdir(tmp_path) == ["changed.bin"]
 

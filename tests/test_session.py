@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_read_is_said_and_nothing_is_attached(tmp_path):
     at = session()
     (tmp_path / "bad").write_bytes(b"abc\xff")
     (tmp_path / "empty").write_bytes(b" \n")
-    with pytest.raises(TextError, match="byte 0xFF at offset 3 is no UTF-8"):
+    with pytest.raises(TextError, match="byte 0xFF at offset 3 is not UTF-8"):
         handle_line(at, f"/read {tmp_path / 'bad'}")
     with pytest.raises(InputError, match="the file is empty"):
         handle_line(at, f"/read {tmp_path / 'empty'}")
@@ -301,7 +301,7 @@ def test_at_a_terminal_an_error_ends_nothing(capsys):
 
     repl.run(at, Typed())
     out, err = capsys.readouterr()
-    assert out == "Hello!\n" and "Error: /regne is no command" in err and "/none/x: No such file" in err
+    assert out == "Hello!\n" and "Error: /regne is not a command" in err and "/none/x: No such file" in err
     assert next(lines) == "never"
 
 

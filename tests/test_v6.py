@@ -83,7 +83,7 @@ def check_both_engines_agree_on_quantized(path):
 )
 def test_what_looks_like_it_and_computes_something_else_is_refused(tmp_path, name, title):
     tensors = random_checkpoint("v6", ranks=(4, 4)) | {f"blocks.0.att.{name}": torch.zeros(8, 8)}
-    with pytest.raises(CheckpointError, match=f"holds {title}"):
+    with pytest.raises(CheckpointError, match=f"contains {title}"):
         converted(tensors, tmp_path)
 
 
