@@ -66,7 +66,7 @@ def test_piped_lines_are_answered_one_by_one_in_one_conversation(talkative):
 
 def test_commands_work_in_a_pipe_and_an_unknown_one_ends_it(chat):
     result = chat("--max-tokens", 3, stdin="/set max_tokens 2\nHi\n/regen\n/nonsense\nHo\n", code=1)
-    assert result.stdout == "aa\naa\n" and "Error: /nonsense is no command" in result.stderr
+    assert result.stdout == "aa\naa\n" and "Error: /nonsense is not a command" in result.stderr
     assert chat("--max-tokens", 3, stdin="Hi\n/exit\nHo\n").stdout == "aaa\n"
 
 
