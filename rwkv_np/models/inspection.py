@@ -1,7 +1,7 @@
-"""What a model file holds: header, parameters, sizes by type and of a state, and the tokenizer it wants.
+"""The content of a model file: header, parameters, sizes by type and of a state, and the tokenizer.
 
 A file that can be read but not run (of another architecture, or with a parameter missing) is
-still shown, with what is wrong with it: finding that out is what one inspects it for.
+still shown, together with the problem: that is what inspection is for.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _config(file: ModelFile) -> tuple[ModelConfig | None, str | None]:
 
 
 def _sizes(config: ModelConfig) -> Report:
-    """What header and types do not tell; `state_bytes` are those of a conversation's state in memory."""
+    """Sizes that are not in the header; `state_bytes` are those of a conversation's state in memory."""
     return {
         "dim_ffn": config.dim_ffn,
         "n_head": config.n_head,

@@ -1,7 +1,7 @@
-"""All architectures that can be run, and how the names of parameters tell them.
+"""All supported architectures, and how the names of parameters identify them.
 
-The header of a model file has no field for the version, and a checkpoint has no header: the
-names of the parameters alone tell what it is.
+The header of a model file has no field for the version, and a checkpoint has no header: only the
+names of the parameters identify it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rwkv_np.files.sniff import is_time_state
 from rwkv_np.models import v4, v5, v6, v7
 from rwkv_np.models.architecture import Architecture, Sizes
 
-# From the oldest to the newest: a version has the names of some before it.
+# From the oldest to the newest: a version shares names with earlier ones.
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record for record in (v4.RECORD, v5.RECORD_5_1, v5.RECORD_5_2, v6.RECORD, v7.RECORD)
 }
