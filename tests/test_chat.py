@@ -80,7 +80,7 @@ def test_a_file_is_one_message_with_the_prompt_after_it(chat, tmp_path):
 
 def test_a_file_that_is_no_text_is_named_with_the_place(chat, tmp_path):
     (tmp_path / "q.bin").write_bytes(b"abc\xff")
-    assert "q.bin: byte 0xFF at offset 3 is no UTF-8" in chat("-f", tmp_path / "q.bin", code=1).stderr
+    assert "q.bin: byte 0xFF at offset 3 is not UTF-8" in chat("-f", tmp_path / "q.bin", code=1).stderr
     assert "none: No such file" in chat("-f", tmp_path / "none", code=1).stderr
 
 
@@ -94,7 +94,7 @@ def test_input_that_is_no_utf_8_is_named_with_its_place_in_the_whole(chat):
     stdin = ("é" * 5000 + "\n" * 300).encode()
     result = chat("--max-tokens", 2, stdin=stdin + b"Hi\xff\n", code=1)
     at = len(stdin) + 2
-    assert f"the input: byte 0xFF at offset {at} is no UTF-8" in result.stderr and result.stdout == "aa\n"
+    assert f"the input: byte 0xFF at offset {at} is not UTF-8" in result.stderr and result.stdout == "aa\n"
 
 
 def test_a_line_without_an_end_is_refused(chat, monkeypatch):

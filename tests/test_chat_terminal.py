@@ -44,7 +44,7 @@ def test_an_english_conversation_can_be_gone_back_in_and_gone_on_with(sit_down, 
     for line in ("/continue", "+++"):
         assert ENGLISH in chat.say(line), line
     assert chat.say("/undo") == "Undone: And you? (turns left: 0)"
-    assert "there are 0" in chat.say("/undo 2") and "nothing has been said yet" in chat.say("/edit")
+    assert "there are 0" in chat.say("/undo 2") and "there is no message" in chat.say("/edit")
     chat.say("one")
     assert chat.say("/reset") == "Conversation reset."
     assert "0 turns," in chat.say("/stats")

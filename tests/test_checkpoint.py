@@ -274,7 +274,7 @@ OTHERS = {
     "a GGUF file": (b"GGUF" + struct.pack("<IQQ", 3, 10, 10), "Take the .pth or .safetensors checkpoint"),
     "empty": (b"", "Copy or download it again"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-    "a model file": ((GOLDEN / "golden-4v0.FP16.bin").read_bytes(), "It is converted already"),
+    "a model file": ((GOLDEN / "golden-4v0.FP16.bin").read_bytes(), "It is already converted"),
     "a file of an unknown kind": (bytes(range(128, 256)), "Give the file"),
 }
 

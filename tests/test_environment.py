@@ -130,7 +130,7 @@ def run_closed(closed, *arguments):
 def test_a_closed_stdout_is_said_in_one_line(arguments):
     child = run_closed(">&-", *arguments)
     assert child.returncode == 1
-    assert child.stderr.startswith("Error: stdout is closed; expected a place for what is written")
+    assert child.stderr.startswith("Error: stdout is closed; expected a file")
     assert child.stderr.count("\n") == 1
 
 

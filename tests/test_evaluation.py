@@ -353,12 +353,12 @@ def test_a_base_is_kept_once_however_many_formats_are_made(words, model_fp16, ke
 
 
 def test_a_kept_base_is_not_kept_again(words, model_fp16, kept):
-    with pytest.raises(InputError, match="where a base model reads a text"):
+    with pytest.raises(InputError, match="needs a baseline model and --text"):
         evaluate([str(model_fp16)], untimed(words, save_base="again"), base_file=kept[0])
 
 
 def test_a_base_file_is_not_written_over_and_not_left_half_done(words, model_fp16, kept, monkeypatch):
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         evaluate([str(model_fp16)], untimed(words, save_base=kept[0]))
     monkeypatch.setattr("rwkv_np.evaluation.evaluation.walk", lambda *_: 1 / 0)
     fresh = model_fp16.with_name("fresh")
@@ -462,7 +462,7 @@ def test_what_cannot_be_measured_is_said_before_the_work(model_fp16, arguments, 
 
 
 def test_formats_beside_a_kept_base_need_something_to_be_made_from(model_fp16, kept):
-    with pytest.raises(InputError, match="what is Q4_0 to be made from"):
+    with pytest.raises(InputError, match="no FP16 source for Q4_0: add --from FILE"):
         make_plan([made(model_fp16, "Q4_1")], base_file=kept[0], formats=["Q4_0"])
 
 

@@ -64,7 +64,7 @@ CASES = {
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
     "noise": (b"\x93\x00\xff" * 100, "a file of an unknown kind"),
     "header cut": (SMALL[:17], "ends after 17 bytes; the header takes 24"),
-    "version 99": (patched(4, 99), "version 99; versions 100 and 101"),
+    "version 99": (patched(4, 99), "version 99; supported versions: 100 and 101"),
     "negative layers": (patched(16, -2), "n_layer = -2"),
     "unknown type": (patched(MATRIX + 8, 77), "blocks.0.att.key.weight uses the unknown data type code 77"),
     "Q4_2": (patched(MATRIX + 8, 5), "Q4_2 .code 5., which all programs have dropped"),
@@ -100,7 +100,7 @@ def test_what_is_no_model_file_is_named(tmp_path, case):
 def test_a_truncated_file_says_what_it_lacks(tmp_path, n_bytes):
     path = tmp_path / "cut.bin"
     path.write_bytes(SMALL[:n_bytes])
-    with pytest.raises(FormatError, match=f"ends in the middle of .*the file has {n_bytes} bytes in all"):
+    with pytest.raises(FormatError, match=f"ends in the middle of .*the file has {n_bytes} bytes"):
         load(path)
 
 

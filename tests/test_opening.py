@@ -54,10 +54,10 @@ def test_a_chat_prompt_of_rwkv_cpp_is_understood(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("o.toml", "turns = [['a']]", "turns are no list of pairs"),
-        ("o.toml", "turns = 'a'", "turns are no list of pairs"),
+        ("o.toml", "turns = [['a']]", "turns is not a list of pairs"),
+        ("o.toml", "turns = 'a'", "turns is not a list of pairs"),
         ("o.toml", "text = 3", "text is 3; expected a string"),
-        ("o.toml", "txet = 'a'", "has the key 'txet'; an opening has text, user, bot and turns"),
+        ("o.toml", "txet = 'a'", "has the key 'txet'; expected text, user, bot or turns"),
         ("o.toml", "text =", "is not valid TOML"),
         ("o.json", "{", "is not valid JSON"),
         ("o.json", "[]", "holds a list; expected an object"),

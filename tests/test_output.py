@@ -235,7 +235,7 @@ def test_a_folder_is_no_destination(tmp_path):
 
 def test_a_pipe_is_no_destination(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OutputError, match="is no regular file"):
+    with pytest.raises(OutputError, match="is not a regular file"):
         check_destination(tmp_path / "pipe", None, overwrite=True)
 
 

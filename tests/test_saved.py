@@ -294,7 +294,7 @@ def test_a_memory_of_which_anything_is_no_number_is_refused(chat, saved, part, v
     array = array_of(saved, part)
     array.flat[-1] = value
     replace_member(saved, f"{part}.npy", as_npy(array))
-    with pytest.raises(ConversationFileError, match="no finite numbers"):
+    with pytest.raises(ConversationFileError, match="that are not finite"):
         load_conversation(saved, chat, MODEL)
 
 

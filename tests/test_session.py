@@ -328,7 +328,7 @@ def raises(error):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ZeroDivisionError("of\nzero"), "Error: ZeroDivisionError: of zero. That is a mistake in rwkv_np; "),
+        (ZeroDivisionError("of\nzero"), "Error: ZeroDivisionError: of zero. This is a bug in rwkv_np; "),
         (RecursionError("deep"), "/traceback shows where it happened: please include it"),
         (MemoryError(), "Error: not enough memory; the conversation is unchanged"),
         (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no"), "Error: UnicodeEncodeError"),

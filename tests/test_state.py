@@ -100,7 +100,7 @@ def test_a_state_of_an_earlier_program_can_be_read(model, tmp_path):
 
 def test_saving_does_not_replace_a_file_unasked(model, tmp_path):
     (tmp_path / "s").write_text("mine")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         model.initial_state().save(tmp_path / "s")
     assert (tmp_path / "s").read_text() == "mine"
     model.initial_state().save(tmp_path / "s", overwrite=True)

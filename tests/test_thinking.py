@@ -256,7 +256,7 @@ def test_a_thought_is_a_line_where_it_shall_not_be_shown(at_terminal, capsys):
 
 def test_a_folded_thought_is_unfolded_when_it_is_asked_for(at_terminal, capsys):
     at = at_terminal()
-    with pytest.raises(InputError, match="nothing was thought"):
+    with pytest.raises(InputError, match="the last answer has no thinking"):
         handle(at, "/thought")
     handle(at, "/set show_thinking off")
     handle(at, "x")
@@ -265,7 +265,7 @@ def test_a_folded_thought_is_unfolded_when_it_is_asked_for(at_terminal, capsys):
     assert capsys.readouterr() == ("", "Hm.\n\nSo.\n")
     at.conversation.template = replace(at.conversation.template, think="off")
     handle(at, "x")
-    with pytest.raises(InputError, match="nothing was thought"):
+    with pytest.raises(InputError, match="the last answer has no thinking"):
         handle(at, "/thought")
 
 

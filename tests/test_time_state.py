@@ -148,7 +148,7 @@ def test_a_saved_conversation_belongs_to_the_state_it_began_in(talker, start, tm
         each.undo(2)
     assert say(loaded) == say(chat)
     for other in (MODEL, MODEL | {"state": "t"}):
-        with pytest.raises(ConversationFileError, match="began in another state"):
+        with pytest.raises(ConversationFileError, match="started from another state"):
             load_conversation(tmp_path / "a", chat, other)
     save_conversation(chat, tmp_path / "b", MODEL)
     with pytest.raises(ConversationFileError, match="began without a state"):
