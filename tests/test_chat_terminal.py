@@ -227,7 +227,7 @@ def test_a_file_of_somebody_else_is_not_replaced(sit_down, english, tmp_path):
     for line in ("/save mine.txt", "/save", "/save ./mine.txt", "/save ~/mine.txt", "/load mine.txt", "/save mine.txt"):
         assert "(turns: 0)." in chat.say(line), line
     assert chat.say("/save other.chat") == "Saved to other.chat (turns: 0)."
-    assert holds(chat.say("/save mine.txt"), "exists already"), "it is the file of what was said before"
+    assert holds(chat.say("/save mine.txt"), "already exists"), "it is the file of what was said before"
 
 
 def test_ctrl_c_while_the_opening_is_read_goes_on_without_it(sit_down, english, tmp_path):
