@@ -55,7 +55,7 @@ def test_two_slashes_begin_a_message(do):
 def test_a_plus_that_is_no_command_begins_a_message(do, line):
     at = session()
     if line == "+":
-        with pytest.raises(InputError, match="nothing has been said"):
+        with pytest.raises(InputError, match="there is no message"):
             handle_line(at, line)
     else:
         do(at, line)
@@ -64,7 +64,7 @@ def test_a_plus_that_is_no_command_begins_a_message(do, line):
 
 def test_an_unknown_command_suggests_the_nearest_and_does_nothing():
     at = session()
-    for line, hint in (("/regne", "did you mean /regen?"), ("/sav x", "/save?"), ("/zzz", "/help lists them")):
+    for line, hint in (("/regne", "did you mean /regen?"), ("/sav x", "/save?"), ("/zzz", "/help lists all commands")):
         with pytest.raises(InputError, match=re.escape(hint)):
             handle_line(at, line)
     assert at.conversation.turns == []
@@ -200,7 +200,7 @@ def test_a_file_that_cannot_be_read_is_said_and_nothing_is_attached(tmp_path):
 
 def test_an_edit_takes_the_place_of_the_last_message(do):
     at = session()
-    with pytest.raises(InputError, match="nothing to edit"):
+    with pytest.raises(InputError, match="no message to edit"):
         handle_line(at, "/edit")
     do(at, "one", "/edit")
     assert at.draft == "one"
