@@ -1,4 +1,4 @@
-"""RWKV language models on an ordinary computer, in Python alone.
+"""RWKV language models on an ordinary computer, in pure Python.
 
     model = rwkv_np.load("model.bin")
     tokenizer = rwkv_np.load_tokenizer(vocab_size=model.config.vocab_size)

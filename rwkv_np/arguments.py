@@ -1,9 +1,9 @@
 """Checks of what callers give: one for each kind of argument, and one way to say what was found.
 
-Whoever takes an argument from outside calls them once, at the border (`load`, `SamplingParams`, `Model.read`, ...);
-behind it nobody asks again. A message is one line: the argument's name, what it is, and what was expected.
+Public functions call them once on entry (`load`, `SamplingParams`, `Model.read`, ...); internal code does not
+check again. A message is one line: the argument's name, what it is, and what was expected.
 
-True and False are no numbers here: `threads=True` is a mistake for some other argument.
+True and False do not count as numbers here: `threads=True` is a mistake.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def shown(value: object) -> str:
-    """A value as a message has it: on one line, and not endless."""
+    """A value as a message shows it: on one line, shortened."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # a number of 5,000 digits raises one too
@@ -33,7 +33,7 @@ def shown(value: object) -> str:
 
 
 def whole_number(name: str, value: object, low: int, high: int | None = None) -> int:
-    """`value` as an int. Raises InputError: it is no integer from `low` to `high`, both of them included."""
+    """`value` as an int. Raises InputError unless it is an integer from `low` to `high`, both included."""
     expected = f"at least {low}" if high is None else f"{low} to {high}"
     try:
         number = operator.index(value)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def whole_number(name: str, value: object, low: int, high: int | None = None) ->
 
 
 def number(name: str, value: object, low: float, high: float) -> float:
-    """`value` as a float. Raises InputError: it is no number from `low` to `high`; NaN is none."""
+    """`value` as a float. Raises InputError unless it is a number from `low` to `high`; NaN is not."""
     expected = f"{low:g} to {high:g}"
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise InputError(f"{name} is {shown(value)}; expected a number, {expected}")
@@ -65,7 +65,7 @@ def switch(name: str, value: object) -> bool:
 
 
 def path(name: str, value: object) -> str:
-    """`value` as a str. Raises InputError: it names no file."""
+    """`value` as a str. Raises InputError if it cannot be a path."""
     found = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(found, str) or not found or "\0" in found:
         raise InputError(f"{name} is {shown(value)}; expected the path of a file")
@@ -87,7 +87,7 @@ def token_ids(name: str, value: object) -> np.ndarray:
     except Exception as error:  # rows of several lengths, and whatever a foreign object's __array__ raises
         raise InputError(f"{name} are {shown(value)}; {expected}") from error
     if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
-        raise InputError(f"{name} have the shape {ids.shape} and the type {ids.dtype}; {expected}")
+        raise InputError(f"{name} have shape {ids.shape} and type {ids.dtype}; {expected}")
     if ids.dtype == np.uint64 and ids.max() > np.iinfo(np.int64).max:
         raise InputError(f"{name} hold {ids.max()}; expected ids of a vocabulary")
     return ids.astype(np.int64, copy=False)
@@ -96,23 +96,23 @@ def token_ids(name: str, value: object) -> np.ndarray:
 def memory(name: str, data: object, shape: tuple[int, ...], *, changes: bool = True) -> None:
     """Raise InputError unless kernels can take `data` as float32 of that shape, and change it where they will.
 
-    They get its address alone: of other numbers they would read beyond the end, and what is mapped read-only
-    would end the process.
+    Kernels get only the address: with another dtype they would read beyond the end, and a write to a
+    read-only mapping would crash the process.
     """
     if not isinstance(data, np.ndarray) or type(data) is not np.ndarray:
-        raise InputError(f"{name} holds a {type(data).__name__}; expected a NumPy array: numpy.asarray makes one")
+        raise InputError(f"{name} holds a {type(data).__name__}; expected a NumPy array (numpy.asarray makes one)")
     if data.dtype != np.float32 or not (data.flags.c_contiguous and data.flags.aligned):
-        raise InputError(f"{name} holds {data.dtype.str} values; expected float32, one behind the other")
+        raise InputError(f"{name} holds {data.dtype.str} values; expected a contiguous array of float32")
     if data.shape != shape:
-        raise InputError(f"{name} has the shape {data.shape}; expected {shape}")
+        raise InputError(f"{name} has shape {data.shape}; expected {shape}")
     if changes and not data.flags.writeable:
-        raise InputError(f"{name} is read-only, and would be changed; give a copy of it")
+        raise InputError(f"{name} is read-only but would be changed; pass a copy")
 
 
 def finite(name: str, values: np.ndarray) -> None:
     """Raise InputError where a value is NaN or infinite."""
     if n_bad := values.size - int(np.count_nonzero(np.isfinite(values))):
-        raise InputError(f"{name} holds {n_bad} values that are no finite numbers, of {values.size}")
+        raise InputError(f"{name} holds {n_bad} values of {values.size} that are not finite")
 
 
 def logit_change(token: object, value: object) -> tuple[int, float]:

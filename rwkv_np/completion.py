@@ -1,11 +1,11 @@
-"""From text to text: stream an answer, whole characters only, and end it where it ends.
+"""From text to text: stream an answer in whole characters, and end it at a stop string.
 
 A stop string may be spread over tokens, and a token may hold the end of the answer and the
 start of the stop. So text waits while it could still become a stop string, and when it does,
-the state goes back to just before it: neither the reader nor the model ever meets it.
-(Programs that watch token ids alone write one paragraph too many, or spoil the next turn.)
+the state goes back to just before it: neither the reader nor the model ever sees it.
+(Programs that only compare token ids write one paragraph too many, or spoil the next turn.)
 
-Only where a stop string could begin is a state kept to go back to. Most tokens go straight
+A state to go back to is kept only where a stop string could begin. Most tokens go straight
 through: between two of them there are microseconds, while a small model takes 3 ms for one.
 """
 
@@ -38,7 +38,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A text that was broken off, as far as going on with it needs it.
+    """An interrupted text: what is needed to continue it.
 
     tokens   all of it
     pending  the last of these: their text, though it was shown, may still begin a stop string,
@@ -50,9 +50,9 @@ class Unfinished:
 
 
 class _Piece(NamedTuple):
-    """What is asked of a token each time it comes.
+    """What is known of a token id, computed once.
 
-    text           what it says where it stands between whole characters
+    text           its text between whole characters
     is_plain       whether it has whole characters, and nothing of a stop string
     may_be_undone  whether the model may have to go back to before it
     """
@@ -68,13 +68,13 @@ class Completion(Iterator[str]):
 
     tokens        ids of the text, all of them once it has ended
     text          the text so far; of an `unfinished` one, what was pending counts, and nothing before that
-    position      where the model stands after `text`, or None while it is still being written
-    state         the state of that
+    position      the model's position after `text`, or None while it is still being written
+    state         its state
     n_new         how many tokens were written, without those of an unfinished text
     after_prompt  where the model stood after the prompt, or None while that is being read
     stop_reason   None while writing, then "stop" (a stop string), "stop_id", "length" or "interrupted"
-    pending       once it was broken off: see Unfinished
-    timings       what it took
+    pending       after an interruption: see Unfinished
+    timings       tokens and seconds
     """
 
     def __init__(
@@ -111,13 +111,13 @@ class Completion(Iterator[str]):
         self.timings = Timings(prompt_tokens=len(self.prompt))
 
     def _take_up(self, unfinished: Unfinished) -> None:
-        """Stand where the text was broken off."""
+        """Continue from where the text was interrupted."""
         # The last tokens, from a character's first byte on, as far as a stop string can still begin in them.
         self._pending = list(unfinished.pending)
         # Without a position there is no way back: such are from a text that had no stop strings.
         while self._stops and self._pending and not self._pending[0].at:
             self.tokens.append(self._pending.pop(0).token)
-        # Their bytes, and how many of these have been given out.
+        # Their bytes, and how many of these have been shown.
         self._data = b"".join(self._piece(step.token).data for step in self._pending)
         self._shown = len(self._data)
         self._stream = TextStream()
@@ -143,8 +143,7 @@ class Completion(Iterator[str]):
 
     def __reduce__(self) -> NoReturn:
         raise InputError(
-            "a completion is being written in this process, so it cannot be copied or pickled; its text, tokens and "
-            "state can"
+            "a running completion cannot be copied or pickled; its text, tokens and state can"
         )
 
     def interrupt(self) -> None:
@@ -210,7 +209,7 @@ class Completion(Iterator[str]):
         return text
 
     def _let_go(self, end: int) -> None:
-        """No longer go back to before the byte `end`: let go of the tokens before it."""
+        """No longer go back to before the byte `end`: drop the tokens before it."""
         n, size = self._whole_tokens(end)
         self.tokens += [step.token for step in self._pending[:n]]
         self._data, self._shown = self._data[size:], self._shown - size
@@ -250,7 +249,7 @@ class Completion(Iterator[str]):
         """Where the model stands when it has read what is before the byte `end`, and nothing else."""
         n, size = self._whole_tokens(end)
         whole = [step.token for step in self._pending[:n]]
-        # The stop began inside a token: the model reads the text before it in its stead.
+        # The stop began inside a token: the model reads the text before the stop instead.
         rest = self._tokenizer.encode(self._data[size:end].decode(errors="replace")) if size < end else []
         self.tokens += whole + rest
         # The next token has a position, unless it was written when there were other stop strings.
@@ -278,7 +277,7 @@ def generate(
 
     Returns  an iterator over pieces of text, which also has `text`, `tokens`, `stop_reason` and,
              once it has ended, the `state` after the text
-    Raises   InputError: the prompt is empty or does not fit the model, a state of another model, no such arguments
+    Raises   InputError: the prompt is empty or does not fit the model, a state of another model, or bad arguments
     """
     arguments.one_of("model", model, Model, "a model: rwkv_np.load gives one")
     arguments.one_of("tokenizer", tokenizer, Tokenizer, "a tokenizer: rwkv_np.load_tokenizer gives one")

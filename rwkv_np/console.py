@@ -1,4 +1,4 @@
-"""What the terminal that we write to can do, and the line on it that is written over."""
+"""What the terminal can do, and its progress line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_drawable(stream: IO[str]) -> bool:
 
 
 def has_color(stream: IO[str]) -> bool:
-    """Whether colour is possible and welcome there."""
+    """Whether the stream supports colour and the user wants it."""
     return is_drawable(stream) and not os.environ.get("NO_COLOR")
 
 
@@ -38,6 +38,6 @@ def printable(text: str, stream: IO[str]) -> str:
 
 
 def write_over(line: str) -> None:
-    """Put `line` in place of the one at hand on stderr; nothing where that cannot be drawn on."""
+    """Replace the current line on stderr by `line`; does nothing if stderr cannot be redrawn."""
     if is_drawable(sys.stderr):
         print(f"{_ERASE_LINE}{line}", end="", file=sys.stderr, flush=True)

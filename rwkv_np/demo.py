@@ -1,7 +1,7 @@
-"""Where the model in the box lies.
+"""The paths of the demo model that comes with the package.
 
 The model, its tokenizer and its held-out text are files of the package; rwkv_np/data/README.md
-tells how they came about. Nothing is loaded here.
+describes how they were made. Nothing is loaded here.
 """
 
 from __future__ import annotations

@@ -7,16 +7,16 @@ RwkvError
         StateFileError         it is not a saved state of this model
         ConversationFileError  it is not a saved conversation with this model
         SettingsFileError      it holds settings or an opening, with a mistake in them
-        TextError              it is no UTF-8, or not a text that can be evaluated
+        TextError              it is not UTF-8, or not a text that can be evaluated
         BaseFileError          it does not hold a base's predictions of this text
         TokenizerError         the tokenizer is missing, damaged, or does not fit the model
         OutputError            the destination cannot be written
-    InputError                 an argument cannot be true (also a ValueError)
+    InputError                 an argument is invalid (also a ValueError)
     MissingPackageError        an optional package is needed and not installed
     DownloadError              a file could not be fetched
 
 A message says where, what was found, what was expected, and the command that mends it.
-A bug of ours stays an AssertionError or whatever Python makes of it, with its traceback.
+A bug stays an AssertionError or whatever Python raises, with its traceback.
 The one place that turns these into a line on the screen is `rwkv_np.cli.Command`.
 """
 
@@ -34,17 +34,17 @@ class RwkvError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Python would call the class with the message alone. Where a class takes other arguments that fails, and
-        # in the process that waits for the result: multiprocessing.Pool then waits for ever.
+        # in the process that waits for the result: multiprocessing.Pool then waits forever.
         return _same_error, (type(self), self.args), vars(self)
 
 
 def _same_error(kind: type[RwkvError], args: tuple[object, ...]) -> RwkvError:
-    """An error with that text, by no constructor; its attributes come after."""
+    """An error with that text, made without its constructor; its attributes are set afterwards."""
     return kind.__new__(kind, *args)
 
 
 def one_line(error: Exception) -> str:
-    """What an RwkvError or OSError says on a screen."""
+    """An RwkvError or OSError as one line for the screen."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
@@ -93,7 +93,7 @@ class SettingsFileError(FileError):
 
 
 class TextError(FileError):
-    """`path` is no text in UTF-8, or none that a model can be evaluated on."""
+    """`path` is not UTF-8 text, or a model cannot be evaluated on it."""
 
 
 class BaseFileError(FileError):
@@ -105,11 +105,11 @@ class TokenizerError(FileError):
 
 
 class OutputError(FileError):
-    """`path` cannot be written; what stood there before is untouched."""
+    """`path` cannot be written; an existing file there is unchanged."""
 
 
 class InputError(RwkvError, ValueError):
-    """An argument has a value that cannot be true."""
+    """An argument has an invalid value."""
 
 
 class MissingPackageError(RwkvError):

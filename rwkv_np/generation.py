@@ -1,9 +1,9 @@
 """From token ids to token ids: read the prompt, then choose and read one token after another.
 
-Text is not known here. A prompt is read in chunks, so that it can be watched and stopped;
-how it is cut into chunks does not change what comes of it.
+This module does not know text. A prompt is read in chunks, for progress and interruption;
+the chunk size does not change the result.
 
-One state goes along and is changed in place: a copy for each token would take longer than the
+One state is changed in place: a copy for each token would take longer than the
 token itself where a state has 13 to 66 MB (v7). The caller says, by token id, where one is needed.
 """
 
@@ -28,11 +28,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Position:
-    """Where a reader stands: the state after all it has read, and logits for what comes next.
+    """A position in a text: the state after everything read so far, and logits for the next token.
 
-    Nobody changes the state of a position: whoever goes on from it does so in a copy.
+    The state of a position is never changed: continue from it with a copy.
 
-    logits  (V,); None before anything has been read in which they would stand
+    logits  (V,); None before anything has been read
     """
 
     logits: np.ndarray | None
@@ -47,7 +47,7 @@ class Position:
 class Step(NamedTuple):
     """A token that was chosen.
 
-    at  where the model stood when it was; None where nobody needs to go back to before it
+    at  the position when it was chosen; None if there is no need to go back to it
     """
 
     token: int
@@ -56,14 +56,14 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class End:
-    """Why no more tokens come ("stop_id", "length", "interrupted"), and where the model stands after all."""
+    """Why generation ended ("stop_id", "length", "interrupted"), and the final position."""
 
     reason: str
     at: Position
 
 
 class Interrupted(Exception):
-    """The prompt was given up half-way."""
+    """Reading the prompt was interrupted."""
 
 
 def prefill(
@@ -137,7 +137,7 @@ def _choose(
         if at is None and needs_position(token):
             at = Position(logits, state)
         yield Step(token, at)
-        if at is not None:  # whoever has the position shares its state: go on in a copy
+        if at is not None:  # the position shares its state: continue with a copy
             state, at = state.copy(), None
         logits = model.advance(token, state)
     return End("length", at or Position(logits, state))

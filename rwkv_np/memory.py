@@ -1,4 +1,4 @@
-"""How much memory this process holds."""
+"""How much memory this process uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 def resident_anonymous() -> int | None:
     """Bytes of memory that belong to this process alone, mapped files left out; None where unknown.
 
-    Linux alone tells it: what is left out are pages of the model file, which the kernel takes back at will.
+    Known on Linux only. Pages of the model file are not counted: the system can drop them at any time.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()

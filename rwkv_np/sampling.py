@@ -1,11 +1,11 @@
-"""Choose the next token: pure functions on logits, and the one object that keeps count.
+"""Choose the next token: pure functions on logits, and one object that keeps counts.
 
 The functions are the definition, in NumPy, and sort all logits. The object has a kernel choose, which
 picks the same token for the same random number (kernels/sample.py); the tests compare the two.
 
 The order is that of RWKV programs: bias and penalties change the logits; top-p, top-k and
-min-p cut the probabilities; the temperature comes last. (Elsewhere it comes first, so the
-same settings cut more here.) Text is not known here: stop strings are `completion.py`'s.
+min-p cut the probabilities; the temperature comes last. (In other programs it comes first,
+so the same settings cut more here.) Stop strings are handled in `completion.py`.
 
 Source: the sampler of the official `rwkv` package, with which the tests compare.
 """
@@ -35,8 +35,8 @@ class SamplingParams:
     min_p              keep those at least this likely, as a share of the most likely; 0 keeps all
     presence_penalty   taken off the logit of every token that has been chosen
     frequency_penalty  taken off once more for each time it has been
-    penalty_decay      what is left of those times after each further token
-    seed               makes the choice repeatable; None does not
+    penalty_decay      factor on those counts after each further token
+    seed               makes the choice reproducible; None does not
     logit_bias         token id -> what is added to its logit (-inf bans it)
     not_first          token ids that a text may not begin with: an answer should not begin by ending
     stop               strings that end the text; never part of it
@@ -93,14 +93,14 @@ _WHOLE = (("top_k", 0), ("max_tokens", 1))
 
 
 def _members(name: str, values: object) -> Collection[object]:
-    """What is in a collection. Raises InputError: it is none, or it is a text, which holds characters."""
+    """The items of a collection. Raises InputError if it is not one, or is a string."""
     if not isinstance(values, Collection) or isinstance(values, (str, bytes, Mapping)):
         raise InputError(f"{name} is {arguments.shown(values)}; expected a tuple")
     return values
 
 
 def _checked_logits(logits: object, n_dimensions: int) -> np.ndarray:
-    """Logits as an array of float32. Raises InputError: no real numbers, or not so many dimensions."""
+    """Logits as an array of float32. Raises InputError: not real numbers, or the wrong number of dimensions."""
     try:
         found = np.asarray(logits)
     except Exception as error:  # rows of several lengths, and whatever a foreign object's __array__ raises
@@ -135,7 +135,7 @@ def penalize(
     if not counts:
         return logits
     if outside := [token for token in counts if not 0 <= token < logits.size]:
-        raise InputError(f"token id {outside[0]} was said; this model's ids are 0 to {logits.size - 1}")
+        raise InputError(f"token id {outside[0]} was used; this model's ids are 0 to {logits.size - 1}")
     logits, kind = logits.copy(), logits.dtype.type
     logits[list(counts)] -= kind(presence) + kind(frequency) * np.array(list(counts.values()), logits.dtype)
     return logits
@@ -200,9 +200,9 @@ def draw(ids: np.ndarray, w: np.ndarray, number: float) -> int:
 
 
 class _Said:
-    """How often each token was chosen; what is left of it fades with every further one.
+    """How often each token was chosen; the counts decay with each further token.
 
-    In arrays, since all of them fade at once: with a dictionary of thousands that took longer than to choose.
+    In arrays, since all of them decay at once: with a dictionary of thousands that took longer than choosing.
     """
 
     def __init__(self, decay: float) -> None:
@@ -267,7 +267,7 @@ class Sampler:
         return self._take(sample.choose(logits, self._settings, self._bias, self._said.arrays()), logits)
 
     def copy(self) -> Sampler:
-        """Another that goes on as this one would."""
+        """A copy that continues as this one would."""
         other = copy.copy(self)
         other._settings, other._said = self._settings.copy(), self._said.copy()
         other._random = copy.deepcopy(self._random)
@@ -277,7 +277,7 @@ class Sampler:
         self._settings["number"] = self._random.random()
 
     def _take(self, token: int, logits: np.ndarray) -> int:
-        """Count a token that the kernel has chosen; where it found none, say why."""
+        """Count a token that the kernel chose; raise the reason if it found none."""
         if token < 0:
             self._refuse(logits)
         self._said.add(token)
@@ -293,7 +293,7 @@ class Sampler:
 
 
 def prepare() -> None:
-    """Compile the kernel that chooses, or fetch it from the cache: seconds that no answer should wait for."""
+    """Compile the kernel that chooses, or fetch it from the cache: so that no answer waits for it."""
     Sampler(SamplingParams()).choose(np.zeros(1, np.float32))
 
 

@@ -1,7 +1,7 @@
-"""Strings that end a text, sought in the bytes of tokens as they come.
+"""Strings that end a text, searched in the bytes of tokens as they come.
 
 Two questions are asked of each token: is there a stop string now, and could there be one later?
-Bytes alone are known here: what to do with a text that ends is the business of completion.py.
+This module knows only bytes: completion.py ends the text.
 """
 
 from __future__ import annotations
@@ -44,5 +44,5 @@ class StopStrings:
 
 
 def n_unfinished(data: bytes) -> int:
-    """How many of the last bytes are the beginning of a character in UTF-8 that is still to end."""
+    """How many of the last bytes are the beginning of a character in UTF-8 that is not complete."""
     return len(data) - codecs.utf_8_decode(data, "replace", False)[1]

@@ -1,4 +1,4 @@
-"""Text files that people give us: UTF-8, and nothing guessed; and JSON, whoever wrote it."""
+"""Text files from users: UTF-8 only, without guessing; and untrusted JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE_LIMIT = 16_000_000  # bytes of a line: more than any model reads in a day, 
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The document in `text`. Raises ValueError whatever is wrong with it, as it should say in one line."""
+    """The document in `text`. Raises only ValueError, with a message of one line."""
     try:
         return json.loads(text)
     except RecursionError:  # a thousand lists in each other: no file of ours, and no mistake either
@@ -27,7 +27,7 @@ def excerpt(value: object) -> str:
 
 
 def find_surrogate(text: str) -> str | None:
-    """The first lone half of a surrogate pair, as "U+D800": JSON can spell it, and UTF-8 cannot hold it."""
+    """The first lone half of a surrogate pair, as "U+D800": JSON can contain it, UTF-8 cannot."""
     return next((f"U+{ord(character):04X}" for character in text if "\ud800" <= character <= "\udfff"), None)
 
 
@@ -44,7 +44,7 @@ def decode_utf8(data: bytes, source: PathLike, before: int = 0) -> str:
         offset = error.start + len(data) - len(error.object)
         raise TextError(
             source,
-            f"byte 0x{data[offset]:02X} at offset {before + offset} is no UTF-8 ({error.reason}); "
+            f"byte 0x{data[offset]:02X} at offset {before + offset} is not UTF-8 ({error.reason}); "
             "expected a text in UTF-8: iconv -f ENCODING -t UTF-8 FILE",
         ) from error
 
@@ -54,6 +54,6 @@ def read_lines(stream: BinaryIO, source: PathLike) -> Iterator[str]:
     before = 0
     while data := stream.readline(LINE_LIMIT + 1):
         if len(data) > LINE_LIMIT:
-            raise TextError(source, f"has a line of more than {LINE_LIMIT:,} bytes; that is no text to be answered")
+            raise TextError(source, f"has a line of more than {LINE_LIMIT:,} bytes, the limit for a message")
         yield from re.split(r"\r\n?|\n", decode_utf8(data, source, before).removesuffix("\n").removesuffix("\r"))
         before += len(data)

@@ -1,4 +1,4 @@
-"""TOML files that people write: read, and refused where their mistake is."""
+"""TOML files written by users: errors are reported with their line."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ else:
 
 
 def read_toml(path: PathLike) -> dict[str, Any]:
-    """What the file at `path` says. Raises SettingsFileError with the line, TextError, OSError."""
+    """The content of the file at `path`. Raises SettingsFileError with the line, TextError, OSError."""
     data = read_regular(path, SETTINGS_LIMIT, SettingsFileError)
     try:
         document = tomllib.loads(decode_utf8(data, path))
         _check(document)
         return document
     except RecursionError as error:
-        raise SettingsFileError(path, "is no valid TOML: it is nested too deeply") from error
+        raise SettingsFileError(path, "is not valid TOML: it is nested too deeply") from error
     except ValueError as error:  # TOMLDecodeError is one; so is what Python says of a number of 5000 digits
-        raise SettingsFileError(path, f"is no valid TOML: {error}") from error
+        raise SettingsFileError(path, f"is not valid TOML: {error}") from error
 
 
 def _check(value: Any) -> None:

@@ -1,9 +1,9 @@
-"""Text broken between words as it comes, for terminals, which break it anywhere.
+"""Word wrapping of text as it comes, for terminals, which would break it anywhere.
 
 A word waits until it is complete, since only then it is known whether the line has room for it. Chinese and
 Japanese may be broken between any two characters, but not before a closing mark nor after an opening one. A
-word longer than a line goes out as it comes, and the terminal breaks it. Where lines end is for the screen
-alone: pipes get the text as it is.
+word longer than a line is written as it comes, and the terminal breaks it. Only a screen needs this:
+pipes get the text unchanged.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Wrapper:
         return "".join([self._take(char, columns) for char in text])
 
     def flush(self) -> str:
-        """What was waiting, now that no more comes."""
+        """The rest of the text, at its end."""
         return self._end_word(max(1, self._columns()))
 
     def _take(self, char: str, columns: int) -> str:

@@ -66,7 +66,7 @@ def test_piped_lines_are_answered_one_by_one_in_one_conversation(talkative):
 
 def test_commands_work_in_a_pipe_and_an_unknown_one_ends_it(chat):
     result = chat("--max-tokens", 3, stdin="/set max_tokens 2\nHi\n/regen\n/nonsense\nHo\n", code=1)
-    assert result.stdout == "aa\naa\n" and "Error: /nonsense is no command" in result.stderr
+    assert result.stdout == "aa\naa\n" and "Error: /nonsense is not a command" in result.stderr
     assert chat("--max-tokens", 3, stdin="Hi\n/exit\nHo\n").stdout == "aaa\n"
 
 
@@ -80,7 +80,7 @@ def test_a_file_is_one_message_with_the_prompt_after_it(chat, tmp_path):
 
 def test_a_file_that_is_no_text_is_named_with_the_place(chat, tmp_path):
     (tmp_path / "q.bin").write_bytes(b"abc\xff")
-    assert "q.bin: byte 0xFF at offset 3 is no UTF-8" in chat("-f", tmp_path / "q.bin", code=1).stderr
+    assert "q.bin: byte 0xFF at offset 3 is not UTF-8" in chat("-f", tmp_path / "q.bin", code=1).stderr
     assert "none: No such file" in chat("-f", tmp_path / "none", code=1).stderr
 
 
@@ -94,7 +94,7 @@ def test_input_that_is_no_utf_8_is_named_with_its_place_in_the_whole(chat):
     stdin = ("é" * 5000 + "\n" * 300).encode()
     result = chat("--max-tokens", 2, stdin=stdin + b"Hi\xff\n", code=1)
     at = len(stdin) + 2
-    assert f"the input: byte 0xFF at offset {at} is no UTF-8" in result.stderr and result.stdout == "aa\n"
+    assert f"the input: byte 0xFF at offset {at} is not UTF-8" in result.stderr and result.stdout == "aa\n"
 
 
 def test_a_line_without_an_end_is_refused(chat, monkeypatch):
@@ -120,12 +120,12 @@ def test_a_pipe_that_a_shell_opened_is_a_file_like_any(talkative):
 @pytest.mark.parametrize("option", ["-f", "--load", "--save", "--system", "--state", "--opening", "--tokenizer"])
 def test_an_empty_value_is_no_wish_for_the_default(chat, option):
     name = {"-f": "--file"}.get(option, option)
-    assert f"{name} is empty; give a value, or leave it out" in chat("-p", "x", option, "", code=2).stderr
+    assert f"{name} is empty; give a value, or omit the option" in chat("-p", "x", option, "", code=2).stderr
 
 
 def test_an_empty_model_is_not_the_demo_model(run_cli):
     result = run_cli("chat", "", "-p", "x", code=2)
-    assert "MODEL is empty; name a model file" in result.stderr and result.stdout == ""
+    assert "MODEL is empty; give a model file" in result.stderr and result.stdout == ""
 
 
 def test_ctrl_c_while_the_opening_is_read_ends_a_prompt_with_status_130(chat, monkeypatch):
@@ -167,9 +167,9 @@ def test_a_model_that_can_think_is_asked_to_by_option_or_environment(chat, monke
     monkeypatch.setenv("RWKV_NP_THINK", "on")
     assert found()[0] == len(" <think")
     cut = chat("-p", "x", "--template", "g1", "--think", "off", "--max-tokens", 3)
-    assert cut.stdout == "\n" and "thought was cut after 3 tokens" in cut.stderr
+    assert cut.stdout == "\n" and "thinking was cut off after 3 tokens" in cut.stderr
     other = chat("-p", "x", "--max-tokens", 3)
-    assert other.stdout == "aaa\n" and "The template raven knows no thoughts" in other.stderr
+    assert other.stdout == "aaa\n" and "The template raven does not support thinking" in other.stderr
 
 
 def test_a_seed_makes_an_answer_repeatable(run_cli, tiny_model):
@@ -253,8 +253,8 @@ def test_the_settings_file_may_name_the_model(run_cli, talkative, tmp_path):
         ("[chat]\nmax_tokens = 'many'", "max_tokens: 'many' is not a valid integer"),
         ("[chat]\nlanguage = 'de'", "language: 'de' is not one of 'en', 'zh', 'ja'"),
         ("[chat]\nprompt = 'x'", "there is no setting 'prompt'"),
-        ("[chat\n", "is no valid TOML: "),
-        ("chat = 1", "chat is no table; expected a line [chat]"),
+        ("[chat\n", "is not valid TOML: "),
+        ("chat = 1", "chat is not a table; expected a line [chat]"),
     ],
 )
 def test_a_mistake_in_the_settings_file_is_named(chat, tmp_path, text, message):
@@ -277,7 +277,7 @@ def test_every_default_is_in_the_help(run_cli):
         (["--tokenizer", "world"], "Error: World: "),
         (["--tokenizer", "/none/tokenizer.json"], "Error: /none/tokenizer.json: "),
         (["--opening", "/none/opening.toml"], "Error: /none/opening.toml: "),
-        (["--template", "qa", "--system", "x"], "Error: the template qa has single rounds"),
+        (["--template", "qa", "--system", "x"], "Error: the template qa has single turns"),
         (["-p", " "], "Error: the message is empty"),
         (["--load", "/none/talk.chat"], "/none/talk.chat: No such file"),
         (["--save", "/none/talk.chat"], "the folder /none does not exist"),
@@ -361,7 +361,7 @@ def test_a_conversation_is_kept_after_each_answer_and_gone_on_with(run_cli, tiny
 def test_a_file_that_exists_is_not_saved_over_unless_it_was_loaded(chat, tmp_path):
     (tmp_path / "talk.chat").write_text("mine")
     error = chat("-p", "x", "--save", tmp_path / "talk.chat", code=1).stderr
-    assert "exists already; to go on with it, give --load" in error and "overwrite" not in error
+    assert "already exists; to continue it, add --load" in error and "overwrite" not in error
     assert (tmp_path / "talk.chat").read_text() == "mine"
 
 

@@ -43,11 +43,11 @@ def test_an_english_conversation_can_be_gone_back_in_and_gone_on_with(sit_down, 
         assert chat.say(line).startswith(f"Alice: {ENGLISH}\n"), line
     for line in ("/continue", "+++"):
         assert ENGLISH in chat.say(line), line
-    assert chat.say("/undo") == "Taken back: And you? (turns left: 0)"
-    assert "there are 0" in chat.say("/undo 2") and "nothing has been said yet" in chat.say("/edit")
+    assert chat.say("/undo") == "Undone: And you? (turns left: 0)"
+    assert "there are 0" in chat.say("/undo 2") and "there is no message" in chat.say("/edit")
     chat.say("one")
-    assert chat.say("/reset") == "Everything said is forgotten."
-    assert "turns 0," in chat.say("/stats")
+    assert chat.say("/reset") == "Conversation reset."
+    assert "0 turns," in chat.say("/stats")
     chat.start("/exit")
     assert chat.wait() == 0
 
@@ -66,7 +66,7 @@ def test_a_chinese_conversation_is_chinese_and_its_characters_whole(sit_down, tm
     chat.enter()
     assert chat.ready().startswith(f"Alice: {CHINESE}\n[25 个 token，")
     for line, text in (
-        ("/help", "重新回答上一条消息"), ("/reset", "已清空对话。"),
+        ("/help", "重新回答上一条消息"), ("/reset", "对话已重置。"),
         ("/save 谈话.chat", "已保存到 谈话.chat：共 0 轮。"),
         ("/load 谈话.chat", "已从 谈话.chat 载入：共 0 轮。"),
         ("/tokens 茶", "3 个 token，1 个字符"),
@@ -89,9 +89,9 @@ def test_help_tells_of_every_command_and_of_one(sit_down, english):
     shown = chat.say("/help")
     for command in COMMANDS:
         assert f"/{command.name} " in shown and (f"({command.old})" in shown or not command.old)
-    assert chat.say("/help undo") == "/undo [N]             take back the last turn, or the last N"
+    assert chat.say("/help undo") == "/undo [N]             undo the last turn, or the last N turns"
     assert "did you mean /regen?" in chat.say("/regne")
-    assert "/load needs more: /load FILE" in chat.say("/load")
+    assert "/load needs an argument: /load FILE" in chat.say("/load")
     assert holds(chat.say("/set temprature 1"), "no setting 'temprature'; did you mean temperature?")
     assert chat.say("//help").startswith("Alice: "), "two slashes begin a message"
 
@@ -101,7 +101,7 @@ def test_asides_are_answered_and_leave_the_conversation_as_it_was(sit_down, engl
     for line in ("/gen Once upon", "+gen Once upon", "/i Say hello", "+i Say hello", "/qa Well?", "+qa Well?",
                  "/qq Well?", "+qq Well?", "++"):  # fmt: skip
         assert ENGLISH in chat.say(line), line
-    assert "turns 0," in chat.say("/stats")
+    assert "0 turns," in chat.say("/stats")
 
 
 def test_settings_hold_until_they_are_changed_or_for_one_message(sit_down, random_model):
@@ -112,7 +112,7 @@ def test_settings_hold_until_they_are_changed_or_for_one_message(sit_down, rando
     assert chat.say("/regen") == greedy
     assert "temperature       0.0   (default 1.0; set by /set)" in chat.say("/settings")
     chat.say("/set max_tokens 7")
-    assert "[stopped after 7 tokens: /continue goes on" in chat.say("/regen")
+    assert "[stopped after 7 tokens: /continue to continue" in chat.say("/regen")
     chat.say("/set quiet off")
     assert "[7 tokens, " in chat.say("/regen")
     assert "expected 0 to 1" in chat.say("/set top_p 2") and "expected a number" in chat.say("x -temp=hot")
@@ -121,24 +121,24 @@ def test_settings_hold_until_they_are_changed_or_for_one_message(sit_down, rando
 def test_texts_can_be_looked_at_read_from_files_and_put_at_the_beginning(sit_down, english, tmp_path):
     chat = sit_down(english, *GREEDY, "--quiet")
     assert chat.say("/tokens tea") == "116 't'  101 'e'  97 'a'\n3 tokens, 3 characters"
-    assert "There is no opening" in chat.say("/system")
-    assert "begins anew" in chat.say("/system Alice is a cat.") and chat.say("/system") == "Alice is a cat."
+    assert "No opening:" in chat.say("/system")
+    assert "New conversation" in chat.say("/system Alice is a cat.") and chat.say("/system") == "Alice is a cat."
     (tmp_path / "note.txt").write_text("A long story.\n")
     assert "13 tokens" in chat.say("/read note.txt") and "No such file" in chat.say("/read none.txt")
     chat.say("What is it about?")
-    assert chat.say("/undo") == "Taken back: A long story. What is it about? (turns left: 0)"
+    assert chat.say("/undo") == "Undone: A long story. What is it about? (turns left: 0)"
 
 
 def test_branches_of_a_conversation_can_be_gone_between(sit_down, random_model):
     chat = sit_down(random_model, *RANDOM, "--temperature", 0)
     chat.say("one")
-    assert "You are in other now" in chat.say("/fork other")
+    assert "Switched to other, a copy" in chat.say("/fork other")
     branched = chat.say("two")
     assert chat.say("/switch") == "  main (1)  one\n* other (2)  two" == chat.say("/fork")
     assert "Bob: one" in chat.say("/switch main")
     assert chat.say("two") == branched
     assert chat.say("/switch nowhere") == "Error: there is no branch 'nowhere'; there are main, other"
-    assert "You are in other now.\nBob: two\nAlice:" in chat.say("/switch other")
+    assert "Switched to other.\nBob: two\nAlice:" in chat.say("/switch other")
 
 
 def test_an_answer_at_its_limit_says_so_and_goes_on_as_if_there_had_been_none(sit_down, random_model):
@@ -191,12 +191,12 @@ def test_a_file_of_another_model_or_a_damaged_one_changes_nothing(sit_down, rand
     (tmp_path / "flipped.chat").write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
     chat = sit_down(english, *GREEDY)
     chat.say("Stay")
-    refused = "Error: other.chat: belongs to random.bin, and this model is english.bin"
+    refused = "Error: other.chat: was saved with random.bin, but english.bin is loaded"
     assert holds(chat.say("/load other.chat"), refused)
     for name in ("short.chat", "flipped.chat"):
         assert chat.say(f"/load {name}").startswith(f"Error: {name}: is damaged")
     assert chat.say("/load none.chat") == "Error: none.chat: No such file or directory"
-    assert chat.say("/undo") == "Taken back: Stay (turns left: 0)"
+    assert chat.say("/undo") == "Undone: Stay (turns left: 0)"
 
 
 def test_a_save_that_finds_no_room_leaves_the_old_file_and_the_chat_goes_on(sit_down, random_model, tmp_path):
@@ -219,7 +219,7 @@ def test_a_save_that_finds_no_room_leaves_the_old_file_and_the_chat_goes_on(sit_
 def test_a_file_of_somebody_else_is_not_replaced(sit_down, english, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     chat = sit_down(english)
-    refused = f"Error: {tmp_path}/mine.txt: exists already; /save! mine.txt replaces it, or give another name"
+    refused = f"Error: {tmp_path}/mine.txt: already exists; /save! mine.txt overwrites it, or choose another name"
     assert holds(chat.say("/save mine.txt"), refused)
     assert holds(chat.say("/save"), "name a file")
     assert (tmp_path / "mine.txt").read_text() == "precious"
@@ -227,7 +227,7 @@ def test_a_file_of_somebody_else_is_not_replaced(sit_down, english, tmp_path):
     for line in ("/save mine.txt", "/save", "/save ./mine.txt", "/save ~/mine.txt", "/load mine.txt", "/save mine.txt"):
         assert "(turns: 0)." in chat.say(line), line
     assert chat.say("/save other.chat") == "Saved to other.chat (turns: 0)."
-    assert holds(chat.say("/save mine.txt"), "exists already"), "it is the file of what was said before"
+    assert holds(chat.say("/save mine.txt"), "already exists"), "it is the file of what was said before"
 
 
 def test_ctrl_c_while_the_opening_is_read_goes_on_without_it(sit_down, english, tmp_path):
@@ -236,9 +236,9 @@ def test_ctrl_c_while_the_opening_is_read_goes_on_without_it(sit_down, english, 
     chat = sit_down(english, *GREEDY, "--quiet", "--opening", opening, waits=False)
     chat.see("reading: ")
     chat.interrupt()
-    assert "[the opening was not read to its end, and is left out:" in chat.ready()
+    assert "[reading the opening was stopped:" in chat.ready()
     assert chat.say("hi") == f"Alice: {ENGLISH}"
-    assert holds(chat.say("/system"), "There is no opening")
+    assert holds(chat.say("/system"), "No opening:")
     assert chat.leave() == 0
 
 

@@ -39,8 +39,9 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat_however_often_it_is_pressed(sit_
         for _ in range(3):
             chat.interrupt()
         shown = chat.ready()
-        assert shown.startswith("Alice: aaaaaaaaaa") and "a\n[stopped: /continue goes on, /regen begins again]" in shown
-    assert "turns 2," in chat.say("/stats"), "what was shown of an answer counts"
+        assert shown.startswith("Alice: aaaaaaaaaa")
+        assert "a\n[stopped: /continue to continue, /regen to start over]" in shown
+    assert "2 turns," in chat.say("/stats"), "what was shown of an answer counts"
     chat.start("/continue")
     chat.see("aaaaaaaaaa")
     chat.interrupt()
@@ -61,7 +62,7 @@ def test_ctrl_c_in_an_answer_keeps_what_was_typed_and_all_that_was_shown(sit_dow
     chat.start("hello")
     chat.see("Alice: aaaaaaaaaa")
     chat.press("meanwhile\x03")
-    assert chat.ready(draft="meanwhile").endswith("a\n[stopped: /continue goes on, /regen begins again]")
+    assert chat.ready(draft="meanwhile").endswith("a\n[stopped: /continue to continue, /regen to start over]")
 
 
 def test_a_resize_during_an_answer_and_while_typing_breaks_neither(sit_down, endless):
@@ -115,7 +116,7 @@ def test_ctrl_c_at_the_prompt_does_not_leave_and_drops_the_line(sit_down, englis
         chat.press(line, shown=f"Bob: {line}".rstrip())
         chat.begin()
         chat.interrupt()
-        assert chat.ready() == "Ctrl-C does not leave; Ctrl-D or /exit do."
+        assert chat.ready() == "Ctrl-C does not exit; use Ctrl-D or /exit."
     assert chat.leave() == 0
 
 
@@ -124,12 +125,12 @@ def test_a_draft_takes_the_place_of_the_last_message_unless_ctrl_c_gives_it_up(s
     chat.say("How are yuo")
     for keys in ("\x03", "\x7f\x7fou?\r"):
         chat.start("/edit")
-        assert "Change the message" in chat.ready(draft="How are yuo")
+        assert "Edit the message" in chat.ready(draft="How are yuo")
         chat.begin()
         chat.press(keys)
         shown = chat.ready()
     assert shown == "Alice: Hello! I am fine."
-    assert chat.say("/undo") == "Taken back: How are you? (turns left: 0)"
+    assert chat.say("/undo") == "Undone: How are you? (turns left: 0)"
 
 
 @pytest.mark.parametrize("keys", [ESCAPE + ENTER, "\\" + ENTER])
@@ -141,7 +142,7 @@ def test_a_message_of_two_lines_can_be_typed(sit_down, english, keys):
     assert chat.screen.rows[-2] == "Bob: first"
     chat.enter()
     assert chat.ready() == "Alice: Hello! I am fine."
-    assert chat.say("/undo") == "Taken back: first second (turns left: 0)"
+    assert chat.say("/undo") == "Undone: first second (turns left: 0)"
 
 
 def test_a_paste_of_many_lines_is_one_message_and_waits_for_enter(sit_down, english):

@@ -45,7 +45,7 @@ def test_a_model_of_rwkv_7_answers_at_once_where_it_shall_not_think(sit):
     shown = chat.say("x")
     (answer,) = re.findall("^Assistant: ([a-z]{39})$", shown, re.M)
     assert f"\x1b[2m{answer[0]}" not in chat.raw and f"prompt {len(PROMPT) + 16}," in shown
-    assert holds(chat.say("/thought"), "Error: nothing was thought before the last answer")
+    assert holds(chat.say("/thought"), "Error: the last answer has no thinking")
 
 
 def test_json_has_the_thought_of_a_model_of_rwkv_7_apart(run_cli, model):

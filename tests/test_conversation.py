@@ -367,7 +367,7 @@ def test_an_interrupted_answer_counts_as_far_as_it_was_shown():
 def test_nothing_can_be_repeated_before_something_was_said():
     chat = conversation()
     for call in (chat.answer_again, chat.continue_answer, lambda: chat.edit("x")):
-        with pytest.raises(InputError, match="nothing has been said yet"):
+        with pytest.raises(InputError, match="there is no message yet"):
             call()
 
 

@@ -188,7 +188,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name_number_and_place(tmp_pa
     tensors["head.weight"][3, 5:7] = float("nan")
     tensors["head.weight"][4, 1] = -float("inf")
     assert refused(tmp_path, tensors, data_type) == (
-        "head.weight holds values that are no finite numbers: 2 NaN and 1 infinite, the first at (3, 5). "
+        "head.weight contains values that are not finite: 2 NaN and 1 infinite, the first at (3, 5). "
         "The checkpoint is damaged: download it again"
     )
 
@@ -214,7 +214,7 @@ def test_bytes_that_are_not_those_that_were_written_end_the_conversion(tmp_path,
     data = (tmp_path / "model.pth").read_bytes()
     assert data.count(struct.pack("<f", 500.25)) == 1
     (tmp_path / "model.pth").write_bytes(data.replace(struct.pack("<f", 500.25), struct.pack("<f", value)))
-    with pytest.raises(CheckpointError, match="are not those that were written .by their CRC-32.. Download it again"):
+    with pytest.raises(CheckpointError, match="does not match. Download it again"):
         convert(tmp_path / "model.pth", tmp_path / "model.bin")
     assert os.listdir(tmp_path) == ["model.pth"]
 
@@ -249,7 +249,7 @@ def test_weights_beyond_float16_are_refused_with_the_command_that_keeps_them(tmp
     tensors["blocks.0.ln1.weight"][0] = 1e6  # a vector, which stays FP32
     problem = refused(tmp_path, tensors)
     assert problem == (
-        "head.weight holds values beyond 65504, the largest number of FP16: 3 of them, the first at (0, 0), "
+        "head.weight contains values beyond 65504, the largest number of FP16: 3 of them, the first at (0, 0), "
         f"the largest 2e+06. Convert it to FP32: rwkv-np convert {tmp_path}/model.pth {tmp_path}/model.bin FP32"
     )
     words = problem.partition("FP32: rwkv-np ")[2].split()
@@ -270,7 +270,7 @@ def test_the_largest_numbers_of_a_type_are_converted(tmp_path):
 def test_a_number_that_becomes_infinite_in_the_file_is_refused(tmp_path):
     tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
     tensors["blocks.0.att.time_decay"][2] = 100.0
-    assert "blocks.0.att.time_decay holds values that are no finite numbers: 1 infinite" in refused(tmp_path, tensors)
+    assert "blocks.0.att.time_decay contains values that are not finite: 1 infinite" in refused(tmp_path, tensors)
 
 
 def test_progress_names_each_parameter_in_turn_and_ends_at_the_file_size(tmp_path):

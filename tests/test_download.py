@@ -259,7 +259,7 @@ def test_what_the_hub_s_own_cache_holds_is_taken_from_there(hub, run):
 
 def test_a_name_that_is_not_there_is_one_line(run, tmp_path):
     line = failure(run("tools/convert.py", "hf://o/r/none.pth", tmp_path / "model.bin"))
-    assert "hf://o/r/none.pth: could not be fetched: 404" in line
+    assert "hf://o/r/none.pth: download failed: 404" in line
     assert "run the command again" in line
     assert os.listdir(tmp_path) == ["hf"]
 
@@ -269,7 +269,7 @@ def test_no_server_is_one_line(run, tmp_path):
         nobody.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         result = run("tools/convert.py", "hf://o/r/a.pth", tmp_path / "m.bin", HF_ENDPOINT=address)
-    assert "hf://o/r/a.pth: could not be fetched: " in failure(result)
+    assert "hf://o/r/a.pth: download failed: " in failure(result)
 
 
 def test_offline_mode_is_one_line_and_asks_nobody(hub, run, tmp_path):

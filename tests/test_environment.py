@@ -90,10 +90,10 @@ SETTINGS = [
     ("system = 3", "system is 3; expected a string"),
     (f"opening = {NUL}", "opening is '\\x00'; expected a string without the character U+0000"),
     (f"model = {NUL}", "model is '\\x00'; expected a string without the character U+0000"),
-    (f"x = {NESTED}", "is no valid TOML: it is nested too deeply"),
-    (f"seed = {DIGITS}", "is no valid TOML: Exceeds the limit"),
-    (f"min_p = 1{'0' * 400}", "is no valid TOML: a whole number has more than 64 bits"),
-    (f"quiet = 0x{'f' * 5000}", "is no valid TOML: a whole number has more than 64 bits"),
+    (f"x = {NESTED}", "is not valid TOML: it is nested too deeply"),
+    (f"seed = {DIGITS}", "is not valid TOML: Exceeds the limit"),
+    (f"min_p = 1{'0' * 400}", "is not valid TOML: a whole number has more than 64 bits"),
+    (f"quiet = 0x{'f' * 5000}", "is not valid TOML: a whole number has more than 64 bits"),
 ]
 
 
@@ -113,7 +113,7 @@ def test_settings_of_the_right_kind_are_taken(run_cli, tmp_path, tiny_model):
 def test_an_opening_in_json_that_python_cannot_read_is_refused_in_one_line(run_cli, tmp_path, tiny_model, text, said):
     (tmp_path / "o.json").write_text(text)
     result = run_cli("chat", tiny_model, "--opening", tmp_path / "o.json", "-p", "hi", code=1)
-    assert f"o.json: is no valid JSON: {said}" in result.stderr.splitlines()[-1]
+    assert f"o.json: is not valid JSON: {said}" in result.stderr.splitlines()[-1]
 
 
 # --- streams that the shell has closed
@@ -132,7 +132,7 @@ def run_closed(closed, *arguments):
 def test_a_closed_stdout_is_said_in_one_line(arguments):
     child = run_closed(">&-", *arguments)
     assert child.returncode == 1
-    assert child.stderr.startswith("Error: stdout is closed; expected a place for what is written")
+    assert child.stderr.startswith("Error: stdout is closed; expected a file")
     assert child.stderr.count("\n") == 1
 
 
@@ -140,7 +140,7 @@ def test_a_closed_stdout_is_said_in_one_line(arguments):
 @pytest.mark.parametrize("arguments", [(), ("-f", "-")], ids=["lines", "file"])
 def test_a_closed_stdin_is_said_in_one_line(tiny_model, arguments):
     child = run_closed("<&-", "chat", tiny_model, *arguments)
-    assert child.returncode == 1 and child.stderr.startswith("Error: stdin is closed; expected lines to answer")
+    assert child.returncode == 1 and child.stderr.startswith("Error: stdin is closed; expected a terminal")
     assert child.stderr.count("\n") == 1
 
 

@@ -30,7 +30,7 @@ def test_one_table_shows_quality_and_cost_of_each_model(run_cli, words, model_fp
         "RssAnon MB decode/s prompt/s bandwidth %"
     ).split()
     assert base.startswith("FP16 ") and model.startswith("Q4_1 ") and model.count("±") == 5
-    assert "held against FP16" in out
+    assert "ratios and Δp is FP16" in out
 
 
 def test_json_is_the_whole_report(run_cli, words, model_fp16):
@@ -84,7 +84,7 @@ def test_a_folder_takes_the_report_and_its_plots(run_cli, words, model_fp16, tmp
     widths = {line.count("|") for line in document.splitlines() if line.startswith("|")}
     assert len(widths) == 1
     assert len(json.loads((out / "report.json").read_text(encoding="utf-8"))["rows"]) == 5
-    assert "exists already; give --overwrite" in run_cli(*arguments, code=1).stderr
+    assert "already exists; use --overwrite" in run_cli(*arguments, code=1).stderr
     run_cli(*arguments, "--overwrite")
 
 
@@ -92,19 +92,19 @@ def test_a_kept_base_stands_in_for_the_base_model(run_cli, words, model_fp16, tm
     base = tmp_path / "base"
     run_cli("evaluate", model_fp16, "--text", words, "--no-timing", "--save-base", base)
     out = run_cli("evaluate", made(model_fp16, "Q4_1"), "--text", words, "--no-timing", "--base-file", base).stdout
-    assert "held against FP16 (kept)" in out and "mean KL" in out
+    assert "ratios and Δp is FP16 (kept)" in out and "mean KL" in out
 
 
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        ([], 1, "no model is given"),
-        (["{model}", "--formats", "Q9"], 2, "'Q9' is none of Q4_0, "),
-        (["{model}", "--text", "{model}"], 1, "is no UTF-8"),
+        ([], 1, "no model given"),
+        (["{model}", "--formats", "Q9"], 2, "'Q9' is not one of Q4_0, "),
+        (["{model}", "--text", "{model}"], 1, "is not UTF-8"),
         (["{model}", "--text", "absent"], 1, "absent: No such file"),
         (["{model}", "--text", "{words}", "--limit", "20"], 1, "20 tokens (--limit 20)"),
         (["{words}", "--text", "{words}"], 1, "words.txt"),
-        (["{model}", "--text", "{words}", "--out", "{words}"], 1, "cannot be made a folder"),
+        (["{model}", "--text", "{words}", "--out", "{words}"], 1, "cannot be used as the folder"),
         (["{model}", "--text", "{words}", "--tokenizer", "world"], 1, "belongs to another model"),
     ],
 )
@@ -136,7 +136,7 @@ def test_ctrl_c_shows_and_writes_what_is_known_by_then(model_fp16, long_text, tm
     )
     child.expect(r"of 2,879,999, [0-9:]+ left: perplexity [0-9.]+, KL Q4_1 0\.")
     child.sendintr()
-    child.expect_exact("Interrupted: these are the figures known by then.")
+    child.expect_exact("Interrupted: these are the results so far.")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130

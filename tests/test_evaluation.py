@@ -121,7 +121,7 @@ def test_the_way_that_work_is_cut_does_not_change_the_scores(monkeypatch):
 def test_a_model_whose_logits_are_no_numbers_is_named_with_the_place():
     reader = Scripted(50)
     reader.rows[5, 3] = np.nan
-    with pytest.raises(InputError, match="scripted gives logits that are no finite numbers after token 5"):
+    with pytest.raises(InputError, match="scripted gives logits that are not finite after token 5"):
         walk([reader], Passage(np.zeros(20, np.uint32)), Record(1, 19))
 
 
@@ -167,7 +167,7 @@ def test_on_a_trained_model_every_format_loses_more_than_the_better_one(words):
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
 def test_a_byte_that_is_no_utf8_is_named_with_its_offset(tmp_path, start):
     (tmp_path / "bad.txt").write_bytes(start + b"abc \xff def")
-    with pytest.raises(TextError, match=f"byte 0xFF at offset {len(start) + 4} is no UTF-8") as caught:
+    with pytest.raises(TextError, match=f"byte 0xFF at offset {len(start) + 4} is not UTF-8") as caught:
         text.read_text(tmp_path / "bad.txt")
     assert str(tmp_path / "bad.txt") in str(caught.value)
 
@@ -175,7 +175,7 @@ def test_a_byte_that_is_no_utf8_is_named_with_its_offset(tmp_path, start):
 @pytest.mark.parametrize("content", ["", " \n\n"])
 def test_an_empty_text_is_an_error(tmp_path, content):
     (tmp_path / "empty.txt").write_text(content)
-    with pytest.raises(TextError, match="holds no text"):
+    with pytest.raises(TextError, match="contains no text"):
         text.read_text(tmp_path / "empty.txt")
 
 
@@ -304,18 +304,18 @@ def resized(data, old, new):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda data: b"RIFF" + data[4:], "is no file of a base's predictions"),
-        (lambda data: data[:-1], "its header says"),
-        (lambda data: data[:6], "is no file of a base's predictions"),
-        (lambda data: data.replace(b'"version": 1', b'"version": 9'), "is of version 9"),
+        (lambda data: b"RIFF" + data[4:], "is not a file of saved predictions"),
+        (lambda data: data[:-1], "the header says"),
+        (lambda data: data[:6], "is not a file of saved predictions"),
+        (lambda data: data.replace(b'"version": 1', b'"version": 9'), "has version 9"),
         (lambda data: data.replace(b'"n_rows"', b'"m_rows"'), "damaged header"),
         (lambda data: data.replace(b'"vocab_size": 256', b'"vocab_size": -56'), "rows of -56"),
         (lambda data: data.replace(b'"vocab_size": 256', b'"vocab_size": 9e9'), "rows of 9000000000.0"),
-        (lambda data: resized(data, b'"vocab_size": 256', b'"vocab_size": ' + b"9" * 25), r"its header says \d{25}"),
+        (lambda data: resized(data, b'"vocab_size": 256', b'"vocab_size": ' + b"9" * 25), r"the header says \d{25}"),
         (lambda data: resized(data, b'"name": "', b'"data_type": ["'), "damaged header"),
-        (lambda data: resized(data, b'"window": null', b'"window": "\\n"'), r"with --window '\\n': make it anew"),
+        (lambda data: resized(data, b'"window": null', b'"window": "\\n"'), r"invalid --window: '\\n': create it"),
         (lambda data: resized(data, b'"window": null', b'"window": ' + b"[" * 50_000), "damaged header"),
-        (lambda data: resized(data, b'"data_type": "FP16"', b'"data_type": 5'), "names its model by something"),
+        (lambda data: resized(data, b'"data_type": "FP16"', b'"data_type": 5'), "a model name that is not text"),
     ],
 )
 def test_a_damaged_base_file_is_refused(tmp_path, kept, damage, message):
@@ -336,12 +336,12 @@ def test_rows_of_a_base_file_that_hold_no_predictions_are_refused_when_they_are_
     (tmp_path / "damaged").write_bytes(data)
     reader = BaseFile(tmp_path / "damaged").reader()
     assert np.isfinite(reader.read(np.zeros(40, np.uint32))).all()
-    with pytest.raises(BaseFileError, match="is damaged: its row 40 holds no predictions"):
+    with pytest.raises(BaseFileError, match="is damaged: row 40 is not a prediction"):
         reader.read(np.zeros(1, np.uint32))
 
 
 def test_a_base_file_of_another_vocabulary_is_refused(kept, golden):
-    with pytest.raises(BaseFileError, match="is of a vocabulary of 256, the model's has 101"):
+    with pytest.raises(BaseFileError, match="has a vocabulary of 256, but the model has 101"):
         BaseFile(kept[0]).check(Passage(np.zeros(9, np.uint32)), 101)
 
 
@@ -353,12 +353,12 @@ def test_a_base_is_kept_once_however_many_formats_are_made(words, model_fp16, ke
 
 
 def test_a_kept_base_is_not_kept_again(words, model_fp16, kept):
-    with pytest.raises(InputError, match="where a base model reads a text"):
+    with pytest.raises(InputError, match="needs a baseline model and --text"):
         evaluate([str(model_fp16)], untimed(words, save_base="again"), base_file=kept[0])
 
 
 def test_a_base_file_is_not_written_over_and_not_left_half_done(words, model_fp16, kept, monkeypatch):
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         evaluate([str(model_fp16)], untimed(words, save_base=kept[0]))
     monkeypatch.setattr("rwkv_np.evaluation.evaluation.walk", lambda *_: 1 / 0)
     fresh = model_fp16.with_name("fresh")
@@ -448,10 +448,10 @@ def test_models_of_one_type_are_told_apart_by_their_files(words, model_fp16, tmp
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        (lambda p: dict(paths=[]), InputError, "no model is given"),
+        (lambda p: dict(paths=[]), InputError, "no model given"),
         (lambda p: dict(paths=[p], formats=["Q9"]), InputError, "unknown format Q9"),
         (lambda p: dict(paths=[p], base=p, base_file=p), InputError, "expected one of them"),
-        (lambda p: dict(paths=[p], base_file=p), BaseFileError, "no file of a base's predictions"),
+        (lambda p: dict(paths=[p], base_file=p), BaseFileError, "not a file of saved predictions"),
         (lambda p: dict(paths=[p, str(GOLDEN / "golden-4v0.FP16.bin")]), InputError, "vocabulary of 101.*one of 256"),
         (lambda p: dict(paths=[str(GOLDEN / "golden-4v0.pth")]), FormatError, "PyTorch checkpoint"),
     ],
@@ -462,7 +462,7 @@ def test_what_cannot_be_measured_is_said_before_the_work(model_fp16, arguments, 
 
 
 def test_formats_beside_a_kept_base_need_something_to_be_made_from(model_fp16, kept):
-    with pytest.raises(InputError, match="what is Q4_0 to be made from"):
+    with pytest.raises(InputError, match="no FP16 source for Q4_0: add --from FILE"):
         make_plan([made(model_fp16, "Q4_1")], base_file=kept[0], formats=["Q4_0"])
 
 

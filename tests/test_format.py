@@ -62,14 +62,14 @@ CASES = {
     "safetensors": (struct.pack("<Q", 60) + b'{"a":{}}' + bytes(100), "safetensors checkpoint; .*convert"),
     "text": ("Über 世界\n".encode() * 100, "is a text file"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
-    "noise": (b"\x93\x00\xff" * 100, "no kind of file that is known"),
+    "noise": (b"\x93\x00\xff" * 100, "a file of an unknown kind"),
     "header cut": (SMALL[:17], "ends after 17 bytes; the header takes 24"),
-    "version 99": (patched(4, 99), "version 99; versions 100 and 101"),
+    "version 99": (patched(4, 99), "version 99; supported versions: 100 and 101"),
     "negative layers": (patched(16, -2), "n_layer = -2"),
     "unknown type": (patched(MATRIX + 8, 77), "blocks.0.att.key.weight uses the unknown data type code 77"),
-    "Q4_2": (patched(MATRIX + 8, 5), "Q4_2 .code 5., which every program has removed"),
+    "Q4_2": (patched(MATRIX + 8, 5), "Q4_2 .code 5., which all programs have dropped"),
     "Q4_3": (patched(MATRIX + 8, 6), "Q4_3"),
-    "Q4_1_O in 101": (patched(MATRIX + 8, 4), "version 100 files alone"),
+    "Q4_1_O in 101": (patched(MATRIX + 8, 4), "only in version 100 files"),
     "Q5_1 in 100": (patched(4, 100), "more than one layout .* rwkv-np quantize"),
     "huge name": (patched(MATRIX + 4, 2**30), "claims 2 dimensions and a name of 1073741824 bytes"),
     "huge rank": (patched(MATRIX, 2**30), "claims 1073741824 dimensions"),
@@ -100,7 +100,7 @@ def test_what_is_no_model_file_is_named(tmp_path, case):
 def test_a_truncated_file_says_what_it_lacks(tmp_path, n_bytes):
     path = tmp_path / "cut.bin"
     path.write_bytes(SMALL[:n_bytes])
-    with pytest.raises(FormatError, match=f"ends in the middle of .*the file has {n_bytes} bytes in all"):
+    with pytest.raises(FormatError, match=f"ends in the middle of .*the file has {n_bytes} bytes"):
         load(path)
 
 
@@ -114,7 +114,7 @@ def test_a_file_cut_between_two_parameters_lacks_the_rest(tmp_path):
 def test_a_missing_file_is_an_error_of_the_system_and_a_folder_one_of_ours(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.bin")
-    with pytest.raises(FormatError, match="is a folder; give the file in it that holds the weights"):
+    with pytest.raises(FormatError, match="is a folder; give the file with the weights"):
         load(tmp_path)
 
 
@@ -183,7 +183,8 @@ def test_a_header_of_a_type_that_no_matrix_has_is_not_taken_for_the_truth(tmp_pa
     path.write_bytes(data[:20] + struct.pack("<i", by_name("Q4_1").code) + data[24:])
     assert load(path).config.data_type == "FP16" and not load(path).config.is_quantized
     out = run_cli("inspect", path).stdout
-    assert "RWKV-4, FP16, file" in out and "warning: the header says Q4_1, but no matrix is; most are FP16" in out
+    assert "RWKV-4, FP16, file" in out
+    assert "warning: the header says Q4_1, but no matrix has that type; most are FP16" in out
     report = json.loads(run_cli("inspect", path, "--json").stdout)
     assert report["header"]["data_type"] == "Q4_1" and report["data_type"] == "FP16"
 

@@ -57,4 +57,4 @@ def test_it_is_said_once_after_the_line(tmp_path):
     editor._session = SimpleNamespace(screen=SimpleNamespace(note=notes.append))
     editor._prompt = SimpleNamespace(history=SimpleNamespace(problem="/x/history: No space left on device"))
     editor._say_problem(), editor._say_problem()
-    assert notes == ["/x/history: No space left on device. Lines are remembered for this sitting alone"]
+    assert notes == ["/x/history: No space left on device. The input history is kept for this session only"]

@@ -10,7 +10,7 @@ from rwkv_np.models import load
 
 # version -> (sizes of a small model; what of it is shown)
 VERSIONS = {
-    "v4": ({}, ["RWKV-4, FP32", "template of chat: raven", "state of a conversation: 0.00 MB"]),
+    "v4": ({}, ["RWKV-4, FP32", "chat template: raven", "state of a conversation: 0.00 MB"]),
     "v5.1": (dict(head_size=8), ["RWKV-5.1 (5.0 in the official package)", "heads: 4 of 8 channels"]),
     "v5.2": (dict(head_size=16), ["RWKV-5.2 (5.1 or 5.2 in the official package)", "heads: 2 of 16 channels"]),
     "v6": (dict(head_size=32, ranks=(3, 5)), ["RWKV-6 (x060)", "(LoRA): mix 3, decay 5", "heads: 1 of 32 channels"]),
@@ -41,4 +41,4 @@ def test_a_model_with_the_world_vocabulary_names_its_tokenizer_and_template(tmp_
     parameters = random_parameters(np.random.default_rng(0), architecture=version, **sizes)
     path = write_model(folder / f"{name}.bin", parameters)
     out = run_cli("inspect", path).stdout
-    assert "tokenizer: World\n" in out and f"template of chat: {template}\n" in out
+    assert "tokenizer: World\n" in out and f"chat template: {template}\n" in out

@@ -99,14 +99,14 @@ def test_the_space_is_part_of_the_word_s_token(tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("{", "line 2 is no"),
-        ("[1]", "line 2 is no"),
-        ('{"txt": "a b"}', "line 2 is no"),
-        ('{"text": 5}', "line 2 is no"),
-        ('{"text": "oneword"}', "line 2 is no .* of two words"),
+        ("{", "line 2 is not"),
+        ("[1]", "line 2 is not"),
+        ('{"txt": "a b"}', "line 2 is not"),
+        ('{"text": 5}', "line 2 is not"),
+        ('{"text": "oneword"}', "line 2 is not .* at least two words"),
         ('{"text": "a b "}', "line 2 ends in a space"),
-        ("[" * 100_000, "line 2 is no"),
-        (r'{"text": "a \ud800"}', "line 2 holds U.D800, half a surrogate pair"),
+        ("[" * 100_000, "line 2 is not"),
+        (r'{"text": "a \ud800"}', "line 2 contains U.D800, half a surrogate pair"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
@@ -120,5 +120,5 @@ def test_lines_beyond_the_limit_are_not_looked_at_and_one_is_too_few(tmp_path):
     path = tmp_path / "some.jsonl"
     path.write_text('{"text": "a b"}\n\n{"text": "a\\u2028 b"}\nnonsense\n')
     assert len(read_items(path, load_tokenizer("bytes"), limit=2)) == 2
-    with pytest.raises(TextError, match="holds 1 passage"):
+    with pytest.raises(TextError, match="contains 1 passage"):
         read_items(path, load_tokenizer("bytes"), limit=1)

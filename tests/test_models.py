@@ -206,7 +206,7 @@ def broken(change):
         (lambda a: a.update({"blocks.0.extra": np.zeros(4, np.float32)}), "holds the parameter blocks.0.extra"),
         (lambda a: a.update({"ln_out.bias": np.zeros(5, np.float32)}), r"ln_out.bias has the shape \(5,\); expected"),
         (lambda a: a.update({"blocks.0.att.ln_x.weight": np.zeros(4, np.float32)}), "lacks the parameter blocks.0.att"),
-        (lambda a: a.update({"blocks.0.att.gate_w1": np.zeros(4, np.float32)}), "holds x060a"),
+        (lambda a: a.update({"blocks.0.att.gate_w1": np.zeros(4, np.float32)}), "contains x060a"),
     ],
 )
 def test_wrong_parameters_are_named(tmp_path, change, message):

@@ -54,22 +54,22 @@ def test_a_chat_prompt_of_rwkv_cpp_is_understood(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("o.toml", "turns = [['a']]", "turns are no list of pairs"),
-        ("o.toml", "turns = 'a'", "turns are no list of pairs"),
+        ("o.toml", "turns = [['a']]", "turns is not a list of pairs"),
+        ("o.toml", "turns = 'a'", "turns is not a list of pairs"),
         ("o.toml", "text = 3", "text is 3; expected a string"),
-        ("o.toml", "txet = 'a'", "has the key 'txet'; an opening has text, user, bot and turns"),
-        ("o.toml", "text =", "is no valid TOML"),
-        ("o.json", "{", "is no valid JSON"),
+        ("o.toml", "txet = 'a'", "has the key 'txet'; expected text, user, bot or turns"),
+        ("o.toml", "text =", "is not valid TOML"),
+        ("o.json", "{", "is not valid JSON"),
         ("o.json", "[]", "holds a list; expected an object"),
         ("o.json", '{"separator": "-"}', "separator is not a colon"),
-        ("o.json", "[" * 100_000, "is no valid JSON: it is nested too deeply$"),
-        ("o.json", '{"text": 1' + "0" * 5000 + "}", "is no valid JSON"),
+        ("o.json", "[" * 100_000, "is not valid JSON: it is nested too deeply$"),
+        ("o.json", '{"text": 1' + "0" * 5000 + "}", "is not valid JSON"),
         ("o.json", json.dumps({"k" * 5000: ""}), "has the key 'kkk"),
         ("o.json", json.dumps({"text": ["k" * 5000]}), r"text is \['kkk"),
-        ("o.json", r'{"text": "\ud800"}', "holds U.D800, half a surrogate pair"),
-        ("o.json", r'{"turns": [["a", "\udfff"]]}', "holds U.DFFF, half a surrogate pair"),
-        ("o.toml", "text = " + "[" * 20_000, "is no valid TOML: it is nested too deeply$"),
-        ("o.toml", "text = 1" + "0" * 5000, "is no valid TOML"),
+        ("o.json", r'{"text": "\ud800"}', "contains U.D800, half a surrogate pair"),
+        ("o.json", r'{"turns": [["a", "\udfff"]]}', "contains U.DFFF, half a surrogate pair"),
+        ("o.toml", "text = " + "[" * 20_000, "is not valid TOML: it is nested too deeply$"),
+        ("o.toml", "text = 1" + "0" * 5000, "is not valid TOML"),
     ],
 )
 def test_a_mistake_in_an_opening_is_named(tmp_path, name, text, message):
@@ -90,5 +90,5 @@ def test_a_system_text_of_g1_models_has_its_label():
 
 def test_single_rounds_take_no_opening():
     assert bundled_opening(TEMPLATES["qa"], "en") == NO_OPENING
-    with pytest.raises(InputError, match="the template qa has single rounds"):
+    with pytest.raises(InputError, match="the template qa has single turns"):
         Opening("text").render(TEMPLATES["qa"])

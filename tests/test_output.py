@@ -48,7 +48,7 @@ def test_nothing_stands_at_the_place_before_the_end(tmp_path):
 
 def test_an_existing_file_is_kept_without_overwrite(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"old")
-    with pytest.raises(OutputError, match="a.bin: exists already; give --overwrite"):
+    with pytest.raises(OutputError, match="a.bin: already exists; use --overwrite"):
         write(tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == b"old"
 
@@ -224,7 +224,7 @@ def test_the_source_is_never_the_destination(tmp_path, another_name, overwrite):
     destination = another_name(source)
     result = CliRunner().invoke(command, [str(source), str(destination), *["--overwrite"] * overwrite])
     assert result.exit_code == 1
-    assert "is the source itself; name another destination" in result.stderr
+    assert "is the source itself; choose another destination" in result.stderr
     assert source.read_bytes() == CHECKPOINT.read_bytes()
 
 
@@ -235,12 +235,12 @@ def test_a_folder_is_no_destination(tmp_path):
 
 def test_a_pipe_is_no_destination(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OutputError, match="is no regular file"):
+    with pytest.raises(OutputError, match="is not a regular file"):
         check_destination(tmp_path / "pipe", None, overwrite=True)
 
 
 def test_a_missing_folder_is_named_with_the_command_that_makes_it(tmp_path):
-    with pytest.raises(OutputError, match=re.escape(f"does not exist; make it: mkdir -p {tmp_path}/x/y")):
+    with pytest.raises(OutputError, match=re.escape(f"does not exist; create it: mkdir -p {tmp_path}/x/y")):
         check_destination(tmp_path / "x" / "y" / "a.bin", None, overwrite=False)
 
 
@@ -248,7 +248,7 @@ def test_the_command_that_makes_a_folder_is_quoted_for_the_shell(tmp_path):
     folder = tmp_path / "it's new; rm x"
     with pytest.raises(OutputError) as error:
         check_destination(folder / "a.bin", None, overwrite=False)
-    subprocess.run(error.value.problem.partition("make it: ")[2], shell=True, check=True)
+    subprocess.run(error.value.problem.partition("create it: ")[2], shell=True, check=True)
     assert os.listdir(tmp_path) == [folder.name]
 
 

@@ -71,7 +71,7 @@ def names_in(axes):
 def test_axes_say_what_they_show_and_in_which_unit(name, x, y):
     axes = axes_of(name)
     assert x in axes.get_xlabel() and y in axes.get_ylabel() and axes.get_yscale() == "log"
-    assert axes.get_title(loc="left") and any("held against FP16" in text.get_text() for text in axes.texts)
+    assert axes.get_title(loc="left") and any("compared with FP16" in text.get_text() for text in axes.texts)
 
 
 @pytest.mark.parametrize("name", plots.PLOTS)

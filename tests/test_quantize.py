@@ -135,7 +135,7 @@ def test_a_row_length_that_fills_no_blocks_stays_and_is_said_to(tmp_path, run_cl
     output = run_cli("quantize", source, tmp_path / "q.bin", "Q8_0").output
     found = types(tmp_path / "q.bin")
     assert found["blocks.0.ffn.value.weight"] == "Q8_0" and found["blocks.0.ffn.key.weight"] == "FP32"
-    stays = [line for line in output.splitlines() if "stays: its rows of 40 are no multiple of 32" in line]
+    stays = [line for line in output.splitlines() if "unchanged: rows of 40 are not a multiple of 32" in line]
     assert len(stays) == 2 * 6
     rwkv_np.load(tmp_path / "q.bin").forward([1, 2, 3])
 
@@ -277,7 +277,7 @@ def test_an_unknown_type_is_an_error_with_the_list(tmp_path, run_cli):
 )
 def test_types_of_different_versions_do_not_mix(tmp_path, data_type, other, version, refused):
     with pytest.raises(
-        InputError, match=f"a version {version} file cannot hold {refused}: Q4_1_O exists in version 100"
+        InputError, match=f"a version {version} file cannot hold {refused}: Q4_1_O exists only in version 100"
     ):
         quantize(FP16, tmp_path / "q.bin", data_type, keep=[("head.weight", other)])
     assert not list(tmp_path.iterdir())
@@ -297,7 +297,7 @@ def test_a_keep_without_a_pattern_is_a_usage_error(tmp_path, run_cli, value):
 @pytest.mark.parametrize("end", ["Q4_1", "Q8_0", "v100-Q4_1_O"])
 def test_a_quantized_source_is_refused_with_the_command_that_mends_it(tmp_path, golden, end):
     with pytest.raises(
-        FormatError, match=r"is quantized already .*quantize from the FP16 or FP32 file: python tools"
+        FormatError, match=r"is already quantized .*quantize from the FP16 or FP32 file: python tools"
     ):
         quantize(golden(f"{end}.bin"), tmp_path / "q.bin", "Q4_0")
     assert not list(tmp_path.iterdir())
@@ -305,7 +305,7 @@ def test_a_quantized_source_is_refused_with_the_command_that_mends_it(tmp_path, 
 
 def test_a_file_mixed_of_types_counts_as_quantized(tmp_path):
     quantize(FP16, tmp_path / "head.bin", "FP16", keep=[("head.weight", "Q8_0")])
-    with pytest.raises(FormatError, match=r"is quantized already \(head.weight is Q8_0\)"):
+    with pytest.raises(FormatError, match=r"is already quantized \(head.weight is Q8_0\)"):
         quantize(tmp_path / "head.bin", tmp_path / "q.bin", "Q4_0")
 
 
@@ -333,7 +333,7 @@ def test_numbers_that_are_not_finite_are_counted_over_the_whole_parameter(tmp_pa
     first = changed(tmp_path / "first", FP16, KEY, (200, 63), np.nan)
     path = changed(tmp_path, first, KEY, (20, 3), np.inf)
     stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
-    assert f"{KEY} holds 2 values that are no finite numbers, the first in row 20, column 3" in stderr
+    assert f"{KEY} holds 2 values that are not finite, the first in row 20, column 3" in stderr
 
 
 @pytest.mark.parametrize("source", [FP16, FP32], ids=lambda path: path.name)
@@ -345,7 +345,7 @@ def test_what_is_no_finite_number_is_named_with_its_place(
     monkeypatch.setattr(sys.modules["rwkv_np.conversion.quantize"], "CHUNK", 640)
     path = changed(tmp_path, source, name, index, value)
     stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
-    assert f"{name} holds 1 values that are no finite numbers" in stderr
+    assert f"{name} holds 1 values that are not finite" in stderr
     assert f"row {index[0]}, column {index[1]}" in stderr
     assert os.listdir(tmp_path) == ["changed.bin"]
 
@@ -374,7 +374,7 @@ def test_a_value_too_large_for_fp16_is_an_error_too(tmp_path):
 
 def test_an_existing_file_is_kept_without_overwrite_and_replaced_with_it(tmp_path, run_cli):
     (tmp_path / "q.bin").write_bytes(b"old")
-    assert "exists already; give --overwrite" in run_cli("quantize", FP16, tmp_path / "q.bin", code=1).stderr
+    assert "already exists; use --overwrite" in run_cli("quantize", FP16, tmp_path / "q.bin", code=1).stderr
     assert (tmp_path / "q.bin").read_bytes() == b"old"
     run_cli("quantize", FP16, tmp_path / "q.bin", "--overwrite")
     assert (tmp_path / "q.bin").read_bytes() == golden_bytes("Q4_1")
@@ -390,7 +390,7 @@ def test_the_source_is_never_the_destination(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(OutputError, match="does not exist; make it: mkdir -p"):
+    with pytest.raises(OutputError, match="does not exist; create it: mkdir -p"):
         quantize(FP16, tmp_path / "x" / "q.bin", "Q4_1")
 
 
@@ -499,7 +499,7 @@ def test_a_line_tells_of_each_parameter_and_the_last_one_of_all(tmp_path, run_cl
     assert percents == sorted(percents) and percents[-1] == 100
     data = sum(p.n_bytes for p in parameters.values())
     bits = 8 * data / sum(p.n_weights for p in parameters.values())
-    assert f"0.2 MB to 0.1 MB, {bits:.2f} bits a weight, in " in lines[-1] and lines[-1].endswith(" s")
+    assert f"0.2 MB to 0.1 MB, {bits:.2f} bits per weight, in " in lines[-1] and lines[-1].endswith(" s")
 
 
 def test_json_holds_all_of_it_on_stdout_alone(tmp_path, run_cli):

@@ -97,7 +97,7 @@ def test_a_file_over_its_limit_is_refused_and_one_at_it_is_read(tmp_path):
     assert read_regular(tmp_path / "x", 1000, TextError) == b"y" * 1000
     assert read_text_file(tmp_path / "x", 1000, TextError) == b"y" * 1000
     for read in (read_regular, read_text_file):
-        with pytest.raises(TextError, match="x: has more than 0 MB, the most that is read of such a file"):
+        with pytest.raises(TextError, match="x: has more than 0 MB, the limit for such a file"):
             read(tmp_path / "x", 999, TextError)
 
 
@@ -171,7 +171,7 @@ def test_many_tiny_parameters_are_refused_early(tmp_path, tiny_model):
     header = Path(tiny_model).read_bytes()[:24]
     parts = (struct.pack("<4i", 1, 6, 0, 1) + f"{i:06}".encode() + bytes(4) for i in range(10_001))
     (tmp_path / "many.bin").write_bytes(header + b"".join(parts) + b"no parameter at all")
-    with pytest.raises(FormatError, match="holds more than 10,000 parameters"):
+    with pytest.raises(FormatError, match="contains more than 10,000 parameters"):
         load(tmp_path / "many.bin")
 
 

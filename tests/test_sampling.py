@@ -345,7 +345,7 @@ def test_ids_outside_the_vocabulary_are_errors():
     with pytest.raises(InputError, match="logit_bias names token id 3; .* 0 to 2"):
         Sampler(SamplingParams(logit_bias={3: 1.0})).choose(np.zeros(3, np.float32))
     for token in (-1, 3):
-        with pytest.raises(InputError, match=f"token id {token} was said; .* 0 to 2"):
+        with pytest.raises(InputError, match=f"token id {token} was used; .* 0 to 2"):
             Sampler(SamplingParams(), said=[0, token]).choose(np.zeros(3, np.float32))
 
 

@@ -198,7 +198,7 @@ def test_what_was_said_can_be_read_in_the_file(chat, tmp_path):
 
 def test_another_model_is_refused_and_named(chat, tmp_path):
     save_conversation(chat, tmp_path / "a", MODEL)
-    with pytest.raises(ConversationFileError, match="belongs to m.bin, and this model is n.bin"):
+    with pytest.raises(ConversationFileError, match="was saved with m.bin, but n.bin is loaded"):
         load_conversation(tmp_path / "a", chat, {"name": "n.bin", "fingerprint": "0"})
 
 
@@ -213,7 +213,7 @@ def test_a_file_cut_short_anywhere_is_refused(chat, saved):
     data = saved.read_bytes()
     for end in range(0, len(data), 97):
         saved.write_bytes(data[:end])
-        with pytest.raises(ConversationFileError, match="is damaged, or no saved conversation"):
+        with pytest.raises(ConversationFileError, match="is damaged or not a saved conversation"):
             load_conversation(saved, chat, MODEL)
 
 
@@ -245,7 +245,7 @@ def test_a_file_that_says_impossible_things_is_refused(chat, saved, change):
     ("place", "value", "message"),
     [
         (("message",), {}, r"turns\[0\].message is {}; expected a string"),
-        (("message",), "\ud800", "without halves of characters"),
+        (("message",), "\ud800", "without lone surrogates"),
         (("prompt",), [], r"prompt is \[\]; expected at least one id"),
         (("prompt", 1), True, r"prompt\[1\] is True; expected an id below 256"),
         (("tokens", 0), 256, r"branches.main.turns\[0\].tokens\[0\] is 256; expected an id below 256"),
@@ -284,7 +284,7 @@ def test_settings_of_another_type_are_refused(chat, saved, name, value):
 @pytest.mark.parametrize("text", [b"[" * 100_000, b"[]", b"\xff", b'{"format": ' + b"9" * 5000 + b"}", b"null", b""])
 def test_a_text_that_is_no_object_is_refused(chat, saved, text):
     replace_member(saved, "conversation.json", text)
-    with pytest.raises(ConversationFileError, match="is damaged, or no saved conversation"):
+    with pytest.raises(ConversationFileError, match="is damaged or not a saved conversation"):
         load_conversation(saved, chat, MODEL)
 
 
@@ -294,7 +294,7 @@ def test_a_memory_of_which_anything_is_no_number_is_refused(chat, saved, part, v
     array = array_of(saved, part)
     array.flat[-1] = value
     replace_member(saved, f"{part}.npy", as_npy(array))
-    with pytest.raises(ConversationFileError, match="no finite numbers"):
+    with pytest.raises(ConversationFileError, match="that are not finite"):
         load_conversation(saved, chat, MODEL)
 
 
@@ -305,7 +305,7 @@ def test_a_memory_of_which_anything_is_no_number_is_refused(chat, saved, part, v
 @pytest.mark.parametrize("part", ["0.start.shift", "0.end.wkv", "0.end.logits"])
 def test_a_memory_of_another_shape_or_type_is_refused(chat, saved, part, change):
     replace_member(saved, f"{part}.npy", as_npy(change(array_of(saved, part))))
-    with pytest.raises(ConversationFileError, match="is damaged, or no saved conversation"):
+    with pytest.raises(ConversationFileError, match="is damaged or not a saved conversation"):
         load_conversation(saved, chat, MODEL)
 
 
@@ -400,7 +400,7 @@ def as_npy(array):
 
 def test_impossible_settings_are_named(chat, saved):
     rewrite(saved, {"settings": dict.fromkeys(SETTINGS, 0) | {"top_p": 3}})
-    with pytest.raises(ConversationFileError, match="impossible settings: top_p is 3"):
+    with pytest.raises(ConversationFileError, match="the settings are invalid: top_p is 3"):
         load_conversation(saved, chat, MODEL)
 
 

@@ -109,7 +109,7 @@ def test_advance_changes_the_state_as_forward_would(tiny_model):
         ([Run([1], 0), Run([2], -1)], "slot -1 is not taken"),
         ([Run([1], 0, "some")], "a run wants 'some'; expected one of none, last, all"),
         ([Run([1], 0), Run([999], 1)], "token id 999 at position 0"),
-        ([Run([], 0)], r"tokens have the shape \(0,\)"),
+        ([Run([], 0)], r"tokens have shape \(0,\)"),
     ],
 )  # fmt: skip
 def test_a_pass_that_is_refused_changes_no_state(tiny_model, runs, message):

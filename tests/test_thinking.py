@@ -256,7 +256,7 @@ def test_a_thought_is_a_line_where_it_shall_not_be_shown(at_terminal, capsys):
 
 def test_a_folded_thought_is_unfolded_when_it_is_asked_for(at_terminal, capsys):
     at = at_terminal()
-    with pytest.raises(InputError, match="nothing was thought"):
+    with pytest.raises(InputError, match="the last answer has no thinking"):
         handle(at, "/thought")
     handle(at, "/set show_thinking off")
     handle(at, "x")
@@ -265,7 +265,7 @@ def test_a_folded_thought_is_unfolded_when_it_is_asked_for(at_terminal, capsys):
     assert capsys.readouterr() == ("", "Hm.\n\nSo.\n")
     at.conversation.template = replace(at.conversation.template, think="off")
     handle(at, "x")
-    with pytest.raises(InputError, match="nothing was thought"):
+    with pytest.raises(InputError, match="the last answer has no thinking"):
         handle(at, "/thought")
 
 
@@ -280,7 +280,7 @@ def test_what_was_said_before_moves_no_cursor_when_it_is_shown_again(monkeypatch
 def test_a_pipe_is_told_why_there_is_no_answer(capsys):
     handle(session(max_tokens=3), "x")
     out, err = capsys.readouterr()
-    assert out == "\n" and "the thought was cut after 3 tokens" in err
+    assert out == "\n" and "thinking was cut off after 3 tokens" in err
 
 
 def test_a_thought_that_goes_on_is_shown_from_there(at_terminal, monkeypatch, capsys):
@@ -314,7 +314,7 @@ def test_how_to_think_is_set_and_checked(capsys):
     with pytest.raises(InputError, match="/think deep: expected one of auto, on, off, short"):
         handle(at, "/think deep")
     at.conversation.template = TEMPLATES["raven"]
-    with pytest.raises(InputError, match="models of the template raven know no thoughts"):
+    with pytest.raises(InputError, match="the template raven does not support thinking"):
         handle(at, "/think on")
 
 

@@ -89,14 +89,14 @@ def test_what_is_no_state_of_the_model_is_refused_in_a_line(model, tmp_path):
     for path, message in (
         (file("a", **fine | {names[1]: torch.zeros(4, 32, 32)}), r"1.att.time_state has the shape \(4, 32, 32\)"),
         (file("b", **fine | {names[3]: torch.zeros(2, 64, 64)}), "has states of 4 layers; this model .* has 3"),
-        (file("c", **fine | {"emb.weight": torch.zeros(1)}), "has emb.weight, which is no part of a state"),
-        (tmp_path / "text", "is no state; expected a state-tuned checkpoint"),
+        (file("c", **fine | {"emb.weight": torch.zeros(1)}), "contains emb.weight, which is not part of a state"),
+        (tmp_path / "text", "is not a state; expected a state-tuned checkpoint"),
         (tmp_path / "other", "the state belongs to another model"),
     ):
         with pytest.raises(StateFileError, match=message) as raised:
             load_start_state(path, model.config)
         assert "\n" not in str(raised.value)
-    with pytest.raises(StateFileError, match="RWKV-4 has no states of matrices to tune"):
+    with pytest.raises(StateFileError, match="RWKV-4 has no matrix-valued state to tune"):
         load_time_state(V7_STATE, small(tmp_path, "v4").config)
 
 
@@ -148,7 +148,7 @@ def test_a_saved_conversation_belongs_to_the_state_it_began_in(talker, start, tm
         each.undo(2)
     assert say(loaded) == say(chat)
     for other in (MODEL, MODEL | {"state": "t"}):
-        with pytest.raises(ConversationFileError, match="began in another state"):
+        with pytest.raises(ConversationFileError, match="started from another state"):
             load_conversation(tmp_path / "a", chat, other)
     save_conversation(chat, tmp_path / "b", MODEL)
     with pytest.raises(ConversationFileError, match="began without a state"):

@@ -443,7 +443,7 @@ def test_a_vocabulary_is_not_unpacked_beyond_what_one_can_be(tmp_path):
     (tmp_path / "v.zlib").write_bytes(zlib.compress(bytes(50_000_000)))
     tracemalloc.start()
     try:
-        with pytest.raises(TokenizerError, match="v.zlib: is damaged: it holds more than"):
+        with pytest.raises(TokenizerError, match="v.zlib: is damaged: it has more than"):
             load_vocabulary(tmp_path / "v.zlib")
         assert tracemalloc.get_traced_memory()[1] < 5e6
     finally:
@@ -682,7 +682,7 @@ def test_in_a_folder_with_two_the_one_that_fits_is_taken(tmp_path, bpe_file, fil
 
 
 def test_a_folder_without_one_is_a_tokenizer_error(tmp_path):
-    with pytest.raises(TokenizerError, match="holds neither tokenizer.json nor 20B_tokenizer.json"):
+    with pytest.raises(TokenizerError, match="contains neither tokenizer.json nor 20B_tokenizer.json"):
         load_tokenizer(tmp_path)
 
 

@@ -110,7 +110,7 @@ def test_a_single_head_keeps_its_decay_when_the_rest_is_quantized(tmp_path, run_
     source = converted(random_checkpoint("v5.2", n_embd=64, head_size=64), tmp_path, "FP16")
     assert parameters(source)["blocks.0.att.time_decay"].shape == (64, 1)  # as rwkv.cpp's converter has it
     output = run_cli("quantize", source, tmp_path / "q.bin", "Q4_0").output
-    assert "stays: its rows of 1 are no multiple of 32" in output
+    assert "unchanged: rows of 1 are not a multiple of 32" in output
     types = {name: p.data_type.name for name, p in parameters(tmp_path / "q.bin").items()}
     assert types["blocks.0.att.time_decay"] == types["blocks.0.att.time_faaaa"] == "FP32"
     assert types["blocks.0.att.gate.weight"] == "Q4_0"

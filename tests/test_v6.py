@@ -61,8 +61,8 @@ def test_what_fills_no_blocks_stays_when_the_rest_is_quantized(tmp_path, run_cli
     """rwkv.cpp writes a broken file here."""
     source = converted(random_checkpoint("v6", n_embd=64, head_size=64, ranks=(8, 24)), tmp_path, "FP16")
     output = run_cli("quantize", source, tmp_path / "q.bin", "Q4_0").output
-    assert "stays: its rows of 24 are no multiple of 32" in output
-    assert "stays: its rows of 1 are no multiple of 32" in output  # the bonus of a single head
+    assert "unchanged: rows of 24 are not a multiple of 32" in output
+    assert "unchanged: rows of 1 are not a multiple of 32" in output  # the bonus of a single head
     types = {name: p.data_type.name for name, p in parameters(tmp_path / "q.bin").items()}
     assert types["blocks.0.att.time_decay_w2"] == types["blocks.0.att.time_faaaa"] == "FP32"
     assert types["blocks.0.att.time_decay_w1"] == types["blocks.0.att.time_maa_w1"] == "Q4_0"
@@ -83,7 +83,7 @@ def check_both_engines_agree_on_quantized(path):
 )
 def test_what_looks_like_it_and_computes_something_else_is_refused(tmp_path, name, title):
     tensors = random_checkpoint("v6", ranks=(4, 4)) | {f"blocks.0.att.{name}": torch.zeros(8, 8)}
-    with pytest.raises(CheckpointError, match=f"holds {title}"):
+    with pytest.raises(CheckpointError, match=f"contains {title}"):
         converted(tensors, tmp_path)
 
 

@@ -149,7 +149,7 @@ def test_a_file_with_v_in_the_first_layer_is_that_of_rwkv_cpp(tmp_path, data_typ
     ],
 )
 def test_what_looks_like_it_and_computes_something_else_is_refused(files, tmp_path, name, title):
-    with pytest.raises(CheckpointError, match=f"holds {title}"):
+    with pytest.raises(CheckpointError, match=f"contains {title}"):
         converted(tensors_of(files) | {name: torch.zeros(8, 8)}, tmp_path)
 
 

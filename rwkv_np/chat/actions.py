@@ -1,6 +1,6 @@
-"""What each command does to a session. Which words call it is the business of commands.py.
+"""What each command does to a session. The names of the commands are in commands.py.
 
-Every function takes the session and the rest of the line. One that raises has changed nothing.
+Every function takes the session and the rest of the line. If one raises, nothing has changed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rwkv_np.text import decode_utf8
 
 
 class Leave(Exception):
-    """The person wants to go."""
+    """The user wants to exit."""
 
 
 # --- answers
@@ -58,7 +58,7 @@ def _message(session: Session) -> str:
 
 def edit(session: Session, text: str) -> None:
     if not session.conversation.turns:
-        raise InputError("nothing has been said yet; there is nothing to edit")
+        raise InputError("there is no message to edit yet")
     session.draft = session.conversation.turns[-1].message
     if text:
         session.say(text)
@@ -94,7 +94,7 @@ def _ask_aside(session: Session, text: str, template: Template, *, after_opening
 
 def undo(session: Session, n: str) -> None:
     if n and not n.isdigit():
-        raise InputError(f"/undo {n}: expected how many turns to take back, as in /undo 2")
+        raise InputError(f"/undo {n}: expected a number of turns to undo, as in /undo 2")
     undone = session.conversation.undo(int(n or 1))
     session.screen.say("undone", said=_shortened(undone[0].message), left=len(session.conversation.turns))
 
@@ -112,7 +112,7 @@ def begin_with(session: Session, text: str) -> None:
         return
     if not c.template.is_dialogue:
         raise InputError(
-            f"the template {c.template.name} has single rounds and takes no opening; "
+            f"the template {c.template.name} has single turns and takes no opening; "
             "start the chat with --template raven, world or g1 for one that does"
         )
     c.reset(Opening(text=text).render(c.template), session.screen.reading)
@@ -167,9 +167,9 @@ def load(session: Session, text: str) -> None:
 
 
 def _path(text: str) -> str:
-    """What a person typed as the name of a file."""
+    """A file name as the user typed it."""
     if not text.isprintable():
-        raise InputError(f"{text!r} is no name of a file: it holds a line break or another control character")
+        raise InputError(f"{text!r} is not a file name: it contains a line break or another control character")
     return os.path.expanduser(text)
 
 
@@ -201,7 +201,7 @@ def show_settings(session: Session, _: str) -> None:
 def think(session: Session, mode: str) -> None:
     c = session.conversation
     if c.template.lead is None:
-        raise InputError(f"models of the template {c.template.name} know no thoughts; those of g1 do")
+        raise InputError(f"the template {c.template.name} does not support thinking; g1 does")
     if mode and mode not in MODES:
         raise InputError(f"/think {mode}: expected one of {', '.join(MODES)}")
     if mode:
@@ -213,7 +213,7 @@ def show_thought(session: Session, _: str) -> None:
     last = session.conversation.last
     thought = (last.thought or "").strip() if last else ""
     if not thought:
-        raise InputError("nothing was thought before the last answer; /think on makes a G1 model think")
+        raise InputError("the last answer has no thinking; /think on turns it on for a G1 model")
     session.screen.show_thought(thought)
 
 
@@ -258,7 +258,7 @@ def read_file(session: Session, path: str) -> None:
 
 def show_traceback(session: Session, _: str) -> None:
     if session.fault is None:
-        raise InputError("no mistake of the program has been met")
+        raise InputError("no internal error has occurred")
     session.screen.show("".join(traceback.format_exception(session.fault)).rstrip())
 
 

@@ -1,7 +1,7 @@
-"""What can be typed beside messages: one table of commands.
+"""The commands of the chat, in one table.
 
-The forms that begin with a plus are those of rwkv.cpp's and ChatRWKV's chats. What a command
-says of itself is in the languages' files; a test sees that none is missing there.
+The forms that begin with a plus are those of rwkv.cpp's and ChatRWKV's chats. The help text of
+each command is in the language files; a test checks that none is missing.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ COMMANDS = (
     Command("exit", actions.leave),
 )
 _BY_NAME = {command.name: command for command in COMMANDS}
-# Told of where they are needed: in the help of /save, and where something went wrong.
+# Not in /help: the help of /save and the message of an internal error mention them.
 _BY_NAME["save!"] = Command("save", actions.save_over, "[FILE]", completes="file")
 _BY_NAME["traceback"] = Command("traceback", actions.show_traceback)
 _OLD = {command.old: command for command in COMMANDS if command.old}
@@ -87,7 +87,7 @@ def find_command(line: str) -> tuple[Command, str] | None:
     if line.startswith("/") and not line.startswith("//"):
         command = _by_name(word)
         if command.argument[:1].isalpha() and not argument:
-            raise InputError(f"{word} needs more: {word} {command.argument}")
+            raise InputError(f"{word} needs an argument: {word} {command.argument}")
         return command, argument
     old = _OLD.get(word.lower())
     # "+1" is a message, and so is "+ 2": only what takes an argument may have one.
@@ -101,5 +101,5 @@ def _by_name(word: str) -> Command:
     if name in _BY_NAME:
         return _BY_NAME[name]
     near = difflib.get_close_matches(name, _BY_NAME, 1, cutoff=0.5)
-    mend = f"did you mean /{near[0]}?" if near else "/help lists them."
-    raise InputError(f"{word} is no command; {mend} (To send a message that begins with a slash, type two.)")
+    mend = f"did you mean /{near[0]}?" if near else "/help lists all commands."
+    raise InputError(f"{word} is not a command; {mend} (To send a message that starts with a slash, type two slashes.)")

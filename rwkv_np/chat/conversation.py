@@ -1,11 +1,11 @@
-"""A conversation: turns, the states between them, and the ways to go back and on.
+"""A conversation: turns, the states between them, undo, regenerate and continue.
 
-A state is all that the model remembers, so the last ones are kept: undoing, asking again and
-forking cost nothing. Older ones are let go of, and made again from the tokens when they are
+A state is all that the model remembers, so the latest ones are kept: undoing, asking again and
+forking cost nothing. Older ones are dropped, and computed again from the tokens when they are
 needed. It knows templates and states, not terminals.
 
-An answer is recorded when it ends. One that was broken off counts as far as it was shown; one
-whose prompt was given up, or that failed, leaves everything as it was.
+An answer is recorded when it ends. An interrupted one counts as far as it was shown; if
+reading its prompt was cancelled, or it failed, nothing changes.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Conversation:
 
     template   how the model is spoken to
     params     how it answers; may be replaced at any time
-    branches   lines of it by their names; `branch` names the one that is gone on with
-    aside      the last free generation or independent question, which the conversation knows nothing of
-    n_asked    how many answers were begun: each has a seed of its own
+    branches   the branches by name; `branch` is the name of the current one
+    aside      the last free generation or independent question, which is not part of the conversation
+    n_asked    how many answers were started: each has its own seed
     start      the state that openings, or without one the first message, are read in; None where nothing was read
     keep_thoughts  whether later turns are read after the thoughts of earlier ones
     """
@@ -70,7 +70,7 @@ class Conversation:
 
     @property
     def current_branch(self) -> Branch:
-        """The branch that is gone on with."""
+        """The current branch."""
         return self.branches[self.branch]
 
     @property
@@ -85,7 +85,7 @@ class Conversation:
 
     @property
     def last(self) -> Turn | None:
-        """What was answered last, be it an aside or a turn."""
+        """The last answer: an aside or a turn."""
         return self.aside if self._is_aside_last else self.turns[-1] if self.turns else None
 
     def state(self, progress: Progress | None = None) -> State:
@@ -105,21 +105,21 @@ class Conversation:
         return self._position_after(branch, branch.turns, progress)
 
     def reset(self, opening: str | None = None, progress: Progress | None = None) -> None:
-        """Go back to the opening, or begin with another; other branches stay."""
+        """Go back to the opening, or start with another one; other branches stay."""
         begun = Branch(self.opening, self.begin(progress))
         if opening is not None and opening != self.opening:
             begun = Branch(opening, self._read_opening(opening, progress))
         self.branches[self.branch], self._is_aside_last = begun, False
 
     def leave_opening_out(self) -> bool:
-        """Go on without the opening; False where something was said after it, which needs it."""
+        """Continue without the opening; False if there are turns after it, which need it."""
         if self.turns:
             return False
         self.branches[self.branch] = Branch()
         return True
 
     def undo(self, n: int = 1) -> list[Turn]:
-        """Take back the last `n` turns, and return them."""
+        """Undo the last `n` turns, and return them."""
         if not 1 <= n <= len(self.turns):
             raise InputError(f"{n} {'turn' if n == 1 else 'turns'} cannot be undone; there are {len(self.turns)}")
         undone = self.turns[-n:]
@@ -128,14 +128,14 @@ class Conversation:
         return undone
 
     def fork(self, name: str) -> None:
-        """Go on under another name; the current branch stays as it is."""
+        """Continue in a new branch of that name; the current one stays as it is."""
         if name in self.branches:
-            raise InputError(f"there is a branch {name!r} already; choose another name, or /switch {name}")
+            raise InputError(f"a branch {name!r} already exists; choose another name, or /switch {name}")
         self.branches[name] = self.current_branch.fork()
         self.switch(name)
 
     def switch(self, name: str) -> None:
-        """Go on with another branch."""
+        """Switch to another branch."""
         if name not in self.branches:
             raise InputError(f"there is no branch {name!r}; there are {', '.join(self.branches)}")
         self.branch, self._is_aside_last = name, False
@@ -160,7 +160,7 @@ class Conversation:
         after_opening: bool = False,
         **changes: Any,
     ) -> Answer:
-        """Answer a message that is no part of the conversation, from nothing or from the opening."""
+        """Answer a message outside the conversation, from the empty state or after the opening."""
         state = self.begin(progress) if after_opening else self.model.initial_state()
         turn = self._turn(message, template, is_first=not (after_opening and self.opening))
         return self._answer(turn, Position(None, state), self._put_aside, changes, progress)
@@ -170,7 +170,7 @@ class Conversation:
         turn = turn or self._require_turn()
         if turn is not self.aside and turn.lead is not None:
             asked = self._next_turn(turn.message, self.turns[:-1])
-            if asked.prompt != turn.prompt:  # it shall think in another way now
+            if asked.prompt != turn.prompt:  # the think setting has changed
                 return self._ask(turn.message, self.turns[:-1], progress, changes)
         again = turn.again()
         put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
@@ -180,7 +180,7 @@ class Conversation:
         return self._answer(again, Position(None, state), put, changes, progress)
 
     def continue_answer(self, progress: Progress | None = None, **changes: Any) -> Answer:
-        """Let the last answer go on, be it broken off or at what it took for its end."""
+        """Continue the last answer, whether it was interrupted or had ended."""
         turn = self.last or self._require_turn()
         start = turn.after_answer or self._after_answer(progress)
         put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
@@ -190,7 +190,7 @@ class Conversation:
 
     def _require_turn(self) -> Turn:
         if not self.turns:
-            raise InputError("nothing has been said yet; say something first")
+            raise InputError("there is no message yet; send one first")
         return self.turns[-1]
 
     def _ask(self, message: str, base: list[Turn], progress: Progress | None, changes: dict[str, Any]) -> Answer:
@@ -246,7 +246,7 @@ class Conversation:
         return answer
 
     def _not_first(self, turn: Turn, earlier: Turn | None) -> frozenset[int]:
-        """What was broken off may go on with anything; what has ended by itself would only end again."""
+        """An interrupted answer may continue with any token; one that ended by itself would only end again."""
         would_end = earlier.is_finished if earlier else bool(turn.stop)  # free text may be at its end
         return self._endings if would_end else frozenset()
 
@@ -275,7 +275,7 @@ class Conversation:
     def keep_states(self, turn: Turn, before: Turn | None = None) -> None:
         """Keep the states of `turn`, which were just made, and of the one that is needed `before` it.
 
-        Others are kept as far as the budget goes, those first that were made last.
+        Others are kept within the budget, the latest first.
         """
         turn.made = self._n_made = self._n_made + 1
         n_bytes = 0

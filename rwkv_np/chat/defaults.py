@@ -1,12 +1,12 @@
-"""How each family of models is sampled unless somebody says otherwise: one table, and where it is from.
+"""The sampling defaults of each model family, in one table with their sources.
 
-The values are those of the authors' own programs, which were read; a test sees that each family has
-its row. An option, its environment variable and the settings file win over them, in that order.
+The values come from the source code of the authors' programs; a test checks that each family has
+its row. An option, its environment variable and the settings file override them, in that order.
 
 The limit of an answer is ours where their programs have none. A G1 model may think for thousands of
-tokens, and a thought that was cut is no answer; so G1 has the 4000 of its authors' example, for
-thought and answer together. (A limit of its own for the thought would be one more number to know, and
-would have to close the thought for a model that has not learned to go on from there.)
+tokens, and thinking that is cut off gives no answer; so G1 has the 4000 of its authors' example, for
+thinking and answer together. (A separate limit for thinking would be one more setting, and would have
+to close the thinking for a model that was not trained to continue from there.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The line that the person types on: prompt_toolkit, with our keys, history and completion.
+"""The input line: prompt_toolkit, with our keys, history and completion.
 
 Enter sends, as in every chat; a pasted text keeps its lines, and Alt+Enter or a backslash at
-the end of a line begins another. History lasts between sittings.
+the end of a line starts a new line. The history is kept between sessions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rwkv_np.chat.thinking import MODES
 
 
 class Editor:
-    """Reads what the person types; `history` is a file, or None for this sitting alone."""
+    """Reads what the user types; `history` is a file, or None for this session only."""
 
     def __init__(self, session: Session, history: Path | None) -> None:
         self._session, self._has_said_problem = session, False
@@ -59,11 +59,11 @@ class Editor:
         problem = getattr(self._prompt.history, "problem", None)
         if problem and not self._has_said_problem:
             self._has_said_problem = True
-            self._session.screen.note(f"{problem}. Lines are remembered for this sitting alone")
+            self._session.screen.note(f"{problem}. The input history is kept for this session only")
 
 
 class KeptHistory(FileHistory):
-    """Lines in a file that nobody else may read; where it cannot be read or written, this sitting's alone.
+    """Lines in a file that only the user may read; if it cannot be read or written, they last for this session.
 
     problem  what was wrong with the file, or None
     """

@@ -1,6 +1,6 @@
 """The language of a chat: which one, and what the program says in it.
 
-Each language is one TOML file; a test holds them against each other. Errors that name files
+Each language is one TOML file; a test compares them. Errors that name files
 and settings stay in English, as the options do: they are searched for on the web.
 """
 
@@ -24,7 +24,7 @@ def guess_language() -> str:
 
 
 class Language:
-    """What the program says: `say` for messages, `help` for commands."""
+    """The texts of one language: `say` for messages, `help` for commands."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class Language:
 
 
 class _Number(int):
-    """A number that brings its noun in singular or plural: {tokens:token|tokens}."""
+    """A number followed by its noun in singular or plural: {tokens:token|tokens}."""
 
     def __format__(self, spec: str) -> str:
         one, bar, more = spec.partition("|")

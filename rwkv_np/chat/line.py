@@ -1,7 +1,7 @@
 """What a line of input does: it is a command (commands.py), or a message for the session.
 
-Terminal and pipe go through `handle`; where lines come from is the business of repl.py. A
-session knows nothing of commands, which are made of what a session can do.
+Terminal and pipe go through `handle`; repl.py reads the lines. A
+session does not know the commands, which are built on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _INLINE_NAMES = {"temp": "temperature", "top_p": "top_p"}
 
 
 def handle(session: Session, line: str) -> None:
-    """Do what a line of input says. Raises RwkvError, OSError: nothing was changed; Leave: to go."""
+    """Handle a line of input. Raises RwkvError, OSError: nothing was changed; Leave: to exit."""
     # A byte order mark, which some editors put before a text, would hide a command.
     line, session.changes = _take_inline_settings(line.strip().lstrip("\ufeff").lstrip())
     found = find_command(line)

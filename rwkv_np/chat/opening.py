@@ -1,7 +1,7 @@
 """The opening of a conversation: what the model reads before the first message.
 
-A base model told nothing answers in any voice; a few lines of dialogue show it who speaks, in
-which language and how fully. The bundled openings are files of the same form as a person's own:
+Without context a base model may answer in any style; a few lines of dialogue show it who speaks,
+in which language and at what length. The bundled openings are files of the same form as a person's own:
 
     text = "The following is ..."            # how it begins; optional
     turns = [["a message", "its answer"]]    # what has been said already; optional
@@ -46,8 +46,8 @@ class Opening:
         """The text that the model reads, without the blank line that ends its last turn."""
         if not template.is_dialogue and (self.text or self.turns):
             raise InputError(
-                f"the template {template.name} has single rounds and takes no opening; "
-                "leave --opening and --system out, or choose --template raven, world or g1"
+                f"the template {template.name} has single turns and takes no opening; "
+                "omit --opening and --system, or choose --template raven, world or g1"
             )
         text = template.introduce(self.text) if self.text.strip() else ""
         parts = [text, *(f"{template.turn(message)} {closed_up(answer)}" for message, answer in self.turns)]
@@ -59,7 +59,7 @@ NO_OPENING = Opening()
 
 
 def bundled_opening(template: Template, language: str) -> Opening:
-    """The opening of that language for models of that family; none where they need none."""
+    """The opening of that language for models of that family; empty if they need none."""
     if not template.has_openings:
         return NO_OPENING
     return read_opening(_FOLDER / f"{template.name}-{language}.toml")
@@ -70,15 +70,15 @@ def read_opening(path: PathLike) -> Opening:
     found = _read_json(path) if os.fspath(path).endswith(".json") else read_toml(path)
     turns = found.pop("turns", [])
     if not _are_pairs(turns):
-        raise SettingsFileError(path, 'turns are no list of pairs; expected turns = [["message", "answer"], ...]')
+        raise SettingsFileError(path, 'turns is not a list of pairs; expected turns = [["message", "answer"], ...]')
     keys = ("text", "user", "bot")
     for key, value in found.items():
         if key not in keys:
-            raise SettingsFileError(path, f"has the key {excerpt(key)}; an opening has {', '.join(keys)} and turns")
+            raise SettingsFileError(path, f"has the key {excerpt(key)}; expected {', '.join(keys)} or turns")
         if not isinstance(value, str):
             raise SettingsFileError(path, f"{key} is {excerpt(value)}; expected a string")
     if half := find_surrogate("".join([*found.values(), *(part for turn in turns for part in turn)])):
-        raise SettingsFileError(path, f"holds {half}, half a surrogate pair; expected text that UTF-8 can hold")
+        raise SettingsFileError(path, f"contains {half}, half a surrogate pair; expected text in UTF-8")
     return Opening(turns=tuple((message, answer) for message, answer in turns), **found)
 
 
@@ -93,7 +93,7 @@ def _read_json(path: PathLike) -> dict[str, Any]:
     try:
         found = parse_json(decode_utf8(data, path))
     except ValueError as error:  # also a number without an end, or a list in lists
-        raise SettingsFileError(path, f"is no valid JSON: {error}") from error
+        raise SettingsFileError(path, f"is not valid JSON: {error}") from error
     if not isinstance(found, dict):
         raise SettingsFileError(path, f"holds a {type(found).__name__}; expected an object with text and turns")
     if found.pop("separator", ":") != ":":

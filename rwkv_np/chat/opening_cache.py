@@ -2,7 +2,7 @@
 
 What an opening becomes depends on the model, the tokens and the code that reads them (in the
 last bit), so these name the file. The state of another model is never found; a damaged file is
-read as none; where nothing can be written, nothing is kept, and a line says so.
+ignored; if the folder is not writable, nothing is kept, and a message says so.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class OpeningCache:
 
     def put(self, tokens: Sequence[int], state: State) -> None:
         """Keep the state after `tokens`, in place of those that were not used for longest."""
-        # One that is larger than all that is kept would only throw out the others.
+        # One that is larger than the whole budget would only evict the others.
         if self.folder is None or state.n_bytes > BUDGET:
             return
         try:
             state.save(self.folder / self._name(tokens), overwrite=True)
             self._let_go()
         except (OutputError, OSError) as error:
-            say_once(f"{one_line(error)}. The chat goes on; its next start reads the opening again")
+            say_once(f"{one_line(error)}. The chat continues; the next start reads the opening again")
 
     def _let_go(self) -> None:
         """Delete the files that are over the budget, those first that were not used for longest."""

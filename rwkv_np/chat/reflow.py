@@ -1,6 +1,6 @@
-"""What becomes of the typed line when the window is made narrower.
+"""Redraws the input line when the window becomes narrower.
 
-Most terminals wrap every row anew then, and the rows that were painted become more. prompt_toolkit goes up by
+Most terminals then wrap every row again, so the painted rows become more. prompt_toolkit goes up by
 as many as it has painted, so the first pieces stayed on the screen, once for each step of the mouse. A terminal
 tells nobody whether it does that; those that are known not to are named here, and for them nothing is done.
 """

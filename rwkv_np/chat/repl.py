@@ -1,8 +1,8 @@
-"""Where lines come from: a person at a terminal, or a pipe.
+"""Reads the input lines: from a user at a terminal, or from a pipe.
 
-At a terminal nothing that goes wrong ends the chat: an error is shown, and the conversation is
-where it was. That is so for our own mistakes too, and here is the one place that sees to it. In a
-pipe the first error ends it, as in any program that works for another.
+At a terminal no error ends the chat: it is shown, and the conversation is unchanged. That includes
+internal errors (bugs), which are caught only here. In a pipe the first error ends the program, as
+scripts expect.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rwkv_np.errors import RwkvError, one_line
 
 
 class Lines(Protocol):
-    """What a person types on."""
+    """A source of lines that a user types."""
 
     def read(self) -> str:
         """The next line. Raises EOFError, KeyboardInterrupt."""
 
 
 def run(session: Session, lines: Lines) -> None:
-    """Talk on the terminal until the person leaves."""
+    """Chat on the terminal until the user exits."""
     session.screen.say("welcome")
     is_going_on = True
     while is_going_on:
@@ -35,7 +35,7 @@ def run(session: Session, lines: Lines) -> None:
 
 
 def _take_line(session: Session, lines: Lines) -> bool:
-    """Do what one line says; False to leave."""
+    """Handle one line; False to exit."""
     try:
         line = lines.read()
     except EOFError:
@@ -56,21 +56,21 @@ def _take_line(session: Session, lines: Lines) -> bool:
 
 
 def _what_went_wrong(session: Session, error: Exception) -> str:
-    """A line for the person; what the program did not expect is kept for /traceback."""
+    """The message for the user; an unexpected exception is kept for /traceback."""
     if isinstance(error, (RwkvError, OSError)):
         return one_line(error)
     if isinstance(error, MemoryError):
-        return "there is not enough memory for that; the conversation is as it was"
+        return "not enough memory; the conversation is unchanged"
     session.fault = error
     said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return (
-        f"{said}. That is a mistake in rwkv_np; the conversation is as it was. "
-        "/traceback shows where it happened: please report it with that"
+        f"{said}. This is a bug in rwkv_np; the conversation is unchanged. "
+        "/traceback shows where it happened: please include it in a report"
     )
 
 
 def run_lines(session: Session, lines: Iterable[str]) -> None:
-    """Do what each line says, in one conversation. Raises RwkvError, OSError."""
+    """Handle each line, in one conversation. Raises RwkvError, OSError."""
     for line in lines:
         if line.strip():
             try:

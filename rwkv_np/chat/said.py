@@ -1,6 +1,6 @@
-"""Values out of JSON that a stranger may have edited: each is asked for as what it must be.
+"""Values from untrusted JSON: each is read with a check of its type and range.
 
-A value knows where it stands, so that a wrong one is named with its place:
+A value knows its path, so that an error can name it:
 branches.main.turns[2].tokens[5] is 300; expected an id below 256.
 """
 
@@ -56,7 +56,7 @@ class Said:
         try:
             self._value.encode()
         except UnicodeEncodeError:
-            self.refuse("a string without halves of characters")
+            self.refuse("a string without lone surrogates")
         return self._value
 
     def texts(self) -> tuple[str, ...]:

@@ -1,16 +1,16 @@
-"""Conversations in files: turns, settings, the states at the ends, and whose states they are.
+"""Conversations in files: turns, settings, the states at the ends, and the model they belong to.
 
 The file is a zip archive. `conversation.json` (transcript.py) is for people and other programs to read;
-the arrays beside it are the model's memory after the opening and after each branch, as far as a
-budget goes. States in between, and what was left out, are made again from the tokens. It is
-written whole or not at all, and read whole or not at all: no conversation is half replaced.
+the arrays in it are the states after the opening and after each branch, within a budget. States in
+between, and those left out, are computed again from the tokens. A file is written completely or not
+at all, and read completely or not at all: a conversation is never half replaced.
 
 Version 1 has all states of both ends of each branch. Where one is left out it is version 2,
 which names those that are there: "states": ["0.start", "0.end"]. Beside them may lie "0.answer":
 where a branch's last answer was broken off, with its thought, which "0.end" is without. Older
 programs pass over it, and read the thought again when the answer goes on.
 
-A file may come from a stranger: all of it is checked, and nothing is unpacked that is larger than it may be.
+A file may come from an untrusted source: everything is checked, and nothing beyond its size limit is unpacked.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _positions(conversation: Conversation) -> dict[str, Position]:
 def _answers(branches: list[tuple[int, Branch]]) -> dict[str, Position | None]:
     """Where answers stopped that may go on, if the next message is not read there but without the thought.
 
-    One that has ended is seldom gone on with, and costs its tokens then: a state is larger than most files.
+    A finished answer is rarely continued, and its tokens are then read again: a state is larger than most files.
     """
     last = ((i, branch.turns[-1]) for i, branch in branches if branch.turns)
     return {f"{i}{ANSWER}": turn.after_answer for i, turn in last if turn.remembered and not turn.is_finished}
@@ -132,7 +132,7 @@ def load_conversation(path: PathLike, like: Conversation, model: dict[str, str])
             return _restore(said, archive, like)
     except (Damaged, Impossible, InputError) as error:
         raise ConversationFileError(
-            path, f"is damaged, or no saved conversation ({error}); expected a file that /save wrote"
+            path, f"is damaged or not a saved conversation ({error}); expected a file that /save wrote"
         ) from error
     except OtherVersion as error:
         raise ConversationFileError(path, f"{error}. Upgrade it: pip install -U rwkv-np") from error
@@ -144,15 +144,15 @@ def _check_model(path: PathLike, saved: dict[str, str], model: dict[str, str]) -
     if saved["fingerprint"] != model["fingerprint"]:
         raise ConversationFileError(
             path,
-            f"belongs to {saved['name']}, and this model is {model['name']}: its memory means nothing to other "
-            "weights, not even to the same model in another type. Start the chat with the model that it belongs to",
+            f"was saved with {saved['name']}, but {model['name']} is loaded. A saved conversation works only with the "
+            f"same model file, not even with another data type of the model: start the chat with {saved['name']}",
         )
     if saved.get("state") != model.get("state"):
-        began = "in another state" if saved.get("state") else "without a state"
-        raise ConversationFileError(path, f"began {began}. Start the chat with the --state that it began with, or none")
+        began = "from another state" if saved.get("state") else "without a state"
+        raise ConversationFileError(path, f"started {began}. Start the chat with the same --state, or without one")
     if (epsilon := saved.get("head_epsilon")) != model.get("head_epsilon"):
         mend = f"with --head-epsilon {epsilon}" if epsilon else "without --head-epsilon"
-        raise ConversationFileError(path, f"began {mend}. Start the chat {mend}")
+        raise ConversationFileError(path, f"started {mend}. Start the chat {mend}")
 
 
 def _restore(said: Transcript, archive: Archive, like: Conversation) -> Conversation:
@@ -180,7 +180,7 @@ def _put(branch: Branch, name: str, position: Position) -> None:
 def _within_budget(said: Transcript, archive: Archive, model: Model) -> list[tuple[str, Branch]]:
     """The names of the states to be read, and whose they are; the current branch's come first.
 
-    The file of a stranger may have states without number, each of them a few bytes when it is packed. Those
+    An untrusted file may have any number of states, each only a few bytes when compressed. Those
     over the budget are left out: they are made again from the tokens if need be, as if they were not there.
     """
     found = [

@@ -1,8 +1,8 @@
-"""What the person sees: answers on stdout, everything else on stderr.
+"""What the user sees: answers on stdout, everything else on stderr.
 
-Piped output holds answers alone. Colour is for terminals, and for those who have not set
-NO_COLOR. What a model writes is text, never a command to the terminal: control characters
-are made visible. A thought is shown dimmed or as one line, and to a person alone.
+Piped output contains only answers. Colour is used on terminals, unless NO_COLOR is set. What a
+model writes is text, never a command to the terminal: control characters are made visible.
+Thinking is shown dimmed or as one line, and only on a terminal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Screen:
     """Writes answers and notes, in one language; `quiet` leaves the line of figures out.
 
     show_thinking   thoughts are shown, not only counted
-    hides_thoughts  the answer alone is wanted, and no command comes after it
+    hides_thoughts  only the answer is shown, and no command can follow
     """
 
     def __init__(self, language: Language, *, quiet: bool = False) -> None:
@@ -46,7 +46,7 @@ class Screen:
     def answer(self, completion: Answer, message: str = "", name: str = "", *, goes_on: bool = False) -> None:
         """Stream `completion` as it is made, then say why it ended and what it took.
 
-        name     who speaks: of use to a person, not to a pipe
+        name     who speaks; shown on a terminal, not in a pipe
         goes_on  it is the rest of an answer, whose leading space belongs between the two
         """
         speech = Speech(name)

@@ -1,7 +1,7 @@
-"""One sitting: a conversation, a screen, and what stands between two messages.
+"""One run of the chat: a conversation, a screen, and what is kept between two messages.
 
-What a line of input means is the business of line.py, and what commands do to a session that
-of actions.py: both are built on it, and it knows neither.
+line.py interprets input lines, and actions.py has what commands do to a session: both are built on
+it, and it knows neither.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Session:
     draft     a message to be edited, which then takes the place of the last one
     file      where the conversation was saved to or loaded from last
     changes   settings for the answers of this line alone
-    fault     the last exception that was none of ours: a mistake in the program
+    fault     the last unexpected exception: a bug in the program
     set_by    what set each setting that somebody set: an option, "/set", a file
     """
 
@@ -44,21 +44,21 @@ class Session:
         self._n_kept = conversation.n_asked
 
     def open(self, load: str | None, save: str | None) -> None:
-        """Go on with the conversation in `load`; keep it in `save`.
+        """Continue the conversation in `load`; save it to `save`.
 
         Raises ConversationFileError, OutputError (now, not after the first answer), OSError
         """
         if load:
             self.load(load)
         if save and save != load:
-            mend = f"to go on with it, give --load {save} too; or name another file"
+            mend = f"to continue it, add --load {save}; or choose another file"
             check_destination(save, None, overwrite=False, mend=mend)
         self._kept_in = save
 
     def begin(self) -> bool:
-        """Read the opening, so that the first message does not wait for it; False where Ctrl-C was pressed.
+        """Read the opening, so that the first message does not wait for it; False if Ctrl-C was pressed.
 
-        Then a new conversation goes on without the opening. One that was loaded needs it, and reads it later.
+        A new conversation then continues without the opening. A loaded one needs it, and reads it later.
         """
         try:
             self.conversation.begin(self.screen.reading)
@@ -81,7 +81,7 @@ class Session:
         """Send a message, with what was read from files before it, and show the answer."""
         text = f"{self.attached}\n{message}".strip()
         if not text:
-            raise InputError("the message is empty; say something")
+            raise InputError("the message is empty")
         ask = self.conversation.ask if self.draft is None else self.conversation.edit
         answer = ask(text, self.screen.reading, **self.changes)
         self.show(answer, text)
@@ -100,19 +100,19 @@ class Session:
 
     def save(self, path: str, *, overwrite: bool = False) -> None:
         """Save the conversation to `path`, from now on its file. Raises OutputError: another one is there."""
-        mend = f"/save! {path} replaces it, or give another name"
-        # A file of this conversation is kept up to date; any other is somebody's.
+        mend = f"/save! {path} overwrites it, or choose another name"
+        # A file of this conversation is overwritten; any other file is protected.
         overwrite = overwrite or any(_is_same(path, own) for own in (self.file, self._kept_in))
         save_conversation(self.conversation, path, self.model, overwrite=overwrite, mend=mend)
         self.file = path
 
     def keep(self) -> None:
-        """Save the conversation if that was asked for and something was said. Raises OutputError."""
+        """Save the conversation if --save was given and there are new answers. Raises OutputError."""
         if self._kept_in and self._n_kept != self.conversation.n_asked:
             save_conversation(self.conversation, self._kept_in, self.model, overwrite=True)
             self._n_kept = self.conversation.n_asked
 
 
 def _is_same(path: str, own: str | None) -> bool:
-    """Whether both name one file, be it there or not."""
+    """Whether both name the same file, existing or not."""
     return own is not None and os.path.realpath(path) == os.path.realpath(own)

@@ -1,7 +1,7 @@
 """One answer on stdout: who speaks, and the text as it comes.
 
-In a terminal, lines end between words, and what a model writes is text, never a command. In a pipe there is
-the text alone, as it is: whoever reads it there does not know how wide a screen is.
+In a terminal, lines end between words, and what a model writes is text, never a command. In a pipe the
+text is written unchanged: its reader has no screen width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _DIM, _BOLD_CYAN, _RESET = "\x1b[2m", "\x1b[1;36m", "\x1b[0m"
 
 
 class Speech:
-    """Writes an answer; `name` is shown before its first text, to a person alone."""
+    """Writes an answer; `name` is shown before its first text, on a terminal only."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -48,7 +48,7 @@ class Speech:
         self._put("\n")
 
     def break_off(self) -> None:
-        """Something went wrong: what comes next begins a line of its own."""
+        """After an error: what comes next starts on a new line."""
         if self._has_begun and self._is_terminal:
             self.end()
 

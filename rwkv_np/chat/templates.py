@@ -1,4 +1,4 @@
-"""How a family of chat models expects to be spoken to.
+"""The chat templates: the prompt format of each family of chat models.
 
 A turn is written as the training text had it, to the space: no space follows the final
 "Alice:", because the model's own first token brings it. In a dialogue a blank line ends a
@@ -29,7 +29,7 @@ class Template:
     """The names of the two who speak.
 
     is_dialogue  whether the model has learned more than one round of it
-    think        "on", "off" or "short" where a model that can think shall do so; "auto" leaves it to the model
+    think        "on", "off" or "short" for a model that can think; "auto" lets the model decide
     """
 
     name: str
@@ -48,7 +48,7 @@ class Template:
 
     @property
     def lead(self) -> str | None:
-        """What of the answer's beginning the prompt has; None where the model knows no thoughts."""
+        """What of the answer's beginning the prompt has; None if the model does not support thinking."""
         return None
 
     @property
@@ -70,8 +70,8 @@ class Template:
 class G1(Template):
     """The form of RWKV-7 G1: that of World, with thoughts and blank lines in answers, and a system text by name.
 
-    Left alone, a prompt ends as a World model knows it too: that is why "auto" is the default, for a
-    file may not say which of the two it is, and a World model has not learned what a thought is.
+    With "auto" a prompt ends as a World model expects it too: that is why it is the default, since a
+    file may not say which of the two it is, and a World model was not trained to think.
     Source: RWKV-v7/RWKV7-G1x-templates.txt of BlinkDL/RWKV-LM.
     """
 
@@ -114,7 +114,7 @@ class Instruction(Template):
 
 
 class Free(Template):
-    """Text to be gone on with: no turns, and nothing but the end of text ends it."""
+    """Text to be continued: no turns, and only the end of text ends it."""
 
     def turn(self, message: str) -> str:
         # Rather than as the very first token, a model has seen a text begin after a line break.
@@ -151,10 +151,10 @@ FREE = Free("free", "", "", is_dialogue=False)
 def template_for(vocab_size: int, architecture: str, file_name: str = "") -> Template:
     """The template of the models that have that vocabulary and that architecture ("v4" to "v7").
 
-    World and G1 models of RWKV-7 have the same tensors, so only the name of the file can tell them
-    apart: published ones are RWKV-x070-World-... and rwkv7-g1.... A name that says neither is taken
-    for G1. Both read the same turn; but at the first blank line, where a World answer ends, a G1
-    answer often has only begun, so of the two mistakes this one costs less.
+    World and G1 models of RWKV-7 have the same tensors, so only the file name distinguishes
+    them: published ones are RWKV-x070-World-... and rwkv7-g1.... Any other name is treated as
+    G1. Both read the same turn; but at the first blank line, where a World answer ends, a G1 answer has
+    often only started, so this mistake costs less than the other.
 
     Other vocabularies are Raven's or those of base models (Pile, of RWKV-4 and RWKV-7), which go on
     with any dialogue that an opening has begun.

@@ -18,7 +18,7 @@ except ImportError:  # Windows
 
 @contextmanager
 def ctrl_c_interrupts(completion: Completion) -> Iterator[None]:
-    """Ctrl-C ends the answer after the token at hand, however often it is pressed."""
+    """Ctrl-C ends the answer after the current token, however often it is pressed."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread alone
         return

@@ -1,4 +1,4 @@
-"""What a model thinks before it answers, and where in its text the thought ends.
+"""The thinking of a model before its answer, and where in its text that ends.
 
 A G1 model writes `<think>`, its thought, `</think>`, and then its answer. The first mark, or a part
 of it, may stand in the prompt already. The text comes in pieces that may end inside a mark, so what
@@ -16,7 +16,7 @@ MODES = ("auto", "on", "off", "short")
 
 
 class Thoughts:
-    """Tells thought and answer apart as the text comes.
+    """Separates thought and answer as the text comes.
 
     is_thinking  whether a thought has begun and not ended
     has_thought  whether there was one at all
@@ -79,7 +79,7 @@ class Answer(Completion):
     """A completion that may begin with a thought.
 
     before  what of the text stands before it: a mark in the prompt, and in an answer that goes on all
-            that was said; None where the model knows no thoughts
+            of its earlier text; None if the model does not support thinking
     """
 
     before: str | None = None

@@ -1,7 +1,7 @@
-"""What a saved conversation says in words: `conversation.json`, written, and read with every value checked.
+"""The text of a saved conversation, `conversation.json`: writing it, and reading it with every value checked.
 
-What is wrong here is found before anything is made of it: a conversation that was loaded answers, goes
-back and is saved as one that was never away. The arrays beside the text are the business of saved.py.
+Errors are found before anything is built from it: a loaded conversation answers, undoes and saves
+exactly as one that was never saved. The arrays next to the text are handled by saved.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rwkv_np.errors import InputError
 from rwkv_np.sampling import SETTINGS, SamplingParams
 
 FORMAT, COMPLETE, PARTIAL = "rwkv_np conversation", 1, 2  # and the versions of files
-# Bytes of the text. 5 million tokens have that many; and JSON of that size, made to harm, becomes 700 MB of objects.
+# Bytes of the text. 5 million tokens have that many; and malicious JSON of that size becomes 700 MB of objects.
 LIMIT = 32_000_000
 _TURN = ("message", "prompt", "stop", "text", "tokens", "stop_reason")
 _THOUGHTS = ("lead", "plain", "remembered")  # of the turns of models that can think
@@ -29,7 +29,7 @@ _REASONS = ("stop", "stop_id", "length", "interrupted")
 
 
 class OtherVersion(Exception):
-    """The text is one of a later program."""
+    """The file was written by a later version of the program."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read(data: bytes, params: SamplingParams, vocab_size: int) -> Transcript:
     said["format"].one_of((FORMAT,))
     version = said["version"].whole(COMPLETE)
     if version > PARTIAL:
-        raise OtherVersion(f"is of version {version}; this program reads up to {PARTIAL}")
+        raise OtherVersion(f"has version {version}; this program reads versions up to {PARTIAL}")
     branches = {name: _branch(fields, vocab_size) for name, fields in said["branches"].members()}
     return Transcript(
         model=_model(said["model"]),
@@ -128,7 +128,7 @@ def _parse(data: bytes) -> Any:
     try:
         return json.loads(data.decode())
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers or lists without an end
-        raise Impossible(f"the text is no JSON: {error}") from error
+        raise Impossible(f"the text is not JSON: {error}") from error
 
 
 def _states(said: Said, version: int, branches: dict[str, Branch]) -> frozenset[str]:
@@ -153,7 +153,7 @@ def _params(said: Said, params: SamplingParams) -> SamplingParams:
     try:
         return replace(params, **{name: _setting(name, said[name]) for name in SETTINGS})
     except InputError as error:
-        raise Impossible(f"there are impossible settings: {error}") from error
+        raise Impossible(f"the settings are invalid: {error}") from error
 
 
 def _setting(name: str, said: Said) -> Any:

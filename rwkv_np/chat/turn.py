@@ -1,7 +1,7 @@
-"""What was said: a message and its answer, and the line of them that begins with an opening.
+"""A turn (a message and its answer), and a branch: turns that start with an opening.
 
-Beside the text lie the states that the model had there, as far as they are kept. A thought is for
-its own answer: what is said later is read after the turn without it.
+A turn also has the states of the model at that point, as long as they are kept. Thinking belongs to
+its own answer: later turns are read after the turn without it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Turn:
     after_answer  where it stood after it, as long as that is kept
     pending       see `completion.Unfinished`
     made          tells which states were made later than others
-    lead          what of the answer the prompt has; None where the model knows no thoughts
-    plain         the prompt without that, and without a wish how to think
+    lead          the start of the answer in the prompt; None if the model does not support thinking
+    plain         the prompt without that, and without a think setting
     remembered    the ids that later turns are read after, in place of prompt and tokens if there are any
     after_turn    where the model stood after those, as long as that is kept
     """
@@ -113,7 +113,7 @@ class Turn:
             self.remembered = (*self.plain, *(tokenizer.encode(f" {answer}") if answer else ()))
 
     def forget(self, also_end: bool) -> None:
-        """Let go of the states that can be made again from the tokens."""
+        """Drop the states that can be computed again from the tokens."""
         self.after_prompt, self.pending = None, ()
         if also_end or self.remembered:  # only going on with the last answer needs where a thought led
             self.after_answer = None
@@ -123,7 +123,7 @@ class Turn:
 
 @dataclass(eq=False)
 class Branch:
-    """One line of a conversation.
+    """One branch of a conversation.
 
     opening  the text that is read before the first message
     start    the state after it; None until it has been read
@@ -135,5 +135,5 @@ class Branch:
     turns: list[Turn] = field(default_factory=list)
 
     def fork(self) -> Branch:
-        """A line that begins as this one does; turns are shared, and changed in neither."""
+        """A copy that starts as this branch; turns are shared, and never changed."""
         return Branch(self.opening, self.start, list(self.turns))

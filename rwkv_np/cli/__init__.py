@@ -1,6 +1,6 @@
 """The command `rwkv-np`: thin, one module a command, over functions that do the work.
 
-Here is the one place that turns our errors into a line on the screen. Commands are imported
+Only this module turns our errors into a line on the screen. Commands are imported
 when they are called, so that `chat` does not wait for what `convert` needs.
 """
 
@@ -28,7 +28,7 @@ _COMMANDS = ("chat", "convert", "evaluate", "info", "inspect", "quantize")
 
 
 class Command(click.Command):
-    """Shows the errors that we mean to raise as one line; a bug of ours keeps its traceback."""
+    """Shows our own errors as one line; a bug keeps its traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         open_closed()
@@ -67,7 +67,7 @@ class _Failure(click.ClickException):
 
 
 class _Notes(logging.Handler):
-    """Shows what the package has to say beside its work; the line that is drawn on at that moment gives way."""
+    """Shows messages of the package; clears a progress line first."""
 
     def emit(self, record: logging.LogRecord) -> None:
         write_over("")
@@ -101,7 +101,7 @@ class _Group(click.Group):
 
 
 def _exit_on_signals() -> None:
-    """Leave by way of an exception, so that a half-written file is removed."""
+    """Exit by an exception, so that a partly written file is removed."""
     if threading.current_thread() is not threading.main_thread():
         return
     for name in ("SIGTERM", "SIGHUP"):  # the latter when a terminal is closed; Windows has none
@@ -112,4 +112,4 @@ def _exit_on_signals() -> None:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rwkv-np")
 def main() -> None:
-    """RWKV language models on an ordinary computer, in Python alone."""
+    """RWKV language models on an ordinary computer, in pure Python."""

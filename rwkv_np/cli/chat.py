@@ -57,52 +57,52 @@ def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
 @click.command(
     cls=Command,
     name="chat",
-    epilog=f"Where the defaults of sampling are from, by template. {describe_sources()} "
-    "/settings in a chat says which ones hold.",
+    epilog=f"Sources of the sampling defaults, by template. {describe_sources()} "
+    "In a chat, /settings shows the current values.",
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.argument("model", type=click.Path(), required=False, envvar="RWKV_NP_MODEL")
-@click.option("-p", "--prompt", help="Answer this once and exit.")
-@click.option("-f", "--file", type=click.Path(), help="Answer what is in this file (- is the input) and exit.")
+@click.option("-p", "--prompt", help="Answer this prompt and exit.")
+@click.option("-f", "--file", type=click.Path(), help="Answer the text of this file (- for stdin) and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Write each answer as a line of JSON.")
-@click.option("--load", "load_path", type=click.Path(), help="Go on with a saved conversation.")
-@click.option("--save", "save_path", type=click.Path(), help="Save the conversation there after each answer.")
-@_option("--language", type=click.Choice(LANGUAGES), help="Of the opening and the program.  [default: the locale's]")
-@_option("--template", type=click.Choice(sorted(TEMPLATES)), help="How to speak.  [default: by the model and its name]")
-@_option("--think", type=click.Choice(MODES), default="auto", help="Think before answering; auto: as the model will.")
-@_option("--keep-thoughts", is_flag=True, help="Later turns read what was thought before earlier answers.")
-@_option("--system", metavar="TEXT", help="What the model reads first, in place of an opening dialogue.")
-@_option("--state", metavar="FILE", help="A state to begin in: state-tuned (.pth), or of State.save.")
-@_option("--opening", metavar="FILE", help="An opening dialogue of your own (TOML or JSON), or: none.")
+@click.option("--load", "load_path", type=click.Path(), help="Continue a saved conversation.")
+@click.option("--save", "save_path", type=click.Path(), help="Save the conversation to this file after each answer.")
+@_option("--language", type=click.Choice(LANGUAGES), help="Language of opening and program.  [default: the locale's]")
+@_option("--template", type=click.Choice(sorted(TEMPLATES)), help="Chat template.  [default: from the model]")
+@_option("--think", type=click.Choice(MODES), default="auto", help="Think before answering; auto: the model decides.")
+@_option("--keep-thoughts", is_flag=True, help="Keep the thinking of earlier answers in the context.")
+@_option("--system", metavar="TEXT", help="System text, read first in place of an opening dialogue.")
+@_option("--state", metavar="FILE", help="Initial state: state-tuned (.pth), or from State.save.")
+@_option("--opening", metavar="FILE", help="Your own opening dialogue (TOML or JSON), or: none.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
-@_option("--head-q8-0/--head-fp16", default=None, help="Hold an FP16 head in 8 bits.  [default: if quantized]")
-@_option("--head-epsilon", type=float, help="Of RWKV-5 models of before November 2023: 1e-5.  [default: 64e-5]")
-@_setting("max_tokens", int, "Longest answer, with its thought.")
-@_setting("temperature", float, "0 always takes the likeliest token.")
-@_setting("top_p", float, "Share of probability that is kept.")
-@_setting("top_k", int, "How many tokens are kept; 0 is all.")
-@_setting("min_p", float, "Least probability, as a share of the largest.")
-@_setting("presence_penalty", float, "Against any repetition.")
-@_setting("frequency_penalty", float, "Against each repetition.")
-@_setting("penalty_decay", float, "How slowly repetition is forgotten.")
+@_option("--head-q8-0/--head-fp16", default=None, help="Keep an FP16 head in 8 bits.  [default: if quantized]")
+@_option("--head-epsilon", type=float, help="For RWKV-5 models from before November 2023: 1e-5.  [default: 64e-5]")
+@_setting("max_tokens", int, "Most tokens in an answer, thinking included.")
+@_setting("temperature", float, "0 always picks the most likely token.")
+@_setting("top_p", float, "Keep the most likely tokens up to this total probability.")
+@_setting("top_k", int, "Keep this many tokens; 0 keeps all.")
+@_setting("min_p", float, "Lowest probability to keep, relative to the highest.")
+@_setting("presence_penalty", float, "Penalty for tokens already used.")
+@_setting("frequency_penalty", float, "Penalty for each use of a token.")
+@_setting("penalty_decay", float, "Factor by which the frequency penalty decays per token.")
 @_option("--seed", type=int, help="Makes answers repeatable.  [default: none]")
-@_option("--quiet", is_flag=True, help="No line of figures after an answer.")
-@_option("--history", metavar="FILE", help="Where typed lines are kept, or: none.  [default: the user's state folder]")
+@_option("--quiet", is_flag=True, help="Do not print statistics after an answer.")
+@_option("--history", metavar="FILE", help="Input history, or: none.  [default: in the user's state folder]")
 @_option(
     "--config", type=click.Path(), is_eager=True, expose_value=False, callback=read_config,
-    help=f"Defaults of these options, in TOML.  [default: {default_path()}]",
+    help=f"Defaults for these options, in TOML.  [default: {default_path()}]",
 )  # fmt: skip
 def command(model: str | None, prompt: str | None, file: str | None, as_json: bool, **options: Any) -> None:
     """Talk with the model in the file MODEL, or with the demo model that comes with the program.
 
-    With -p or -f, or when the input is no terminal, answers alone are written to the output:
+    With -p or -f, or when the input is not a terminal, only answers are written to stdout:
     one, or one for each line of input. The exit status is 0, 1 after an error, 130 after Ctrl-C.
     """
     _be_lenient(sys.stdout)
     _refuse_empty(model, file, options)
     settings = {name: options[name] for name in SETTINGS if options[name] is not None}
-    SamplingParams(**settings)  # an impossible one is an error now, not after a model was loaded
+    SamplingParams(**settings)  # report a bad value now, not after a model was loaded
     language = Language(options["language"] or guess_language())
     screen = (JsonScreen if as_json else Screen)(language, quiet=options["quiet"])
     message = _one_message(prompt, file)
@@ -119,7 +119,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
         session.say(message)
         session.keep()
     elif is_talk:
-        from rwkv_np.chat.editor import Editor  # prompt_toolkit: of use at a terminal alone
+        from rwkv_np.chat.editor import Editor  # prompt_toolkit: only needed at a terminal
 
         repl.run(session, Editor(session, _history(options["history"])))
         return
@@ -130,13 +130,13 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
 
 
 def _refuse_empty(model: str | None, file: str | None, options: dict[str, Any]) -> None:
-    """An empty value, as of a variable in a script that is not set, is no wish for the default."""
+    """Refuse an empty value, such as an unset variable in a script: it does not mean the default."""
     if model == "":
-        raise click.UsageError("MODEL is empty; name a model file, or leave it out for the demo model")
+        raise click.UsageError("MODEL is empty; give a model file, or omit it for the demo model")
     values = {"file": file, "load": options["load_path"], "save": options["save_path"], **options}
     for name in ("file", "load", "save", "system", "state", "opening", "tokenizer", "history"):
         if values[name] == "":
-            raise click.UsageError(f"--{name} is empty; give a value, or leave it out")
+            raise click.UsageError(f"--{name} is empty; give a value, or omit the option")
 
 
 def _one_message(prompt: str | None, path: str | None) -> str | None:
@@ -152,9 +152,9 @@ def _one_message(prompt: str | None, path: str | None) -> str | None:
 
 
 def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str, Any]) -> Session:
-    """Load model, tokenizer and opening, and the conversation to go on with; `settings` are those that were set."""
+    """Load model, tokenizer and opening, and the conversation to continue; `settings` are those that were set."""
     if options["system"] and options["opening"]:
-        raise click.UsageError("--system and --opening both say how the conversation begins; give one of them")
+        raise click.UsageError("--system and --opening exclude each other; give one of them")
     from rwkv_np.kernels import cache  # imports numba, which --help does not need
 
     if cache.is_first_run("program"):
@@ -198,7 +198,7 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
 
 
 def _insist(session: Session, settings: dict[str, Any]) -> None:
-    """What this command line says wins over what the conversation was saved with."""
+    """Options of this command line override those saved with the conversation."""
     c, ctx = session.conversation, click.get_current_context()
     c.params = replace(c.params, **settings)
     session.set_by |= {name: what for name, what in _set_by(ctx).items() if name in settings}
@@ -236,6 +236,6 @@ def _history(path: str | None) -> Path | None:
 
 
 def _be_lenient(stream: TextIO) -> None:
-    """A terminal that lacks a character shows a question mark rather than ending the program."""
+    """Print a question mark for characters that the terminal cannot encode, instead of crashing."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")

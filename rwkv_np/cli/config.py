@@ -4,7 +4,7 @@
     temperature = 0.8
     language = "zh"
 
-An option on the command line wins over its environment variable, and that over the file.
+An option on the command line overrides its environment variable, which overrides the file.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def default_path() -> Path:
-    """Where the file is looked for."""
+    """The default path of the file."""
     return platformdirs.user_config_path("rwkv-np", appauthor=False) / "config.toml"
 
 
 def read_config(ctx: click.Context, option: click.Parameter, path: str | None) -> str | None:
-    """An option's callback: make what the file says the defaults of `ctx`. The default one need not exist."""
+    """An option's callback: make the values in the file the defaults of `ctx`. The default file is optional."""
     if path is None and not default_path().exists():
         return None
     path = path or str(default_path())
     found = read_toml(path).get(ctx.command.name or "", {})
     if not isinstance(found, dict):
-        raise SettingsFileError(path, f"{ctx.command.name} is no table; expected a line [{ctx.command.name}]")
-    # What has an environment variable is a setting; the others (a prompt, a file) are for once.
+        raise SettingsFileError(path, f"{ctx.command.name} is not a table; expected a line [{ctx.command.name}]")
+    # Options with an environment variable are settings; the others (a prompt, a file) are for one call.
     params = (param for param in ctx.command.params if param is not option)
     options = {param.name: param for param in params if param.name and param.envvar}
     ctx.meta[PLACE] = path
@@ -64,7 +64,7 @@ def _checked(ctx: click.Context, path: str, options: dict[str, click.Parameter],
 
 
 def _expected(option: click.Parameter) -> tuple[type, ...]:
-    """What TOML may have for an option, beside a string."""
+    """The TOML types allowed for an option, besides a string."""
     t = click.types
     kinds = {t.BoolParamType: (bool,), t.IntParamType: (int,), t.FloatParamType: (float, int)}
     return next((found for kind, found in kinds.items() if isinstance(option.type, kind)), (str,))

@@ -22,7 +22,7 @@ _TYPES = {"FP16": "FP16", "FP32": "FP32", "float16": "FP16", "float32": "FP32"}
 @click.argument("source")
 @click.argument("destination", type=click.Path())
 @click.argument("data_type", type=click.Choice(list(_TYPES)), default="FP16")
-@click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
+@click.option("--overwrite", is_flag=True, help="Overwrite DESTINATION if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(source: str, destination: str, data_type: str, overwrite: bool, as_json: bool) -> None:
     """Write the RWKV checkpoint SOURCE to DESTINATION as a model file of rwkv.cpp's format.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | None) -> list[str]:
     formats = [name.strip() for name in (value or "").split(",") if name.strip()]
     if unknown := [name for name in formats if name not in TYPES]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(TYPES)}")
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(TYPES)}")
     return formats
 
 
@@ -30,33 +30,33 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | Non
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.argument("models", type=click.Path(), nargs=-1)
-@click.option("--text", type=click.Path(), help="UTF-8 text to predict, best one that the model has not seen.")
-@click.option("--lambada", type=click.Path(), help='JSONL file of {"text": ...}: is the last word guessed?')
-@click.option("--base", type=click.Path(), help="What the others are held against.  [default: the first model]")
-@click.option("--formats", metavar="TYPE,...", callback=_parse_formats, help="Also measure these, made by --from.")
-@click.option("--from", "source", type=click.Path(), help="FP16 or FP32 file to quantize; then also the base.")
+@click.option("--text", type=click.Path(), help="UTF-8 text to predict, ideally unseen in training.")
+@click.option("--lambada", type=click.Path(), help='JSONL file of {"text": ...}: accuracy on the last word.')
+@click.option("--base", type=click.Path(), help="Baseline model.  [default: the first model]")
+@click.option("--formats", metavar="TYPE,...", callback=_parse_formats, help="Also measure these, made from --from.")
+@click.option("--from", "source", type=click.Path(), help="FP16 or FP32 file to quantize; also the default baseline.")
 @click.option("--out", type=click.Path(), help="Folder for report.json, report.md and plots.")
-@click.option("--limit", type=click.IntRange(1), help="Tokens of the text, and passages of --lambada, to read.")
-@click.option("--skip", type=click.IntRange(0), default=0, help="First tokens that are read and not counted.")
-@click.option("--window", type=click.IntRange(2), help="Forget all every so many tokens.  [default: never]")
-@click.option("--float32-activations", is_flag=True, help="Also compute with these: the weights' share. Slow.")
-@click.option("--both-heads", is_flag=True, help="Also hold each head the other way: as Q8_0, or as in the file.")
-@click.option("--save-base", type=click.Path(), help="Keep the base's predictions in this file, ...")
-@click.option("--base-file", type=click.Path(), help="... to be held against when two models do not fit.")
+@click.option("--limit", type=click.IntRange(1), help="Read at most this many tokens, and passages.")
+@click.option("--skip", type=click.IntRange(0), default=0, help="Exclude this many tokens at the start.")
+@click.option("--window", type=click.IntRange(2), help="Reset the state after this many tokens.  [default: never]")
+@click.option("--float32-activations", is_flag=True, help="Also measure with float32 activations. Slow.")
+@click.option("--both-heads", is_flag=True, help="Also measure the other head type: Q8_0, or as in the file.")
+@click.option("--save-base", type=click.Path(), help="Save the baseline's predictions to this file.")
+@click.option("--base-file", type=click.Path(), help="Predictions of --save-base, as the baseline.")
 @click.option("--no-timing", is_flag=True, help="Measure neither speed nor memory.")
 @click.option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
-@click.option("--threads", type=click.IntRange(1), help="[default: the physical cores that may be used]")
-@click.option("--head-epsilon", type=float, help="Of RWKV-5 models of before November 2023: 1e-5.")
-@click.option("--overwrite", is_flag=True, help="Replace a report in --out.")
+@click.option("--threads", type=click.IntRange(1), help="[default: the available physical cores]")
+@click.option("--head-epsilon", type=float, help="For RWKV-5 models from before November 2023: 1e-5.")
+@click.option("--overwrite", is_flag=True, help="Overwrite a report in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 def command(
     models: tuple[str, ...], base: str | None, formats: list[str], source: str | None, base_file: str | None,
     float32_activations: bool, both_heads: bool, no_timing: bool, head_epsilon: float | None, out: str | None,
     overwrite: bool, as_json: bool, **conditions: Any,
 ) -> None:  # fmt: skip
-    """Measure what quantization costs: the quality, memory and speed of MODELS, held against the first.
+    """Measure what quantization costs: the quality, memory and speed of MODELS, compared with the first.
 
-    Ctrl-C shows what is known by then; the exit status is then 130.
+    Ctrl-C stops and shows the results so far; the exit status is then 130.
 
     \b
     rwkv-np evaluate model-FP16.bin model-Q5_1.bin model-Q4_1.bin --text wiki.txt --out report
@@ -90,7 +90,7 @@ def _show(report: Report, out: str | None, overwrite: bool, as_json: bool) -> No
         names = ", ".join(path.name for path in folder.write(report, out, overwrite))
         _notify(f"{out}: {names}")
         if not folder.can_plot():
-            _notify("The plots are left out; they need matplotlib: pip install 'rwkv-np[plot]'")
+            _notify("No plots: they need matplotlib: pip install 'rwkv-np[plot]'")
     if report.is_partial:
         raise click.exceptions.Exit(interrupt.STATUS)
 

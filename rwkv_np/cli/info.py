@@ -11,7 +11,7 @@ import click
 from rwkv_np import __version__
 from rwkv_np.cli import Command
 
-# What decides between the paths, or could one day; a processor has a hundred others.
+# The features that decide between the paths, or may in future; a processor has a hundred others.
 _X86 = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni")
 _AARCH64 = ("dotprod", "i8mm", "bf16")
 
@@ -41,9 +41,9 @@ def _info() -> dict[str, Any]:
         "kernels": choice.path,
         "because": choice.reason,
         "could run": ", ".join(dispatch.available_paths()),
-        "features": ", ".join(name for name in _X86 + _AARCH64 if name in features) or "none that matter",
+        "features": ", ".join(name for name in _X86 + _AARCH64 if name in features) or "none of those used",
         "threads": threads.default_threads(),
-        "compiled code": str(cache.folder() or "nowhere: compiled anew in each process"),
+        "compiled code": str(cache.folder() or "nowhere: compiled again in each process"),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "numpy": numpy.__version__,
         "numba": numba.__version__,

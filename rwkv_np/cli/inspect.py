@@ -16,9 +16,9 @@ from rwkv_np.models.inspection import Report, inspect
 @click.argument("model", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
 def command(model: str, as_json: bool) -> None:
-    """Show the version, the sizes and the parameters of the file MODEL, and how `chat` would speak to it.
+    """Show the version, the sizes and the parameters of the file MODEL, and which template `chat` would use.
 
-    The exit status is 1 where the file can be read but is not a model that can be run.
+    The exit status is 1 if the file can be read but is not a model that can be run.
     """
     report = inspect(model)
     if report["sizes"]:
@@ -39,7 +39,7 @@ def _lines(report: Report) -> list[str]:
         + (f"   dim_ffn {report['sizes']['dim_ffn']}" if report["sizes"] else ""),
         *(_of_sizes(report["sizes"]) if report["sizes"] else ()),
         f"tokenizer: {report['tokenizer']}",
-        *([f"template of chat: {report['template']}"] if "template" in report else []),
+        *([f"chat template: {report['template']}"] if "template" in report else []),
         "",
         f"{'type':8}{'parameters':>11}{'weights':>16}{'size':>14}{'bits/weight':>13}",
         *(
@@ -59,7 +59,7 @@ def _lines(report: Report) -> list[str]:
 def _of_sizes(sizes: Report) -> list[str]:
     ranks = ", ".join(f"{name} {rank}" for name, rank in sizes["ranks"].items())
     heads = [f"heads: {sizes['n_head']} of {sizes['head_size']} channels"] if sizes["n_head"] else []
-    heads += [f"ranks of the thin matrices (LoRA): {ranks}"] if ranks else []
+    heads += [f"ranks of the low-rank matrices (LoRA): {ranks}"] if ranks else []
     return [*heads, f"state of a conversation: {sizes['state_bytes'] / 1e6:,.2f} MB"]
 
 

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: what is being done, how far, and how long it will still take."""
+"""Progress of long work on stderr: what is being done, how far it is, and the time left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def byte_progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function of (name, bytes done, bytes in all) that draws a bar where stderr is a terminal.
 
-    The bar appears with the first call: an error before the work starts stands alone on the screen.
+    The bar appears with the first call, so that an error before the work starts is shown without a bar.
     """
     with ExitStack() as stack:
         bar: ProgressBar[str] | None = None
@@ -48,21 +48,21 @@ def _bar(label: str, length: int) -> ProgressBar[str]:
 
 
 def show_loading(what: str, done: int, total: int) -> None:
-    """One line that is written over as a model is loaded, and gone when it is; a terminal alone sees it."""
+    """One line that is updated while a model loads, and cleared afterwards; only on a terminal."""
     write_over(f"{what}: {done} of {total}" if done < total else "")
 
 
 class RunningLine:
-    """Long work's figures so far, in one line that is written over; every 30 s a new one in a log.
+    """Intermediate results of long work, in one line that is updated; in a log, a new line every 30 s.
 
-    Called with the figures in a few words, how much is done, and how much there is.
+    Called with a short text of the results, how much is done, and the total.
     """
 
     def __init__(self) -> None:
         self._is_terminal = is_drawable(sys.stderr)
         self._every_s = 0.1 if self._is_terminal else 30.0
         self._start = self._shown = time.monotonic()
-        self._first = 0  # what was done when the clock was started, which was with other work
+        self._first = 0  # what was already done when the clock started
 
     def __call__(self, figures: str, done: int, total: int) -> None:
         now = time.monotonic()

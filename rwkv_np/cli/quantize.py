@@ -27,14 +27,14 @@ def _parse_keep(
 @click.argument("source", type=click.Path())
 @click.argument("destination", type=click.Path())
 @click.argument("data_type", type=click.Choice([*TYPES, *NUMBERS]), default="Q4_1")
-@click.option("--head", metavar="TYPE", help="Type of head.weight, which stays as it is by default.")
+@click.option("--head", metavar="TYPE", help="Type of head.weight.  [default: unchanged]")
 @click.option(
     "--keep", metavar="PATTERN=TYPE", multiple=True, callback=_parse_keep,
-    help="Type of the matrices whose names match, such as 'blocks.0.*=Q8_0'. May be repeated; "
-    "the last match counts.",
+    help="Type for matrices whose names match, such as 'blocks.0.*=Q8_0'. May be repeated; "
+    "the last match wins.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Of the encoder.  [default: all cores, at most 16]")
-@click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the encoder.  [default: all cores, at most 16]")
+@click.option("--overwrite", is_flag=True, help="Overwrite DESTINATION if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 def command(
     source: str, destination: str, data_type: str, head: str | None, keep: list[tuple[str, str]],
@@ -43,14 +43,14 @@ def command(
     """Write the FP16 or FP32 model file SOURCE to DESTINATION with its matrices quantized.
 
     DATA_TYPE is Q4_1 by default. The numbers 2, 3 and 4 of rwkv.cpp's old script are Q4_0, Q4_1
-    and Q4_1_O; the last makes a file of version 100, as the programs of April 2023 read it.
+    and Q4_1_O; the last writes a version 100 file, for programs of April 2023.
     """
     if head:
         keep = [("head.weight", head), *keep]
     from rwkv_np.kernels.cache import is_first_run  # imports numba, which --help does not need
 
     if is_first_run("encode"):
-        click.echo("Compiling the encoder for this processor: once, some seconds.", err=True)
+        click.echo("Compiling the encoder for this processor: only once, takes a few seconds.", err=True)
     start = time.perf_counter()
     with byte_progress("Quantizing") as draw:
         results = quantize(
@@ -64,7 +64,7 @@ def command(
     else:
         click.echo(
             f"{destination}: {total['source_bytes'] / 1e6:,.1f} MB to {total['n_bytes'] / 1e6:,.1f} MB, "
-            f"{total['bits_per_weight']:.2f} bits a weight, in {total['seconds']:.1f} s"
+            f"{total['bits_per_weight']:.2f} bits per weight, in {total['seconds']:.1f} s"
         )
 
 

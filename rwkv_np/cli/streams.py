@@ -1,9 +1,9 @@
 """Standard streams that the shell has closed (`<&-`, `>&-`).
 
-Python has None for such a stream, and the next file that is opened takes its number: a model would be read as the
-input, and a library's warning written into it. So the null device is put in its place, before any file is opened.
-Nobody can miss what would be written to stderr. What would be read from stdin, or written to stdout, was meant for
-somebody, and is refused in a line.
+Python has None for such a stream, and the next file that is opened gets its number: a model would be read as the
+input, or a library's warning written into it. So the null device is put in its place, before any file is opened.
+Output to stderr is then lost, which does no harm. Reading stdin or writing to stdout is refused with an error,
+since the user expects it to work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def open_closed() -> None:
 
 
 def _take_number(number: int) -> None:
-    opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which need not be this one
+    opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which may be another one
     if opened != number:
         os.dup2(opened, number)
         os.close(opened)
@@ -36,10 +36,10 @@ def _take_number(number: int) -> None:
 def check_output() -> None:
     """Raise InputError where stdout was closed."""
     if "stdout" in _closed:
-        raise InputError("stdout is closed; expected a place for what is written: a file, a pipe, or > /dev/null")
+        raise InputError("stdout is closed; expected a file, a pipe, or > /dev/null")
 
 
 def check_input() -> None:
     """Raise InputError where stdin was closed."""
     if "stdin" in _closed:
-        raise InputError("stdin is closed; expected lines to answer: a terminal, a file or a pipe, or give --prompt")
+        raise InputError("stdin is closed; expected a terminal, a file or a pipe, or use --prompt")

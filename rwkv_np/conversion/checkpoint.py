@@ -1,8 +1,8 @@
 """Open a PyTorch or safetensors checkpoint of RWKV, without reading it into memory.
 
-torch is imported here and in what uses this alone: loading and chatting never do. Tensors stay in the mapped file
-until rows of one are asked for. Where a .pth has its tensors is found without torch (`files/pth.py`): torch maps
-no file of before 1.6, and reads compressed parts of a zip archive as if they were weights.
+torch is imported only here and by users of this module, never for loading or chatting. Tensors stay in the
+mapped file until rows of one are needed. A .pth is parsed without torch (`files/pth.py`): torch cannot map
+files from before 1.6, and reads compressed parts of a zip archive as if they were weights.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def _check_names(path: str, names: Mapping[str, Any]) -> None:
     if sniff.is_time_state(names):
         raise CheckpointError(path, sniff.describe_time_state(path))
     if (found := identify(names)) not in ARCHITECTURES:
-        raise CheckpointError(path, f"holds {found}; {titles()} is what can be converted")
+        raise CheckpointError(path, f"contains {found}; supported: {titles()}")
 
 
 CheckNames = Callable[[str, Mapping[str, Any]], None]
 
 
 def read_tensors(path: PathLike, check_names: CheckNames = lambda path, names: None) -> dict[str, MappedTensor]:
-    """The named tensors in a file, whatever they are for.
+    """The named tensors in a file of any kind.
 
     check_names  called with the path and the names before the tensors are looked at
     Raises       CheckpointError, MissingPackageError, OSError, and what `check_names` raises
@@ -134,9 +134,9 @@ _MAX_HEADER = 4 * 2**20  # that of 2,300 tensors has 0.3 MB
 
 def _open_safetensors(path: str, check_names: CheckNames) -> dict[str, MappedTensor]:
     safetensors = _require("safetensors")
-    watched = MappedFile(path, CheckpointError)  # the library has its own mapping, and does not look after it
+    watched = MappedFile(path, CheckpointError)  # the library has its own mapping, and does not check its size
     if int.from_bytes(watched.data[:8].tobytes(), "little") > _MAX_HEADER:
-        raise CheckpointError(path, f"its list of names has over {_MAX_HEADER:,} bytes; no RWKV model's is so long")
+        raise CheckpointError(path, f"its list of names has over {_MAX_HEADER:,} bytes; RWKV models have shorter ones")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             names = dict.fromkeys(file.keys())

@@ -1,8 +1,8 @@
-"""Whether the bytes of a checkpoint's storage are those that were written: its CRC-32, from the zip archive.
+"""Checks the bytes of a checkpoint's storage against the CRC-32 in the zip archive.
 
-A download that broke off and went on at the wrong place has the right size and list of names, and makes a model that
-talks nonsense. The sum of a gigabyte takes 0.7 s, so `convert` has a second thread work it out while the values
-are converted.
+A download that was resumed at the wrong place has the right size and list of names, but gives a model that produces
+nonsense. The CRC of a gigabyte takes 0.7 s, so `convert` computes it in a second thread while the values are
+converted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _STEP = 2**22
 
 
 class Checksum:
-    """That of the storage `key` at `place`, worked out once however many tensors share it."""
+    """The checksum of the storage `key` at `place`, computed once even if several tensors share it."""
 
     def __init__(self, file: MappedFile, key: str, place: Place) -> None:
         self._file, self._key, self._place = file, key, place
@@ -30,7 +30,7 @@ class Checksum:
         if not self._is_right:
             raise CheckpointError(
                 self._file.path,
-                f"is damaged: the bytes of data/{self._key} are not those that were written (by their CRC-32). "
+                f"is damaged: the CRC-32 of data/{self._key} does not match. "
                 "Download it again",
             )
 

@@ -67,7 +67,7 @@ def convert(
     """
     source, destination = arguments.path("source", source), arguments.path("destination", destination)
     if not isinstance(data_type, str) or data_type not in ("FP16", "FP32"):
-        raise InputError(f"data_type is {arguments.shown(data_type)}; expected FP16 or FP32; quantize makes others")
+        raise InputError(f"data_type is {arguments.shown(data_type)}; expected FP16 or FP32; quantize writes others")
     overwrite = arguments.switch("overwrite", overwrite)
     check_destination(destination, source, overwrite)
     checkpoint = open_checkpoint(source)

@@ -1,7 +1,7 @@
 """Whether weights are numbers that a model file can hold: no NaN, none infinite, none beyond its type.
 
-One such weight makes every answer nonsense, without a word. rwkv.cpp's converter writes them: a float32 beyond 65504
-becomes infinite in its FP16 files. Here a conversion ends instead, and says where the first one is.
+One such weight turns every answer into nonsense, without an error. rwkv.cpp's converter writes them: a float32 beyond
+65504 becomes infinite in its FP16 files. Here the conversion fails instead, and names the first one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def are_finite(values: np.ndarray, stored: str) -> bool:
 
 
 def _bad(values: np.ndarray, stored: str) -> np.ndarray:
-    # Numbers up to half a step beyond the largest one are rounded to it. A NaN is in no relation to anything.
+    # Numbers up to half a step beyond the largest one are rounded to it. Comparisons with NaN are false.
     return ~(np.abs(values) < 65520) if stored == "FP16" else ~np.isfinite(values)
 
 
@@ -65,11 +65,11 @@ class Unfit:
         kinds = ((self.n_nan, "NaN"), (self.n_infinite, "infinite"))
         if broken := [f"{n:,} {words}" for n, words in kinds if n]:
             return (
-                f"{name} holds values that are no finite numbers: {' and '.join(broken)}, the first at {self.first}. "
+                f"{name} contains values that are not finite: {' and '.join(broken)}, the first at {self.first}. "
                 "The checkpoint is damaged: download it again"
             )
         return (
-            f"{name} holds values beyond {_LARGEST[stored]:g}, the largest number of {stored}: {self.n_beyond:,} of "
+            f"{name} contains values beyond {_LARGEST[stored]:g}, the largest number of {stored}: {self.n_beyond:,} of "
             f"them, the first at {self.first}, the largest {self.largest:g}. Convert it to FP32: "
             f"rwkv-np convert {source} {destination} FP32"
         )

@@ -1,7 +1,7 @@
-"""A checkpoint's tensor, still in its file, and given out as float32 a few rows at a time.
+"""A checkpoint's tensor, mapped from its file and read as float32 a few rows at a time.
 
-Its values are a NumPy view of the mapped bytes. The storages of an old checkpoint lie at any byte, and torch takes
-no view of values that are not at a multiple of their size; NumPy does.
+Its values are a NumPy view of the mapped bytes. The storages of an old checkpoint can start at any byte, and torch
+cannot view values that are not at a multiple of their size; NumPy can.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from rwkv_np.files.quants import DATA_TYPES, DataType, by_name
 from rwkv_np.models.registry import ARCHITECTURES, identify
 
 CHUNK = 2**19  # weights encoded at a time, 2 MB in float32; with fewer, Python's share of the time shows
-MAX_THREADS = 16  # unless more are asked for: the one that writes keeps up with no more, and each holds 5 MB
+MAX_THREADS = 16  # by default: the writing thread cannot keep up with more, and each needs 5 MB
 
 # The April 2023 program took numbers. 2 and 3 mean the types of those names in today's layout.
 NUMBERS = {"2": "Q4_0", "3": "Q4_1", "4": "Q4_1_O"}
@@ -47,7 +47,7 @@ NEVER_UNASKED = ("emb.weight", "head.weight")  # as in rwkv.cpp
 
 @dataclass(frozen=True)
 class Quantized:
-    """What became of one parameter. `error` is the root mean square error as a share of the
+    """The result for one parameter. `error` is the root mean square error as a share of the
     parameter's own root mean square; None where it was copied."""
 
     name: str
@@ -132,8 +132,8 @@ def _type(name: str, version: int) -> DataType:
         return found
     if name in TYPES:
         raise InputError(
-            f"a version {version} file cannot hold {name}: Q4_1_O exists in version 100 alone, "
-            "and Q5_0, Q5_1 and Q8_0 in 101 alone"
+            f"a version {version} file cannot hold {name}: Q4_1_O exists only in version 100, "
+            "and Q5_0, Q5_1 and Q8_0 only in 101"
         )
     raise InputError(f"unknown data type {name}; expected one of {', '.join(TYPES)}, FP16 or FP32")
 
@@ -143,7 +143,7 @@ def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]
         if p.data_type.format.is_quantized:
             raise FormatError(
                 file.path,
-                f"is quantized already ({p.name} is {p.data_type.name}); quantize from the FP16 or FP32 "
+                f"is already quantized ({p.name} is {p.data_type.name}); quantize from the FP16 or FP32 "
                 "file: rwkv-np quantize MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
             )
     is_quantizable = _quantizable(file)
@@ -168,13 +168,13 @@ def _quantizable(file: ModelFile) -> Callable[[str, tuple[int, ...]], bool]:
 
 
 def _item(p: Parameter, wanted: DataType, keep: Sequence[tuple[str, DataType]]) -> _Item:
-    """What the matrix `p` becomes: the last matching pattern's type, or `wanted`."""
+    """The new type of the matrix `p`: the last matching pattern's type, or `wanted`."""
     matches = [t for pattern, t in keep if fnmatch.fnmatchcase(p.name, pattern)]
     if p.name in NEVER_UNASKED and not matches:
         return _Item(p, p.data_type)
     chosen = matches[-1] if matches else wanted
     if p.shape[-1] % chosen.format.block_size:
-        note = f"stays: its rows of {p.shape[-1]} are no multiple of {chosen.format.block_size}"
+        note = f"unchanged: rows of {p.shape[-1]} are not a multiple of {chosen.format.block_size}"
         return _Item(p, p.data_type, note)
     return _Item(p, chosen)
 
@@ -281,7 +281,7 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
         raise FormatError(
             path,
             f"{p.name} holds values up to {np.abs(x).max():g}, too large for the float16 numbers of "
-            f"{item.data_type.name}; leave it as it is: --keep {shlex.quote(f'{p.name}={p.data_type.name}')}",
+            f"{item.data_type.name}; leave it unchanged: --keep {shlex.quote(f'{p.name}={p.data_type.name}')}",
         )
     return _Chunk(data, error, floats.sum_of_squares(x))
 
@@ -291,7 +291,7 @@ def _not_finite(p: Parameter) -> str:
     start, first = next((start, found) for start, found in bad if found.any())
     row, column = np.argwhere(first)[0]
     return (
-        f"{p.name} holds {sum(int(found.sum()) for _, found in bad):,} values that are no finite numbers, the first in "
+        f"{p.name} holds {sum(int(found.sum()) for _, found in bad):,} values that are not finite, the first in "
         f"row {start + row}, column {column}. The checkpoint is damaged, or too large for FP16: download it again, "
         "or convert it to FP32"
     )

@@ -1,7 +1,7 @@
-"""Read the states that state tuning makes: a start for a model that was not changed itself.
+"""Read the states made by state tuning: an initial state for a model that is itself unchanged.
 
 Such a checkpoint has one `blocks.i.att.time_state` (n_head, N, N) a layer, with the rows as values
-and the columns as keys; the last token's inputs are zero. Ours are the other way round (models/v5.py,
+and the columns as keys; the last token's inputs are zero. Ours are transposed (models/v5.py,
 v7.py). torch is only needed for these files, not for those of State.save.
 """
 
@@ -40,13 +40,13 @@ def load_time_state(path: PathLike, config: ModelConfig) -> State:
     layout = StateLayout(arguments.one_of("config", config, ModelConfig, "a model's config"))
     place = layout.places["wkv"]
     if len(place.shape) != 4:
-        raise StateFileError(path, f"cannot be used: {config.record.title} has no states of matrices to tune")
+        raise StateFileError(path, f"cannot be used: {config.record.title} has no matrix-valued state to tune")
     if sniff.kind(os.fspath(path), StateFileError) not in ("checkpoint", "legacy", "safetensors"):
-        raise StateFileError(path, f"is no state; {_EXPECTED}")
+        raise StateFileError(path, f"is not a state; {_EXPECTED}")
     names = [f"blocks.{i}.att.time_state" for i in range(place.shape[0])]
     tensors = read_tensors(path)
     if other := next((name for name in tensors if not re.fullmatch(r"blocks\.\d+\.att\.time_state", name)), None):
-        raise StateFileError(path, f"has {other}, which is no part of a state; {_EXPECTED}")
+        raise StateFileError(path, f"contains {other}, which is not part of a state; {_EXPECTED}")
     if set(tensors) != set(names):
         raise StateFileError(path, f"has states of {len(tensors)} layers; this model ({layout.model}) has {len(names)}")
     state = State(layout)

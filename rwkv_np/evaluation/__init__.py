@@ -1,13 +1,13 @@
-"""What quantization costs: quality, memory and speed of model files, held against one of them.
+"""What quantization costs: quality, memory and speed of model files, compared with a baseline.
 
     from rwkv_np.evaluation import Conditions, evaluate, markdown
     report = evaluate(["model-FP16.bin", "model-Q4_1.bin"], Conditions(text="wiki.txt"))
     print(markdown(report))
 
-`divergence` defines what a prediction is worth, `quality` the figures made of it; `walk` takes all
-models through a text in step, `lambada` asks them for last words, `cost` times each alone; `plan` says
-who is measured with whom, `session` and `evaluation` do it; `report` holds what comes of it, and
-`tables`, `plots` and `folder` show it.
+`divergence` defines the scores of a prediction, `quality` the metrics computed from them; `walk` runs all
+models through a text in step, `lambada` asks them for last words, `cost` measures each alone; `plan`
+decides what is measured together, `session` and `evaluation` do it; `report` contains the results, and
+`tables`, `plots` and `folder` show them.
 """
 
 from rwkv_np.evaluation.plan import Variants, make_plan

@@ -9,11 +9,11 @@
 Little-endian. A row holds the log-probabilities after one token, ln p(v) = lowest + step * steps[v],
 over the row's whole range, and is normalized again when it is read. The range is some 20 to 50, so
 a log-probability is off by up to 4e-4, half a step. That alone is a KL divergence of step² / 24, some
-1e-8, where many tokens are likely, and less where few are: FP16 can no longer be told from FP32, but
-everything from Q8_0 on.
+1e-8, where many tokens are likely, and less where few are: FP16 can no longer be distinguished from FP32,
+but everything from Q8_0 on can.
 
 A file is 2 (V + 4) bytes a position: 13 GB for 100,000 tokens at a vocabulary of 65536. It is
-written and read in passing, never held.
+written and read row by row, never loaded as a whole.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BLOCK = 16  # rows encoded together
 
 @dataclass(frozen=True)
 class Header:
-    """What a base file says of itself."""
+    """The header of a base file."""
 
     version: int
     name: str
@@ -58,19 +58,19 @@ class Header:
 
     @property
     def n_bytes(self) -> int:
-        """What follows the header; no array is made for it, since the numbers may be false."""
+        """Bytes after the header; no array of that size is allocated, since the numbers may be wrong."""
         return self.token_bytes + self.n_rows * (8 + 2 * self.vocab_size)
 
     def find_problem(self) -> str | None:
-        """What cannot be true of it; None: nothing."""
+        """What is invalid in it; None: nothing."""
         if self.version != VERSION:
-            return f"is of version {excerpt(self.version)}; expected {VERSION}"
+            return f"has version {excerpt(self.version)}; expected {VERSION}"
         if not all(isinstance(text, str) for text in (self.name, self.data_type, self.head_type)):
-            return "names its model by something that is no text"
+            return "has a model name that is not text"
         if not all(_is_count(n) for n in (self.vocab_size, self.n_rows)):
-            return f"says that it holds {excerpt(self.n_rows)} rows of {excerpt(self.vocab_size)}"
+            return f"has an invalid size: {excerpt(self.n_rows)} rows of {excerpt(self.vocab_size)}"
         if self.window is not None and not _is_count(self.window):
-            return f"says that it was made with --window {excerpt(self.window)}"
+            return f"has an invalid --window: {excerpt(self.window)}"
         return None
 
 
@@ -79,7 +79,7 @@ def _is_count(n: object) -> bool:
 
 
 def row_type(vocab_size: int) -> np.dtype:
-    """How a row lies in the file."""
+    """The layout of a row in the file."""
     return np.dtype([("lowest", "<f4"), ("step", "<f4"), ("steps", "<u2", (vocab_size,))])
 
 
@@ -118,25 +118,25 @@ class SavingReader:
 
 
 class RowReader:
-    """Predictions made before, in the base model's place."""
+    """Saved predictions, used in place of the base model."""
 
     def __init__(self, name: str, path: str, rows: np.ndarray, check: Callable[[], None] = lambda: None) -> None:
-        """`check` raises an error where the rows' file has been cut meanwhile."""
+        """`check` raises an error if the file was truncated meanwhile."""
         self.name, self._path, self._rows, self._next, self._check = name, path, rows, 0, check
 
     def restart(self) -> None:
         """The windows are the file's own."""
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """As models do. Raises BaseFileError: a row holds no predictions."""
+        """As models do. Raises BaseFileError: a row is not a prediction."""
         self._check()
         self._next += len(ids)
         rows = self._rows[self._next - len(ids) : self._next]
-        # Two numbers a row tell; to check the file when it is opened would read gigabytes.
+        # Two numbers per row are enough; checking the whole file when it is opened would read gigabytes.
         is_true = np.isfinite(rows["lowest"]) & np.isfinite(rows["step"]) & (rows["step"] >= 0)
         if not is_true.all():
             row = self._next - len(ids) + int(is_true.argmin())
-            raise BaseFileError(self._path, f"is damaged: its row {row} holds no predictions: {_MEND}")
+            raise BaseFileError(self._path, f"is damaged: row {row} is not a prediction: {_MEND}")
         return decode(rows)
 
 
@@ -152,7 +152,7 @@ class BaseFile:
         self.name = f"{self.header.name} (kept)"
         h, n_bytes = self.header, os.path.getsize(path)
         if n_bytes != start + h.n_bytes:
-            raise BaseFileError(path, f"has {n_bytes} bytes, its header says {start + h.n_bytes}: {_MEND}")
+            raise BaseFileError(path, f"has {n_bytes} bytes, but the header says {start + h.n_bytes}: {_MEND}")
         self._file = MappedFile(path, BaseFileError)
         data = self._file.data[start:]
         self._tokens = data[: h.token_bytes].view("<u4")
@@ -163,7 +163,7 @@ class BaseFile:
         h, n = self.header, len(passage.tokens)
         if h.vocab_size != vocab_size:
             raise BaseFileError(
-                self.path, f"is of a vocabulary of {h.vocab_size}, the model's has {vocab_size}: {_MEND}"
+                self.path, f"has a vocabulary of {h.vocab_size}, but the model has {vocab_size}: {_MEND}"
             )
         if h.window != passage.window:
             raise BaseFileError(
@@ -175,20 +175,20 @@ class BaseFile:
                 f"holds {len(self._tokens)} tokens, fewer than the {n} asked for; give --limit {len(self._tokens)}",
             )
         if not np.array_equal(self._tokens[:n], passage.tokens):
-            raise BaseFileError(self.path, f"holds predictions of another text, or by another tokenizer: {_MEND}")
+            raise BaseFileError(self.path, f"contains predictions of another text, or with another tokenizer: {_MEND}")
 
     def reader(self) -> RowReader:
         """The predictions from the first on."""
         return RowReader(self.name, self.path, self._rows, self._file.check)
 
 
-_MEND = "make it anew with rwkv-np evaluate BASE.bin --text TEXT --save-base FILE"
+_MEND = "create it again: rwkv-np evaluate BASE.bin --text TEXT --save-base FILE"
 
 
 def _read_header(path: str, file: BinaryIO) -> Header:
     start = file.read(len(MAGIC) + 4)
     if start[: len(MAGIC)] != MAGIC or len(start) < len(MAGIC) + 4:
-        raise BaseFileError(path, f"is no file of a base's predictions: {_MEND}")
+        raise BaseFileError(path, f"is not a file of saved predictions: {_MEND}")
     (length,) = struct.unpack("<I", start[len(MAGIC) :])
     try:
         header = Header(**parse_json(file.read(min(length, 2**16))))

@@ -1,6 +1,6 @@
-"""What is evaluated: a model file, and how it is held and computed. The report's rows are these.
+"""What is evaluated: a model file, its head type and engine. Each is a row of the report.
 
-One file may be several candidates: as it is; with its head held in 8 bits; and by the NumPy graph,
+One file may be several candidates: as it is; with its head in 8 bits; and by the NumPy graph,
 which multiplies the very same weights with float32 activations where the kernels round those to
 8 bits. The difference of the two is what the activations cost.
 """
@@ -22,7 +22,7 @@ from rwkv_np.models.base import Model
 class Candidate:
     """A row of the report.
 
-    head_type  the type that the head is held in; head_q8_0 is what `load` is told of it
+    head_type  the type of the head in memory; head_q8_0 is the option for `load`
     head_epsilon  as `load` takes it
     """
 
@@ -49,7 +49,7 @@ class Candidate:
         return {"head_q8_0": self.head_q8_0, "head_epsilon": self.head_epsilon}
 
     def variants(self, float32_activations: bool, both_heads: bool) -> Iterator[Candidate]:
-        """This one, and those of its variants that are asked for and differ from it."""
+        """This one, and the requested variants that differ from it."""
         yield self
         if float32_activations and self.is_quantized:
             name = f"{self.name}, float32 activations"
@@ -62,7 +62,7 @@ class Candidate:
 
 
 def candidate(path: str, name: str | None = None, head_epsilon: float | None = None) -> Candidate:
-    """The model file at `path` as it is held by default. Raises FormatError, InputError, OSError."""
+    """The model file at `path` as it is loaded by default. Raises FormatError, InputError, OSError."""
     file = read_model_file(path)
     config, matrix = model_config(file, head_epsilon), file.parameters[head.NAME]
     head_type, other = matrix.data_type.name, "Q8_0" if head.can_be_q8_0(matrix) else None
@@ -75,7 +75,7 @@ def candidate(path: str, name: str | None = None, head_epsilon: float | None = N
 
 
 def candidates(paths: Sequence[str], head_epsilon: float | None = None) -> list[Candidate]:
-    """Files under the shortest names that tell them apart: their types, else their file names, else paths.
+    """Files under the shortest names that distinguish them: their types, else their file names, else paths.
 
     Raises InputError: models of different vocabularies, or that know no `head_epsilon`; FormatError, OSError.
     """
@@ -93,7 +93,7 @@ def check_vocabulary(one: Candidate, other: Candidate) -> None:
     """Raise InputError unless both predict the same tokens."""
     if one.vocab_size != other.vocab_size:
         raise InputError(
-            f"{one.path} has a vocabulary of {one.vocab_size}, {other.path} one of {other.vocab_size}: "
+            f"{one.path} has a vocabulary of {one.vocab_size}, {other.path} has {other.vocab_size}: "
             "predictions of different vocabularies cannot be compared"
         )
 

@@ -1,13 +1,13 @@
 """What a model costs: bytes of its file, memory, and time; each measured in a process of its own.
 
 Memory is RssAnon: what belongs to the process alone. Pages of the mapped file, which the operating
-system may drop at any time, are not counted. Two models in one process could not be told apart, and
+system may drop at any time, are not counted. In one process, two models could not be separated, and
 what was loaded before would count for the next; so each is loaded, timed and asked in a fresh child,
 one after the other. `rss_anon` is all of it, Python and Numba included; `rss_anon_model` is what
-came with the model and its kernels. A child that had to compile those holds the compiler's memory
-too, and is followed by a second one.
+came with the model and its kernels. A child that had to compile kernels also holds the
+compiler's memory, so it is followed by a second one.
 
-    python -m rwkv_np.evaluation.cost MODEL.bin '{"threads": 2}'    prints the card of one model
+    python -m rwkv_np.evaluation.cost MODEL.bin '{"threads": 2}'    prints the results of one model
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class Cost:
 
 
 def size(path: str) -> Cost:
-    """What the file alone tells."""
+    """What can be read from the file alone."""
     file = read_model_file(path)
     n_weights = sum(p.n_weights for p in file.parameters.values())
     return Cost(file.n_bytes, 8 * file.n_bytes / n_weights)
 
 
 def cost(candidate: Candidate, threads: int | None = None) -> Cost:
-    """Measure a candidate in a child process. The NumPy graph is not timed: nobody chats with it.
+    """Measure a candidate in a child process. The NumPy graph is not timed: it is not used for chatting.
 
-    Raises InputError: the child failed, with its own words.
+    Raises InputError: the child failed; the message is its own.
     """
     file_cost = size(candidate.path)
     if candidate.has_float32_activations:
@@ -81,7 +81,7 @@ def _measure_in_child(path: str, options: str) -> dict[str, Any]:
 
 
 def measure(path: str, options: dict[str, Any]) -> dict[str, float | None]:
-    """Load and time one model in this process, which holds no other."""
+    """Load and time one model in this process, which has no other."""
     # Imported before the memory is read for the first time: they are not the model's.
     from rwkv_np.evaluation import speed
     from rwkv_np.models import load

@@ -1,7 +1,7 @@
-"""What one prediction is worth, and how far two lie apart: pure functions on arrays of logits.
+"""The scores of a prediction, and the divergence of two: pure functions on arrays of logits.
 
 For each position a model gives a distribution over V tokens; p is that of the base, q that of the
-model held against it, and y the token that followed in the text:
+model compared with it, and y the token that followed in the text:
 
     negative log-likelihood   -ln q(y)
     KL divergence             sum over v of p(v) (ln p(v) - ln q(v)), >= 0, and 0 where both agree
@@ -9,7 +9,7 @@ model held against it, and y the token that followed in the text:
     same top                  whether p and q have their maximum at the same token, the first of equals
 
 Everything is computed in float64. The KL divergence of FP16 from FP32 is some 1e-7, a sum of
-terms of 1e-4 that cancel: in float32 nothing would be left of it. It costs 0.25 ms a position at
+terms of 1e-4 that cancel: in float32 it would be lost. It costs 0.25 ms a position at
 V = 50277, less than any model's own reading, so there is no kernel for it; rows are taken a few
 at a time, so that the intermediate arrays fit into the cache, and by several threads.
 
@@ -29,7 +29,7 @@ BLOCK = 2**20  # logits that a thread works on at once: 8 MB in float64
 
 
 class Scores(NamedTuple):
-    """One model over N positions; `kl` and `same_top` are held against the base.
+    """One model over N positions; `kl` and `same_top` are relative to the base.
 
     nll  (N,) float64        p_right  (N,) float64, the probability of the token that followed
     kl   (N,) float64        same_top (N,) bool
@@ -66,7 +66,7 @@ def score(rows: Sequence[np.ndarray], targets: np.ndarray) -> list[Scores]:
     """Logits (N, V) of several models, the base first, and what followed (N,): a Scores for each model."""
     n_rows = max(1, BLOCK // rows[0].shape[1])
     parts = [slice(start, start + n_rows) for start in range(0, len(targets), n_rows)]
-    # NumPy lets go of Python's lock in all that takes time here.
+    # NumPy releases the GIL in all slow operations here.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         blocks = list(pool.map(lambda part: _score_block([row[part] for row in rows], targets[part]), parts))
     return [Scores(*map(np.concatenate, zip(*of_one))) for of_one in zip(*blocks)]

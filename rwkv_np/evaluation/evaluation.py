@@ -1,8 +1,8 @@
-"""An evaluation from its first model to its last: which are measured together, and what comes of it.
+"""Runs an evaluation: measures group after group of models, and fills the report.
 
-Candidates come in groups that fit into memory together, or into the disk: a group is costed, walks
-through the text in step with the base, guesses last words, and is let go. Whatever stops the work,
-the report holds all that was known at that moment.
+Candidates come in groups that fit into memory together, or into the disk: the cost of a group
+is measured, it reads the text in step with the base, guesses last words, and is released. Whatever
+stops the work, the report contains all results up to that moment.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from rwkv_np.files.output import new_file
 from rwkv_np.models.base import Model
 
 Progress = Callable[[str, int, int], None]
-"""Called with the figures so far in a few words, how much is done, and how much there is."""
+"""Called with a short text of the results so far, how much is done, and the total."""
 
 LEAST = 2  # positions, below which there is no standard error
 
 
 def _no_progress(text: str, done: int, total: int) -> None:
-    """Nobody is told."""
+    """No progress display."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every group is measured on.
+    """The data and options for every group.
 
     passage    the text to be predicted, or None
     items      LAMBADA's passages, or None
@@ -104,7 +104,7 @@ class Evaluation:
                     file = stack.enter_context(new_file(self._save_base))
                     readers[0] = SavingReader(readers[0], file, _header(rows[0], models[0], passage), passage)
                 walk(readers, passage, record, show)
-            self._save_base = None  # with the first group, and not again
+            self._save_base = None  # only with the first group
         finally:
             _take(record, rows, passage.skip)
 
@@ -134,7 +134,7 @@ def _header(row: Row, model: Model, passage: Passage) -> Header:
 
 
 def _take(record: Record, rows: Sequence[Row], first: int) -> None:
-    """Put what is known into the rows, the base's first; counting began at position `first`."""
+    """Write the results so far into the rows, the base's first; counting starts at position `first`."""
     if record.n < LEAST:
         return
     base = record.scores(0)
@@ -145,7 +145,7 @@ def _take(record: Record, rows: Sequence[Row], first: int) -> None:
 
 
 def _take_base(row: Row, found: Quality) -> None:
-    """The base is read once with each group, and must say the same each time."""
+    """The base runs once with each group, and must give the same result each time."""
     if row.quality is None or row.quality.n_tokens < found.n_tokens:
         row.quality = found
     elif row.quality.n_tokens == found.n_tokens and row.quality != found:

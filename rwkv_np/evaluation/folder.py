@@ -20,18 +20,18 @@ def can_plot() -> bool:
 
 
 def prepare(folder: PathLike, overwrite: bool) -> None:
-    """Make the folder, and raise OutputError where it cannot take a report: before the work, not after it."""
+    """Create the folder, and raise OutputError if no report can be written there: before the work, not after it."""
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(folder, f"cannot be made a folder for the report: {error.strerror}") from error
+        raise OutputError(folder, f"cannot be used as the folder of the report: {error.strerror}") from error
     for name in (JSON, MARKDOWN):
         check_destination(path / name, None, overwrite)
 
 
 def write(report: Report, folder: PathLike, overwrite: bool) -> list[Path]:
-    """Write everything; the files that there are now. Raises OutputError."""
+    """Write everything, and return the files. Raises OutputError."""
     texts = {
         JSON: json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n",
         MARKDOWN: tables.markdown(report) + "\n",

@@ -1,6 +1,6 @@
 """Names in a plot, set where no other name and no point is.
 
-matplotlib sets a text where it is told. Here each point's name takes the first of some places around
+matplotlib places a text at a fixed position. Here each point's name takes the first of some places around
 it that is free, and names at the ends of lines are moved apart.
 """
 

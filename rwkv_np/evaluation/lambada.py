@@ -1,4 +1,4 @@
-"""LAMBADA: does a model guess the last word of a passage, which only the whole passage tells?
+"""LAMBADA: does a model guess the last word of a passage, which depends on the whole passage?
 
 A file has a JSON document {"text": ...} in each line. The last word is what follows the last space,
 and that space belongs to it. The model reads a newline, then the passage; the word is right when
@@ -6,8 +6,8 @@ each of its tokens is the most likely one after the right ones before. Perplexit
 words' log-probabilities): of words, not of tokens. The log-probability of a word is the sum of those
 of its tokens.
 
-Source: BlinkDL/ChatRWKV, v2/benchmark.py, with which the published figures of RWKV-4 were taken: it
-begins with token 187, a newline of the 20B tokenizer, and run_lm_eval.py there with a newline of any.
+Source: BlinkDL/ChatRWKV, v2/benchmark.py, which gave the published results of RWKV-4: it
+starts with token 187, a newline of the 20B tokenizer; run_lm_eval.py there uses the newline of any tokenizer.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_items(path: PathLike, tokenizer: Tokenizer, limit: int | None = None) -
         if line.strip() and (limit is None or len(items) < limit):
             items.append(_item(path, number, line, tokenizer))
     if len(items) < 2:
-        raise TextError(path, f"holds {len(items)} passage; expected two at least, for an error to be known")
+        raise TextError(path, f"contains {len(items)} passage; expected at least two, to compute a standard error")
     return items
 
 
@@ -77,17 +77,17 @@ def _item(path: PathLike, number: int, line: str, tokenizer: Tokenizer) -> Item:
         passage, word = text.rsplit(" ", 1)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TextError(
-            path, f'line {number} is no {{"text": "..."}} of two words at least: {line[:60]!r}'
+            path, f'line {number} is not {{"text": "..."}} with at least two words: {line[:60]!r}'
         ) from error
     if half := find_surrogate(text):
-        raise TextError(path, f"line {number} holds {half}, half a surrogate pair; expected text that UTF-8 can hold")
+        raise TextError(path, f"line {number} contains {half}, half a surrogate pair; expected text in UTF-8")
     if not word:
         raise TextError(path, f"line {number} ends in a space; expected a word there: {line[-60:]!r}")
     return Item(tokenizer.encode(START) + tokenizer.encode(passage), tokenizer.encode(f" {word}"))
 
 
 def guess(model: Model, item: Item) -> tuple[float, bool]:
-    """(ln of the probability of the word, whether the model would have said it)."""
+    """(ln of the probability of the word, whether it is the model's own prediction)."""
     first, state = model.forward(item.passage)
     rows = first[None]
     if len(item.word) > 1:
@@ -101,7 +101,7 @@ def guess_all(
     models: Sequence[Model], items: Sequence[Item], guesses: Sequence[Guesses],
     progress: Callable[[int], None] | None = None,
 ) -> None:  # fmt: skip
-    """Let all models guess each word in turn; `guesses` holds what is known at any time."""
+    """Let all models guess each word in turn; `guesses` always has the results so far."""
     for done, item in enumerate(items, start=1):
         found = [guess(model, item) for model in models]
         for of_one, (log_prob, is_right) in zip(guesses, found):

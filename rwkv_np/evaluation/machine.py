@@ -1,4 +1,4 @@
-"""What the operating system says of the processor."""
+"""The processor, as the operating system reports it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The processor's name and how many there are, as well as it can be known."""
+    """The processor's name and the number of processors, as far as known."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""Which candidates are measured, which together, and what they are held against.
+"""Which candidates are measured, which together, and with which baseline.
 
-Files that are there are read in step, in one pass over the text. Formats that are still to be made
+Existing files are read in step, in one pass over the text. Formats that must first be quantized
 come one after the other: a file is quantized to a temporary folder, measured in step with the base,
-and removed, so that the disk holds one of them at a time.
+and removed, so that only one of them is on the disk at a time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rwkv_np.evaluation.base_file import BaseFile
 from rwkv_np.evaluation.candidate import Candidate, candidate, candidates, stem
 
 Group = Callable[[], AbstractContextManager[list[Candidate]]]
-"""Gives candidates that are there as long as its context is open."""
+"""Gives candidates whose files exist while its context is open."""
 
 
 @dataclass(frozen=True)
 class Variants:
-    """Which variants of each model are measured beside it."""
+    """Which variants of each model are also measured."""
 
     float32_activations: bool = False
     both_heads: bool = False
@@ -52,7 +52,7 @@ def make_plan(
 ) -> Plan:  # fmt: skip
     """What to measure of the model files at `paths`.
 
-    base       the model that others are held against; by default `source`, or the first of `paths`
+    base       the baseline model; by default `source`, or the first of `paths`
     source     the FP16 or FP32 file that `formats` are made from; by default the base
     base_file  predictions of a base, in place of one
     head_epsilon  as `rwkv_np.load` takes it, of all models
@@ -61,17 +61,17 @@ def make_plan(
     """
     variants = variants or Variants()
     if unknown := [name for name in formats if name not in TYPES]:
-        raise InputError(f"unknown format {unknown[0]}; expected some of {', '.join(TYPES)}")
+        raise InputError(f"unknown format {unknown[0]}; expected any of {', '.join(TYPES)}")
     if base and base_file:
-        raise InputError("a base model and a base file are given; expected one of them")
+        raise InputError("--base and --base-file exclude each other; give one of them")
     base = base or (None if base_file else source or next(iter(paths), None))
     files = candidates([path for path in (base, *paths) if path], head_epsilon)
     source = source or base
     if not files and not (base_file and source):
-        raise InputError("no model is given; name a model file, or one to quantize with --from")
+        raise InputError("no model given; name a model file, or one to quantize with --from")
     made = [name for name in formats if name not in {file.data_type for file in files}]
     if made and source is None:
-        raise InputError(f"what is {made[0]} to be made from? Name the FP16 file: --from MODEL-FP16.bin")
+        raise InputError(f"no FP16 source for {made[0]}: add --from FILE")
     held_against: Candidate | BaseFile = BaseFile(base_file) if base_file else files[0]
     together = [one for file in files for one in variants.of(file)]
     groups: list[Group] = [_there(together)] if together != [held_against] or not made else []

@@ -1,8 +1,8 @@
 """A report as pictures: quality against bits, quality against speed, and KL divergence along the text.
 
-Colours are those of Okabe and Ito, which readers with any colour vision tell apart, and every model
-has a marker of its own besides; a variant has its model's, as a ring. Points and lines carry their
-names (`labels.py`): there is no legend to look things up in. KL divergences span decades, so their
+Colours are those of Okabe and Ito, which readers with any colour vision can distinguish, and every
+model also has its own marker; a variant has its model's, as a ring. Points and lines carry their
+names (`labels.py`): there is no legend. KL divergences span decades, so their
 axis is logarithmic, and the base, whose divergence is 0, is named in the title instead.
 
 matplotlib is imported here and in `labels.py` alone: an optional package, the extra `plot`.
@@ -29,7 +29,7 @@ MARKERS = "osD^vPX"
 DOTS_PER_INCH = 130
 
 Drawer = Callable[[Axes, Report], Callable[[], None]]
-"""Draws into axes, and returns what sets the names: that comes when all has been drawn and laid out."""
+"""Draws into axes, and returns a function that places the names once everything is laid out."""
 
 
 def draw(report: Report, folder: PathLike) -> list[Path]:
@@ -54,7 +54,7 @@ def quality_against_bits(axes: Axes, report: Report) -> Callable[[], None]:
 
 
 def quality_against_speed(axes: Axes, report: Report) -> Callable[[], None]:
-    """Mean KL divergence over tokens decoded a second; rings where the head is held otherwise."""
+    """Mean KL divergence over tokens decoded a second; rings for the other head type."""
     rows = [row for row in _measured(report) if row.cost and row.cost.decode]
     rates = [row.cost.decode or 0.0 for row in rows if row.cost]
     labels, lines = _points(axes, report, rows, rates)
@@ -135,7 +135,7 @@ def _style(report: Report, row: Row) -> tuple[str, str]:
 
 def _title(axes: Axes, title: str, report: Report, more: str = "") -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=20)
-    below = f"held against {report.base}, whose KL divergence is 0{more}"
+    below = f"compared with {report.base}, whose KL divergence is 0{more}"
     axes.text(0, 1.02, below, transform=axes.transAxes, fontsize=9, color="#444444")
 
 
@@ -155,7 +155,7 @@ def _points(
         labels.append(Label("" if row.variant_of in models else row.name, x, kl.value, colour))
     axes.set_yscale("log")
     axes.margins(x=0.2, y=0.12)
-    axes.set_ylabel("mean KL divergence, nats (better below)")
+    axes.set_ylabel("mean KL divergence, nats (lower is better)")
     return labels, lines
 
 

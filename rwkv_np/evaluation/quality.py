@@ -1,4 +1,4 @@
-"""From the scores of all positions to the figures of a report, each with its standard error.
+"""The metrics of a report, from the scores of all positions, each with its standard error.
 
     perplexity        e^m, m the mean negative log-likelihood; error e^m s(m), s(m) that of the mean
     perplexity ratio  e^d, d the mean of the differences of both models' negative log-likelihoods.
@@ -10,8 +10,8 @@
                       largest; between two positions on a straight line
     same top          the share of positions whose most likely token is the base's
 
-s(mean) is the spread of the values over the root of their number. It takes positions as
-independent, which neighbours in a text are not quite: read it as a lower bound.
+s(mean) is the spread of the values over the root of their number. It treats positions as
+independent, which neighbours in a text are not: it is a lower bound.
 Source: llama.cpp's report, whose formulas these are.
 """
 
@@ -51,7 +51,7 @@ class Quality:
 
 
 def quality(scores: Scores, base: Scores | None = None) -> Quality:
-    """The figures of a model over the positions known so far, held against those of the base.
+    """The metrics of a model over the positions so far, relative to the base.
 
     At least two positions are needed for an error.
     """

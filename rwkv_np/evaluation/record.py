@@ -1,9 +1,9 @@
-"""What is kept of each position: four numbers a model, and never a logit.
+"""The scores of each position: four numbers per model, and no logits.
 
 At a vocabulary of 65536 the logits of a million tokens are 262 GB; these are 25 MB a model. With
 them every figure is computed at the end, from all positions, by its plain formula: points of a
-distribution and covariances need no streaming approximation, and what Ctrl-C leaves is as good
-as the whole, of a shorter text.
+distribution and covariances need no streaming approximation, and after
+Ctrl-C the results are those of a shorter text.
 """
 
 from __future__ import annotations

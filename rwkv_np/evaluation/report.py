@@ -1,7 +1,7 @@
-"""All figures of one evaluation, as plain values: report.json is this, and tables and plots show it.
+"""All results of one evaluation, as plain values: report.json contains them, tables and plots show them.
 
-A report of work that was interrupted has rows without quality, or with that of fewer tokens; it
-says so in `is_partial`. File names appear without their folders: a report is made to be passed on.
+After an interruption some rows have no quality, or that of fewer tokens; `is_partial` is then true.
+File names appear without their folders, so that a report can be shared.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ FORMAT = 1  # of report.json
 
 @dataclass
 class Row:
-    """A candidate and what is known of it.
+    """A candidate and its results.
 
-    variant_of      the name of the same model, held and computed as it is by default; None if this is that
+    variant_of      the name of the same model with default options; None if this is it
     kl_by_position  means over runs of the text: (first position, behind the last, mean KL divergence)
     """
 
@@ -57,7 +57,7 @@ class Share:
 class Report:
     """One evaluation.
 
-    conditions  what else the figures hang on: text, tokens, tokenizer, threads, processor, versions
+    conditions  what else the results depend on: text, tokens, tokenizer, threads, processor, versions
     """
 
     base: str
@@ -70,12 +70,12 @@ class Report:
         return next((row for row in self.rows if row.name == name), None)
 
     def add(self, row: Row) -> Row:
-        """Put `row` behind the others, and give it back."""
+        """Append `row`, and return it."""
         self.rows.append(row)
         return row
 
     def shares(self) -> Iterator[Share]:
-        """For each model that was also computed with float32 activations, what those cost."""
+        """For each model that was also run with float32 activations, the share of the 8-bit activations."""
         for twin in self.rows:
             row = self.row(twin.variant_of) if twin.variant_of and twin.has_float32_activations else None
             if row and row.quality and twin.quality and row.quality.kl and twin.quality.kl:

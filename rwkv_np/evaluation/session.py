@@ -1,7 +1,6 @@
-"""One run of the command: from files and options to a report, with every mistake found before the work.
+"""One run of the command: from files and options to a report, with all input errors found before the work.
 
-Models, text and passages are looked at first, in the order in which a mistake in them is cheap to
-find; hours of reading come after.
+Models, text and passages are checked first, the cheapest check first; hours of reading come after.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from rwkv_np.files.output import check_destination
 from rwkv_np.kernels import dispatch, threads
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
-# What the model in the package was not trained on; there where that model is.
+# Text that the demo model was not trained on; in the same folder as that model.
 HELD_OUT = Path(__file__).parents[1] / "data" / "demo-heldout.txt"
 
 
@@ -39,7 +38,7 @@ class Conditions:
     lambada    JSONL file of passages whose last word is guessed
     limit      tokens of the text, and passages, to read at most
     skip       first tokens that are read and not counted
-    window     tokens after which all is forgotten; by default never
+    window     tokens after which the state is reset; by default never
     tokenizer  as `load_tokenizer` takes it; by default by the vocabulary
     """
 
@@ -71,15 +70,15 @@ class Session:
             plan.base.check(passage, plan.model.vocab_size)
         if c.save_base:
             if passage is None or isinstance(plan.base, BaseFile):
-                raise InputError("a base's predictions can be kept where a base model reads a text: give both")
-            check_destination(c.save_base, None, overwrite=False, mend="delete it, or give another name")
+                raise InputError("--save-base needs a baseline model and --text: give both")
+            check_destination(c.save_base, None, overwrite=False, mend="delete it, or choose another name")
         task = Task(passage, items, c.is_timed, c.threads, c.save_base)
         n_tokens = len(passage.tokens) if passage else None
         self.report = Report(plan.base.name, _facts(c, text, n_tokens, tokenizer) | _epsilon(plan))
         self._evaluation = Evaluation(task, plan.base, self.report)
 
     def run(self, progress: Progress | None = None) -> Report:
-        """Measure all groups. Whatever is raised, Ctrl-C too, `report` holds what was known by then."""
+        """Measure all groups. Whatever is raised, Ctrl-C too, `report` has the results so far."""
         self.report.is_partial = True
         for group in self._plan.groups:
             with group() as together:
@@ -98,7 +97,7 @@ def evaluate(
 def _held_out() -> Path:
     if HELD_OUT.is_file():
         return HELD_OUT
-    raise InputError("there is nothing to read; give a text, --text FILE, or passages, --lambada FILE")
+    raise InputError("nothing to evaluate; give a text, --text FILE, or passages, --lambada FILE")
 
 
 def _epsilon(plan: Plan) -> dict[str, Any]:

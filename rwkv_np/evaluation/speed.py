@@ -1,9 +1,9 @@
-"""How fast a model reads: one token after another, and a prompt; with the memory's speed beside it.
+"""How fast a model reads: one token after another, and a prompt; with the memory bandwidth for comparison.
 
 Decoding reads every weight once a token, so its limit is bandwidth / bytes. Each timing is paired
 with a measurement of the bandwidth right before it, of the very bytes that the model reads, and
 the share is the median of the pairs: a shared machine's memory is never twice as fast. A model
-that fits into the processor's cache is held against the cache's speed, and its share is low.
+that fits into the processor's cache is compared with the cache's speed, and its share is low.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A report as tables: for a terminal in columns, for a document in Markdown. One list of columns is both.
+"""A report as tables: for a terminal in columns, for a document in Markdown, from one list of columns.
 
-A figure stands with the digits that its error leaves; what is not known is a dash.
+A value has as many digits as its error allows; an unknown value is a dash.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def cells(rows: Sequence[Row], brief: bool) -> list[list[str]]:
 
 
 def terminal(report: Report, width: int = 200) -> str:
-    """The table in aligned columns, and what it hangs on; what is wider than `width` goes on below."""
+    """The table in aligned columns, and its conditions; columns beyond `width` continue below."""
     table = cells(report.rows, brief=True)
     parts = [_aligned([[line[i] for i in part] for line in table]) for part in _fitting(table, width)]
     return "\n\n".join([*parts, "\n".join(_notes(report))])
@@ -109,7 +109,7 @@ def _widths(table: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _fitting(table: Sequence[Sequence[str]], width: int) -> list[list[int]]:
-    """Which columns stand together: the first, the names, with as many others as there is room for."""
+    """Which columns are shown together: the first, the names, with as many others as fit."""
     widths = _widths(table)
     parts: list[list[int]] = [[0]]
     for i in range(1, len(widths)):
@@ -137,9 +137,9 @@ def markdown(report: Report) -> str:
 
 
 def _notes(report: Report) -> list[str]:
-    lines = [f"All KL divergences (in nats), ratios and Δp are held against {report.base}."]
+    lines = [f"The baseline of all KL divergences (in nats), ratios and Δp is {report.base}."]
     if report.is_partial:
-        lines.insert(0, "Interrupted: these are the figures known by then.")
+        lines.insert(0, "Interrupted: these are the results so far.")
     for share in report.shares():
         lines.append(
             f"{share.name}: mean KL {share.total:.3g}; with float32 activations {share.weights:.3g}, so that "
@@ -149,11 +149,11 @@ def _notes(report: Report) -> list[str]:
 
 
 _DEFINITIONS = """\
-Perplexity is e^(mean negative log-likelihood of the next token); ratio that of a model over that of the
-base. KL is the divergence of the model's distribution from the base's at each position: mean, the points
-below which so many per cent of positions lie, and the largest. Δp is the probability of the token that
-followed less that under the base. Same top: how often both find the same token most likely. ± is one
-standard error. RssAnon is the memory of a process that holds this model alone. Decode and prompt are
-tokens a second, a prompt being of 128 tokens; bandwidth is the share of the memory's speed, measured just
-before, that decoding uses (of the cache's, for a model that fits into it). Bits per weight count the whole
-file, FP16 embedding and head included."""
+Perplexity is e^(mean negative log-likelihood of the next token); ratio is the model's perplexity
+divided by the baseline's. KL is the divergence of the model's distribution from the baseline's at each
+position: mean, percentiles and maximum. Δp is the probability of the correct token minus its probability
+under the baseline. Same top: how often both rank the same token first. ± is one standard error. RssAnon is
+the memory of a process that loads only this model. Decode and prompt are tokens per second, with a prompt
+of 128 tokens; bandwidth is the share of the memory bandwidth, measured just before, that decoding uses (of
+the cache's, for a model that fits into it). Bits per weight count the whole file, including the FP16
+embedding and head."""

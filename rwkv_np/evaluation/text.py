@@ -1,8 +1,8 @@
 """A text to be predicted: read, checked, turned into token ids, and those kept for the next time.
 
 A text of a million tokens takes a tokenizer longer than loading a model. The ids are kept in the
-cache folder under a hash of what they follow from: the text and the tokenizer. Before them stands
-their own hash: a figure that follows from damaged ids would be wrong, and look like any other.
+cache folder under a hash of their inputs: the text and the tokenizer. They are preceded by
+their own hash: a result from damaged ids would be wrong, and look like any other.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LEAST = 100  # predictions: of fewer, a standard error or a 99 % point says noth
 
 
 def read_text(path: PathLike) -> str:
-    """The UTF-8 text at `path`. Raises TextError: it is empty, or no UTF-8, and where; OSError."""
+    """The UTF-8 text at `path`. Raises TextError: it is empty, or not UTF-8 (with the place); OSError."""
     text = decode_utf8(read_text_file(path, TEXT_LIMIT, TextError), path)
     if not text.strip():
-        raise TextError(path, "holds no text; expected a text to predict")
+        raise TextError(path, "contains no text; expected a text to predict")
     return text
 
 
@@ -52,7 +52,7 @@ def read_passage(
 
 
 def tokenize(text: str, tokenizer: Tokenizer, limit: int | None = None) -> np.ndarray:
-    """The ids of `text`, (N,) uint32, the first `limit` of them; from the cache where they lie there."""
+    """The ids of `text`, (N,) uint32, the first `limit` of them; from the cache if it has them."""
     place = _place(text, tokenizer)
     ids = _load(place) if place else None
     if ids is None:
@@ -73,7 +73,7 @@ def _place(text: str, tokenizer: Tokenizer) -> Path | None:
 
 
 def _load(path: Path) -> np.ndarray | None:
-    """None where nothing lies there, or something damaged."""
+    """The cached ids; None if there are none, or they are damaged."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -89,4 +89,4 @@ def _keep(path: Path, ids: np.ndarray) -> None:
         with new_file(path, overwrite=True) as file:
             file.write(hashlib.sha256(data).digest() + data)
     except OutputError as error:  # a cache that cannot be written costs time, and nothing else
-        say_once(f"{error}. The evaluation goes on; the next one encodes the text again")
+        say_once(f"{error}. The evaluation continues; the next one encodes the text again")

@@ -1,9 +1,9 @@
 """All models through one text in step: a chunk of tokens each, then on, so that no logits are stored.
 
-RWKV has no window that a text must be cut into: it is read as one stream, each token predicted
+A text need not be cut into windows for RWKV: it is read as one stream, each token predicted
 from all before it, and the state carried from chunk to chunk. `skip` leaves the first positions
-out of the figures, where little has been read yet; `window` starts anew every so many tokens, for
-a text far longer than those that the model was trained on. (llama.cpp cuts into windows of 512 and
+out of the results, where little has been read yet; `window` resets the state after that many tokens,
+for a text far longer than those in training. (llama.cpp cuts into windows of 512 and
 counts the second half of each; rwkv.cpp reads one stream and skips the first 1024 tokens.)
 """
 
@@ -23,12 +23,12 @@ from rwkv_np.models.base import Model
 
 
 class Reader(Protocol):
-    """Whatever predicts: a model, or a file of predictions made before."""
+    """A source of predictions: a model, or a file of saved predictions."""
 
     name: str
 
     def restart(self) -> None:
-        """Forget what was read."""
+        """Reset the state."""
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Logits (n, V) of what follows each of the next tokens (n,)."""
@@ -72,9 +72,9 @@ class Passage:
 def walk(
     readers: Sequence[Reader], passage: Passage, record: Record, progress: Callable[[int], None] | None = None
 ) -> None:
-    """Fill `record` with the scores of all readers, the base first; `progress` hears of the tokens read.
+    """Fill `record` with the scores of all readers, the base first; `progress` is called with the tokens read.
 
-    Raises InputError: a model gives logits that are no finite numbers.
+    Raises InputError: a model gives logits that are not finite.
     """
     for part in passage.chunks():
         if part.start % (passage.window or len(passage.tokens)) == 0:
@@ -94,6 +94,6 @@ def _check(readers: Sequence[Reader], rows: Sequence[np.ndarray], part: slice) -
         bad = np.flatnonzero(~np.isfinite(logits.sum(axis=1, dtype=np.float64)))
         if bad.size:
             raise InputError(
-                f"{reader.name} gives logits that are no finite numbers after token {part.start + bad[0]} of "
-                "the text: the model is damaged, or its numbers too large for its type"
+                f"{reader.name} gives logits that are not finite after token {part.start + bad[0]} of "
+                "the text: the model is damaged, or its values are too large for its type"
             )

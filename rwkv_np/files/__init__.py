@@ -1,5 +1,5 @@
-"""What lies on a disk: model files, their types, downloads, and how a file is read and written safely.
+"""Files on disk: model files, their types, downloads, and safe reading and writing.
 
-Which parameters a model has, and what they mean, is told by `models/`; one file is made from
-another by `conversion/`. Nothing here knows an architecture.
+`models/` knows which parameters a model has and what they mean; `conversion/` makes one file from
+another. Nothing here knows an architecture.
 """

@@ -1,8 +1,8 @@
-"""Zip archives of arrays and text that may come from strangers (states, saved conversations): read within limits.
+"""Zip archives of arrays and text from untrusted sources (states, saved conversations): read within limits.
 
-A few kilobytes can be unpacked to gigabytes, and an array's header is a Python expression. So the directory
-is asked for the size of a member before that is unpacked; no more is read than was expected; and a header is
-matched with what NumPy writes for plain numbers, never evaluated. What an array should be, the caller knows.
+A few kilobytes can unpack to gigabytes, and an array's header is a Python expression. So the size of a member
+is checked in the directory before unpacking; no more is read than expected; and a header is matched against
+what NumPy writes for plain numbers, never evaluated. The caller knows what an array should be.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from rwkv_np.errors import FileError, PathLike, as_line
 from rwkv_np.files.reading import open_regular
 
-# What damage makes Python's zipfile raise. (NotImplementedError: of a compression that never was; RuntimeError: of
+# What damage makes Python's zipfile raise. (NotImplementedError: an unknown compression; RuntimeError:
 # encrypted members.)
 _SIGNS = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, LookupError,
@@ -38,11 +38,11 @@ _MOST_OF_A_HEADER = 4096  # bytes; those of NumPy have 128
 
 
 class Damaged(ValueError):
-    """What was found there is not what a program wrote."""
+    """The content is not what a program wrote."""
 
 
 class Header(NamedTuple):
-    """What an array says of itself, and in how many bytes."""
+    """The header of an array, and its size in bytes."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -57,7 +57,7 @@ class Header(NamedTuple):
 
 @contextmanager
 def open_archive(path: PathLike) -> Iterator[Archive]:
-    """The archive at `path`. Raises Damaged, also what is done with it; FileError: it is a pipe or a device; OSError"""
+    """The archive at `path`. Raises Damaged, also from its methods; FileError: it is a pipe or a device; OSError"""
     with open_regular(path, FileError) as file:
         with _damage_named():
             archive = zipfile.ZipFile(file)
@@ -83,11 +83,11 @@ class Archive:
         with _damage_named(), self._members.open(info) as member:
             data = member.read(limit + 1)
         if len(data) != info.file_size:
-            raise Damaged(f"{name} has {len(data):,} bytes and should have {info.file_size:,}")
+            raise Damaged(f"{name} has {len(data):,} bytes; expected {info.file_size:,}")
         return data
 
     def header(self, name: str) -> Header:
-        """What the array of that name says of itself; no more of it is unpacked."""
+        """The header of the array of that name; the rest is not unpacked."""
         with _damage_named(), self._members.open(self._info(f"{name}.npy")) as member:
             return _header(name, member.read(_MOST_OF_A_HEADER))
 
@@ -96,20 +96,20 @@ class Archive:
         data = self.read(f"{name}.npy", limit + _MOST_OF_A_HEADER)
         header = _header(name, data)
         if len(data) - header.size != header.n_bytes:
-            raise Damaged(f"{name} has {len(data) - header.size:,} bytes of numbers, and says {header.n_bytes:,}")
+            raise Damaged(f"{name} has {len(data) - header.size:,} bytes of data; its header says {header.n_bytes:,}")
         with _damage_named():
             flat = np.frombuffer(data, header.dtype, offset=header.size)
             return flat.reshape(header.shape, order="F" if header.is_fortran else "C")
 
     def word(self, name: str) -> str:
-        """The short word, of letters and digits, that stands there as an array of one string."""
+        """A short word of letters and digits, stored as an array of one string."""
         array = self.array(name, 400)
         if array.dtype.kind != "U" or array.ndim:
-            raise Damaged(f"{name} is no word")
-        with _damage_named():  # NumPy's own strings may be of numbers that are no characters: SystemError
+            raise Damaged(f"{name} is not a word")
+        with _damage_named():  # NumPy's own strings may have numbers that are not characters: SystemError
             word = array.tobytes().decode("utf-32-be" if array.dtype.str[0] == ">" else "utf-32-le").rstrip("\0")
         if not re.fullmatch(r"[\w.-]{1,40}", word):
-            raise Damaged(f"{name} is no word")
+            raise Damaged(f"{name} is not a word")
         return word
 
     def _info(self, name: str) -> zipfile.ZipInfo:
@@ -117,19 +117,19 @@ class Archive:
         if info is None:
             raise Damaged(f"there is no {name}")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-            raise Damaged(f"{name} is packed in a way that is not used here")
+            raise Damaged(f"{name} has an unsupported compression")
         return info
 
 
 def _header(name: str, data: bytes) -> Header:
     found = _HEADER.match(data)
     if not found or found.end() != 10 + int.from_bytes(found[1], "little"):
-        raise Damaged(f"{name} is no array of numbers")
+        raise Damaged(f"{name} is not an array of numbers")
     try:
         dtype = np.dtype(found[2].decode())
         shape = tuple(int(n) for n in found[4].split(b",") if n.strip())
     except (TypeError, ValueError) as error:  # such as <f3, or 1 2
-        raise Damaged(f"{name} is no array of numbers") from error
+        raise Damaged(f"{name} is not an array of numbers") from error
     return Header(dtype, shape, found[3] == b"True", found.end())
 
 

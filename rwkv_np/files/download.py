@@ -1,10 +1,10 @@
-"""Fetch `hf://owner/repo/path/to/file` from the Hugging Face hub, resuming where it broke off.
+"""Fetch `hf://owner/repo/path/to/file` from the Hugging Face hub, resuming an interrupted download.
 
 huggingface_hub does the work: addresses, tokens, mirrors (the environment variable
-HF_ENDPOINT), retries and progress. What is added is that the part already here outlives the
-process: its own `hf_hub_download` has not kept that since version 2, and 14 GB over a home
-line do not come in one piece. The file is kept beside the hub's own cache, and is not
-asked for again once it is there: published checkpoints carry their date in their name.
+HF_ENDPOINT), retries and progress. What is added is that a partial download survives the
+process: its `hf_hub_download` has not kept it since version 2, and 14 GB over a home connection
+are often interrupted. The file is kept next to the hub's own cache, and not requested again once
+it is complete: published checkpoints have their date in their name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def fetch(source: str) -> str:
         raise
     except Exception as error:  # its own errors, and those of whichever HTTP client it uses
         raise DownloadError(
-            f"{source}: could not be fetched: {_reason(error)}. Look at the name and the network and run the "
+            f"{source}: download failed: {_reason(error)}. Check the name and the network and run the "
             "command again (it resumes), or download the file with a browser and give its path"
         ) from error
     return place
@@ -81,7 +81,7 @@ def _download(hub: Any, repo: str, name: str, place: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the request's number, the advice on tokens and the links."""
+    """The error message without the request id, the advice on tokens and the links."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return re.sub(r" \(Request ID[^)]*\)", "", " ".join(lines[:2])).rstrip(".")
 

@@ -1,6 +1,6 @@
-"""What tells one model file from another, without reading gigabytes.
+"""A fingerprint that identifies a model file, without reading gigabytes.
 
-A state means something to the very weights that made it. Two models of one shape, or one
+A state is valid only for the exact weights that made it. Two models of one shape, or one
 model in two types, differ in nearly every parameter, so a few bytes of each are enough.
 """
 

@@ -7,9 +7,9 @@ Little-endian, unpadded, parameters until the end of the file. `shape` is the re
 PyTorch's (the row length first); the data lies in PyTorch's order. The header's data_type
 names that of most matrices, and every parameter has its own.
 
-What the bytes of a type mean is told by `quants.py`, which parameters a model needs by
-`models/`. The reader maps the file and trusts none of its numbers: nothing is allocated,
-and no loop runs, by a length that the file's own size does not bear out.
+`quants.py` knows what the bytes of a type mean, `models/` which parameters a model needs.
+The reader maps the file and trusts none of its numbers: every length is checked against the
+file's size before anything is allocated or looped over.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def read_model_file(path: PathLike) -> ModelFile:
     while offset < file.n_bytes:
         parameter, offset = _read_parameter(header, file, offset)
         if parameter.name in parameters:
-            raise FormatError(path, f"holds parameter {parameter.name} twice. {_MEND}")
+            raise FormatError(path, f"contains parameter {parameter.name} twice. {_MEND}")
         parameters[parameter.name] = parameter
         if len(parameters) > MAX_PARAMETERS:
-            problem = f"holds more than {MAX_PARAMETERS:,} parameters; no RWKV model has so many"
+            problem = f"contains more than {MAX_PARAMETERS:,} parameters; RWKV models have fewer"
             raise FormatError(path, f"{problem}. {_MEND}")
     return ModelFile(path, header, parameters, file.n_bytes)
 
@@ -96,7 +96,7 @@ def write_parameter_header(file: BinaryIO, name: str, shape: Shape, data_type: D
 
 
 def parameter_bytes(name: str, shape: Shape, data_type: DataType) -> int:
-    """What a parameter takes in a file, its own header included."""
+    """Bytes of a parameter in a file, its header included."""
     n_weights = int(np.prod(shape, dtype=object))
     return _PARAMETER.size + 4 * len(shape) + len(name.encode()) + data_type.format.n_bytes(n_weights)
 
@@ -104,7 +104,7 @@ def parameter_bytes(name: str, shape: Shape, data_type: DataType) -> int:
 HEADER_BYTES = _HEADER.size
 
 _MEND = (
-    "The file is damaged: copy or download it again, or make it anew from the checkpoint with "
+    "The file is damaged: copy or download it again, or convert the checkpoint again: "
     "rwkv-np convert CHECKPOINT.pth MODEL.bin"
 )
 
@@ -118,7 +118,7 @@ def _parse_header(path: str, data: bytes) -> Header:
     if header.version not in VERSIONS:
         raise FormatError(
             path,
-            f"is a model file of version {header.version}; versions 100 and 101 can be read. "
+            f"is a model file of version {header.version}; supported versions: 100 and 101. "
             "Convert the checkpoint again: rwkv-np convert CHECKPOINT.pth MODEL.bin",
         )
     for name in ("n_vocab", "n_embed", "n_layer"):
@@ -136,8 +136,8 @@ def _read_parameter(header: Header, file: MappedFile, offset: int) -> tuple[Para
         if n_bytes > data.size - offset:
             raise FormatError(
                 path,
-                f"ends in the middle of {what}: it takes {n_bytes} bytes from offset {offset}, "
-                f"the file has {data.size} bytes in all. {_MEND}",
+                f"ends in the middle of {what}: it needs {n_bytes} bytes at offset {offset}, "
+                f"the file has {data.size} bytes. {_MEND}",
             )
         offset += n_bytes
         return data[offset - n_bytes : offset]
@@ -186,14 +186,14 @@ def _data_type(path: str, version: int, code: int, where: str) -> DataType:
     if data_type is not None:
         return data_type
     if code in REMOVED_TYPES:
-        found = f"{REMOVED_TYPES[code]} (code {code}), which every program has removed"
+        found = f"{REMOVED_TYPES[code]} (code {code}), which all programs have dropped"
     elif version == 100 and code in range(7, 10):
         found = (
             f"data type code {code}, which had more than one layout in version 100 files "
-            "(May 2023) and cannot be told apart"
+            "(May 2023) that cannot be distinguished"
         )
     elif version == 101 and code == 4:
-        found = "Q4_1_O (code 4), which exists in version 100 files alone"
+        found = "Q4_1_O (code 4), which exists only in version 100 files"
     else:
         found = f"the unknown data type code {code}"
     raise FormatError(

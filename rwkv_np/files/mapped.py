@@ -1,8 +1,8 @@
-"""A mapped file, and whether it still has the size that it had.
+"""A mapped file, and whether it still has its original size.
 
-Bytes beyond the end of a mapped file that was cut short meanwhile are no error that Python could raise: the
-process ends at once (SIGBUS). A file that is copied over another is first cut to nothing. So whoever reads from
-a mapping asks here first, which takes a microsecond. What is left is the moment between that and the reading.
+Reading beyond the end of a mapped file that was truncated meanwhile cannot raise a Python error: the process
+crashes (SIGBUS). Copying a file over another first truncates it to zero bytes. So every reader of a mapping
+checks here first, which takes a microsecond. Only the moment between the check and the read stays unprotected.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class MappedFile:
         self.data = memmap.view(np.ndarray)  # slicing a memmap takes five times as long
 
     def check(self) -> None:
-        """Raise the error where the file has been cut since it was mapped."""
+        """Raise the error if the file was truncated since it was mapped."""
         if self._mmap.size() < self.n_bytes:
             raise self._error(
                 self.path,

@@ -1,11 +1,11 @@
-"""Files that appear whole or not at all.
+"""Files that are written completely or not at all.
 
-A file is written beside its place and renamed into it when it is complete. Whatever stops
-the writing (an error, Ctrl-C, a full disk) leaves what stood there before, and nothing else.
+A file is written next to its destination and renamed when it is complete. Whatever stops the
+writing (an error, Ctrl-C, a full disk) leaves the previous file, and nothing else.
 
-A process that is killed leaves its part. Each part is locked by whoever writes it, and the system ends a lock
-with its process: the next one that writes into the folder deletes those that nobody has locked. Numbers of
-processes would not do: they are used again, and in a container all are process 1.
+A killed process leaves its partial file. Each is locked by its writer, and the system releases a lock with its
+process: the next writer in the folder deletes partial files that are not locked. Process ids would not do: they
+are reused, and in a container every process may be process 1.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-OVERWRITE = "give --overwrite to replace it, or another name"  # of the commands; others say what there is with them
+OVERWRITE = "use --overwrite, or choose another name"  # for the commands; other callers pass their own
 
 
 
 def check_destination(
     path: PathLike, source: PathLike | None, overwrite: bool, n_bytes: int = 0, *, mend: str = OVERWRITE
 ) -> None:
-    """Raise OutputError where `path` cannot be written: said before the work, not after it.
+    """Raise OutputError if `path` cannot be written: before the work, not after it.
 
     source   the file being read, which `path` must not be
     n_bytes  what will be written: the disk must have room for it
-    mend     what to do where `path` exists, in the words of whoever asks
+    mend     what to do if `path` exists, for the message
     """
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
     if source is not None and os.path.exists(path) and os.path.samefile(path, source):
-        raise OutputError(path, "is the source itself; name another destination")
+        raise OutputError(path, "is the source itself; choose another destination")
     if os.path.isdir(path):
         raise OutputError(path, "is a folder; name a file in it")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise OutputError(path, "is no regular file; name another destination")
+        raise OutputError(path, "is not a regular file; choose another destination")
     if os.path.exists(path) and not overwrite:
-        raise OutputError(path, f"exists already; {mend}")
+        raise OutputError(path, f"already exists; {mend}")
     if not os.path.isdir(folder):
-        raise OutputError(path, f"the folder {folder} does not exist; make it: mkdir -p {shlex.quote(folder)}")
+        raise OutputError(path, f"the folder {folder} does not exist; create it: mkdir -p {shlex.quote(folder)}")
     if not os.access(folder, os.W_OK):
-        raise OutputError(path, f"the folder {folder} is not writable; name a destination elsewhere")
+        raise OutputError(path, f"the folder {folder} is not writable; choose another folder")
     _sweep(folder)
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
@@ -68,9 +68,9 @@ def check_destination(
 def new_file(
     path: PathLike, *, overwrite: bool = False, durable: bool = False, mend: str = OVERWRITE
 ) -> Iterator[BinaryIO]:
-    """A file to write to, which takes its place at `path` when the block ends well.
+    """A file to write to, which is moved to `path` when the block ends without an error.
 
-    durable  also wait until the disk holds it: for what cannot be made again
+    durable  also wait until it is on the disk: for data that cannot be made again
     mend     as in check_destination
     Raises   OutputError
     """
@@ -80,7 +80,7 @@ def new_file(
     part, lock = "", -1
     try:
         file = _new_part(folder, name)
-        # The lock must outlast the writing: else the part could be taken for a dead process's before it is renamed.
+        # The lock must outlast the writing: else another process could delete the file before it is renamed.
         part, lock = file.name, -1 if fcntl is None else os.dup(file.fileno())
         with file:
             yield file
@@ -102,16 +102,16 @@ _PART = re.compile(r"\..+\.[0-9a-f]{8}\.rwkv\.part")
 
 
 def _new_part(folder: str, name: str) -> BinaryIO:
-    """A file of a name that no other has, open to be written, and locked."""
+    """A file with a unique name, open for writing, and locked."""
     while True:
         file = open(os.path.join(folder, f".{name}.{secrets.token_hex(4)}.rwkv.part"), "xb")  # noqa: SIM115
         if not _lock(file) or os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # in the moment before it was locked, another process took it for a dead one's
+        file.close()  # just before it was locked, another process took it for an abandoned one
 
 
 def _sweep(folder: str) -> None:
-    """Delete the parts of processes that were killed."""
+    """Delete the partial files of killed processes."""
     if fcntl is None:
         return
     parts: list[str] = []

@@ -1,7 +1,7 @@
-"""One parameter of a model file: a named matrix or vector, still in the file's own bytes.
+"""One parameter of a model file: a named matrix or vector, in the bytes of the file.
 
-Nothing is decoded until it is asked for, and then only the rows asked for: a 7B model has
-parameters of half a gigabyte, and a laptop has room for one copy of none of them in float32.
+Only requested rows are decoded, when they are requested: a 7B model has parameters of half a
+gigabyte, too large for a laptop to keep a float32 copy of.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Parameter:
 
     shape  PyTorch's order: (n_out, n_in) for a matrix
     raw    its bytes, uint8, read-only and possibly unaligned; `data` is how they are read
-    file   the mapped file that they lie in; None: they are in memory
+    file   the mapped file that contains them; None: they are in memory
     """
 
     name: str
@@ -32,13 +32,13 @@ class Parameter:
     file: MappedFile | None = None
 
     def check(self) -> None:
-        """Raise FormatError where the file has been cut since it was mapped: before each reading."""
+        """Raise FormatError if the file was truncated since it was mapped: called before each read."""
         if self.file is not None:
             self.file.check()
 
     @property
     def data(self) -> np.ndarray:
-        """The bytes, when it is sure that they are still there. Raises FormatError."""
+        """The bytes, after checking that the file still has them. Raises FormatError."""
         self.check()
         return self.raw
 

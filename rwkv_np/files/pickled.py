@@ -1,8 +1,8 @@
-"""Read the pickles of checkpoints without Python's pickle: nothing that a file names is ever called.
+"""Read the pickles of checkpoints without Python's pickle: nothing named in a file is ever called.
 
 A pickle is a program for a small machine with a stack. Python's own machine imports and calls whatever the
-program names, which is how a downloaded file runs code. This one has the instructions that named tensors are
-written with; a name is looked up in a table of the caller's, and what is not there ends the reading.
+program names, which is how a downloaded file runs code. This one has only the instructions that
+checkpoints of named tensors use; names are looked up in the caller's table, and an unknown name is an error.
 `pickletools` cuts the bytes into instructions, and calls nothing either.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 MAX_INSTRUCTIONS = 500_000  # a second; a tensor takes 35, and RWKV-7 of 61 layers has 2,300 of them
 
 Known = Callable[[str], Any]
-"""From a name ("torch FloatStorage") to what stands for it; raises UnknownName."""
+"""From a name ("torch FloatStorage") to its replacement; raises UnknownName."""
 
 
 class UnknownName(Exception):
@@ -24,14 +24,14 @@ class UnknownName(Exception):
 
 
 class Function:
-    """A name that may be called: with data, and to give data."""
+    """A name that may be called, with data; it returns data."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
 
 def read_pickle(file: BinaryIO, known: Known, persistent: Callable[[Any], Any]) -> Any:
-    """The content of the pickle that begins where `file` stands; it stands behind it afterwards.
+    """The content of the pickle at the position of `file`, which is after the pickle afterwards.
 
     known       gives what stands for a name: a Function, or a value
     persistent  gives what stands for an object that is kept elsewhere: a storage
@@ -45,7 +45,7 @@ def read_pickle(file: BinaryIO, known: Known, persistent: Callable[[Any], Any]) 
             machine.step(instruction.name, argument)
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeError, OverflowError, AssertionError) as error:
         raise ValueError("its list of names does not make sense") from error
-    raise ValueError("its list of names does not end where that of a model would")
+    raise ValueError("its list of names has no proper end")
 
 
 _MARK = object()
@@ -59,7 +59,7 @@ _IGNORED = ("PROTO", "FRAME")
 
 
 class _Machine:
-    """The stack, and what was put aside by number."""
+    """The stack, and the memo: objects saved by number."""
 
     def __init__(self, known: Known, persistent: Callable[[Any], Any]) -> None:
         self._known, self._persistent = known, persistent
@@ -70,7 +70,7 @@ class _Machine:
         return self._stack.pop()
 
     def step(self, name: str, argument: Any) -> None:
-        """Carry out one instruction. Raises ValueError, or whatever nonsense on the stack makes of it."""
+        """Carry out one instruction. Raises ValueError, or any error that an invalid stack causes."""
         if name in _WORDS:
             self._stack.append(argument)
         elif name in _CONSTANTS:
@@ -78,11 +78,11 @@ class _Machine:
         elif name not in _IGNORED:
             method = getattr(self, f"_{name.lower()}", None)
             if method is None:
-                raise ValueError(f"its list of names has the instruction {name}, which no checkpoint needs")
+                raise ValueError(f"its list of names uses the pickle instruction {name}, which checkpoints do not need")
             method(argument)
 
     def _marked(self) -> list[Any]:
-        """What lies above the last mark, which goes too."""
+        """Pop everything above the last mark, and the mark."""
         at = len(self._stack) - 1
         while self._stack[at] is not _MARK:
             at -= 1
@@ -94,7 +94,7 @@ class _Machine:
 
     def _long1(self, number: int) -> None:
         if number.bit_length() > 128:  # Python itself refuses to print numbers of a few thousand digits
-            raise ValueError("its list of names has a number of absurd size")
+            raise ValueError("its list of names contains an absurdly large number")
         self._stack.append(number)
 
     # --- what is put aside
@@ -184,7 +184,7 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-    """A key of a dictionary. The hash of a tuple of tuples of tuples can take for ever."""
+    """A key of a dictionary. The hash of deeply nested tuples can take forever."""
     if not isinstance(value, (str, bytes, int, float, type(None))):
         raise TypeError
     return value

@@ -1,12 +1,12 @@
-"""Where the tensors of a PyTorch checkpoint lie: both containers of `torch.save`, without torch.
+"""Locates the tensors of a PyTorch checkpoint: both containers of `torch.save`, without torch.
 
     zip (since 1.6)   NAME/data.pkl, the pickle of names and shapes; NAME/data/KEY, the bytes of a storage
     legacy (0.1.10)   pickles of a magic number, a version, the machine, names and shapes, the storages' keys;
                       then for each key, in that order, int64 how many values | the values
 
 A storage is a run of values of one type; a tensor is a view of one. Storages lie in a legacy file wherever the
-pickles end, not at multiples of their values' size. The bytes themselves are not read here, and what the
-pickles may say is bounded (`pickled.py`): no list of names is read that is far longer than any model's.
+pickles end, not at multiples of their values' size. The bytes themselves are not read here, and the
+pickles are limited (`pickled.py`): a list of names far longer than any model's is not read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Storage(NamedTuple):
 class StoredTensor(NamedTuple):
     """Which values of a storage a tensor has: value (i, j, ...) is number offset + i stride[0] + j stride[1] ...
 
-    storage  None where the file has no values in order: a sparse tensor, or one without values
+    storage  None if the file has no dense values: a sparse tensor, or one without values
     dtype    as in "torch.bfloat16"
     """
 
@@ -60,7 +60,7 @@ class StoredTensor(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a storage's bytes lie in the file; `crc` is their CRC-32, None where the file has none."""
+    """Where the bytes of a storage are in the file; `crc` is their CRC-32, None where the file has none."""
 
     start: int
     n_bytes: int
@@ -96,14 +96,14 @@ def read_legacy(path: PathLike) -> Pth:
             raise _damaged(path, error) from error
 
 
-# What damaged bytes make of the readers of zip archives and of pickles.
+# What the readers of zip archives and pickles raise on damaged bytes.
 _DAMAGE = (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, KeyError,
            IndexError, OverflowError, UnicodeError)  # fmt: skip
 
 
 def _damaged(path: PathLike, error: Exception) -> CheckpointError:
     if isinstance(error, zipfile.BadZipFile):
-        return CheckpointError(path, f"is damaged, or only a part of it is here ({error}). {_AGAIN}")
+        return CheckpointError(path, f"is damaged or incomplete ({error}). {_AGAIN}")
     words = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return CheckpointError(path, f"is damaged: {' '.join(words.split())[:200]}. {_AGAIN}")
 
@@ -115,7 +115,7 @@ def named_tensors(path: PathLike, content: Any) -> dict[str, StoredTensor]:
             content = content[key]
     if not isinstance(content, dict) or not content:
         found = "nothing" if isinstance(content, dict) else f"a {_kind(content)}"
-        raise CheckpointError(path, f"holds {found}; expected named tensors")
+        raise CheckpointError(path, f"contains {found}; expected named tensors")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, StoredTensor):
             raise CheckpointError(path, f"{str(name)[:80]!r} is of type {_kind(value)}; expected named tensors")
@@ -147,7 +147,7 @@ def _read_zip(path: PathLike, file: BinaryIO) -> Pth:
             raise _big_endian(path)
         data = _start(archive, f"{root}data.pkl", MAX_NAMES + 1)
         if len(data) > MAX_NAMES:
-            raise CheckpointError(path, f"its list of names has over {MAX_NAMES:,} bytes; no RWKV model's is so long")
+            raise CheckpointError(path, f"its list of names has over {MAX_NAMES:,} bytes; RWKV models have fewer")
     content = _read_names(path, io.BytesIO(data))
     data_root = f"{root}data/"
     found = {name.removeprefix(data_root): e for name, e in entries.items() if name.startswith(data_root)}
@@ -173,7 +173,7 @@ def _place(path: PathLike, file: BinaryIO, entry: zipfile.ZipInfo) -> Place:
     if entry.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(
             path,
-            f"its parts are compressed ({entry.filename}): another program than PyTorch packed it. Pack it again "
+            f"its entries are compressed ({entry.filename}), so it was not packed by PyTorch. Pack it again "
             "without: unzip it, and in the folder that comes out: zip -0 -r ../new.pth *",
         )
     file.seek(entry.header_offset)
@@ -192,7 +192,7 @@ def _place(path: PathLike, file: BinaryIO, entry: zipfile.ZipInfo) -> Place:
 def _read_legacy(path: PathLike, file: BinaryIO) -> Pth:
     head = io.BytesIO(file.read(MAX_NAMES))
     if _read_names(path, head) != _MAGIC:
-        raise CheckpointError(path, "is a Python pickle, and no checkpoint of PyTorch; expected one, or safetensors")
+        raise CheckpointError(path, "is a Python pickle but not a PyTorch checkpoint; expected one, or safetensors")
     if _read_names(path, head) != _VERSION:
         raise CheckpointError(path, f"is a PyTorch checkpoint of an unknown version; expected {_VERSION}")
     machine = _read_names(path, head)
@@ -201,7 +201,7 @@ def _read_legacy(path: PathLike, file: BinaryIO) -> Pth:
     content = _read_names(path, head)
     keys = _read_names(path, head)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise ValueError("its list of storages is none")
+        raise ValueError("its list of storages is invalid")
     storages = {tensor.storage.key: tensor.storage for tensor in _tensors(content) if tensor.storage}
     return Pth(content, _places_in_a_row(file, head.tell(), keys, storages))
 
@@ -218,7 +218,7 @@ def _places_in_a_row(
         size = storages[key].n_bytes
         _, n_per_value = next(found for found in _SIZES.values() if found[0] == storages[key].dtype)
         if n_values * n_per_value != size:
-            raise ValueError(f"its storage {key[:40]!r} has {n_values} values, and not {size // n_per_value}")
+            raise ValueError(f"its storage {key[:40]!r} has {n_values} values, not {size // n_per_value}")
         places[key] = Place(start + 8, size)
         start += 8 + size
     return places
@@ -246,8 +246,8 @@ def _read_names(path: PathLike, file: io.BytesIO) -> Any:
     except UnknownName as error:
         raise CheckpointError(
             path,
-            f"holds more than weights ({error}), so that loading it could run code, or is damaged; expected named "
-            "tensors alone. Download it again, or take the checkpoint that has the weights only",
+            f"contains more than weights ({error}), so loading it could run code, or it is damaged; expected only "
+            "named tensors. Download it again, or use a checkpoint with only the weights",
         ) from error
 
 
@@ -310,8 +310,8 @@ class _Names:
 
 def too_many(path: PathLike, n: int) -> CheckpointError:
     """The error for a file of so many tensors."""
-    return CheckpointError(path, f"holds {n:,} tensors or more; no RWKV model has over {MAX_TENSORS:,}")
+    return CheckpointError(path, f"contains {n:,} tensors or more; RWKV models have at most {MAX_TENSORS:,}")
 
 
 def _big_endian(path: PathLike) -> CheckpointError:
-    return CheckpointError(path, "was written on a big-endian machine; save it again on an ordinary one")
+    return CheckpointError(path, "was written on a big-endian machine; save it again on a little-endian one")

@@ -1,16 +1,16 @@
-"""Checkpoints to begin with, by the names under which their authors publish them on the Hugging Face hub.
+"""Suggested checkpoints, by the names under which their authors publish them on the Hugging Face hub.
 
 One table for every hint, error and command that names a real model. Nothing is fetched here
-(download.py does that). A name that is wrong by one letter is a download that fails, so a row stands
-here only where a public repository names the same file with its size and SHA-256:
+(download.py does that). One wrong letter makes a download fail, so a row is listed
+only if a public repository names the same file with its size and SHA-256:
 
 World           josStorer/RWKV-Runner, manifest.json of version 1.9.11
 G1, 0.1B, 0.4B  the same
 G1, 1.5B, 2.9B  jeonghun917/opened-arm, experiments/vela-active-state (revision ede85bf8 of BlinkDL/rwkv7-g1);
                 the 1.5B's size and sum are in the notes of those who measured it
 
-G1 is trained further every few weeks (g1a, g1b, ...), and of two of a size the later is the better.
-These are the latest that are confirmed so; the hub's page of the repository lists what came since.
+G1 is trained further every few weeks (g1a, g1b, ...), and of two with the same size the later one is better.
+These are the latest that are confirmed; the repository's page on the hub lists newer ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WORLD, _G1 = "BlinkDL/rwkv-7-world", "BlinkDL/rwkv7-g1"
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint on the hub: what a person calls it, where it lies, its size in bytes and its SHA-256."""
+    """A checkpoint on the hub: its short name, its address, its size in bytes and its SHA-256."""
 
     name: str
     repository: str

@@ -1,8 +1,8 @@
 """The data types of a model file: one row of `DATA_TYPES` each.
 
-A row adds to a format of `kernels/formats.py`, which tells how its bytes lie and what they mean, the
-name and the code by which files and people know it. Which parameters take which type is the
-quantizer's business.
+A row adds a name and a code, as used by people and files, to a format of `kernels/formats.py`, which
+defines the layout and the meaning of the bytes. The quantizer decides which parameters get which
+type.
 
 File version 100 (rwkv.cpp of April 2023) and 101 (since 2023-05-27) use the same codes for
 different formats, so a type is found by its code *and* the file's version.

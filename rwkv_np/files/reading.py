@@ -1,7 +1,7 @@
-"""Open the files that people name: regular ones, of a size that makes sense for what they are.
+"""Open files named by the user: only regular ones, of a plausible size.
 
-A path may name a pipe that nobody writes to, /dev/zero, or a film. Whoever reads to the end then waits for
-ever or takes all memory. So what is opened is looked at first, and no reader asks for more than its limit.
+A path may name a pipe that nobody writes to, /dev/zero, or a film. Reading to the end would then take forever
+or use all memory. So the kind of file is checked first, and no reader asks for more than its limit.
 A text may also come through a pipe that is open already (`/dev/stdin`, `<(command)`); it has the same limit.
 """
 
@@ -32,8 +32,8 @@ _KINDS = (
 
 
 def open_regular(path: PathLike, error: type[FileError]) -> BinaryIO:
-    """The file at `path`, opened to be read. Raises `error`: it is no regular file; OSError."""
-    # Not blocking: the opening of a pipe would wait for somebody who writes to it.
+    """The file at `path`, opened to be read. Raises `error`: it is not a regular file; OSError."""
+    # Not blocking: opening a pipe would wait for a writer.
     number = os.open(path, _flags(blocking=False))
     mode = os.fstat(number).st_mode
     if stat.S_ISREG(mode) or _is_null(number):
@@ -43,7 +43,7 @@ def open_regular(path: PathLike, error: type[FileError]) -> BinaryIO:
 
 
 def read_regular(path: PathLike, limit: int, error: type[FileError]) -> bytes:
-    """All bytes of a regular file. Raises `error`: it is none, or has more than `limit` bytes; OSError."""
+    """All bytes of a regular file. Raises `error`: it is not one, or has more than `limit` bytes; OSError."""
     with open_regular(path, error) as file:
         return read_stream(file, path, limit, error)
 
@@ -70,7 +70,7 @@ def read_stream(file: BinaryIO, name: PathLike, limit: int, error: type[FileErro
         parts.append(part)
         n_bytes += len(part)
         if n_bytes > limit:
-            raise error(name, f"has more than {limit / MB:,.0f} MB, the most that is read of such a file")
+            raise error(name, f"has more than {limit / MB:,.0f} MB, the limit for such a file")
     return b"".join(parts)
 
 
@@ -85,4 +85,4 @@ def _is_null(number: int) -> bool:
 
 
 def _kind(mode: int) -> str:
-    return next((words for is_kind, words in _KINDS if is_kind(mode)), "no file of a known kind")
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "a file of an unknown kind")

@@ -1,7 +1,7 @@
-"""Tell what a file is that was given as something else.
+"""Identify a file that was given as something else.
 
-People hand a checkpoint to the chat and a chat model to the converter; a message that
-names what they hold, and the command that turns it into what is wanted, ends the matter.
+Users pass a checkpoint to the chat and a model file to the converter; the message then
+names what the file is, and the command that makes the right file from it.
 """
 
 from __future__ import annotations
@@ -55,39 +55,39 @@ _CONVERT = "Convert it: rwkv-np convert {path} MODEL-FP16.bin"
 _FOUND = {
     "empty": ("is empty", "Copy or download it again"),
     "model": (
-        "is a model file", "It is converted already: quantize it (rwkv-np quantize), or chat with it"
+        "is a model file", "It is already converted: quantize it (rwkv-np quantize), or chat with it"
     ),
     "checkpoint": ("is a PyTorch checkpoint", _CONVERT),
-    "legacy": ("is a PyTorch checkpoint of the kind before 1.6", _CONVERT),
+    "legacy": ("is a PyTorch checkpoint from before 1.6", _CONVERT),
     "tar": (
         "is a tar archive; PyTorch before 0.1.10 (2017) wrote such checkpoints",
         "Load it with an old PyTorch and save it with a new one, or unpack the archive that holds the checkpoint",
     ),
-    "pickle": ("is a Python pickle, and no checkpoint of PyTorch", "Give the file that holds the weights"),
+    "pickle": ("is a Python pickle but not a PyTorch checkpoint", "Give the file with the weights"),
     "safetensors": ("is a safetensors checkpoint", _CONVERT),
     "gguf": (
         "is a GGUF file (llama.cpp)", "Take the .pth or .safetensors checkpoint of the model, and convert it"
     ),
     "ggml": ("is a ggml file of another program", "Take the .pth checkpoint of the model, and convert it"),
-    "lfs": ("is a git-lfs pointer, 130 bytes that stand for the real file", "Fetch that: git lfs pull"),
+    "lfs": ("is a git-lfs pointer, not the file itself", "Fetch the file: git lfs pull"),
     "state": (
-        "is a saved state, not a model", "Chat with the model that it belongs to: rwkv-np chat MODEL.bin --state {path}"
+        "is a saved state, not a model", "Chat with its model: rwkv-np chat MODEL.bin --state {path}"
     ),
     "chat": (
-        "is a saved chat, not a model", "Go on with the model that it belongs to: rwkv-np chat MODEL.bin --load {path}"
+        "is a saved chat, not a model", "Continue with its model: rwkv-np chat MODEL.bin --load {path}"
     ),
-    "text": ("is a text file", "Give the file that holds the weights"),
-    "unknown": ("is no kind of file that is known here", "Give the file that holds the weights"),
+    "text": ("is a text file", "Give the file with the weights"),
+    "unknown": ("is a file of an unknown kind", "Give the file with the weights"),
 }  # fmt: skip
 
 
 def describe_as_model(path: str) -> str:
-    """What the file is, for someone who gave it as a model file, and what to do about it."""
+    """What the file is, if it was given as a model file, and what to do about it."""
     return _describe(path, kind(path), "a model file of rwkv.cpp's format")
 
 
 def describe_as_checkpoint(path: str) -> str:
-    """The same for someone who gave it as a checkpoint."""
+    """The same if it was given as a checkpoint."""
     return _describe(path, kind(path, CheckpointError), "an RWKV checkpoint (.pth or .safetensors)")
 
 
@@ -106,7 +106,7 @@ def is_time_state(names: Collection[str]) -> bool:
 def describe_time_state(path: str) -> str:
     """What such a file is, for someone who gave it as a model or a checkpoint of one."""
     return (
-        "holds the state of a state-tuned RWKV (time_state), not a model. Chat with the model that it was tuned for: "
+        "contains the state of a state-tuned RWKV (time_state), not a model. Chat with the model it was tuned for: "
         f"rwkv-np chat MODEL.bin --state {shlex.quote(path)}"
     )
 
@@ -136,10 +136,10 @@ def _describe_folder(path: str) -> str:
     """A folder; those of the transformers library are told by their config.json."""
     if os.path.exists(os.path.join(path, "config.json")):
         return (
-            "is a folder of the transformers library, whose names for the parameters are others than those expected "
-            "here; take BlinkDL's own .pth of the model: hf://BlinkDL/..."
+            "is a folder of the transformers library, whose parameter names differ from the expected "
+            "ones; use BlinkDL's .pth of the model: hf://BlinkDL/..."
         )
-    return "is a folder; give the file in it that holds the weights"
+    return "is a folder; give the file with the weights"
 
 
 def _is_safetensors(start: bytes) -> bool:

@@ -1,7 +1,7 @@
 """From a model file to a model that reads tokens.
 
-Here a file is compared with the architecture that its parameters' names suggest. What an
-architecture is stands in its record (`architecture.py`), one version a module beside this.
+Here a file is compared with the architecture that its parameters' names suggest. An architecture is
+described by its record (`architecture.py`); each version is a module in this folder.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def load(
 def _checked(
     threads: int | None, engine: str, head_q8_0: bool | None, head_epsilon: float | None
 ) -> dict[str, Any]:
-    """The options of `load`, if they can be true: before a file is opened. Raises InputError."""
+    """The options of `load`, checked before a file is opened. Raises InputError."""
     if not isinstance(engine, str) or engine not in ENGINES:
         raise InputError(f"engine is {arguments.shown(engine)}; expected fused or numpy")
     return {
@@ -76,7 +76,7 @@ def _checked(
 def _engine_of(config: ModelConfig, engine: str) -> Callable[..., Model]:
     if engine == "numpy":
         return config.record.graph
-    # Numba takes half a second to import: who only looks at a file, or converts one, does not wait for it.
+    # Numba takes half a second to import: inspecting or converting a file does not wait for it.
     from rwkv_np.models.engine import Engine
 
     return Engine
@@ -89,7 +89,7 @@ def model_config(file: ModelFile, head_epsilon: float | None = None) -> ModelCon
     """
     record = ARCHITECTURES.get(found := identify(file.parameters))
     if record is None:
-        raise FormatError(file.path, f"holds {found}; {titles()} is what can be run")
+        raise FormatError(file.path, f"contains {found}; supported: {titles()}")
     shapes = {name: parameter.shape for name, parameter in file.parameters.items()}
     sizes = record.sizes(shapes)
     _check_header(file, {"n_layer": sizes.n_layer, "n_embed": sizes.n_embd, "n_vocab": sizes.vocab_size})
@@ -118,8 +118,8 @@ def header_type(file: ModelFile) -> str:
 def data_type(file: ModelFile) -> str:
     """The type of the matrices: the header's, unless none of them has it; then the one that most weights have.
 
-    A header may say another type than most have: some stay as they are, or were chosen by name. One that none has
-    is no ground to refuse the file: a quantizer writes it where no row is a multiple of 32 weights.
+    The header may name another type than most matrices have: some are left unchanged, or were chosen by name. A type
+    that no matrix has is no reason to refuse the file: a quantizer writes it if no row is a multiple of 32 weights.
     """
     record = ARCHITECTURES.get(identify(file.parameters))
     n_weights: Counter[str] = Counter()

@@ -1,9 +1,9 @@
-"""What one version of RWKV is, as a record: all that the rest of the program asks about it.
+"""One version of RWKV as a record: everything that the rest of the program needs to know about it.
 
-Converter, checkpoint reader, state, loader, inspection and bench know no version; they ask the
-record of the one that a file's names tell (`registry.py`). A new version is a module with a
+Converter, checkpoint reader, state, loader, inspection and bench do not know versions; they ask the
+record of the version that a file's names identify (`registry.py`). A new version is a module with a
 record, a program (what a token goes through, `build.py`), a NumPy graph, and one recurrence
-kernel. No Numba and no torch here: most questions are asked without either.
+kernel. No Numba and no torch here: most uses need neither.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Sizes:
 
     @property
     def n_head(self) -> int:
-        """How many heads the channels make; 0 where they make no whole number."""
+        """The number of heads; 0 if the channels do not divide evenly."""
         return self.n_embd // self.head_size if self.head_size and self.n_embd % self.head_size == 0 else 0
 
 
 class Part(NamedTuple):
-    """One part of a state: its shape (n_layer, ...), and what it holds before anything was read.
+    """One part of a state: its shape (n_layer, ...), and its initial value.
 
     `fill` is a number, or an array that fits the shape's last dimensions.
     """
@@ -55,7 +55,7 @@ class Part(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A parameter of a model file, and what it is made from.
+    """A parameter of a model file, and its sources in a checkpoint.
 
     sources    names in the checkpoint; several follow each other
     shape      in the model file
@@ -79,7 +79,7 @@ class Architecture:
 
     name              as in ModelConfig.architecture: "v4"
     title             for people: "RWKV-4"
-    marks             parameters of the first layer by which it is told from earlier versions
+    marks             parameters of the first layer that distinguish it from earlier versions
     sizes             shapes of a file's parameters -> Sizes, as far as they tell
     parameter_shapes  Sizes -> every parameter and its shape in a model file, in the order of checkpoints
     checkpoint_shapes Sizes -> every tensor of a checkpoint and its shape, in the same order
@@ -109,7 +109,7 @@ class Architecture:
         return _known, (self.name,)
 
     def find_problem(self, shapes: Shapes) -> str | None:
-        """What keeps parameters of those shapes from being a model of this version; None: nothing does."""
+        """Why parameters of those shapes are not a model of this version; None if they are."""
         sizes = self.sizes(shapes)
         expected, ignored = self.parameter_shapes(sizes), self.ignored(sizes)
         if missing := [name for name in expected if name not in shapes]:

@@ -1,9 +1,9 @@
-"""What every model offers: token ids in, logits out, and a state that remembers.
+"""The interface of every model: token ids in, logits out, and a state.
 
 Three ways to read. `forward` is pure: it returns a new state. `advance` changes the one that it
 is given and copies nothing. `read` takes several sequences in one pass, each with its own state.
-Arguments are checked here, once; an engine sees valid ids and states of its own to change.
-Text, sampling and files are the business of others.
+Arguments are checked here, once; an engine gets valid ids and states that it may change.
+Text, sampling and files are handled elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rwkv_np.models.pool import StatePool
 from rwkv_np.models.state import State, StateLayout
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done (compiling, loading), how much of it is done, and how much there is."""
+"""Called with what is being done (compiling, loading), how much is done, and the total."""
 
 Tokens = Union[int, Sequence[int], np.ndarray]
 
@@ -61,7 +61,7 @@ class Model:
         self.state_layout = StateLayout(config)
 
     def initial_state(self) -> State:
-        """The state of this model before it has read anything."""
+        """The empty state of this model."""
         return State(self.state_layout)
 
     def new_pool(self, n_slots: int) -> StatePool:
@@ -127,9 +127,9 @@ class Model:
         return self
 
     def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
-        """In a pickle it is its path and options: whoever reads that maps the file again."""
+        """A pickle contains only the path and the options: unpickling maps the file again."""
         if self._load_again is None:
-            raise InputError("a model that did not come from rwkv_np.load cannot be pickled; load it where it is used")
+            raise InputError("a model not made by rwkv_np.load cannot be pickled; load it where it is used")
         return self._load_again, ()
 
     def _read_one(self, ids: np.ndarray, state: State, full_output: bool) -> np.ndarray:
@@ -137,7 +137,7 @@ class Model:
         return logits if full_output else logits[0]
 
     def _read(self, runs: Sequence[CheckedRun], states: np.ndarray) -> np.ndarray:
-        """The model's own part: runs of arrays of ids, states (n_slots, size) changed in place."""
+        """Implemented by each engine: runs of arrays of ids, states (n_slots, size) changed in place."""
         raise NotImplementedError(f"{type(self).__name__} cannot read tokens")
 
     def _check_run(self, run: Run, pool: StatePool) -> CheckedRun:
@@ -154,6 +154,6 @@ class Model:
             at = int(((ids < 0) | (ids >= self.config.vocab_size)).argmax())
             raise InputError(
                 f"token id {ids[at]} at position {at}; this model's ids are 0 to "
-                f"{self.config.vocab_size - 1}: the tokenizer may be one of another model"
+                f"{self.config.vocab_size - 1}: the tokenizer may belong to another model"
             )
         return ids

@@ -1,8 +1,7 @@
-"""From equations to jobs: what an architecture's program writes becomes the table that kernels run.
+"""From equations to jobs: turns an architecture's program into the table that kernels run.
 
-A program, such as the one in `v4.py`, names parameters and says what is done with them; each
-call here is one line of an equation and becomes a job of `kernels/program.py`. Where things lie
-is the business of `places.py`.
+A program, such as the one in `v4.py`, names parameters and operations on them; each call here is
+one line of an equation and becomes a job of `kernels/program.py`. `places.py` assigns the memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is true of a model: its sizes and types, as its file says and its parameters bear out."""
+"""The sizes and types of a model, from its file's header and checked against its parameters."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rwkv_np.models.architecture import Architecture, Sizes
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Sizes):
-    """Sizes of a model, and what its file says of itself.
+    """Sizes of a model, and the header of its file.
 
-    record      the architecture: whatever depends on the version of RWKV is asked of it
+    record      the architecture: everything that depends on the version of RWKV
     data_type   the header's: the type of most matrices
     data_types  the types that occur, in order of their codes
-    head_epsilon  of the norm of a head (RWKV-5 and later). No file tells it: models/v5.py says more
+    head_epsilon  of the norm of a head (RWKV-5 and later). Files do not contain it: see models/v5.py
     """
 
     record: Architecture

@@ -1,8 +1,8 @@
 """The engine: any architecture on packed weights, any number of sequences in a pass.
 
 Loading packs each matrix into its place in one buffer, and reads the mapped file only once; the
-embedding stays in the file, since a token needs one row of it. What is left to the file's own
-pages can be dropped by the operating system at any time. What a pass does is a table
+embedding stays in the file, since a token needs one row of it. Pages of the file can be
+dropped by the operating system at any time. A pass is described by a table
 (`kernels/program.py`) that the architecture's program wrote (`build.py`).
 """
 
@@ -31,17 +31,17 @@ from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.layers import Embedding
 from rwkv_np.models.places import Places
 
-# A model of fewer bytes is read by one thread, unless more are asked for. Its token takes less time than
-# another program may keep a core for, and two threads then wait for the one that has lost its core:
-# 200 short answers of a 9 MB model took 20 s beside another load, and 0.6 s with one thread. On a
-# machine that has nothing else to do two are 1.5 times as fast, at ten thousand tokens a second.
+# A model of fewer bytes is read by one thread, unless more are asked for. A token takes less time than
+# another program may occupy a core, and two threads then wait for the one that lost its core:
+# 200 short answers of a 9 MB model took 20 s next to another load, and 0.6 s with one thread. On an
+# otherwise idle machine two are 1.5 times as fast, at ten thousand tokens a second.
 ONE_THREAD_BELOW = 2**24
 
 CHUNK = b.MOST  # tokens that go through the layers together
 
 
 def _no_progress(what: str, done: int, total: int) -> None:
-    """Nobody is told."""
+    """No progress display."""
 
 
 class Engine(Model):
@@ -147,18 +147,18 @@ def _passes(runs: Sequence[CheckedRun]) -> Iterator[list[CheckedRun]]:
 
 
 def _checked_kernels() -> dispatch.Choice:
-    """The path of the kernels, once Numba can run them. Raises InputError: its variables or threads do not let it."""
+    """The path of the kernels, once Numba can run them. Raises InputError: a variable or the threads prevent that."""
     check_environment()
     if problem := what_stops_threads():
         raise InputError(problem)
     choice = dispatch.choose()
     if os.environ.get(dispatch.ENV, "") not in ("", choice.path):
-        say_once(f"{choice.reason}. Mend it, or: unset {dispatch.ENV}")
+        say_once(f"{choice.reason}. Fix it, or: unset {dispatch.ENV}")
     return choice
 
 
 def _threads_for(parameters: Mapping[str, Parameter]) -> int:
-    """How many threads a model is read by where nothing else is said."""
+    """The default number of threads for a model."""
     n_bytes = sum(parameter.n_bytes for name, parameter in parameters.items() if name != "emb.weight")
     return 1 if n_bytes < ONE_THREAD_BELOW else default_threads()
 

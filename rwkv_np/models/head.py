@@ -6,8 +6,8 @@ What it costs was measured (`rwkv-np evaluate --both-heads`) on trained models: 
 3.1e-5 on the demo model, of 4.5M weights and a vocabulary of 4096, whatever type the rest has, and 5.7e-5
 on one of 660K and 256; 1e-4 was the limit. It is ten times what Q8_0 costs for all the rest, and an eighth
 of what Q4_1 does; most of it comes from rounding the vector that the head is multiplied with.
-So a quantized model keeps its head as Q8_0 unless told otherwise, and a float model as it stands in the
-file: whoever keeps one of those wants no rounding.
+So a quantized model keeps its head as Q8_0 unless told otherwise, and a float model as it is in the
+file: its user wants no rounding.
 """
 
 from __future__ import annotations

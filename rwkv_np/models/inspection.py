@@ -1,7 +1,7 @@
-"""What a model file holds: header, parameters, sizes by type and of a state, and the tokenizer it wants.
+"""The content of a model file: header, parameters, sizes by type and of a state, and the tokenizer.
 
 A file that can be read but not run (of another architecture, or with a parameter missing) is
-still shown, with what is wrong with it: finding that out is what one inspects it for.
+still shown, together with the problem: that is what inspection is for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def inspect(path: PathLike) -> Report:
         "bytes": file.n_bytes,
         "header": asdict(file.header) | {"data_type": said},
         "data_type": kept,
-        "warning": None if said == kept else f"the header says {said}, but no matrix is; most are {kept}",
+        "warning": None if said == kept else f"the header says {said}, but no matrix has that type; most are {kept}",
         "architecture": found,
         "title": title_of(found),
         "other_name": other_name_of(found),
@@ -47,9 +47,9 @@ def inspect(path: PathLike) -> Report:
 
 def _tokenizer(vocab_size: int) -> str:
     if vocab_size == PILE_SIZE:
-        return "20B, unless a tokenizer.json lies beside it"
+        return "20B, unless there is a tokenizer.json next to the model"
     name = {"bytes": "bytes", "20b": "20B", "world": "World"}.get(NAME_OF_SIZE.get(vocab_size, ""))
-    return name or "the model's own: a tokenizer.json beside it, or --tokenizer PATH"
+    return name or "the model's own: a tokenizer.json next to it, or --tokenizer PATH"
 
 
 def _config(file: ModelFile) -> tuple[ModelConfig | None, str | None]:
@@ -61,7 +61,7 @@ def _config(file: ModelFile) -> tuple[ModelConfig | None, str | None]:
 
 
 def _sizes(config: ModelConfig) -> Report:
-    """What header and types do not tell; `state_bytes` are those of a conversation's state in memory."""
+    """Sizes that are not in the header; `state_bytes` are those of a conversation's state in memory."""
     return {
         "dim_ffn": config.dim_ffn,
         "n_head": config.n_head,

@@ -1,7 +1,7 @@
-"""What the NumPy graphs of all versions share: embedding, first and last norm, head, one run at a time.
+"""The common part of the NumPy graphs of all versions: embedding, first and last norm, head, one run at a time.
 
-A version adds its layers (`v4.py`). Nobody chats with these: they are the reference that the
-engine is tested against, and what a reader compares with the paper.
+A version adds its layers (`v4.py`). These are not for chatting: they are the reference that
+the engine is tested against, to be read next to the paper.
 """
 
 from __future__ import annotations

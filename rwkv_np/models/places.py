@@ -1,6 +1,6 @@
-"""Where everything of a model lies in memory: packed weights, and the scratch of a pass.
+"""The memory layout of a model: packed weights, and the scratch of a pass.
 
-The one place that knows both the names of parameters and offsets in arrays. Weights get their
+The only module that knows both the names of parameters and offsets in arrays. Weights get their
 place in the order in which a program (build.py) asks for them, which is the order in which a
 pass reads them; an intermediate result gets room for the most tokens that a pass may have.
 Nothing is packed here: `engine.py` does that once all places are known.

@@ -1,7 +1,7 @@
 """Room for the states of several sequences that are read in one pass, side by side in one array.
 
 A slot is a sequence's number. The engine changes the states of the slots it reads, in place;
-whoever wants to come back to one copies it out before.
+to return to one, copy it first.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class StatePool:
     def check(self, slot: int) -> int:
         """The slot as an int: a small NumPy integer would not hold the place of its state in memory.
 
-        Raises InputError: it is none that was taken
+        Raises InputError: it is not a taken slot
         """
         slot = arguments.whole_number("a slot", slot, -(2**62))
         if not 0 <= slot < self.n_slots or slot in self._free:

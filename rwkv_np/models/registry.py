@@ -1,7 +1,7 @@
-"""All architectures that can be run, and how the names of parameters tell them.
+"""All supported architectures, and how the names of parameters identify them.
 
-The header of a model file has no field for the version, and a checkpoint has no header: the
-names of the parameters alone tell what it is.
+The header of a model file has no field for the version, and a checkpoint has no header: only the
+names of the parameters identify it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rwkv_np.files.sniff import is_time_state
 from rwkv_np.models import v4, v5, v6, v7
 from rwkv_np.models.architecture import Architecture, Sizes
 
-# From the oldest to the newest: a version has the names of some before it.
+# From the oldest to the newest: a version shares names with earlier ones.
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record for record in (v4.RECORD, v5.RECORD_5_1, v5.RECORD_5_2, v6.RECORD, v7.RECORD)
 }
@@ -29,7 +29,7 @@ _RANKS = {"v6": ("mix", "decay"), "v7": tuple(v7.RANKS)}
 
 # Relatives of a version that have all of its names and compute something else, by a name that it lacks.
 _VARIANTS = (
-    ("a model with a tuned state in it (time_state), whose use differs from program to program", r"\.att\.time_state$"),
+    ("a model with a tuned state (time_state) inside, which programs use in different ways", r"\.att\.time_state$"),
     ("RWKV-8", r"\.ffn\.enn\."),
     ("RWKV-7b (RWKV-7 with DeepEmbed and DeepEmbed attention)", r"\.qkv\."),
     ("RWKV-7a (RWKV-7 with DeepEmbed)", r"\.ffn\.s_emb"),
@@ -43,7 +43,7 @@ def identify(names: Collection[str]) -> str:
     if any(re.search(r"lora_[AB]|\.lora\.|\.bone$", name) for name in names):
         return "a LoRA adapter (weights to add to a model, not a model)"
     if any(re.match(r"rwkv\.blocks\.|model\.layers\.\d+\.attn\.", name) for name in names):
-        return "a model under the names of the transformers library (BlinkDL's own .pth has those expected here)"
+        return "a model with the parameter names of the transformers library (BlinkDL's .pth has the expected names)"
     if is_time_state(names):
         return "the state of a state-tuned RWKV (time_state), not a model"
     for found, mark in _VARIANTS:
@@ -53,8 +53,8 @@ def identify(names: Collection[str]) -> str:
         if any(f"blocks.0.{mark}" in names for mark in marks):
             return found
     if "emb.weight" in names and "head.weight" in names:
-        return "an RWKV-like model of no known version"
-    return "no RWKV model"
+        return "an RWKV-like model of an unknown version"
+    return "something other than an RWKV model"
 
 
 def title_of(found: str) -> str:

@@ -1,8 +1,8 @@
-"""What an RWKV model remembers of everything it has read: a few vectors or matrices a layer.
+"""The state of an RWKV model after everything it has read: a few vectors or matrices per layer.
 
 A state is one flat float32 array, so that kernels take it by one address and a copy is one
-copy; its parts (`shift`, `wkv`) are views with names. Which parts there are, the architecture's
-record tells. The last dimension of each part is padded to whole blocks of 32 in memory, as
+copy; its parts (`shift`, `wkv`) are views with names. The architecture's record
+defines the parts. The last dimension of each part is padded to whole blocks of 32 in memory, as
 kernels want it; files hold the parts without the padding.
 
 A state is complete: a copy of it is a saved conversation, and going back to it undoes whatever
@@ -79,7 +79,7 @@ class StateLayout:
         }
 
     def check(self, layout: StateLayout) -> None:
-        """Raise InputError unless states of `layout`, which is a model's, lie in memory as these do."""
+        """Raise InputError unless states of `layout`, which is a model's, have the same layout."""
         if self is layout:
             return
         _check("architecture", self.architecture, layout.architecture, layout)
@@ -87,7 +87,7 @@ class StateLayout:
             _check(name, self.places[name].shape, place.shape, layout)
 
     def clear(self, data: np.ndarray) -> None:
-        """Make the flat array that of a model that has read nothing."""
+        """Set the flat array to the empty state."""
         for place in self.places.values():
             data[place.start : place.end].reshape(place.padded)[:] = place.fill
 
@@ -148,7 +148,7 @@ class State:
         return self.data.nbytes
 
     def copy(self) -> State:
-        """A state that shares nothing with this one."""
+        """An independent copy."""
         return State(self.layout, self.data.copy())
 
     def __copy__(self) -> State:
@@ -187,7 +187,7 @@ def load_state(path: PathLike, config: ModelConfig) -> State:
             return State.from_parts(layout, architecture, read_parts(archive, layout))
     except Damaged as error:
         raise StateFileError(
-            path, f"is damaged, or no saved state ({error}); expected a file that State.save wrote"
+            path, f"is damaged or not a saved state ({error}); expected a file that State.save wrote"
         ) from error
     except (InputError, FileError) as error:
         raise StateFileError(path, error.problem if isinstance(error, FileError) else str(error)) from error

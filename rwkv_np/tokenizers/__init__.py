@@ -1,17 +1,17 @@
 """Text to token ids and back, and which tokenizer a model needs.
 
-Models do not name their tokenizer; the size of the vocabulary and the files beside the model
-tell. `load_tokenizer` decides in this order:
+Models do not name their tokenizer; it follows from the size of the vocabulary and the files next
+to the model. `load_tokenizer` decides in this order:
 
-1. What the caller names. It wins always, and must fit the model.
-2. A tokenizer.json beside the model: MODEL.tokenizer.json, tokenizer.json, 20B_tokenizer.json.
+1. The one the caller names. It always has priority, and must fit the model.
+2. A tokenizer.json next to the model: MODEL.tokenizer.json, tokenizer.json, 20B_tokenizer.json.
 3. The tokenizer of that size: 256 bytes, 50277 20B (from the Hugging Face cache, or downloaded
    once), 65536 World.
 
 Folders hold several models, so for the three sizes of (3) a file of (2) is taken only where it
-has exactly as many ids; any other, or a damaged one, is passed over. For other sizes it is the
+has exactly as many ids; any other, or a damaged one, is skipped. For other sizes it is the
 only source: it may be smaller by a trainer's padding (see `base.is_padded`), and is an error
-where it does not fit. One such size has a tokenizer where no file lies: 50304 is the 20B one's,
+where it does not fit. One such size has a tokenizer without a file: 50304 is the 20B one's,
 rounded up, as in RWKV-7 Pile; but others have been rounded up to it too.
 
 The `tokenizers` library, the World vocabulary and `huggingface_hub` are each imported when first
@@ -55,8 +55,8 @@ def load_tokenizer(
     """The tokenizer at `path`, or the one that a model of `vocab_size` at `model_path` needs.
 
     `path` is a tokenizer.json, a folder that holds one, or "20B", "world" or "bytes" in any case
-    (a file of such a name is given as ./world). `notify` is told, in one line, of a download and
-    of a damaged file that was passed over. Raises TokenizerError: none is found, or it is damaged, or it
+    (a file of such a name is given as ./world). `notify` gets one line for a download and
+    for a damaged file that was skipped. Raises TokenizerError: none is found, or it is damaged, or it
     does not fit; InputError: neither path nor vocab_size is given.
     """
     if vocab_size is not None:
@@ -87,7 +87,7 @@ def _load_given(
         return BpeTokenizer(path, vocab_size)
     files = _existing(Path(path), FILE_NAMES)
     if not files:
-        raise TokenizerError(path, f"the folder holds neither {' nor '.join(FILE_NAMES)}")
+        raise TokenizerError(path, f"the folder contains neither {' nor '.join(FILE_NAMES)}")
     return _load_first(files, vocab_size)
 
 
@@ -116,9 +116,9 @@ def _pick_beside(
     notify: Notify | None,
     is_wanted: Callable[[BpeTokenizer], bool],
 ) -> BpeTokenizer | None:
-    """The first file beside the model that is wanted; `notify` hears of those that are damaged.
+    """The first file next to the model that fits; `notify` gets a line for damaged ones.
 
-    One that belongs to another model is no news: folders hold several.
+    One that belongs to another model is not reported: folders contain several.
     """
     for file in _files_beside(model_path):
         try:
@@ -126,7 +126,7 @@ def _pick_beside(
                 return BpeTokenizer(file, vocab_size)
         except TokenizerError as error:
             if notify is not None:
-                notify(f"Passed over a tokenizer beside the model: {error}")
+                notify(f"Skipped a tokenizer next to the model: {error}")
     return None
 
 
@@ -149,6 +149,6 @@ def _load_only_source(vocab_size: int, model_path: PathLike | None, notify: Noti
         return _load_named("20b", vocab_size, notify)
     raise TokenizerError(
         "tokenizer" if model_path is None else model_path,
-        f"no tokenizer is known for a vocabulary of {vocab_size} ids (known: 256 bytes, 50277 20B, "
-        "65536 World). Give the model's own: --tokenizer PATH, or put it beside the model as tokenizer.json",
+        f"no known tokenizer has {vocab_size} ids (known: 256 bytes, 50277 20B, "
+        "65536 World). Give the model's own: --tokenizer PATH, or put it next to the model as tokenizer.json",
     )

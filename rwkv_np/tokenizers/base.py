@@ -1,8 +1,8 @@
-"""What every tokenizer offers: text to ids, an id to its bytes, ids to text.
+"""The interface of every tokenizer: text to ids, an id to its bytes, ids to text.
 
 An id stands for bytes, not for characters: one character may be spread over several ids.
-So `token_bytes` is the primitive, `decode` joins before it decodes, and whoever shows text
-while it is generated goes through `TextStream`. Which tokenizer a model needs is decided in
+So `token_bytes` is the primitive, `decode` joins before it decodes, and text
+that is shown while it is generated goes through `TextStream`. Which tokenizer a model needs is decided in
 `rwkv_np.tokenizers.load_tokenizer`; the id sequence's meaning belongs to the model.
 """
 
@@ -61,14 +61,14 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _build_pieces(self) -> Sequence[bytes]:
-        """The bytes of each id, b"" where an id stands for nothing."""
+        """The bytes of each id, b"" for an unused id."""
 
     @cached_property
     def _pieces(self) -> Sequence[bytes]:
         return self._build_pieces()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; raises InputError: no text, or a lone surrogate in it, which no UTF-8 can hold."""
+        """The ids of `text`; raises InputError: not text, or it contains a lone surrogate, which UTF-8 lacks."""
         arguments.one_of("the text", text, str, "a string")
         try:
             text.encode("utf-8")
@@ -94,6 +94,6 @@ class Tokenizer(ABC):
         return self._pieces[token] if token < len(self._pieces) else b""
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        """The text of `tokens`; bytes that are not UTF-8 become U+FFFD."""
         arguments.one_of("tokens", tokens, Iterable, "a sequence of token ids")
         return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")

@@ -8,8 +8,8 @@ file says that its tokens are written:
   SentencePiece   plain text, "▁" for a space, "<0xE4>" for a byte that has no token of its own
 
 Added tokens (end of text, runs of spaces) are plain text in both. A SentencePiece decoder also
-drops the one space that starts a text; that is a matter of texts, not of ids, and the text here
-continues another, so the space stays.
+drops the one space that starts a text; that concerns whole texts, and text here
+continues earlier text, so the space stays.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class BpeTokenizer(Tokenizer):
         n_ids = max(ids, default=-1) + 1
         if n_ids > 2 * len(ids) + MOST_GAPS:
             raise TokenizerError(path, f"is damaged: its highest id is {n_ids - 1}, and it has {len(ids)} tokens")
-        # Told by its contents: people rename the file, and the rule for prompts hangs on it.
+        # Recognized by its content: users rename the file, and the rule for prompts depends on it.
         self._is_20b = n_ids == N_IDS_20B and self._tokenizer.id_to_token(TWO_NEWLINES) == "ĊĊ"
         super().__init__("20B" if self._is_20b else os.fspath(path), n_ids, vocab_size, path)
 
     def __reduce__(self) -> tuple[type[BpeTokenizer], tuple[str, int], dict[str, str]]:
-        """In a pickle it is its path, under the name that it was given."""
+        """A pickle contains only its path and its name."""
         return type(self), (self._path, self.vocab_size), {"name": self.name}
 
     def _encode(self, text: str) -> list[int]:
@@ -104,7 +104,7 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
     try:
         tokenizer = Library.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
-        raise TokenizerError(path, f"is damaged, or no tokenizer.json: {as_line(str(error))}") from error
+        raise TokenizerError(path, f"is damaged or not a tokenizer.json: {as_line(str(error))}") from error
     for part in (tokenizer.normalizer, tokenizer.decoder):
         if (growth := _growth(part)) > MOST_GROWTH:
             raise TokenizerError(path, f"is damaged: its replacements make a text up to {growth} times as long")

@@ -1,7 +1,7 @@
 """The 20B tokenizer's file from the Hugging Face cache, or downloaded into it once.
 
-It is 2 MB and the property of others, so it does not come with this package. Nothing here runs
-where the file lies beside the model: `huggingface_hub` is not even imported then.
+It is 2 MB and belongs to others, so it is not part of this package. Nothing here runs if
+the file is next to the model: `huggingface_hub` is not even imported then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FILE_NAME = "tokenizer.json"
 
 
 def fetch_20b(notify: Callable[[str], None] | None = None) -> str:
-    """The path of the 20B tokenizer.json; says so through `notify` before it downloads.
+    """The path of the 20B tokenizer.json; calls `notify` before it downloads.
 
     Raises TokenizerError: it is not in the cache and cannot be downloaded.
     """
@@ -33,7 +33,7 @@ def fetch_20b(notify: Callable[[str], None] | None = None) -> str:
         raise TokenizerError(
             "20B",
             f"the tokenizer cannot be downloaded ({_first_line(error)}). Get {FILE_NAME} of {REPOSITORY} on "
-            "a machine that is online, then give it as --tokenizer PATH or put it beside the model as "
+            "an online machine, then give it as --tokenizer PATH or put it next to the model as "
             "20B_tokenizer.json",
         ) from error
 

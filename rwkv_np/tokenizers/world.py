@@ -50,7 +50,7 @@ class WorldTokenizer(Tokenizer):
         return ids
 
     def __reduce__(self) -> tuple[type[WorldTokenizer], tuple[int]]:
-        """In a pickle it is its size: arrays from outside would reach a kernel unseen."""
+        """A pickle contains only its size: arrays from outside would reach a kernel unchecked."""
         return type(self), (self.vocab_size,)
 
     def _encode(self, text: str) -> list[int]:
@@ -61,9 +61,9 @@ class WorldTokenizer(Tokenizer):
 
 
 def _cutter() -> Callable[[np.ndarray, trie.Trie], np.ndarray]:
-    """The kernel where Numba is loaded, as it is beside every model.
+    """The kernel if Numba is loaded, as it is with every model.
 
-    A process that only counts tokens goes without: Numba would take 35 MB and most of a second.
+    A process that only counts tokens does without: Numba would take 35 MB and most of a second.
     """
     if "numba" not in sys.modules:
         return trie.cut
@@ -98,7 +98,7 @@ def _unpack(data: bytes) -> bytes:
     stream = zlib.decompressobj()
     content = stream.decompress(data, MOST_BYTES)
     if not stream.eof:
-        raise zlib.error("it is cut short" if len(content) < MOST_BYTES else f"it holds more than {MOST_BYTES} bytes")
+        raise zlib.error("it is truncated" if len(content) < MOST_BYTES else f"it has more than {MOST_BYTES} bytes")
     return content
 
 

@@ -67,7 +67,7 @@ def check_model(folder: Path, stdout: str, stderr: str) -> None:
     path = folder / "out.bin"
     assert path.exists(), "the old file is lost"
     _old_or(_is_model, path)
-    if "MB, in" in stdout or "bits a weight" in stdout:
+    if "MB, in" in stdout or "bits per weight" in stdout:
         assert path.read_bytes() != OLD, "said to be written"
 
 

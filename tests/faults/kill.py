@@ -60,7 +60,7 @@ def check(job: Job, folder: Path, child: subprocess.Popen[str], name: str) -> st
     job.check(folder, out, err)
     if child.returncode == 0:
         return "ended before"
-    if child.returncode == 1 and "exists already" in err.splitlines()[-1]:
+    if child.returncode == 1 and "already exists" in err.splitlines()[-1]:
         return "refused"  # the other one was faster
     assert child.returncode in EXPECTED[name], f"exit status {child.returncode}: {err[-500:]}"
     if name != "KILL" and "Traceback" in err:

@@ -90,7 +90,7 @@ def test_a_full_disk_at_the_caches_does_not_end_the_chat(tmp_path):
         capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {cache.ENV: str(openings)},
     )  # fmt: skip
     assert child.returncode == 0 and child.stdout and "Traceback" not in child.stderr, child.stderr
-    said = [line for line in child.stderr.splitlines() if "The chat goes on; its next start reads" in line]
+    said = [line for line in child.stderr.splitlines() if "The chat continues; the next start reads" in line]
     assert len(said) == 1 and "could not be written: File too large" in said[0]
 
 
