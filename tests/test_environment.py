@@ -109,7 +109,7 @@ def test_settings_of_the_right_kind_are_taken(run_cli, tmp_path, tiny_model):
     assert run_cli("chat", "--config", tmp_path / "c.toml", tiny_model, "-p", "hi").stdout
 
 
-@pytest.mark.parametrize("text, said", [("[" * 200_000, "brackets in brackets"), (f'{{"a": {DIGITS}}}', "Exceeds")])
+@pytest.mark.parametrize("text, said", [("[" * 200_000, "it is nested too deeply"), (f'{{"a": {DIGITS}}}', "Exceeds")])
 def test_an_opening_in_json_that_python_cannot_read_is_refused_in_one_line(run_cli, tmp_path, tiny_model, text, said):
     (tmp_path / "o.json").write_text(text)
     result = run_cli("chat", tiny_model, "--opening", tmp_path / "o.json", "-p", "hi", code=1)
