@@ -541,6 +541,17 @@ def test_a_text_is_not_made_a_thousand_times_as_long(tmp_path, part, steps):
         load_tokenizer(tmp_path / "bad.json")
 
 
+def test_a_panic_while_a_file_is_read_is_a_tokenizer_error(tmp_path, bpe_file, monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    panic, ctrl_c = PanicException("no entry found"), KeyboardInterrupt()
+    for raised, expected in ((panic, TokenizerError), (ctrl_c, KeyboardInterrupt)):
+        monkeypatch.setattr(library, "Tokenizer", Mock(from_buffer=Mock(side_effect=raised)))
+        with pytest.raises(expected):
+            load_tokenizer(bpe_file)
+
+
 def test_an_id_of_billions_is_refused(tmp_path, bpe_file):
     content = json.loads(bpe_file.read_bytes())
     content["model"]["vocab"]["a"] = 4_000_000_000

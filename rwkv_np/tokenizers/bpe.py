@@ -67,9 +67,8 @@ class BpeTokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         try:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
-        except BaseException as error:  # a panic of the library is no Exception
-            if type(error).__name__ != "PanicException" and not isinstance(error, Exception):
-                raise
+        except BaseException as error:
+            _let_pass(error)
             raise TokenizerError(self._path, f"is damaged: it cannot encode a text: {as_line(str(error))}") from error
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -92,6 +91,12 @@ class BpeTokenizer(Tokenizer):
         return pieces
 
 
+def _let_pass(error: BaseException) -> None:
+    """Raise what is not the library's: Ctrl-C. (It raises nothing narrower than Exception, and its panics are none.)"""
+    if type(error).__name__ != "PanicException" and not isinstance(error, Exception):
+        raise error
+
+
 def _read(path: PathLike) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Library
 
@@ -103,7 +108,8 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
         raise _unknown_decoder(path, "WordPiece (continuing_subword_prefix)")
     try:
         tokenizer = Library.from_buffer(data)
-    except Exception as error:  # the library raises nothing narrower
+    except BaseException as error:
+        _let_pass(error)
         raise TokenizerError(path, f"is damaged or not a tokenizer.json: {as_line(str(error))}") from error
     for part in (tokenizer.normalizer, tokenizer.decoder):
         if (growth := _growth(part)) > MOST_GROWTH:
