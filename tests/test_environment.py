@@ -167,4 +167,31 @@ def test_help_that_cannot_be_written_is_said_in_one_line():
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     child = run_closed("> /dev/full", "--help")
-    assert (child.returncode, child.stderr) == (1, "Error: No space left on device\n")
+    assert (child.returncode, child.stderr) == (1, f"Error: {FULL}\n")
+
+
+FULL = "stdout: No space left on device. Make room, or write elsewhere"
+full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+
+
+@full
+@pytest.mark.parametrize("words", [("info",), ("inspect", demo.MODEL), ("chat", "-p", "hello")], ids=lambda a: a[0])
+def test_a_full_disk_behind_stdout_is_named_in_one_line(words):
+    child = run_closed("> /dev/full", *words)
+    errors = [line for line in child.stderr.splitlines() if line.startswith("Error: ")]
+    assert (child.returncode, errors) == (1, [f"Error: {FULL}"]) and "Exception ignored" not in child.stderr
+
+
+@full
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_disk_behind_stderr_loses_notes_and_no_answer(tiny_model, options):
+    words = ["chat", tiny_model, "-p", "hello", "--max-tokens", 3, "--seed", 1, *options]
+    child, usual = run_closed("2> /dev/full", *words), run_closed("", *words)
+    assert child.returncode == usual.returncode == 0
+    assert len(child.stdout) > 1 and (options or child.stdout == usual.stdout)
+
+
+@full
+def test_an_error_keeps_its_status_where_stderr_is_full():
+    assert run_closed("2> /dev/full", "inspect", "none.bin").returncode == 1
+    assert run_closed("2> /dev/full", "inspect").returncode == 2

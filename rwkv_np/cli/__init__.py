@@ -18,10 +18,10 @@ from typing import Any
 import click
 
 from rwkv_np import __version__, interrupt
-from rwkv_np.cli.streams import check_output, open_closed
+from rwkv_np.cli.streams import check_output, describe, forgive_full, open_closed
 from rwkv_np.console import columns, printable, write_over
 from rwkv_np.environment import check_environment
-from rwkv_np.errors import RwkvError, one_line
+from rwkv_np.errors import RwkvError
 from rwkv_np.wrapping import wrapped
 
 _COMMANDS = ("chat", "convert", "evaluate", "info", "inspect", "quantize")
@@ -32,6 +32,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         open_closed()
+        forgive_full()
         with _errors_in_one_line():
             return super().parse_args(ctx, args)
 
@@ -53,7 +54,7 @@ def _errors_in_one_line() -> Iterator[None]:
     except BrokenPipeError:
         raise  # click leaves quietly: `rwkv-np inspect MODEL.bin | head`
     except (OSError, RwkvError) as error:
-        raise _Failure(one_line(error)) from error
+        raise _Failure(describe(error)) from error
 
 
 class _Failure(click.ClickException):
@@ -87,6 +88,7 @@ def _notes_on_stderr() -> Iterator[None]:
 class _Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         open_closed()
+        forgive_full()
         with _errors_in_one_line():
             return super().parse_args(ctx, args)
 

@@ -1,18 +1,22 @@
-"""Standard streams that the shell has closed (`<&-`, `>&-`).
+"""Standard streams that the shell has closed (`<&-`, `>&-`), and those on a full disk.
 
 Python has None for such a stream, and the next file that is opened gets its number: a model would be read as the
 input, or a library's warning written into it. So the null device is put in its place, before any file is opened.
 Output to stderr is then lost, which does no harm. Reading stdin or writing to stdout is refused with an error,
-since the user expects it to work.
+since the user expects it to work. A full disk is treated the same: notes are lost, answers are not.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
+from typing import Any
 
-from rwkv_np.errors import InputError
+from rwkv_np.errors import InputError, one_line
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _closed: set[str] = set()
 
 
@@ -23,6 +27,34 @@ def open_closed() -> None:
             _closed.add(name)
             _take_number(number)
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+class _Notes(io.FileIO):
+    """Stderr: what a full disk does not take is lost, and the work goes on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            return memoryview(data).nbytes
+
+
+def forgive_full() -> None:
+    """Let no note on a full disk end the program."""
+    stream = sys.stderr
+    if stream is not sys.__stderr__ or not isinstance(stream, io.TextIOWrapper) or stream.isatty():
+        return  # a test's, or another program's; a terminal is never full
+    raw = io.BufferedWriter(_Notes(stream.fileno(), "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True, write_through=True)
+
+
+def describe(error: Exception) -> str:
+    """What an error says on a screen; that of a full stdout, which Python does not name, with its name."""
+    if isinstance(error, OSError) and error.errno in _FULL and not error.filename:  # files are named
+        return f"stdout: {one_line(error)}. Make room, or write elsewhere"
+    return one_line(error)
 
 
 def _take_number(number: int) -> None:
