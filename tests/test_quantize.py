@@ -297,7 +297,7 @@ def test_a_keep_without_a_pattern_is_a_usage_error(tmp_path, run_cli, value):
 @pytest.mark.parametrize("end", ["Q4_1", "Q8_0", "v100-Q4_1_O"])
 def test_a_quantized_source_is_refused_with_the_command_that_mends_it(tmp_path, golden, end):
     with pytest.raises(
-        FormatError, match=r"is already quantized .*quantize from the FP16 or FP32 file: python tools"
+        FormatError, match=r"is already quantized .*quantize from the FP16 or FP32 file: rwkv-np quantize"
     ):
         quantize(golden(f"{end}.bin"), tmp_path / "q.bin", "Q4_0")
     assert not list(tmp_path.iterdir())

@@ -151,7 +151,7 @@ def test_a_saved_conversation_belongs_to_the_state_it_began_in(talker, start, tm
         with pytest.raises(ConversationFileError, match="started from another state"):
             load_conversation(tmp_path / "a", chat, other)
     save_conversation(chat, tmp_path / "b", MODEL)
-    with pytest.raises(ConversationFileError, match="began without a state"):
+    with pytest.raises(ConversationFileError, match="started without a state"):
         load_conversation(tmp_path / "b", chat, identity)
 
 
