@@ -44,11 +44,12 @@ def _same_error(kind: type[RwkvError], args: tuple[object, ...]) -> RwkvError:
 
 
 def one_line(error: Exception) -> str:
-    """An RwkvError or OSError as one line for the screen."""
+    """An RwkvError or OSError as one line for the screen. A path in it may hold a line break."""
+    text = str(error)
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
-    return str(error)
+        text = f"{error.filename}: " if error.filename else ""
+        text += error.strerror or str(error)
+    return text if text.isprintable() else as_line(text, 2 * _LONGEST)
 
 
 def as_line(said: str, most: int = 300) -> str:

@@ -49,3 +49,10 @@ def test_a_pool_passes_on_what_load_raised(tmp_path):
         with pytest.raises(errors.FormatError, match="no.bin") as caught:
             pool.submit(rwkv_np.load, tmp_path / "no.bin").result(60)
     assert caught.value.path == str(tmp_path / "no.bin")
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "No such file", "a\n\x1b[2J"), errors.FormatError("a\nb", "is damaged")]
+)
+def test_a_path_with_a_line_break_is_shown_in_one_line(error):
+    assert errors.one_line(error).isprintable()
