@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -112,6 +113,25 @@ def test_each_damaged_byte_is_refused_or_changes_nothing(tmp_path):
                 n_refused += 1
                 assert str(error).isprintable()
     assert n_refused > len(data)
+
+
+def test_a_member_of_a_false_packed_size_takes_no_memory(tmp_path):
+    """Python makes room for as many packed bytes as the directory says, up to what is asked for."""
+    with zipfile.ZipFile(tmp_path / "a", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.txt", b"hello" * 10)
+    data = bytearray((tmp_path / "a").read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 20 : entry + 24] = (2**31 - 1).to_bytes(4, "little")
+    (tmp_path / "a").write_bytes(data)
+    tracemalloc.start()
+    with open_archive(tmp_path / "a") as opened:
+        try:
+            opened.read("a.txt", 32_000_000)
+        except Damaged:
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 # --- files that are none

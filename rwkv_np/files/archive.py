@@ -81,7 +81,7 @@ class Archive:
         if info.file_size > limit:
             raise Damaged(f"{name} has {info.file_size:,} bytes; expected at most {limit:,}")
         with _damage_named(), self._members.open(info) as member:
-            data = member.read(limit + 1)
+            data = member.read(info.file_size + 1)  # Python makes room for all that is asked for
         if len(data) != info.file_size:
             raise Damaged(f"{name} has {len(data):,} bytes; expected {info.file_size:,}")
         return data
