@@ -44,12 +44,12 @@ def _same_error(kind: type[RwkvError], args: tuple[object, ...]) -> RwkvError:
 
 
 def one_line(error: Exception) -> str:
-    """An RwkvError or OSError as one line for the screen. A path in it may hold a line break."""
+    """An RwkvError or OSError as one line for the screen. A path in it may hold a line break, or have no end."""
     text = str(error)
     if isinstance(error, OSError):
         text = f"{error.filename}: " if error.filename else ""
         text += error.strerror or str(error)
-    return text if text.isprintable() else as_line(text, 2 * _LONGEST)
+    return text if text.isprintable() and len(text) <= 1000 else as_line(text, _LONGEST)
 
 
 def as_line(said: str, most: int = 300) -> str:

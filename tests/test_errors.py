@@ -52,7 +52,12 @@ def test_a_pool_passes_on_what_load_raised(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [FileNotFoundError(2, "No such file", "a\n\x1b[2J"), errors.FormatError("a\nb", "is damaged")]
-)
-def test_a_path_with_a_line_break_is_shown_in_one_line(error):
-    assert errors.one_line(error).isprintable()
+    "error",
+    [
+        FileNotFoundError(2, "No such file", "a\n\x1b[2J"), errors.FormatError("a\nb", "is damaged"),
+        OSError(36, "File name too long", "y" * 20_000),
+    ],
+)  # fmt: skip
+def test_whatever_a_path_holds_is_shown_in_one_line_of_some_length(error):
+    said = errors.one_line(error)
+    assert said.isprintable() and len(said) < 1000
