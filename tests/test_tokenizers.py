@@ -23,10 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from make_world_vocabulary import pack, read_vocabulary
 
+from rwkv_np import demo
 from rwkv_np.errors import InputError, TokenizerError
 from rwkv_np.tokenizers import TextStream, load_tokenizer
 from rwkv_np.tokenizers.base import is_padded
-from rwkv_np.tokenizers.bpe import byte_alphabet
+from rwkv_np.tokenizers.bpe import BpeTokenizer, byte_alphabet
 from rwkv_np.tokenizers.world import N_IDS, VOCABULARY, load_vocabulary
 
 SHARED_20B = Path(__file__).parents[2] / "shared" / "data" / "tokenizers" / "20B_tokenizer.json"
@@ -526,6 +527,16 @@ def test_a_panic_of_the_library_is_a_tokenizer_error_and_ctrl_c_is_none(bpe_file
         monkeypatch.setattr(tokenizer, "_tokenizer", Mock(encode=Mock(side_effect=raised)))
         with pytest.raises(expected):
             tokenizer.encode("text")
+
+
+def test_bytes_are_not_made_characters_again_and_again(tmp_path):
+    """Each such step doubles what is beyond ASCII: with a hundred of them the library never comes back."""
+    content = json.loads(Path(demo.TOKENIZER).read_bytes())
+    steps = content["pre_tokenizer"]["pretokenizers"]
+    steps += [steps[-1]] * 100
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match="bad.json: is damaged: its replacements make a text up to"):
+        BpeTokenizer(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize("part", ["normalizer", "decoder"])

@@ -111,7 +111,7 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
     except BaseException as error:
         _let_pass(error)
         raise TokenizerError(path, f"is damaged or not a tokenizer.json: {as_line(str(error))}") from error
-    for part in (tokenizer.normalizer, tokenizer.decoder):
+    for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder):
         if (growth := _growth(part)) > MOST_GROWTH:
             raise TokenizerError(path, f"is damaged: its replacements make a text up to {growth} times as long")
     # Both are settings for training in batches that some files carry along.
@@ -135,10 +135,11 @@ def _bytes_rule(path: PathLike, tokenizer: tokenizers.Tokenizer) -> ToBytes:
 
 
 def _growth(part: Any) -> int:
-    """How many times longer a text may become by what a normalizer or a decoder puts into it."""
+    """How many times longer a text may become by what a normalizer, a pre-tokenizer or a decoder puts into it."""
     growth = 1
     for step in _steps(part):
-        growth *= max(1, len(step.get("content", "")), len(step.get("prepend", "")))
+        of_bytes = 2 if step["type"] == "ByteLevel" else 1  # a byte beyond ASCII becomes a character of two
+        growth *= max(of_bytes, len(step.get("content", "")), len(step.get("prepend", "")))
     return growth
 
 
@@ -147,7 +148,7 @@ def _decoder_steps(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a normalizer or a decoder, as the file has them."""
+    """The steps of a normalizer, a pre-tokenizer or a decoder, as the file has them."""
     if part is not None:
         # What pickle would store is the part's piece of the JSON. To parse the whole file a second
         # time costs as much as loading it.
@@ -156,7 +157,7 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 
 def _flat(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if step["type"] == "Sequence":
-        for inner in step.get("decoders", step.get("normalizers", ())):
+        for inner in step.get("decoders", step.get("normalizers", step.get("pretokenizers", ()))):
             yield from _flat(inner)
     else:
         yield step
