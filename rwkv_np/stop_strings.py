@@ -15,9 +15,7 @@ class StopStrings:
 
     def __init__(self, strings: Iterable[str]) -> None:
         self._stops = [string.encode() for string in strings]
-        # What the end of a text may look like while a stop string has begun and not ended.
-        self._beginnings = {stop[:n] for stop in self._stops for n in range(1, len(stop))}
-        self._longest = max(map(len, self._beginnings), default=0)
+        self._longest = max(map(len, self._stops), default=1) - 1  # bytes that have begun one and not ended it
 
     def __bool__(self) -> bool:
         return bool(self._stops)
@@ -26,10 +24,14 @@ class StopStrings:
         """Where the first stop string begins; -1 if there is none."""
         return min((at for stop in self._stops if (at := data.find(stop)) >= 0), default=-1)
 
+    def _begins(self, piece: bytes) -> bool:
+        """Whether a stop string begins with it and is longer. (A set of all beginnings takes 5 GB for 100 kB.)"""
+        return any(len(piece) < len(stop) and stop.startswith(piece) for stop in self._stops)
+
     def n_withheld(self, data: bytes) -> int:
         """How many of the last bytes could be the beginning of a stop string."""
         lengths = range(min(self._longest, len(data)), 0, -1)
-        return next((n for n in lengths if data[-n:] in self._beginnings), 0)
+        return next((n for n in lengths if self._begins(data[-n:])), 0)
 
     def may_begin_in(self, token: bytes) -> bool:
         """Whether a text may have to go back to before this token.

@@ -20,6 +20,7 @@ from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.registry import ARCHITECTURES
 from rwkv_np.models.state import State, StateLayout
 from rwkv_np.sampling import SamplingParams
+from rwkv_np.stop_strings import StopStrings
 from rwkv_np.tokenizers import load_tokenizer
 
 PROMPT = (300, 301)
@@ -307,3 +308,12 @@ def test_a_character_broken_off_is_whole_when_the_text_goes_on():
         model, tokenizer, (), SamplingParams(max_tokens=2, **GREEDY), begun.position, unfinished=rest
     )
     assert "".join(ended) == "🦙y"
+
+
+def test_a_long_stop_string_takes_no_more_memory_than_its_length():
+    """A damaged chat may have a name of 100 kB, which becomes one."""
+    tracemalloc.start()
+    stops = StopStrings(["x" * 100_000])
+    assert stops.n_withheld(b"yxx") == 2 and stops.may_begin_in(b"x") and not stops.may_begin_in(b"y")
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
