@@ -44,7 +44,7 @@ def _same_error(kind: type[RwkvError], args: tuple[object, ...]) -> RwkvError:
 
 
 def one_line(error: Exception) -> str:
-    """An RwkvError or OSError as one line for the screen. A path in it may hold a line break, or have no end."""
+    """An RwkvError or OSError as one line for the screen. A path in it may contain a line break, or be very long."""
     text = str(error)
     if isinstance(error, OSError):
         text = f"{error.filename}: " if error.filename else ""

@@ -38,7 +38,7 @@ def test_whatever_goes_wrong_is_found_and_the_next_file_is_opened_all_the_same(t
     sorts = {(entry["sort"], entry["error"]): entry for entry in found["findings"]}
     assert set(sorts) == {
         ("signal", "SIGSEGV"), ("hang", "SIGPROF"), ("traceback", "IndexError"), ("traceback", "MemoryError"),
-        ("traceback", "SystemExit"), ("not one line", "ClickException"), ("too long", "InputError"), ("memory", ""),
+        ("traceback", "SystemExit"), ("not one line", "ClickException"), ("too long", "ClickException"), ("memory", ""),
         ("warning", "RuntimeWarning"), ("later", "InputError"),
     } - (set() if sys.platform == "linux" else {("memory", ""), ("traceback", "MemoryError")})  # fmt: skip
     assert "string_at" in sorts["signal", "SIGSEGV"]["place"] and sorts["hang", "SIGPROF"]["alone"] == "hang"

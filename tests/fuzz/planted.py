@@ -21,6 +21,8 @@ FAULTS = (
     b"later", b"exit",
 )  # fmt: skip
 
+UNREADABLE = {b"lines": "two\nlines", b"escape": "\x1b[2J", b"long": "x" * 5000}
+
 
 def seed(folder: Path) -> None:
     """One file that is whole."""
@@ -63,8 +65,8 @@ def _happen(said: bytes) -> bytes:
         raise SystemExit(0)
     if said == b"traceback":
         raise IndexError("a bug")
-    if said in (b"lines", b"escape"):  # ours are made one line where they are shown; click's are shown as they are
-        raise click.ClickException("two\nlines" if said == b"lines" else "\x1b[2J")
-    if said in (b"refused", b"long"):
-        raise InputError("one line" if said == b"refused" else "x" * 5000)
+    if said in UNREADABLE:  # ours are made one short line where they are shown; click's are shown as they are
+        raise click.ClickException(UNREADABLE[said])
+    if said == b"refused":
+        raise InputError("one line")
     return said
