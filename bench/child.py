@@ -60,9 +60,7 @@ def measure(arguments: Arguments, source: Path, destination: Path, cold: bool = 
             time.sleep(SAMPLE_S)
         seconds = time.perf_counter() - start
         if child.returncode:
-            raise click.ClickException(
-                f"{command[1]} ended with exit code {child.returncode}:\n{_text(stderr)}"
-            )
+            raise click.ClickException(f"{command[1]} ended with exit code {child.returncode}:\n{_text(stderr)}")
         call_seconds = _call_seconds(_text(stdout))
     n_bytes = source.stat().st_size + destination.stat().st_size
     return Run(seconds, n_bytes / 1e6 / seconds, anon * 1024 / 1e6, total * 1024 / 1e6, call_seconds)

@@ -37,9 +37,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "convert.py"
 @click.option("--runs", type=click.IntRange(min=1), default=3, help="Conversions by each program.")
 @click.option("--cold", is_flag=True, help="Read the checkpoint from the disk each time.")
 @click.option("--folder", type=click.Path(exists=True, path_type=Path), help="Where the files are made.")
-def command(
-    checkpoint: str, data_type: str, rival: Path | None, runs: int, cold: bool, folder: Path | None
-) -> None:
+def command(checkpoint: str, data_type: str, rival: Path | None, runs: int, cold: bool, folder: Path | None) -> None:
     """Time the conversion of CHECKPOINT: a file, or the name of a published shape to make one of."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)

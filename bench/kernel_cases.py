@@ -93,9 +93,7 @@ def _layer_norm(x, weight, bias, out):
     for t in range(x.shape[0]):
         at = t * x.shape[1] * 4
         place = address(out, at)
-        mixing.layer_norm_row(
-            address(x, at), address(weight, 0), address(bias, 0), x.shape[1], x.shape[1], place
-        )
+        mixing.layer_norm_row(address(x, at), address(weight, 0), address(bias, 0), x.shape[1], x.shape[1], place)
 
 
 @njit

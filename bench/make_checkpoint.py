@@ -126,9 +126,7 @@ def make_checkpoint(
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="bfloat16", help="Type of every tensor.")
 @click.option("--seed", default=0, help="Same seed, same file.")
 @click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
-def command(
-    shape: str, destination: str, vocab: int | None, dtype: str, seed: int, overwrite: bool
-) -> None:
+def command(shape: str, destination: str, vocab: int | None, dtype: str, seed: int, overwrite: bool) -> None:
     """Write a synthetic checkpoint of the published SHAPE to DESTINATION (.pth or .safetensors)."""
     shapes = checkpoint_of(shape, vocab)
     make_checkpoint(destination, shapes, dtype, seed, overwrite)

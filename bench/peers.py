@@ -46,9 +46,7 @@ class RwkvCpp:
             if hasattr(self.lib, name):
                 getattr(self.lib, name).restype = ctypes.c_size_t
                 return np.zeros(getattr(self.lib, name)(self.context), np.float32)
-        raise click.ClickException(
-            f"the library has no rwkv_get_{what}_len: it is no rwkv.cpp that is known here"
-        )
+        raise click.ClickException(f"the library has no rwkv_get_{what}_len: it is no rwkv.cpp that is known here")
 
     def _pointers(self) -> tuple:
         state = self.state.ctypes.data_as(Floats)
@@ -65,9 +63,7 @@ class RwkvCpp:
         """Read a sequence at once."""
         ids = tokens.astype(np.uint32)
         pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
-        if not self.lib.rwkv_eval_sequence(
-            self.context, pointer, ctypes.c_size_t(len(ids)), *self._pointers()
-        ):
+        if not self.lib.rwkv_eval_sequence(self.context, pointer, ctypes.c_size_t(len(ids)), *self._pointers()):
             raise click.ClickException("rwkv_eval_sequence failed")
 
 
@@ -106,9 +102,7 @@ def _summary(name: str, taken: np.ndarray, tokens: int) -> dict:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--rwkv-cpp", "library", required=True, type=click.Path(exists=True, path_type=Path), help="librwkv.so"
-)
+@click.option("--rwkv-cpp", "library", required=True, type=click.Path(exists=True, path_type=Path), help="librwkv.so")
 @click.option("--threads", type=int, default=default_threads(), help="Threads of both.")
 @click.option(
     "--head-q8-0/--head-fp16", default=None,

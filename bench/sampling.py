@@ -96,9 +96,7 @@ def command(vocabs: tuple[int, ...], spread: float, threads: int | None, as_json
     click.echo(f"{processor()}, {threads} threads for several rows; milliseconds a row\n")
     click.echo(f"{'logits':>7}  {'settings':<28}{'kernel':>8}{'NumPy':>8}")
     for row in rows:
-        click.echo(
-            f"{row['vocab']:>7}  {row['settings']:<28}{row['kernel_ms']:>8.3f}{row['reference_ms']:>8.2f}"
-        )
+        click.echo(f"{row['vocab']:>7}  {row['settings']:<28}{row['kernel_ms']:>8.3f}{row['reference_ms']:>8.2f}")
 
 
 if __name__ == "__main__":

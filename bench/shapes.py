@@ -62,9 +62,7 @@ def sizes(shape: str, n_vocab: int | None = None) -> Sizes:
     version, vocab = architecture(shape), n_vocab or vocab_size(shape)
     head_size = 0 if version == "v4" else HEAD_SIZE
     dim_ffn = 4 * n_embd if version in ("v4", "v7") else 7 * n_embd // 64 * 32
-    return Sizes(
-        n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn, vocab_size=vocab, head_size=head_size, ranks=ranks
-    )
+    return Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn, vocab_size=vocab, head_size=head_size, ranks=ranks)
 
 
 def checkpoint_of(shape: str, n_vocab: int | None = None) -> dict[str, tuple[int, ...]]:

@@ -34,9 +34,7 @@ def _block_pool(data_type: DataType, n_in: int, rng: np.random.Generator) -> np.
     return np.tile(data_type.format.encode(weights), 16)
 
 
-def _write_matrix(
-    file: BinaryIO, shape: tuple[int, ...], data_type: DataType, rng: np.random.Generator
-) -> None:
+def _write_matrix(file: BinaryIO, shape: tuple[int, ...], data_type: DataType, rng: np.random.Generator) -> None:
     pool = _block_pool(data_type, shape[-1], rng).view(np.uint8)
     size = data_type.format.block.itemsize
     left = data_type.format.n_bytes(int(np.prod(shape)))

@@ -41,9 +41,7 @@ def quantize_reference(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The definition: (count, n_in) floats to int8 quants of that shape and (count, n_blocks) scales."""
     blocks = x.astype(np.float32).reshape(x.shape[0], -1, lay.BLOCK)
     scales = np.abs(blocks).max(axis=2) * np.float32(1 / 127)
-    inverse = np.where(
-        scales < TINIEST, np.float32(0), np.float32(1) / np.maximum(scales, np.float32(TINIEST))
-    )
+    inverse = np.where(scales < TINIEST, np.float32(0), np.float32(1) / np.maximum(scales, np.float32(TINIEST)))
     quants = np.rint(blocks * inverse[:, :, None]).astype(np.int8)
     return quants.reshape(x.shape), scales
 

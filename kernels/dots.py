@@ -138,9 +138,7 @@ class Avx2(Pairs):
         ints8, shorts16 = ir.VectorType(I32, 8), ir.VectorType(I16, 16)
         ones = self.emit.constant(shorts16, 1)
         halves = [self.emit.part(shorts, start, 16) for start in (0, 16)]
-        return self.emit.join(
-            [self.emit.call("llvm.x86.avx2.pmadd.wd", ints8, half, ones) for half in halves]
-        )
+        return self.emit.join([self.emit.call("llvm.x86.avx2.pmadd.wd", ints8, half, ones) for half in halves])
 
 
 DOTS = {"generic": Generic, "neon": Neon, "avx2": Avx2, "vnni": Vnni}
@@ -149,9 +147,7 @@ DOTS = {"generic": Generic, "neon": Neon, "avx2": Avx2, "vnni": Vnni}
 def half_to_float(emit, halves, path):
     """16 float16, held as int16 bits, as float32."""
     if path != "generic":
-        return halves.as_kind(ir.VectorType(ir.HalfType(), 16)).converted(
-            "fpext", ir.VectorType(ir.FloatType(), 16)
-        )
+        return halves.as_kind(ir.VectorType(ir.HalfType(), 16)).converted("fpext", ir.VectorType(ir.FloatType(), 16))
     # Without F16C LLVM would call a library function that Numba does not link. Shifted into
     # place a float16 is a float32 that is 2^112 too small, subnormals included.
     wide = halves.converted("zext", INTS)

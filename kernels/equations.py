@@ -114,9 +114,7 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x * sigmoid(x)
 
 
-def wkv5(
-    r: np.ndarray, k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.ndarray
-) -> np.ndarray:
+def wkv5(r: np.ndarray, k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.ndarray) -> np.ndarray:
     """RWKV-5's and RWKV-6's memory: S, a matrix a head, fades by w and gets k vT; r reads it, and the present u times.
 
     The output sees S before this token's pair is in it, and the pair by itself with the bonus u.

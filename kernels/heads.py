@@ -127,9 +127,7 @@ def finish_head(typingctx, work, gate, r_k, weight, bias, n, n_padded, out):
 
         variance = _sum(emit, n_padded, lambda at: centred(at) * centred(at)) / n_float
         inverse = emit.splat(emit.constant(F32, 1.0) / emit.call("llvm.sqrt.f32", F32, variance + HEAD_EPSILON))
-        bonus = emit.splat(
-            _sum(emit, n_padded, lambda at: load(R, at) * load(K, at) * emit.load(r_k, at, FLOATS))
-        )
+        bonus = emit.splat(_sum(emit, n_padded, lambda at: load(R, at) * load(K, at) * emit.load(r_k, at, FLOATS)))
         with _vectors(emit, n_padded) as i:
             at = i * (4 * LANES)
             normed = emit.fma(centred(at) * inverse, emit.load(weight, at, FLOATS), emit.load(bias, at, FLOATS))

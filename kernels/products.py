@@ -93,9 +93,7 @@ class _Place:
 
     def _offset(self, which):
         """Of the `which`-th array of floats among the ending's numbers."""
-        start, stride = (
-            self.emit.load(self.args, 8 * (ENDING + 2 * which + i), I64) for i in range(2)
-        )
+        start, stride = (self.emit.load(self.args, 8 * (ENDING + 2 * which + i), I64) for i in range(2))
         return start + stride * self.token + self.at
 
     def load(self, which):

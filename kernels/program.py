@@ -95,9 +95,7 @@ class Team:
         Whoever calls holds `region.one_at_a_time`.
         """
         self._counters[:] = 0
-        _run.enter(
-            self._counters, self.n_threads, *self.program, self._items, weights, scratch, states, logits, batch
-        )
+        _run.enter(self._counters, self.n_threads, *self.program, self._items, weights, scratch, states, logits, batch)
 
     def __enter__(self) -> Team:
         one_at_a_time.acquire()

@@ -62,9 +62,7 @@ def default_threads() -> int:
 @functools.cache
 def _core_of(cpu):
     try:
-        with open(
-            f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii"
-        ) as file:
+        with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii") as file:
             return file.read()
     except OSError:
         return cpu
@@ -93,9 +91,7 @@ def _read(typingctx, counters, place):
     return types.int64(counters, types.intp), codegen
 
 
-_yield_processor = types.ExternalFunction(
-    "SwitchToThread" if os.name == "nt" else "sched_yield", types.int32()
-)
+_yield_processor = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
 
 
 def new_team(n_phases: int, n_threads: int) -> np.ndarray:

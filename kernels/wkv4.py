@@ -76,9 +76,7 @@ def wkv_block(typingctx, k, v, r, n_tokens, w, u, state, n_padded, block, n_bloc
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
         w, u, state, rows = (args[i] for i in (4, 5, 6, 11))
-        n_tokens, n_padded, block, n_blocks, wanted, row_bytes = (
-            emit.value(args[i]) for i in (3, 7, 8, 9, 10, 12)
-        )
+        n_tokens, n_padded, block, n_blocks, wanted, row_bytes = (emit.value(args[i]) for i in (3, 7, 8, 9, 10, 12))
         starts = [block * (4 * TILE_ROWS) + 4 * LANES * half for half in range(2)]
         lanes = [_Lanes(emit, (w, u), state, n_padded, at) for at in starts]
         with emit.loop(n_tokens) as t:

@@ -315,9 +315,7 @@ def _compiled(is_gated, is_moving):
             of_weights = item * stride + at
             bonus = beyond(weights, number(args, BONUS) + of_weights)
             place, decays = beyond(lanes, at), beyond(w, at)
-            _remember(
-                args, states, batch, first_head + head, place, size, stride, decays, w_stride, bonus, heads
-            )
+            _remember(args, states, batch, first_head + head, place, size, stride, decays, w_stride, bonus, heads)
             weight = beyond(weights, number(args, WEIGHT) + of_weights)
             bias = beyond(weights, number(args, BIAS) + of_weights)
             _norm(args, weight, bias, n_tokens, heads, beyond(normed, at), normed_bytes)

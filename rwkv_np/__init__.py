@@ -1,9 +1,9 @@
 """RWKV language models on an ordinary computer, in pure Python.
 
-    model = rwkv_np.load("model.bin")
-    tokenizer = rwkv_np.load_tokenizer(vocab_size=model.config.vocab_size)
-    for piece in rwkv_np.generate(model, tokenizer, "In the beginning"):
-        print(piece, end="", flush=True)
+model = rwkv_np.load("model.bin")
+tokenizer = rwkv_np.load_tokenizer(vocab_size=model.config.vocab_size)
+for piece in rwkv_np.generate(model, tokenizer, "In the beginning"):
+    print(piece, end="", flush=True)
 """
 
 __version__ = "0.1.0"

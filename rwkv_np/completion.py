@@ -142,9 +142,7 @@ class Completion(Iterator[str]):
         return tuple(self._pending) if self.stop_reason in ("length", "interrupted") else ()
 
     def __reduce__(self) -> NoReturn:
-        raise InputError(
-            "a running completion cannot be copied or pickled; its text, tokens and state can"
-        )
+        raise InputError("a running completion cannot be copied or pickled; its text, tokens and state can")
 
     def interrupt(self) -> None:
         """End the answer before its next token. May be called from a signal handler or a thread."""

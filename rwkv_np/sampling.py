@@ -125,9 +125,7 @@ def add_bias(logits: np.ndarray, bias: Mapping[int, float]) -> np.ndarray:
     return logits
 
 
-def penalize(
-    logits: np.ndarray, counts: Mapping[int, float], presence: float, frequency: float
-) -> np.ndarray:
+def penalize(logits: np.ndarray, counts: Mapping[int, float], presence: float, frequency: float) -> np.ndarray:
     """logits (V,) less `presence` and `frequency` x count for each token in `counts`.
 
     Raises InputError: a token is not in the vocabulary

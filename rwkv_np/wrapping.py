@@ -15,7 +15,7 @@ TAB = 8
 _JOINER = "\u200d"
 # Not at the beginning of a line, besides what Unicode calls closing: marks, small kana, what lengthens a sound.
 _NEVER_FIRST = frozenset(
-    "，。、！？：；．…‥—～〜·・％‰℃°,.!?:;%" "ーァィゥェォッャュョヮヵヶぁぃぅぇぉっゃゅょゎ々〻ゝゞヽヾ"
+    "，。、！？：；．…‥—～〜·・％‰℃°,.!?:;%ーァィゥェォッャュョヮヵヶぁぃぅぇぉっゃゅょゎ々〻ゝゞヽヾ"
 )
 
 

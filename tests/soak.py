@@ -222,8 +222,10 @@ def main() -> None:
         n_branches = check_end(soak)
     first, last = growth(soak.memory)
     print(f"{soak.n_tokens} tokens written; {dict(soak.done)}")
-    print(f"{soak.n_compared} times the state was that of reading from nothing; "
-          f"so it was of {n_branches} branches in another process")
+    print(
+        f"{soak.n_compared} times the state was that of reading from nothing; "
+        f"so it was of {n_branches} branches in another process"
+    )
     print(f"RssAnon: {first / 1e6:.2f} MB after the first fifth, {last / 1e6:.2f} at the end, {last / first - 1:+.2%}")
     sys.exit(last > GROWTH * first)
 

@@ -68,7 +68,9 @@ MORE = {
 OTHER_NAMES = {
     "a LoRA adapter": ["blocks.0.att.key.lora_A", "blocks.0.att.key.lora_B"],
     "something other than an RWKV model": [
-        "transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight",
+        "transformer.wte.weight",
+        "transformer.h.0.attn.c_attn.weight",
+        "lm_head.weight",
     ],
     "a model with the parameter names of the": ["rwkv.blocks.0.attention.key.weight", "rwkv.embeddings.weight"],
     "a model with the parameter names of the transformers": ["model.layers.0.attn.r_proj.weight", "lm_head.weight"],
@@ -165,9 +167,7 @@ def test_a_gap_in_the_layers_is_named(tmp_path):
     assert "lacks the parameter blocks.1.ln1.weight" in refusal_of(tmp_path, content)
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.int8, torch.int64, torch.bool, torch.float8_e5m2], ids=str
-)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int8, torch.int64, torch.bool, torch.float8_e5m2], ids=str)
 def test_a_type_that_is_no_published_one_is_named(tmp_path, dtype):
     line = refusal_of(tmp_path, tensors() | {"head.weight": torch.zeros(5, 8).to(dtype)})
     assert f"head.weight is {dtype}; expected one of torch.bfloat16, torch.float16, torch.float32" in line

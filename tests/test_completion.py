@@ -304,9 +304,7 @@ def test_a_character_broken_off_is_whole_when_the_text_goes_on():
     begun = Completion(model, tokenizer, PROMPT, SamplingParams(max_tokens=2, **GREEDY))
     assert "".join(begun) == "x\N{REPLACEMENT CHARACTER}"
     rest = Unfinished(tuple(begun.tokens), begun.pending)
-    ended = Completion(
-        model, tokenizer, (), SamplingParams(max_tokens=2, **GREEDY), begun.position, unfinished=rest
-    )
+    ended = Completion(model, tokenizer, (), SamplingParams(max_tokens=2, **GREEDY), begun.position, unfinished=rest)
     assert "".join(ended) == "🦙y"
 
 

@@ -52,9 +52,7 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, -1e-45, 1e-40, 1.2e-38, 5.9e-8, 6.1
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=300, deadline=None)
 @given(
-    x=hnp.arrays(
-        np.float32, (2, 32), elements=st.one_of(st.sampled_from(SPECIAL), st.floats(-65504, 65504, width=32))
-    )
+    x=hnp.arrays(np.float32, (2, 32), elements=st.one_of(st.sampled_from(SPECIAL), st.floats(-65504, 65504, width=32)))
 )
 def test_any_finite_block(name, x):
     check(name, x)

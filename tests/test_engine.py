@@ -82,13 +82,9 @@ def test_a_prompt_longer_than_a_chunk_gives_the_same_bits(tiny_model):
 
 @pytest.mark.parametrize("end", ["FP32", "Q4_1", "v100-Q4_1_O"])
 def test_the_number_of_threads_does_not_change_a_bit(golden, official, end):
-    expected, expected_state = load(golden(f"{end}.bin"), threads=1).forward(
-        official["tokens"], full_output=True
-    )
+    expected, expected_state = load(golden(f"{end}.bin"), threads=1).forward(official["tokens"], full_output=True)
     for threads in range(2, numba.config.NUMBA_NUM_THREADS + 1):
-        logits, state = load(golden(f"{end}.bin"), threads=threads).forward(
-            official["tokens"], full_output=True
-        )
+        logits, state = load(golden(f"{end}.bin"), threads=threads).forward(official["tokens"], full_output=True)
         np.testing.assert_array_equal(logits, expected)
         assert_same_state(state, expected_state)
 

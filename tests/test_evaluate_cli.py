@@ -25,10 +25,13 @@ def lambada(tmp_path):
 def test_one_table_shows_quality_and_cost_of_each_model(run_cli, words, model_fp16):
     out = run_cli("evaluate", model_fp16, made(model_fp16, "Q4_1"), "--text", words).stdout
     head, base, model = out.splitlines()[:3]
-    assert head.split() == (
-        "model MB bits/weight perplexity ratio mean KL KL 99 % RMS Δp % same top % "
-        "RssAnon MB decode/s prompt/s bandwidth %"
-    ).split()
+    assert (
+        head.split()
+        == (
+            "model MB bits/weight perplexity ratio mean KL KL 99 % RMS Δp % same top % "
+            "RssAnon MB decode/s prompt/s bandwidth %"
+        ).split()
+    )
     assert base.startswith("FP16 ") and model.startswith("Q4_1 ") and model.count("±") == 5
     assert "ratios and Δp is FP16" in out
 
@@ -49,9 +52,7 @@ def test_the_issue_s_second_command_measures_the_model_and_what_is_made(run_cli,
     assert [line.split()[0] for line in out.splitlines()[1:5]] == ["FP16", "Q4_1", "Q4_0", "Q8_0"]
 
 
-@pytest.mark.parametrize(
-    ("version", "ranks"), [("v5.1", ()), ("v5.2", ()), ("v6", (32, 32)), ("v7", (32, 32, 32, 32))]
-)
+@pytest.mark.parametrize(("version", "ranks"), [("v5.1", ()), ("v5.2", ()), ("v6", (32, 32)), ("v7", (32, 32, 32, 32))])
 def test_every_version_is_measured_and_compared(run_cli, words, tmp_path, version, ranks):
     arrays = random_parameters(np.random.default_rng(3), architecture=version, head_size=16, ranks=ranks)
     model, kept = write_model(tmp_path / "model-FP16.bin", arrays, "FP16"), tmp_path / "kept"

@@ -1,6 +1,6 @@
 """Damaged files of every kind, a few of each; and the fuzzer itself, whose long run is started by hand.
 
-    python tests/fuzz/run.py --files 100000
+python tests/fuzz/run.py --files 100000
 """
 
 import json

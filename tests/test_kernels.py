@@ -59,9 +59,7 @@ def test_products_match_the_reference(format, path, readonly, threads, rng):
         difference = np.abs(run_product(raw, format, n_in, x, path) - matmul_reference(raw, format, n_in, x))
         bound = product_bound(raw, format, n_in, x)
         worst = np.unravel_index((difference / bound).argmax(), bound.shape)
-        assert (difference <= bound).all(), (
-            f"{n_rows} x {n_in}, vector and row {worst}: off by {difference[worst]}"
-        )
+        assert (difference <= bound).all(), f"{n_rows} x {n_in}, vector and row {worst}: off by {difference[worst]}"
 
 
 @pytest.mark.parametrize("format", ["FP32", "FP16"])
@@ -147,9 +145,9 @@ def _exp(x, out):
 
 
 def test_the_exponential_is_as_exact_as_float32():
-    x = np.concatenate(
-        [np.linspace(-87, 0, 16000), [0, -1e-30, -1e-7, -88, -1e30, -np.inf] + 10 * [-1]]
-    ).astype(np.float32)
+    x = np.concatenate([np.linspace(-87, 0, 16000), [0, -1e-30, -1e-7, -88, -1e30, -np.inf] + 10 * [-1]]).astype(
+        np.float32
+    )
     out = np.empty_like(x)
     _exp(x, out)
     expected = np.exp(x.astype(np.float64))
@@ -200,9 +198,7 @@ for format in ("Q4_1", "FP16"):
 print(choose().path)
 """
     env = os.environ | {"NUMBA_CPU_NAME": "generic", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert result.stdout == "generic\n", result.stderr
 
 

@@ -319,9 +319,7 @@ def large_checkpoint(tmp_path_factory):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
-def test_a_signal_in_the_middle_of_a_conversion_leaves_the_old_file_alone(
-    tmp_path, large_checkpoint, signum, code
-):
+def test_a_signal_in_the_middle_of_a_conversion_leaves_the_old_file_alone(tmp_path, large_checkpoint, signum, code):
     destination = tmp_path / "a.bin"
     destination.write_bytes(b"old")
     child = subprocess.Popen(

@@ -97,9 +97,7 @@ def test_tensors_of_all_kinds_are_read_as_pytorch_reads_them(tmp_path, is_zip, p
         "parameter": parameter, "scalar": torch.tensor(3.0), "empty": torch.zeros(0, 4), "strided": x[::2, ::3],
         "broadcast": torch.tensor([2.0]).expand(3, 4), **module.state_dict(),
     }  # fmt: skip
-    torch.save(
-        content, tmp_path / "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip
-    )
+    torch.save(content, tmp_path / "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
     # With weights_only, PyTorch does not read what it writes from protocol 4 on.
     ours, theirs = contents(tmp_path / "x.pth", None if protocol < 4 else content)
     assert ours == theirs

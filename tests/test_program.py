@@ -158,9 +158,7 @@ def test_where_nothing_is_counted_there_is_no_work():
     assert not wanted[:, 0].any() and tokens[:, 0].all()
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 16), st.integers(0, 10**9), st.integers(0, 16)), min_size=1, max_size=8)
-)
+@given(st.lists(st.tuples(st.integers(1, 16), st.integers(0, 10**9), st.integers(0, 16)), min_size=1, max_size=8))
 def test_a_batch_says_what_each_sequence_reads(runs):
     runs = [(n_tokens, state, min(n_tokens, n_wanted)) for n_tokens, state, n_wanted in runs]
     batch = b.new_batch()

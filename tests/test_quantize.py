@@ -72,9 +72,7 @@ def changed(tmp_path, source, name, index, value):
 
 
 @pytest.mark.parametrize("data_type", TYPES)
-@pytest.mark.parametrize(
-    "source", [FP16, GOLDEN / "golden-4v0.v100-FP16.bin"], ids=["version-101", "version-100"]
-)
+@pytest.mark.parametrize("source", [FP16, GOLDEN / "golden-4v0.v100-FP16.bin"], ids=["version-101", "version-100"])
 def test_the_golden_fp16_file_gives_the_bytes_of_rwkv_cpp(tmp_path, source, data_type):
     quantize(source, tmp_path / "q.bin", data_type)
     assert (tmp_path / "q.bin").read_bytes() == golden_bytes(data_type)
@@ -129,9 +127,7 @@ def true_error(name, data_type):
 
 
 def test_a_row_length_that_fills_no_blocks_stays_and_is_said_to(tmp_path, run_cli):
-    source = write_model(
-        tmp_path / "m.bin", random_parameters(np.random.default_rng(0), n_embd=40, dim_ffn=96)
-    )
+    source = write_model(tmp_path / "m.bin", random_parameters(np.random.default_rng(0), n_embd=40, dim_ffn=96))
     output = run_cli("quantize", source, tmp_path / "q.bin", "Q8_0").output
     found = types(tmp_path / "q.bin")
     assert found["blocks.0.ffn.value.weight"] == "Q8_0" and found["blocks.0.ffn.key.weight"] == "FP32"
@@ -162,9 +158,7 @@ def test_head_takes_a_type_of_its_own(tmp_path, run_cli):
     expected = by_name("Q8_0").format.encode(plain["head.weight"].array().reshape(101, 2, 32))
     assert mixed["head.weight"].data.tobytes() == expected.tobytes()
     q4_1 = read_model_file(GOLDEN / "golden-4v0.Q4_1.bin").parameters
-    assert all(
-        p.data.tobytes() == q4_1[name].data.tobytes() for name, p in mixed.items() if name != "head.weight"
-    )
+    assert all(p.data.tobytes() == q4_1[name].data.tobytes() for name, p in mixed.items() if name != "head.weight")
     assert read_model_file(tmp_path / "q.bin").header.data_type == by_name("Q4_1").code
 
 
@@ -242,17 +236,13 @@ def test_beside_q4_1_o_the_same_names_mean_the_blocks_of_april_2023(tmp_path, da
 
 @pytest.mark.parametrize("pattern", ["blocks.7.*", "head", "Emb.weight", "ln_out.*"])
 def test_a_pattern_that_matches_no_matrix_is_an_error(tmp_path, pattern):
-    with pytest.raises(
-        InputError, match=r"matches no matrix; rwkv-np inspect .*FP16\.bin lists them"
-    ) as error:
+    with pytest.raises(InputError, match=r"matches no matrix; rwkv-np inspect .*FP16\.bin lists them") as error:
         quantize(FP16, tmp_path / "q.bin", "Q4_1", keep=[("*", "Q8_0"), (pattern, "Q8_0")])
     assert repr(pattern) in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "options", [["--head", "Q4_2"], ["--keep", "blocks.*=q8"], ["--keep", "head.weight=5"]]
-)
+@pytest.mark.parametrize("options", [["--head", "Q4_2"], ["--keep", "blocks.*=q8"], ["--keep", "head.weight=5"]])
 def test_an_unknown_type_of_a_pattern_is_an_error_with_the_list(tmp_path, run_cli, options):
     stderr = run_cli("quantize", FP16, tmp_path / "q.bin", "Q4_1", *options, code=1).stderr
     assert "unknown data type" in stderr
@@ -286,8 +276,7 @@ def test_types_of_different_versions_do_not_mix(tmp_path, data_type, other, vers
 @pytest.mark.parametrize("value", ["Q8_0", "=Q8_0"])
 def test_a_keep_without_a_pattern_is_a_usage_error(tmp_path, run_cli, value):
     assert (
-        "is not of the form PATTERN=TYPE"
-        in run_cli("quantize", FP16, tmp_path / "q", "--keep", value, code=2).stderr
+        "is not of the form PATTERN=TYPE" in run_cli("quantize", FP16, tmp_path / "q", "--keep", value, code=2).stderr
     )
 
 
@@ -339,9 +328,7 @@ def test_numbers_that_are_not_finite_are_counted_over_the_whole_parameter(tmp_pa
 @pytest.mark.parametrize("source", [FP16, FP32], ids=lambda path: path.name)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name, index", [(KEY, (200, 63)), ("emb.weight", (100, 1)), ("head.weight", (3, 0))])
-def test_what_is_no_finite_number_is_named_with_its_place(
-    tmp_path, monkeypatch, run_cli, source, value, name, index
-):
+def test_what_is_no_finite_number_is_named_with_its_place(tmp_path, monkeypatch, run_cli, source, value, name, index):
     monkeypatch.setattr(sys.modules["rwkv_np.conversion.quantize"], "CHUNK", 640)
     path = changed(tmp_path, source, name, index, value)
     stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
@@ -353,9 +340,7 @@ def test_what_is_no_finite_number_is_named_with_its_place(
 @pytest.mark.parametrize("data_type", TYPES)
 def test_a_value_too_large_for_the_scales_is_named_with_the_way_round(tmp_path, data_type):
     path = changed(tmp_path, FP32, KEY, (7, 5), -1e38)
-    with pytest.raises(
-        FormatError, match=rf"{KEY} holds values up to 1e\+38, too large .* of {data_type}; leave it"
-    ):
+    with pytest.raises(FormatError, match=rf"{KEY} holds values up to 1e\+38, too large .* of {data_type}; leave it"):
         quantize(path, tmp_path / "q.bin", data_type)
     assert os.listdir(tmp_path) == ["changed.bin"]
     quantize(path, tmp_path / "q.bin", data_type, keep=[(KEY, "FP32")])
@@ -403,9 +388,7 @@ def test_the_disk_must_have_room_for_the_result_which_is_known_beforehand(tmp_pa
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_an_error_in_a_worker_ends_the_run_with_that_error_and_leaves_nothing(
-    tmp_path, monkeypatch, overwrite
-):
+def test_an_error_in_a_worker_ends_the_run_with_that_error_and_leaves_nothing(tmp_path, monkeypatch, overwrite):
     def encode(format, x):
         if x.shape[0] == 512:  # ffn.key and ffn.value
             raise MemoryError("no room")
@@ -525,9 +508,7 @@ def test_json_holds_all_of_it_on_stdout_alone(tmp_path, run_cli):
         )
         assert (row["source_bytes"], row["n_bytes"]) == (p.n_bytes, q.n_bytes)
         assert (row["error"] is None) == (p.data_type == q.data_type)
-    assert next(row for row in rows if row["name"] == KEY)["error"] == pytest.approx(
-        true_error(KEY, "Q4_1"), rel=1e-3
-    )
+    assert next(row for row in rows if row["name"] == KEY)["error"] == pytest.approx(true_error(KEY, "Q4_1"), rel=1e-3)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
@@ -554,9 +535,7 @@ def test_a_matrix_of_zeros_has_no_error(tmp_path):
     arrays = random_parameters(np.random.default_rng(0))
     arrays["head.weight"][:] = 0
     source = write_model(tmp_path / "m.bin", arrays)
-    results = {
-        r.name: r for r in quantize(source, tmp_path / "q.bin", "Q4_1", keep=[("head.weight", "Q4_1")])
-    }
+    results = {r.name: r for r in quantize(source, tmp_path / "q.bin", "Q4_1", keep=[("head.weight", "Q4_1")])}
     assert results["head.weight"].error == 0
     assert not read_model_file(tmp_path / "q.bin").parameters["head.weight"].array().any()
 

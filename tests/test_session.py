@@ -416,9 +416,7 @@ def test_a_system_text_for_single_rounds_is_refused_with_what_can_be_done_here(d
     assert "--system" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("n", "said"), [(0, "[0 tokens, "), (1, "[1 token, "), (2, "[2 tokens, ")]
-)
+@pytest.mark.parametrize(("n", "said"), [(0, "[0 tokens, "), (1, "[1 token, "), (2, "[2 tokens, ")])
 def test_one_token_is_no_tokens(n, said):
     assert f"[{Language('en').say('answer_rate', tokens=n, rate=1)}]".startswith(said)
     assert Language("zh").say("answer_rate", tokens=n, rate=1).startswith(f"{n} 个 token")

@@ -54,9 +54,7 @@ class Thinker(ScriptedModel):
 def thinking(mode="on", keep_thoughts=False, opening="", **settings):
     params = SamplingParams(**(GREEDY | {"max_tokens": 50} | settings))
     template = replace(TEMPLATES["g1"], think=mode)
-    return Conversation(
-        Thinker(), PieceTokenizer(PIECES), template, params, opening, keep_thoughts=keep_thoughts
-    )
+    return Conversation(Thinker(), PieceTokenizer(PIECES), template, params, opening, keep_thoughts=keep_thoughts)
 
 
 def read_for_answer(chat):

@@ -78,9 +78,7 @@ def check_both_engines_agree_on_quantized(path):
     assert np.abs(logits - expected).mean() < 0.1 * np.abs(expected).mean()
 
 
-@pytest.mark.parametrize(
-    ("name", "title"), [("gate_w1", "x060a"), ("gate_w2", "x060a"), ("time_maa_rkvw_w1", "x060b")]
-)
+@pytest.mark.parametrize(("name", "title"), [("gate_w1", "x060a"), ("gate_w2", "x060a"), ("time_maa_rkvw_w1", "x060b")])
 def test_what_looks_like_it_and_computes_something_else_is_refused(tmp_path, name, title):
     tensors = random_checkpoint("v6", ranks=(4, 4)) | {f"blocks.0.att.{name}": torch.zeros(8, 8)}
     with pytest.raises(CheckpointError, match=f"contains {title}"):

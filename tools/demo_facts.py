@@ -61,8 +61,7 @@ def topics() -> tuple[Topic, ...]:
 def _topic(entry: dict[str, Any]) -> Topic:
     rows = list(_rows(entry))
     facts = {
-        language: tuple(_fact(entry["topic"], language, entry[language], row) for row in rows)
-        for language in LANGUAGES
+        language: tuple(_fact(entry["topic"], language, entry[language], row) for row in rows) for language in LANGUAGES
     }
     return Topic(entry["topic"], entry["share"], facts)
 

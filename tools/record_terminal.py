@@ -45,6 +45,7 @@ MARGIN, BAR = 16, 34
 COLORS = {"default": "#d8dee9", "green": "#a3be8c", "cyan": "#88c0d0", "red": "#e0707c", "brightblack": "#8490a6"}
 DIM, GRAY = "\x1b[2m", "\x1b[90m"  # pyte knows no dim text
 
+
 class Screen(pyte.Screen):
     """A screen that answers the program's questions, such as where the cursor is."""
 

@@ -27,14 +27,10 @@ class Defaults:
 # Between the two programs: their temperatures are 1.2 and 0.8, their penalties 0.4 and 0.2; top_p is 0.5 in both.
 _RAVEN = Defaults(SamplingParams(), "ChatRWKV's v2/chat.py and rwkv.cpp's python/chat_with_bot.py")
 # The chat with World models of RWKV-6 and 7 (since July 2024).
-_WORLD = Defaults(
-    SamplingParams(top_p=0.3, presence_penalty=0.5, frequency_penalty=0.5), "ChatRWKV's API_DEMO_CHAT.py"
-)
+_WORLD = Defaults(SamplingParams(top_p=0.3, presence_penalty=0.5, frequency_penalty=0.5), "ChatRWKV's API_DEMO_CHAT.py")
 # No penalties: a thought, a sum and a program repeat themselves for good reasons.
 _G1 = Defaults(
-    SamplingParams(
-        top_p=0.5, top_k=100, presence_penalty=0, frequency_penalty=0, penalty_decay=0.997, max_tokens=4000
-    ),
+    SamplingParams(top_p=0.5, top_k=100, presence_penalty=0, frequency_penalty=0, penalty_decay=0.997, max_tokens=4000),
     "the example of G1 in ChatRWKV's rwkv_pip_package/README.md",
 )
 DEFAULTS = {"raven": _RAVEN, "qa": _RAVEN, "instruction": _RAVEN, "world": _WORLD, "g1": _G1}

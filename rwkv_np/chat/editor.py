@@ -48,9 +48,7 @@ class Editor:
     def read(self) -> str:
         """A line, or several. Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
         name = self._session.conversation.template.user
-        line = self._prompt.prompt(
-            FormattedText([("bold ansigreen", f"{name}: ")]), default=self._session.draft or ""
-        )
+        line = self._prompt.prompt(FormattedText([("bold ansigreen", f"{name}: ")]), default=self._session.draft or "")
         self._say_problem()
         return line
 

@@ -147,7 +147,9 @@ class Screen:
             n = columns(sys.stderr)
             text = wrapped(text, n, indent=indent if n >= 2 * indent else 0)
         if self._dim:
-            text = f"{color}{text}{_RESET}" if color else f"{_RED}{label}{_RESET}{text[len(label):]}" if label else text
+            text = (
+                f"{color}{text}{_RESET}" if color else f"{_RED}{label}{_RESET}{text[len(label) :]}" if label else text
+            )
         print(text, file=sys.stderr, flush=True)
 
     def reading(self, done: int, total: int) -> None:

@@ -88,9 +88,7 @@ class Session:
         if answer.was_read:
             self.attached, self.draft = "", None
 
-    def show(
-        self, completion: Answer, message: str = "", *, goes_on: bool = False, name: str | None = None
-    ) -> None:
+    def show(self, completion: Answer, message: str = "", *, goes_on: bool = False, name: str | None = None) -> None:
         """Show an answer as it is made; Ctrl-C ends it, and only it."""
         if name is None and not goes_on:
             name = self.conversation.template.bot

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 SEPARATOR = "\n\n"
 
 _INSTRUCTION = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request."
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 )
 _INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "

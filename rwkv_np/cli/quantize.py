@@ -14,9 +14,7 @@ from rwkv_np.cli.progress import byte_progress
 from rwkv_np.conversion.quantize import NUMBERS, TYPES, Quantized, quantize
 
 
-def _parse_keep(
-    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[str, str]]:
+def _parse_keep(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
     pairs = [value.rpartition("=") for value in values]
     if wrong := [value for value, (pattern, _, _) in zip(values, pairs, strict=True) if not pattern]:
         raise click.BadParameter(f"{wrong[0]!r} is not of the form PATTERN=TYPE")

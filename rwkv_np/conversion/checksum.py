@@ -30,8 +30,7 @@ class Checksum:
         if not self._is_right:
             raise CheckpointError(
                 self._file.path,
-                f"is damaged: the CRC-32 of data/{self._key} does not match. "
-                "Download it again",
+                f"is damaged: the CRC-32 of data/{self._key} does not match. Download it again",
             )
 
     def _compute(self) -> int:

@@ -156,9 +156,7 @@ def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]
             raise InputError(
                 f"the pattern {pattern!r} matches no matrix; rwkv-np inspect {shlex.quote(file.path)} lists them"
             )
-    return [
-        _item(p, wanted, keep) if p.name in matrices else _Item(p, p.data_type) for p in file.parameters.values()
-    ]
+    return [_item(p, wanted, keep) if p.name in matrices else _Item(p, p.data_type) for p in file.parameters.values()]
 
 
 def _quantizable(file: ModelFile) -> Callable[[str, tuple[int, ...]], bool]:
@@ -227,9 +225,7 @@ def _slices(p: Parameter) -> list[slice]:
     return [slice(start, start + step) for start in range(0, p.n_weights // p.shape[-1], step)]
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, n_ahead: int, jobs: Iterator[Callable[[], _Chunk]]
-) -> Iterator[_Chunk]:
+def _in_order(pool: ThreadPoolExecutor, n_ahead: int, jobs: Iterator[Callable[[], _Chunk]]) -> Iterator[_Chunk]:
     """The results of `jobs` in their order, with at most `n_ahead` of them begun and not yet taken."""
     pending: deque[Future[_Chunk]] = deque()
     for job in jobs:
@@ -249,9 +245,7 @@ def _write_chunks(item: _Item, chunks: Iterator[_Chunk], out: BinaryIO) -> Quant
         error, energy = error + chunk.error, energy + chunk.energy
     n_bytes = out.tell() - start
     relative = None if item.is_copied else math.sqrt(error / energy) if energy else 0.0
-    return Quantized(
-        p.name, p.shape, p.data_type.name, item.data_type.name, p.n_bytes, n_bytes, relative, item.note
-    )
+    return Quantized(p.name, p.shape, p.data_type.name, item.data_type.name, p.n_bytes, n_bytes, relative, item.note)
 
 
 def _job(path: str, item: _Item, rows: slice) -> Callable[[], _Chunk]:

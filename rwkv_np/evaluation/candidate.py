@@ -56,9 +56,7 @@ class Candidate:
             yield replace(self, name=name, variant_of=self.name, has_float32_activations=True)
         if both_heads and self.other_head_type:
             name, is_q8_0 = f"{self.name}, {self.other_head_type} head", self.other_head_type == "Q8_0"
-            yield replace(
-                self, name=name, variant_of=self.name, head_type=self.other_head_type, head_q8_0=is_q8_0
-            )
+            yield replace(self, name=name, variant_of=self.name, head_type=self.other_head_type, head_q8_0=is_q8_0)
 
 
 def candidate(path: str, name: str | None = None, head_epsilon: float | None = None) -> Candidate:

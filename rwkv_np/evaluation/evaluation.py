@@ -84,9 +84,7 @@ class Evaluation:
     def _cost(self, candidate: Candidate) -> Cost:
         return cost(candidate, self._task.threads) if self._task.is_timed else size(candidate.path)
 
-    def _predict(
-        self, passage: Passage, models: Sequence[Model], rows: list[Row], progress: Progress
-    ) -> None:
+    def _predict(self, passage: Passage, models: Sequence[Model], rows: list[Row], progress: Progress) -> None:
         readers: list[Reader] = [ModelReader(row.name, model) for row, model in zip(rows, models)]
         if isinstance(self._base, BaseFile):
             header = self._base.header
@@ -108,9 +106,7 @@ class Evaluation:
         finally:
             _take(record, rows, passage.skip)
 
-    def _guess(
-        self, items: Sequence[Item], models: Sequence[Model], rows: Sequence[Row], progress: Progress
-    ) -> None:
+    def _guess(self, items: Sequence[Item], models: Sequence[Model], rows: Sequence[Row], progress: Progress) -> None:
         guesses = [Guesses() for _ in models]
 
         def show(done: int) -> None:
@@ -128,9 +124,7 @@ class Evaluation:
 
 def _header(row: Row, model: Model, passage: Passage) -> Header:
     n_rows = len(passage.tokens) - 1
-    return Header(
-        VERSION, row.name, row.data_type, row.head_type, model.config.vocab_size, n_rows, passage.window
-    )
+    return Header(VERSION, row.name, row.data_type, row.head_type, model.config.vocab_size, n_rows, passage.window)
 
 
 def _take(record: Record, rows: Sequence[Row], first: int) -> None:

@@ -139,9 +139,7 @@ def _title(axes: Axes, title: str, report: Report, more: str = "") -> None:
     axes.text(0, 1.02, below, transform=axes.transAxes, fontsize=9, color="#444444")
 
 
-def _points(
-    axes: Axes, report: Report, rows: Sequence[Row], xs: Sequence[float]
-) -> tuple[list[Label], list[Line]]:
+def _points(axes: Axes, report: Report, rows: Sequence[Row], xs: Sequence[float]) -> tuple[list[Label], list[Line]]:
     """A point with its error for each row, the mean KL divergence upwards; a line from model to variant."""
     labels, lines, models = [], [], {row.name: (row, x) for row, x in zip(rows, xs)}
     for row, x in zip(rows, xs):

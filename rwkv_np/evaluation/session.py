@@ -87,9 +87,7 @@ class Session:
         return self.report
 
 
-def evaluate(
-    paths: Sequence[str], conditions: Conditions, *, progress: Progress | None = None, **plan: Any
-) -> Report:
+def evaluate(paths: Sequence[str], conditions: Conditions, *, progress: Progress | None = None, **plan: Any) -> Report:
     """Measure the model files at `paths`; `plan` are the options of `make_plan`."""
     return Session(make_plan(paths, **plan), conditions).run(progress)
 

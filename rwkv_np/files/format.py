@@ -198,6 +198,5 @@ def _data_type(path: str, version: int, code: int, where: str) -> DataType:
         found = f"the unknown data type code {code}"
     raise FormatError(
         path,
-        f"{where} uses {found}. Quantize again from the FP16 file: "
-        "rwkv-np quantize MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
+        f"{where} uses {found}. Quantize again from the FP16 file: rwkv-np quantize MODEL-FP16.bin MODEL-Q4_1.bin Q4_1",
     )

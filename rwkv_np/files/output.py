@@ -32,7 +32,6 @@ except ImportError:  # Windows
 OVERWRITE = "use --overwrite, or choose another name"  # for the commands; other callers pass their own
 
 
-
 def check_destination(
     path: PathLike, source: PathLike | None, overwrite: bool, n_bytes: int = 0, *, mend: str = OVERWRITE
 ) -> None:

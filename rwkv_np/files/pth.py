@@ -206,9 +206,7 @@ def _read_legacy(path: PathLike, file: BinaryIO) -> Pth:
     return Pth(content, _places_in_a_row(file, head.tell(), keys, storages))
 
 
-def _places_in_a_row(
-    file: BinaryIO, start: int, keys: list[str], storages: Mapping[str, Storage]
-) -> dict[str, Place]:
+def _places_in_a_row(file: BinaryIO, start: int, keys: list[str], storages: Mapping[str, Storage]) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for key in keys:
         if key not in storages:
@@ -285,8 +283,7 @@ class _Names:
         raise UnknownName(name[:80])
 
     def storage(self, words: Any) -> Storage:
-        """The storage that a persistent id means: "storage", type, key, device, how many values, of which it is a view.
-        """
+        """The storage that a persistent id means: "storage", type, key, device, how many values, of which it is a view."""
         kind, (dtype, size), key, _, n_values, *more = words
         if kind != "storage" or not isinstance(key, str) or type(n_values) is not int or n_values < 0:
             raise TypeError

@@ -59,9 +59,7 @@ def load(
     return model
 
 
-def _checked(
-    threads: int | None, engine: str, head_q8_0: bool | None, head_epsilon: float | None
-) -> dict[str, Any]:
+def _checked(threads: int | None, engine: str, head_q8_0: bool | None, head_epsilon: float | None) -> dict[str, Any]:
     """The options of `load`, checked before a file is opened. Raises InputError."""
     if not isinstance(engine, str) or engine not in ENGINES:
         raise InputError(f"engine is {arguments.shown(engine)}; expected fused or numpy")

@@ -90,10 +90,12 @@ class Places:
         """The matrices that a parameter of three dimensions holds one behind the other."""
         p = self._parameters[name]
         size = p.n_bytes // p.shape[0]
-        return self._place_together([
-            Parameter(f"{name}[{i}]", p.shape[1:], p.data_type, p.data[i * size : (i + 1) * size])
-            for i in range(p.shape[0])
-        ])
+        return self._place_together(
+            [
+                Parameter(f"{name}[{i}]", p.shape[1:], p.data_type, p.data[i * size : (i + 1) * size])
+                for i in range(p.shape[0])
+            ]
+        )
 
     def _matrix(self, name: str) -> Parameter:
         """Most have a name that ends in "weight"; the thin ones have not."""

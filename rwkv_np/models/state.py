@@ -171,8 +171,7 @@ class State:
 def _check(name: str, found: object, expected: object, layout: StateLayout) -> None:
     if found != expected:
         raise InputError(
-            f"the state belongs to another model: its {name} is {found}; this model ({layout.model}) "
-            f"expects {expected}"
+            f"the state belongs to another model: its {name} is {found}; this model ({layout.model}) expects {expected}"
         )
 
 

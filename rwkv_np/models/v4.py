@@ -107,9 +107,7 @@ def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 def checkpoint_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """The same in a checkpoint, where the shares of a mix are (1, 1, C)."""
-    return {
-        name: (1, 1, *shape) if ".time_mix_" in name else shape for name, shape in parameter_shapes(sizes).items()
-    }
+    return {name: (1, 1, *shape) if ".time_mix_" in name else shape for name, shape in parameter_shapes(sizes).items()}
 
 
 def _state_parts(sizes: Sizes) -> dict[str, Part]:

@@ -73,9 +73,7 @@ def load_tokenizer(
     return beside or _load_named(NAME_OF_SIZE[vocab_size], vocab_size, notify)
 
 
-def _load_given(
-    path: str, vocab_size: int | None, model_path: PathLike | None, notify: Notify | None
-) -> Tokenizer:
+def _load_given(path: str, vocab_size: int | None, model_path: PathLike | None, notify: Notify | None) -> Tokenizer:
     name = path.lower()
     if name == "20b":
         check_fit(path, N_IDS_20B, vocab_size or N_IDS_20B)  # before anything is downloaded

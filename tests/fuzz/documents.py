@@ -136,7 +136,7 @@ def edit_toml(data: bytes, rng: Random) -> bytes:
         elif how == 5:
             lines[i : i + 1] = [] if rng.random() < 0.5 else [lines[i], lines[i]]
         elif how == 6:
-            lines[i] = f'{rng.choice(("x", "seed", "text", "turns", "", "a.b", chr(34) * 2, "é"))} = {value}'
+            lines[i] = f"{rng.choice(('x', 'seed', 'text', 'turns', '', 'a.b', chr(34) * 2, 'é'))} = {value}"
         else:
             lines.insert(i, rng.choice(("[chat]", "[[chat]]", "[x]", "chat = 1", "\0", "\ufeff", "# \x01")))
     found = "\n".join(lines).encode("utf-8", "surrogatepass")

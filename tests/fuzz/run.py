@@ -89,9 +89,7 @@ def numbers(kinds: list[Kind], n_files: int) -> dict[str, int]:
     return {kind.name: max(1, round(n_files * kind.share / whole)) for kind in kinds}
 
 
-def fuzz(
-    counts: dict[str, Count], n_files: int, seed: int, folder: Path, findings: Findings, limit: float
-) -> None:
+def fuzz(counts: dict[str, Count], n_files: int, seed: int, folder: Path, findings: Findings, limit: float) -> None:
     """Open that many files of the kinds that `counts` names, of `limit` seconds each; the rest is what comes of it."""
     kinds = [KINDS[name] for name in counts]
     begin = time.monotonic()
