@@ -283,7 +283,7 @@ class _Names:
         raise UnknownName(name[:80])
 
     def storage(self, words: Any) -> Storage:
-        """The storage that a persistent id means: "storage", type, key, device, how many values, of which it is a view."""
+        """The storage that a persistent id means: "storage", type, key, device, size, and of which it is a view."""
         kind, (dtype, size), key, _, n_values, *more = words
         if kind != "storage" or not isinstance(key, str) or type(n_values) is not int or n_values < 0:
             raise TypeError
