@@ -109,7 +109,7 @@ def test_a_damaged_file_is_compiled_again_and_replaced(tmp_path, said, damage):
     whole = kept(tmp_path).read_bytes()
     kept(tmp_path).write_bytes(damage(whole))
     assert start(tmp_path) == (42, False)
-    assert len(said) == 1 and f"{tmp_path}: compiled kernels in it are damaged" in said[0]
+    assert len(said) == 1 and f"{tmp_path}: damaged compiled kernels found" in said[0]
     assert start(tmp_path) == (42, True)
     assert len(said) == 1
 
@@ -154,13 +154,13 @@ def test_a_full_disk_costs_the_keeping_alone(tmp_path, said, monkeypatch):
 
     monkeypatch.setattr(os, "replace", no_room)
     assert start(tmp_path) == (42, False) and start(tmp_path, _triple) == (63, False)
-    assert len(said) == 1 and "cannot be kept: No space left on device. Make room" in said[0]
+    assert len(said) == 1 and "cannot store compiled kernels: No space left on device. Free some space" in said[0]
     assert not os.listdir(tmp_path)
 
 
 def test_a_folder_that_has_vanished_costs_the_keeping_alone(tmp_path, said):
     assert start(tmp_path / "gone") == (42, False)
-    assert len(said) == 1 and "cannot be kept: No such file or directory" in said[0]
+    assert len(said) == 1 and "cannot store compiled kernels: No such file or directory" in said[0]
 
 
 @pytest.mark.parametrize("age", [7200, -7200], ids=["old", "of a clock that was ahead"])
@@ -213,7 +213,8 @@ def test_a_folder_that_others_may_write_to_is_not_used(base, said, mode):
     (base / "x").chmod(mode)
     assert is_spare(cache.place("x"), base)
     assert len(said) == 1
-    assert f"others may write to {base}/x (chmod go-w {base}/x); what was compiled or read is kept in" in said[0]
+    assert f"others may write to {base}/x (chmod go-w {base}/x); " in said[0]
+    assert "is used as the cache instead" in said[0]
     cache.place("x")
     assert len(said) == 1
 
@@ -267,7 +268,7 @@ def test_where_nothing_can_be_used_nothing_is_kept(base, said, monkeypatch):
     base.write_bytes(b"")
     monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(base))
     assert cache.place("x") is None
-    assert len(said) == 1 and "Not a directory" in said[0] and "what is compiled or read is not kept" in said[0]
+    assert len(said) == 1 and "Not a directory" in said[0] and "nothing is cached" in said[0]
 
 
 def test_a_user_without_a_home_has_the_spare_folder(base, said, monkeypatch):

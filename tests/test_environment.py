@@ -43,12 +43,12 @@ def test_a_bad_variable_is_refused_in_one_line_by_the_commands(name, value):
     child = run("-m", "rwkv_np", "info", environment={name: value})
     assert child.returncode == 1 and not child.stdout
     assert child.stderr.startswith(f"Error: the variable {name} is {value!r}; expected ")
-    assert child.stderr.endswith(f"or: unset {name}\n") and child.stderr.count("\n") == 1
+    assert child.stderr.endswith(f"or run: unset {name}\n") and child.stderr.count("\n") == 1
 
 
 def test_a_number_that_numba_cannot_read_is_refused_by_what_needs_it():
     child = run("-m", "rwkv_np.chat", "-p", "hi", environment={"NUMBA_DEBUG_TYPEINFER": "abc"})
-    expected = "Error: the variable NUMBA_DEBUG_TYPEINFER is 'abc'; expected a whole number. Mend it, or: unset"
+    expected = "Error: the variable NUMBA_DEBUG_TYPEINFER is 'abc'; expected a whole number. Correct it, or run: unset"
     assert child.returncode == 1 and child.stderr.startswith(expected) and child.stderr.count("\n") == 1
 
 
@@ -71,7 +71,7 @@ def test_a_threading_layer_that_is_not_installed_is_refused_in_one_line():
 def test_a_path_of_the_kernels_that_there_is_not_is_noted_and_another_taken():
     child = run("-c", LOAD + "; print('loaded')", environment={"RWKV_NP_KERNELS": "sse9"})
     assert child.stdout == "imported\nloaded\n"
-    assert child.stderr.startswith("RWKV_NP_KERNELS=sse9 names no path (there are: generic")
+    assert child.stderr.startswith("RWKV_NP_KERNELS=sse9 is not a path (choose from generic")
     assert child.stderr.count("\n") == 1
 
 

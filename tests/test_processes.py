@@ -161,7 +161,7 @@ def test_a_model_of_no_file_is_refused_in_one_line(tiny_model):
 
 def test_a_packed_matrix_is_refused_in_one_line():
     matrix = PackedMatrix.from_file(np.zeros((32, 128), np.uint8), "FP32", 32)
-    with pytest.raises(TypeError, match="holds addresses of kernels in this process"):
+    with pytest.raises(TypeError, match="contains addresses in this process"):
         pickle.dumps(matrix)
 
 

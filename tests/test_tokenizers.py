@@ -471,7 +471,7 @@ def test_what_is_packed_from_the_official_file_is_what_is_loaded(tmp_path):
         ("1 'a'", "is not `id literal"),
         ("1 '\\x6' 1", "is not `id literal"),
         ("99 'a' 1", "is not `id literal"),
-        ("1 'ab' 1", "has 2 bytes, but says 1"),
+        ("1 'ab' 1", "has 2 bytes, but declares 1"),
     ],
 )
 def test_a_damaged_official_vocabulary_names_its_line(tmp_path, line, problem):
