@@ -84,7 +84,7 @@ def test_the_header_of_an_array_is_matched_and_never_evaluated(archive, header, 
 
 def test_what_is_too_large_too_short_or_not_there_is_refused(archive):
     with archive(x=npy(X), short=npy(X)[:-1], long=npy(X) + b"\0", large=npy(np.zeros(10_000))) as opened:
-        for name, message in (("short", "says 24"), ("long", "says 24"), ("large", "at most"), ("y", "there is no y")):
+        for name, message in (("short", "says 24"), ("long", "says 24"), ("large", "at most"), ("y", "y is missing")):
             with pytest.raises(Damaged, match=message):
                 opened.array(name, X.nbytes)
         assert opened.header("large").n_bytes == 80_000

@@ -135,7 +135,7 @@ def test_a_missing_parameter_is_named(tmp_path, name):
 
 def test_an_extra_parameter_is_named(tmp_path):
     line = refusal_of(tmp_path, tensors() | {"blocks.0.att.extra": torch.zeros(8)})
-    assert "holds the parameter blocks.0.att.extra, which RWKV-4 does not have" in line
+    assert "contains the parameter blocks.0.att.extra, which RWKV-4 does not have" in line
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_noise_in_the_names_of_a_pth_is_refused(tmp_path):
 
 OTHERS = {
     "a text file": (b"# RWKV\nHello, model.\n", "Give the file with the weights"),
-    "a GGUF file": (b"GGUF" + struct.pack("<IQQ", 3, 10, 10), "Take the .pth or .safetensors checkpoint"),
+    "a GGUF file": (b"GGUF" + struct.pack("<IQQ", 3, 10, 10), "Get the .pth or .safetensors checkpoint"),
     "empty": (b"", "Copy or download it again"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "a model file": ((GOLDEN / "golden-4v0.FP16.bin").read_bytes(), "It is already converted"),

@@ -170,7 +170,7 @@ def test_help_that_cannot_be_written_is_said_in_one_line():
     assert (child.returncode, child.stderr) == (1, f"Error: {FULL}\n")
 
 
-FULL = "stdout: No space left on device. Make room, or write elsewhere"
+FULL = "stdout: No space left on device. Free some space, or write elsewhere"
 full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 
 

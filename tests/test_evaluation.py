@@ -279,7 +279,7 @@ def test_the_rounding_of_a_kept_base_costs_what_is_documented(spread, most, leas
     [
         ({"text": "other"}, "predictions of another text"),
         ({"window": 50}, "made with --window none, not 50"),
-        ({"text": "longer"}, "holds 720 tokens, fewer than the 780 asked for; give --limit 720"),
+        ({"text": "longer"}, "contains 720 tokens, fewer than the 780 requested; give --limit 720"),
     ],
 )
 def test_a_kept_base_of_other_predictions_is_refused(tmp_path, model_fp16, kept, words, options, message):
@@ -524,5 +524,5 @@ def test_where_the_system_does_not_tell_memory_is_unknown(golden, monkeypatch):
 
 
 def test_a_child_that_fails_is_quoted(golden):
-    with pytest.raises(InputError, match="could not be measured in a process of its own: .*threads is 0"):
+    with pytest.raises(InputError, match="could not be measured in a child process: .*threads is 0"):
         cost(candidate(str(golden("Q4_1.bin"))), threads=0)

@@ -72,7 +72,7 @@ def test_an_empty_text_has_no_entries():
     [
         ([b"", *BYTES[1:]], "256 bytes"),
         ([b"", *BYTES[1:], b"\x00\x01"], "256 bytes"),
-        ([b"", *BYTES, b"ab", b"ab"], "twice"),
+        ([b"", *BYTES, b"ab", b"ab"], "occurs twice"),
         ([*BYTES], "the first of them 0"),
         ([b""] * (2**16 - 255) + BYTES, "at most 65536"),
     ],

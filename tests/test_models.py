@@ -203,7 +203,7 @@ def broken(change):
     [
         (lambda a: a.pop("head.weight"), "lacks the parameter head.weight"),
         (lambda a: a.pop("blocks.1.att.key.weight"), "lacks the parameter blocks.1.att.key.weight"),
-        (lambda a: a.update({"blocks.0.extra": np.zeros(4, np.float32)}), "holds the parameter blocks.0.extra"),
+        (lambda a: a.update({"blocks.0.extra": np.zeros(4, np.float32)}), "contains the parameter blocks.0.extra"),
         (lambda a: a.update({"ln_out.bias": np.zeros(5, np.float32)}), r"ln_out.bias has the shape \(5,\); expected"),
         (lambda a: a.update({"blocks.0.att.ln_x.weight": np.zeros(4, np.float32)}), "lacks the parameter blocks.0.att"),
         (lambda a: a.update({"blocks.0.att.gate_w1": np.zeros(4, np.float32)}), "contains x060a"),
@@ -217,10 +217,10 @@ def test_wrong_parameters_are_named(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"n_layer": 3}, "the header says n_layer = 3, its parameters 2"),
+        ({"n_layer": 3}, "the header says n_layer = 3, but the parameters have 2"),
         ({"n_layer": 2**31 - 1}, "the header says n_layer = 2147483647"),
-        ({"n_embed": 64}, "the header says n_embed = 64, its parameters 32"),
-        ({"n_vocab": 50277}, "the header says n_vocab = 50277, its parameters 256"),
+        ({"n_embed": 64}, "the header says n_embed = 64, but the parameters have 32"),
+        ({"n_vocab": 50277}, "the header says n_vocab = 50277, but the parameters have 256"),
         ({"n_layer": 0}, "the header has n_layer = 0"),
     ],
 )

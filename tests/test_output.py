@@ -224,7 +224,7 @@ def test_the_source_is_never_the_destination(tmp_path, another_name, overwrite):
     destination = another_name(source)
     result = CliRunner().invoke(command, [str(source), str(destination), *["--overwrite"] * overwrite])
     assert result.exit_code == 1
-    assert "is the source itself; choose another destination" in result.stderr
+    assert "is the source file itself; choose another destination" in result.stderr
     assert source.read_bytes() == CHECKPOINT.read_bytes()
 
 
@@ -304,7 +304,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_conversion_leaves_nothing(tmp_p
     )  # fmt: skip
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "could not be written: File too large. Make room, or write elsewhere" in result.stderr
+    assert "could not be written: File too large. Free some space, or write elsewhere" in result.stderr
     assert not list(tmp_path.iterdir())
 
 

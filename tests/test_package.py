@@ -226,7 +226,7 @@ def test_shells_can_complete_its_commands(shell):
 
 def test_info_shows_the_kernels_chosen_and_why(run_cli, monkeypatch):
     out = run_cli("info").stdout
-    assert all(word in out for word in ("kernels", "because", "threads", "compiled code", "numba"))
+    assert all(word in out for word in ("kernels", "reason", "threads", "kernel cache", "numba"))
     monkeypatch.setenv("RWKV_NP_KERNELS", "generic")
     found = json.loads(run_cli("info", "--json").stdout)
-    assert found["kernels"] == "generic" and found["because"] == "RWKV_NP_KERNELS=generic"
+    assert found["kernels"] == "generic" and found["reason"] == "RWKV_NP_KERNELS=generic"

@@ -193,7 +193,7 @@ def test_a_list_of_names_that_unpacks_to_gigabytes_is_refused(tmp_path):
 def test_a_list_of_names_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pickled, "MAX_INSTRUCTIONS", 1000)
     torch.save(dict.fromkeys(map(str, range(500)), torch.zeros(1)), tmp_path / "x.pth")  # one tensor, many names
-    with pytest.raises(CheckpointError, match="its list of names has no proper end"):
+    with pytest.raises(CheckpointError, match="its list of names has no valid end"):
         read_tensors(tmp_path / "x.pth")
 
 

@@ -267,7 +267,7 @@ def test_an_unknown_type_is_an_error_with_the_list(tmp_path, run_cli):
 )
 def test_types_of_different_versions_do_not_mix(tmp_path, data_type, other, version, refused):
     with pytest.raises(
-        InputError, match=f"a version {version} file cannot hold {refused}: Q4_1_O exists only in version 100"
+        InputError, match=f"a version {version} file cannot contain {refused}: Q4_1_O exists only in version 100"
     ):
         quantize(FP16, tmp_path / "q.bin", data_type, keep=[("head.weight", other)])
     assert not list(tmp_path.iterdir())
@@ -340,7 +340,7 @@ def test_what_is_no_finite_number_is_named_with_its_place(tmp_path, monkeypatch,
 @pytest.mark.parametrize("data_type", TYPES)
 def test_a_value_too_large_for_the_scales_is_named_with_the_way_round(tmp_path, data_type):
     path = changed(tmp_path, FP32, KEY, (7, 5), -1e38)
-    with pytest.raises(FormatError, match=rf"{KEY} holds values up to 1e\+38, too large .* of {data_type}; leave it"):
+    with pytest.raises(FormatError, match=rf"contains values up to 1e\+38, too large .* of {data_type}; leave it"):
         quantize(path, tmp_path / "q.bin", data_type)
     assert os.listdir(tmp_path) == ["changed.bin"]
     quantize(path, tmp_path / "q.bin", data_type, keep=[(KEY, "FP32")])
@@ -348,7 +348,7 @@ def test_a_value_too_large_for_the_scales_is_named_with_the_way_round(tmp_path, 
 
 
 def test_a_value_too_large_for_fp16_is_an_error_too(tmp_path):
-    with pytest.raises(FormatError, match="head.weight holds values up to 1e.06, too large .* of FP16"):
+    with pytest.raises(FormatError, match="head.weight contains values up to 1e.06, too large .* of FP16"):
         quantize(
             changed(tmp_path, FP32, "head.weight", (0, 0), 1e6),
             tmp_path / "q.bin",

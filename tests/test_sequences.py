@@ -103,9 +103,9 @@ def test_advance_changes_the_state_as_forward_would(tiny_model):
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
-        ([], "there are no runs to read"),
+        ([], "runs is empty"),
         ([Run([1], 0), Run([2], 0)], "two runs have the same slot"),
-        ([Run([1], 0), Run([2], 2)], "slot 2 is not taken; the pool has 3, 1 of them free"),
+        ([Run([1], 0), Run([2], 2)], "slot 2 is not taken; the pool has 3 slots, 1 free"),
         ([Run([1], 0), Run([2], -1)], "slot -1 is not taken"),
         ([Run([1], 0, "some")], "a run wants 'some'; expected one of none, last, all"),
         ([Run([1], 0), Run([999], 1)], "token id 999 at position 0"),

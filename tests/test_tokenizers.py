@@ -589,7 +589,7 @@ def test_a_missing_file_is_a_tokenizer_error(tmp_path):
         (library.decoders.CTC(), "CTC"),
         (library.decoders.BPEDecoder(), "BPEDecoder"),
         (library.decoders.Sequence([library.decoders.ByteLevel(), library.decoders.CTC()]), "ByteLevel\\+CTC"),
-        (library.decoders.Replace(library.Regex("[_▁]"), " "), "Replace by the pattern"),
+        (library.decoders.Replace(library.Regex("[_▁]"), " "), "Replace with the pattern"),
         (None, "no decoder"),
     ],
 )

@@ -292,4 +292,4 @@ def test_speed_and_memory_are_measured_with_it_too(small, monkeypatch):
 @pytest.mark.parametrize("words", [["chat", "-p", "x"], ["evaluate", "--no-timing"]])
 def test_other_versions_refuse_another_epsilon_in_a_line(run_cli, words, tiny_model):
     stderr = run_cli(*words, tiny_model, "--head-epsilon", "1e-5", code=1).stderr
-    assert stderr == f"Error: {tiny_model}: head_epsilon is of RWKV-5, and this is RWKV-4; leave it out\n"
+    assert stderr == f"Error: {tiny_model}: head_epsilon is only for RWKV-5, and this is RWKV-4; leave it out\n"

@@ -165,7 +165,7 @@ def _text(run: Run, y: int) -> str:
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("-l", "--line", "lines", multiple=True, default=LINES, show_default=False, help="A typed line; repeatable.")
+@click.option("-l", "--line", "lines", multiple=True, default=LINES, show_default=False, help="A line; repeatable.")
 @click.option("--columns", default=84, help="Width of the screen.")
 @click.option("--rows", default=60, help="Height of the screen; the picture ends at the last row used.")
 def command(out: Path, lines: tuple[str, ...], columns: int, rows: int) -> None:
