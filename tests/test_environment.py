@@ -1,4 +1,4 @@
-"""Variables, settings and streams that make no sense: a line that says what was found, and what mends it."""
+"""Invalid variables, settings and streams: one line that says what was found, and how to fix it."""
 
 import os
 import subprocess
@@ -116,7 +116,7 @@ def test_an_opening_in_json_that_python_cannot_read_is_refused_in_one_line(run_c
     assert f"o.json: is not valid JSON: {said}" in result.stderr.splitlines()[-1]
 
 
-# --- streams that the shell has closed
+# --- streams that are closed by the shell
 
 posix = pytest.mark.skipif(os.name != "posix", reason="a shell that closes streams")
 
@@ -148,7 +148,7 @@ def test_a_closed_stdin_is_said_in_one_line(tiny_model, arguments):
 def test_who_needs_no_stdin_and_no_stderr_goes_on_without(tiny_model):
     child = run_closed("<&- 2>&-", "chat", tiny_model, "-p", "hello", "--max-tokens", 3, "--seed", 1)
     open_one = run("-m", "rwkv_np", "chat", tiny_model, "-p", "hello", "--max-tokens", 3, "--seed", 1)
-    assert child.returncode == 0 and child.stdout == open_one.stdout  # notes do not go into the answer
+    assert child.returncode == 0 and child.stdout == open_one.stdout  # notes do not appear in the answer
 
 
 @posix

@@ -1,4 +1,4 @@
-"""The model file: what is read is what was written, and nothing that is no model file gets far."""
+"""The model file: reading gives what was written, and other files are refused early."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def test_the_reader_maps_the_file_and_decodes_only_what_is_asked_for(golden):
 
 
 def parameter_offset(data, name, n_dims):
-    """Where that parameter begins: 12 bytes, then its shape, then its name."""
+    """The offset of that parameter: 12 bytes, then its shape, then its name."""
     return data.index(name.encode()) - 4 * n_dims - 12
 
 

@@ -178,7 +178,7 @@ def test_a_kernel_tells_llvm_the_feature_that_it_does_not_list(format, monkeypat
     builder = ir.IRBuilder(function.append_basic_block())
     emit_tile_product(builder, layout, "neon", 2, *function.args)
     builder.ret_void()
-    # A processor that LLVM knows nothing about: without the feature it would end the process.
+    # For a generic processor, LLVM would end the process without this feature.
     assert '"target-features"="+neon,+dotprod"' in str(module)
     target = llvm.Target.from_triple(module.triple).create_target_machine(cpu="generic", opt=3)
     assembly = target.emit_assembly(llvm.parse_assembly(str(module)))
@@ -220,7 +220,7 @@ def test_a_changed_source_has_another_cache_folder(tmp_path):
 
 
 def test_threads_meet(threads):
-    # On a loaded machine the second may not get its turn while the first looks out for it.
+    # On a loaded machine the second thread may not run while the first one waits for it.
     assert any(check_team(threads) for _ in range(1000))
     assert 1 <= default_threads() <= numba.config.NUMBA_NUM_THREADS
 

@@ -1,4 +1,4 @@
-"""Longest match: the kernel and NumPy's against a dictionary, on small vocabularies in which every case occurs."""
+"""Longest match: the kernel and the NumPy version against a dictionary, on small vocabularies with every case."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def numbered(pieces):
 
 
 def match_bytes(text, trie):
-    """What the kernel makes of the text; NumPy makes the same."""
+    """The kernel's result for the text, which must equal NumPy's."""
     found = match(np.frombuffer(text, np.uint8), trie).tolist()
     assert cut(np.frombuffer(text, np.uint8), trie).tolist() == found
     return found
