@@ -54,6 +54,7 @@ class RWKV:
         self.n_layer, self.n_embd = config.n_layer, config.n_embd
         self.n_head, self.head_size = config.n_head, config.head_size
         self.version = _VERSIONS[config.architecture]
+        self._changes_lists = config.architecture != "v7"
         self.args = SimpleNamespace(
             MODEL_NAME=str(model), strategy_string=strategy, n_layer=config.n_layer, n_embd=config.n_embd,
             n_att=config.n_embd, n_ffn=config.dim_ffn, vocab_size=config.vocab_size, n_head=config.n_head,
@@ -70,24 +71,24 @@ class RWKV:
         """Read one token id or a sequence of them, after what `state` has read; None is the empty state.
 
         Returns  logits for what follows the last token, (V,) float32, or with `full_output` for what follows
-                 each of several tokens, (T, V); and the state. It is the list that was given, which is changed;
-                 copy.deepcopy it to come back to it.
+                 each of several tokens, (T, V); and the state after the last. RWKV-4 to 6 change the list that is
+                 given, and return it; RWKV-7 does not (so TorchScript made it): copy.deepcopy serves both.
         Raises   InputError, and then `state` has not changed
         """
-        after = self._own(state)
+        after = self._after(state)
         logits = self.native.advance(tokens, after.taken_on(), full_output)
-        if isinstance(state, list) and state is not after:
+        if self._changes_lists and isinstance(state, list) and state is not after:
             state[:] = after
         if full_output and len(logits) == 1:  # one row alone is a vector there
             logits = logits[0]
         return logits.view(Array), after
 
-    def _own(self, state: Sequence[object] | None) -> StateList:
-        """`state` as a list of ours: itself, or a copy of another list."""
+    def _after(self, state: Sequence[object] | None) -> StateList:
+        """The list that becomes the state after the tokens: `state` itself, or a copy of it."""
         if state is None:
             return self.generate_zero_state()
         if isinstance(state, StateList):
-            return state
+            return state if self._changes_lists else state.copy()
         if not isinstance(state, (list, tuple)):
             raise InputError(f"the state is a {type(state).__name__}; expected None, or what forward returned")
         return StateList.of(state, self.native.state_layout)

@@ -5,9 +5,9 @@ Each layer has 5 entries (RWKV-4) or 3 (later versions), in the official order a
     v4            x of time mix (C,), numerator, denominator, exponent (C,) each, x of channel mix (C,)
     v5, v6, v7    x of time mix (C,), S (n_head, N, N), x of channel mix (C,)
 
-`forward` changes the list that it is given, as the official one does: an entry is replaced, and an array that was
-taken out before stays as it was. Copying the state for that would cost up to 66 MB a token, so it is done only
-after somebody has looked: until an entry is taken out, the arrays change where they are.
+Where `forward` changes the list that it is given, an entry is replaced, as in the official package: an array that
+was taken out before stays as it was. That is a copy of the state, and it is made only after somebody has looked:
+until an entry is taken out, the arrays change where they are.
 """
 
 from __future__ import annotations
