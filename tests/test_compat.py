@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import official_package, random_parameters
 from test_v7 import GOLDEN, unpack
-from versions import as_checkpoint, random_checkpoint
+from versions import as_checkpoint, converted, random_checkpoint
 
 import rwkv_np
 from rwkv_np import demo
@@ -26,7 +26,6 @@ from rwkv_np.compat import PIPELINE, PIPELINE_ARGS, RWKV, model_file
 from rwkv_np.compat.array import Array
 from rwkv_np.compat.rwkv_cpp import rwkv_cpp_model, rwkv_cpp_shared_library, sampling, tokenizer_util
 from rwkv_np.compat.rwkv_tokenizer import TRIE_TOKENIZER
-from rwkv_np.compat.state import StateList
 from rwkv_np.compat.strategy import wanted_type
 from rwkv_np.errors import FormatError, InputError
 from rwkv_np.files.format import read_model_file
@@ -506,18 +505,18 @@ def test_logits_and_states_are_those_of_rwkv_cpp(golden_v7):
         np.testing.assert_array_equal(at_once[1], state)
 
 
-def test_rwkv_4_and_5_too(request, golden, tmp_path):
-    """RWKV-5 has another epsilon in rwkv.cpp than in the official package."""
-    from versions import Golden
-
+def test_logits_of_rwkv_4_are_those_of_rwkv_cpp(golden):
     expected = np.load(golden("FP32.bin").parent / "logits.rwkv-cpp-v101.npz")
     logits, _ = loaded(golden("FP32.bin")).eval_sequence(expected["tokens"].tolist(), None)
     np.testing.assert_allclose(logits, expected["FP32"][-1], rtol=0, atol=3e-5)
-    v5 = Golden(request.config.rootpath, tmp_path, "v5.2")
-    logits, state = loaded(v5.file("FP32")).eval_sequence(v5.logits["tokens"].tolist(), None)
-    np.testing.assert_allclose(logits, v5.logits["rwkvcpp_FP32"][-1], rtol=0, atol=1e-5)
-    assert np.abs(v5.logits["official"][-1] - v5.logits["rwkvcpp_FP32"][-1]).max() > 2e-5
-    assert state.shape == v5.logits["official_state"].shape
+
+
+@pytest.mark.parametrize("version", ["v5.1", "v5.2"])
+def test_rwkv_5_has_rwkv_cpps_epsilon(version, tmp_path):
+    path = converted(random_checkpoint(version), tmp_path)
+    logits, _ = loaded(path).eval_sequence([1, 2, 3], None)
+    np.testing.assert_array_equal(logits, rwkv_np.load(path, head_epsilon=1e-5).forward([1, 2, 3])[0])
+    assert np.abs(logits - rwkv_np.load(path).forward([1, 2, 3])[0]).max() > 1e-4  # the official package's
 
 
 def test_a_script_for_rwkv_cpp_gives_the_text_of_this_package(world, capfd):
