@@ -64,6 +64,11 @@ class BpeTokenizer(Tokenizer):
         """A pickle contains only its path and its name."""
         return type(self), (self._path, self.vocab_size), {"name": self.name}
 
+    @property
+    def library(self) -> tokenizers.Tokenizer:
+        """The `tokenizers` library's own object, for those who need its way to decode."""
+        return self._tokenizer
+
     def _encode(self, text: str) -> list[int]:
         try:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
