@@ -322,7 +322,7 @@ def test_numbers_that_are_not_finite_are_counted_over_the_whole_parameter(tmp_pa
     first = changed(tmp_path / "first", FP16, KEY, (200, 63), np.nan)
     path = changed(tmp_path, first, KEY, (20, 3), np.inf)
     stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
-    assert f"{KEY} holds 2 values that are not finite, the first in row 20, column 3" in stderr
+    assert f"{KEY} contains 2 values that are not finite, the first in row 20, column 3" in stderr
 
 
 @pytest.mark.parametrize("source", [FP16, FP32], ids=lambda path: path.name)
@@ -332,7 +332,7 @@ def test_what_is_no_finite_number_is_named_with_its_place(tmp_path, monkeypatch,
     monkeypatch.setattr(sys.modules["rwkv_np.conversion.quantize"], "CHUNK", 640)
     path = changed(tmp_path, source, name, index, value)
     stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
-    assert f"{name} holds 1 values that are not finite" in stderr
+    assert f"{name} contains 1 values that are not finite" in stderr
     assert f"row {index[0]}, column {index[1]}" in stderr
     assert os.listdir(tmp_path) == ["changed.bin"]
 
@@ -369,7 +369,7 @@ def test_an_existing_file_is_kept_without_overwrite_and_replaced_with_it(tmp_pat
 def test_the_source_is_never_the_destination(tmp_path):
     source = tmp_path / "m.bin"
     source.write_bytes(FP16.read_bytes())
-    with pytest.raises(OutputError, match="is the source itself"):
+    with pytest.raises(OutputError, match="is the source file itself"):
         quantize(source, source, "Q4_1", overwrite=True)
     assert source.read_bytes() == FP16.read_bytes()
 
