@@ -17,7 +17,7 @@ from rwkv_np.kernels import cache, kept_code, notes, trust
 from rwkv_np.kernels.kept_code import SUFFIX, KeptCode
 from waiting import PATIENCE
 
-posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners of POSIX")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX modes and owners")
 
 
 def _double(x):
@@ -226,7 +226,7 @@ def test_a_folder_in_one_that_others_may_write_to_is_not_used(base, said):
     assert not (base / "x").exists()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the rules of XDG")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the XDG rules are for Linux")
 def test_without_a_name_it_is_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.delenv(cache.ENV)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

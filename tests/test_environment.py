@@ -118,7 +118,7 @@ def test_an_opening_in_json_that_python_cannot_read_is_refused_in_one_line(run_c
 
 # --- streams that are closed by the shell
 
-posix = pytest.mark.skipif(os.name != "posix", reason="a shell that closes streams")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a shell that can close streams")
 
 
 def run_closed(closed, *arguments):

@@ -100,7 +100,7 @@ def writer(path):
         child.wait()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="files that are open cannot be deleted")
+@pytest.mark.skipif(os.name != "posix", reason="open files cannot be deleted here")
 @pytest.mark.parametrize("name", ["a.bin", "b.bin"])
 def test_the_part_of_a_killed_process_is_deleted_by_the_next_that_writes_into_the_folder(tmp_path, name):
     with writer(tmp_path / "a.bin") as child:
@@ -111,7 +111,7 @@ def test_the_part_of_a_killed_process_is_deleted_by_the_next_that_writes_into_th
     assert os.listdir(tmp_path) == [name]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="files that are open cannot be deleted")
+@pytest.mark.skipif(os.name != "posix", reason="open files cannot be deleted here")
 def test_the_part_of_a_living_process_is_left_alone(tmp_path):
     with writer(tmp_path / "a.bin"):
         write(tmp_path / "a.bin", overwrite=True)
@@ -154,7 +154,7 @@ def test_files_of_others_are_not_swept(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "a.bin"])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="files that are open cannot be deleted")
+@pytest.mark.skipif(os.name != "posix", reason="open files cannot be deleted here")
 def test_room_that_a_dead_process_took_counts_as_free(tmp_path, monkeypatch):
     part = tmp_path / ".a.bin.01234567.rwkv.part"
     part.write_bytes(b"x")
@@ -288,7 +288,7 @@ def test_a_disk_that_fails_while_writing_is_our_error_and_the_old_file_stays(tmp
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a limit on file sizes stands for the full disk")
+@pytest.mark.skipif(os.name != "posix", reason="a file size limit simulates the full disk")
 def test_a_disk_that_fills_up_in_the_middle_of_a_conversion_leaves_nothing(tmp_path):
     script = """
         import resource, signal, sys
@@ -317,7 +317,7 @@ def large_checkpoint(tmp_path_factory):
     path.unlink()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_a_signal_in_the_middle_of_a_conversion_leaves_the_old_file_alone(tmp_path, large_checkpoint, signum, code):
     destination = tmp_path / "a.bin"

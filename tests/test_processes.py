@@ -27,7 +27,7 @@ PATIENCE = 300  # seconds; a child may have to compile, and one that hangs never
 THREADS = min(2, most_threads())
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, processes with threads
-can_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="nothing forks here")
+can_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
 
 _MODEL = None  # inherited by forked children
 

@@ -423,7 +423,7 @@ def large_model(tmp_path_factory):
     (folder / "model.bin").unlink()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_signal_in_the_middle_leaves_neither_file_nor_part(tmp_path, large_model, signum, code, as_json):
@@ -511,7 +511,7 @@ def test_json_holds_all_of_it_on_stdout_alone(tmp_path, run_cli):
     assert next(row for row in rows if row["name"] == KEY)["error"] == pytest.approx(true_error(KEY, "Q4_1"), rel=1e-3)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
+@pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")
 def test_json_leaves_progress_to_a_terminal_on_stderr(tmp_path):
     pexpect = pytest.importorskip("pexpect")
     tool, out = ROOT / "tools" / "quantize.py", tmp_path / "document.json"

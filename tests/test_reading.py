@@ -30,7 +30,7 @@ from rwkv_np.models.state import load_state
 from rwkv_np.tokenizers import load_tokenizer
 from rwkv_np.toml import read_toml
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes and devices with names")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs named pipes and devices")
 ROOT = Path(__file__).parents[1]
 
 

@@ -411,7 +411,7 @@ print(watched.growth)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the memory of a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the memory of a process")
 @pytest.mark.parametrize("arguments", [["beside a model"], []], ids=["beside a model", "alone"])
 def test_world_takes_less_than_15_mb(world, arguments):
     world.encode("compiled")  # so that the child finds it compiled: compiling takes memory

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from jobs import JOBS, OLD, strays  # noqa: E402
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
 CHILD = Path(__file__).parent / "faulty.py"
 MANY = 40  # changes of files; every job here has fewer
 

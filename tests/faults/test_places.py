@@ -20,7 +20,7 @@ from rwkv_np.chat.opening_cache import OpeningCache  # noqa: E402
 from rwkv_np.files.output import new_file  # noqa: E402
 from rwkv_np.models import load  # noqa: E402
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and folders of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file modes")
 WRITERS = ["convert", "quantize", "chat", "evaluate"]
 FUTURE = time.time() + 5 * 365 * 86400
 
