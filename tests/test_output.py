@@ -60,7 +60,7 @@ def test_an_existing_file_is_replaced_with_overwrite(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_whatever_stops_the_writing_passes_and_leaves_the_old_file_alone(tmp_path, error):
+def test_any_exception_while_writing_leaves_the_old_file(tmp_path, error):
     (tmp_path / "a.bin").write_bytes(b"old")
     with pytest.raises(error), new_file(tmp_path / "a.bin", overwrite=True) as file:
         file.write(b"half")
@@ -228,12 +228,12 @@ def test_the_source_is_never_the_destination(tmp_path, another_name, overwrite):
     assert source.read_bytes() == CHECKPOINT.read_bytes()
 
 
-def test_a_folder_is_no_destination(tmp_path):
+def test_a_folder_is_not_a_destination(tmp_path):
     with pytest.raises(OutputError, match="is a folder; name a file in it"):
         check_destination(tmp_path, None, overwrite=True)
 
 
-def test_a_pipe_is_no_destination(tmp_path):
+def test_a_pipe_is_not_a_destination(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="is not a regular file"):
         check_destination(tmp_path / "pipe", None, overwrite=True)
@@ -264,7 +264,7 @@ def test_a_folder_that_is_not_writable_is_named(tmp_path, monkeypatch):
         check_destination(tmp_path / "a.bin", None, overwrite=False)
 
 
-def test_a_disk_too_small_is_said_with_both_sizes_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_with_both_sizes_before_the_work(tmp_path, monkeypatch):
     n_bytes = (CHECKPOINT.parent / "golden-4v0.FP16.bin").stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 0, n_bytes - 1))
     result = CliRunner().invoke(command, [str(CHECKPOINT), str(tmp_path / "a.bin")])

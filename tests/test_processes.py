@@ -85,7 +85,7 @@ def test_a_forked_child_chooses_the_same_tokens(model):
 
 
 @can_fork
-def test_who_forks_before_any_thread_was_started_may_have_threads_of_its_own(tiny_model):
+def test_a_child_forked_before_threads_were_started_can_use_threads(tiny_model):
     code = f"""if True:
         import os, sys, rwkv_np
         from rwkv_np.kernels import region
