@@ -93,7 +93,7 @@ def counted(lines, register):
     return +found
 
 
-# Additional instructions of a path for `results` registers. Pairs of products fit in 16 bits for 8, 4 or 1 steps.
+# Additional instructions of a path, for `results` registers of sums. Pair sums fit in 16 bits for 8, 4 or 1 steps.
 PATH_DOTS = {
     "generic": lambda layout, results: Counter({"dot": STEPS * results}),  # even and odd bytes
     "neon": lambda layout, results: Counter(),
