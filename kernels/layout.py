@@ -10,7 +10,7 @@ vector register contains the same columns of 16 rows and no sum ever crosses lan
                4 bits   4 x 64 bytes; byte 4r + i of vector j: column 4j + i low, 4j + i + 16 high
                5 bits   the same, and 64 bytes whose bit s is the fifth bit of column 4s + i
                8 bits   8 x 64 bytes; byte 4r + i of vector j: column 4j + i, signed
-    scales   d of 32 rows, then m of 32 rows where the format has a minimum (float16 or float32),
+    scales   d of 32 rows, then m of 32 rows if the format has a minimum (float16 or float32),
              then value (float16) and column (a byte) of each row's outlier if the format has them
     floats   FP16 and FP32: for each column its 32 rows; no scales
 

@@ -112,7 +112,7 @@ class Terminal:
         end = time.monotonic() + PATIENCE
         while not is_there():
             if not self.look() and not is_there() or time.monotonic() > end:
-                pytest.fail(f"never shown: {what}; the screen shows:\n" + "\n".join(self.screen.rows))
+                pytest.fail(f"not shown in time: {what}; the screen shows:\n" + "\n".join(self.screen.rows))
 
     def see(self, *texts):
         """Wait until all `texts` were shown since the last line was sent."""

@@ -17,7 +17,7 @@ from rwkv_np.kernels import cache, kept_code, notes, trust
 from rwkv_np.kernels.kept_code import SUFFIX, KeptCode
 from waiting import PATIENCE
 
-posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners of POSIX")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX modes and owners")
 
 
 def _double(x):
@@ -148,7 +148,7 @@ def test_a_file_of_somebody_else_is_not_run(tmp_path, monkeypatch):
     assert start(tmp_path) == (42, False)
 
 
-def test_a_full_disk_costs_the_keeping_alone(tmp_path, said, monkeypatch):
+def test_a_full_disk_only_prevents_caching(tmp_path, said, monkeypatch):
     def no_room(source, destination):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -158,13 +158,13 @@ def test_a_full_disk_costs_the_keeping_alone(tmp_path, said, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-def test_a_folder_that_has_vanished_costs_the_keeping_alone(tmp_path, said):
+def test_a_deleted_folder_only_prevents_caching(tmp_path, said):
     assert start(tmp_path / "gone") == (42, False)
     assert len(said) == 1 and "cannot store compiled kernels: No such file or directory" in said[0]
 
 
 @pytest.mark.parametrize("age", [7200, -7200], ids=["old", "of a clock that was ahead"])
-def test_what_a_killed_process_left_is_swept(tmp_path, age):
+def test_files_of_a_killed_process_are_deleted(tmp_path, age):
     dead, alive = tmp_path / "a.nbc.1.part", tmp_path / "b.nbc.2.part"
     dead.touch(), alive.touch()
     os.utime(dead, (time.time() - age,) * 2)
@@ -196,7 +196,7 @@ def test_the_folder_that_is_named_is_made_and_used(base, said):
 
 
 @posix
-def test_a_folder_is_made_for_us_alone_whatever_the_umask(base, monkeypatch):
+def test_a_new_folder_is_private_whatever_the_umask(base, monkeypatch):
     monkeypatch.setenv(cache.ENV, str(base / "y" / "z"))
     before = os.umask(0)
     try:
@@ -226,7 +226,7 @@ def test_a_folder_in_one_that_others_may_write_to_is_not_used(base, said):
     assert not (base / "x").exists()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the rules of XDG")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the XDG rules are for Linux")
 def test_without_a_name_it_is_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.delenv(cache.ENV)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -263,7 +263,7 @@ def test_a_link_to_a_folder_of_others_is_seen_through(base, tmp_path, said):
     assert is_spare(cache.place("x"), base) and "others may write to" in said[0]
 
 
-def test_where_nothing_can_be_used_nothing_is_kept(base, said, monkeypatch):
+def test_without_a_usable_folder_nothing_is_cached(base, said, monkeypatch):
     base.rmdir()
     base.write_bytes(b"")
     monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(base))

@@ -202,7 +202,7 @@ def test_a_file_of_another_model_or_a_damaged_one_changes_nothing(sit_down, rand
 def test_a_save_that_finds_no_room_leaves_the_old_file_and_the_chat_goes_on(sit_down, random_model, tmp_path):
     resource = pytest.importorskip("resource")
     if not hasattr(resource, "prlimit"):
-        pytest.skip("prlimit is Linux's")
+        pytest.skip("needs Linux's prlimit")
     chat = sit_down(random_model, *RANDOM, "--history", "none")
     chat.say("one")
     chat.say("/save talk.chat")

@@ -75,7 +75,7 @@ def test_a_resize_during_an_answer_and_while_typing_breaks_neither(sit_down, end
     chat.ready()
     chat.press("a" * 30, shown="Bob: " + "a" * 30)
     chat.resize(20)
-    chat.until(lambda: "\nBob: {0}\n     {0}".format("a" * 15) in chat.shown, "the line, wrapped anew")
+    chat.until(lambda: "\nBob: {0}\n     {0}".format("a" * 15) in chat.shown, "the line, wrapped again")
     chat.resize(70)
     chat.until(lambda: chat.screen.rows[-1] == "Bob: " + "a" * 30, "the line, on one row again")
     chat.enter()

@@ -11,7 +11,7 @@ PROMPT = "User: x\n\nAssistant:"
 
 @pytest.fixture
 def model(run_cli, tmp_path):
-    """A model file that `rwkv-np convert` made of a checkpoint."""
+    """A model file that `rwkv-np convert` made from a checkpoint."""
     checkpoint = thinker(tmp_path / "rwkv7-g1-tiny.pth")
     run_cli("convert", checkpoint, tmp_path / "rwkv7-g1-tiny.bin")
     return tmp_path / "rwkv7-g1-tiny.bin"

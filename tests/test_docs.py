@@ -218,7 +218,7 @@ def downloaded(folder, source):
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_what_a_document_tells_to_type_can_be_typed(name, reader, capsys):
+def test_the_commands_of_a_document_run(name, reader, capsys):
     for block in blocks(name):
         assert block.language in LANGUAGES, f"a block of {block.language or 'no language'}:\n{block.text}"
         getattr(reader, block.language)(block.text)
@@ -270,7 +270,7 @@ def test_files_that_are_named_exist(name):
             assert any(ROOT.rglob(code)), f"no file is called {code}"
 
 
-def test_what_is_to_be_changed_in_a_file_is_in_it():
+def test_names_to_change_in_a_file_are_in_it():
     """CONTRIBUTING: the names in a row's second cell must be in the files of its first cell."""
     n_checked = 0
     for files, what in (row for row in table_rows("CONTRIBUTING.md") if len(row) == 2):

@@ -181,7 +181,7 @@ def test_any_name_is_fetched_byte_for_byte_and_not_asked_for_again(hub, run, nam
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
-        pytest.skip("in this locale no process can be given such a name")
+        pytest.skip("this locale cannot pass such a name to a process")
     hub.files[name] = CONTENT
     code, stdout, stderr = run("-c", FETCH, f"hf://o/r/{name}", PYTHONUTF8="1")
     assert code == 0, stderr
@@ -300,7 +300,7 @@ def test_without_huggingface_hub_the_command_that_installs_it_is_shown(tmp_path,
     assert "pip install 'rwkv-np[convert]'" in result.stderr
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
+@pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")
 def test_a_terminal_sees_the_download_and_then_the_parameters_go_by(hub, start, tmp_path):
     pytest.importorskip("torch")
     hub.files["golden.pth"] = CONTENT

@@ -83,7 +83,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_no_model_file_is_named(tmp_path, case):
+def test_a_file_that_is_not_a_model_is_named(tmp_path, case):
     data, message = CASES[case]
     path = tmp_path / "x.bin"
     if data is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 ROOT = Path(__file__).parents[1]
 # Python imports this file at its start. It sends Ctrl-C in the middle of the import of a library.
 SITE = """

@@ -30,7 +30,7 @@ from rwkv_np.models.state import load_state
 from rwkv_np.tokenizers import load_tokenizer
 from rwkv_np.toml import read_toml
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes and devices with names")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs named pipes and devices")
 ROOT = Path(__file__).parents[1]
 
 
@@ -68,7 +68,7 @@ READERS = {
 
 @pytest.mark.parametrize("what", STRANGE)
 @pytest.mark.parametrize("reader", READERS)
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path, monkeypatch, reader, what):
+def test_a_file_that_is_not_regular_is_refused_at_once(tmp_path, monkeypatch, reader, what):
     monkeypatch.chdir(tmp_path)
     path, message = what(tmp_path)
     with pytest.raises(FileError, match=message):
@@ -76,7 +76,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, monkeypatch, reade
 
 
 @pytest.mark.parametrize("what", [fifo, zero])
-def test_a_tokenizer_or_a_state_that_is_no_regular_file_is_refused_at_once(tmp_path, tiny_model, what):
+def test_a_tokenizer_or_state_that_is_not_a_regular_file_is_refused_at_once(tmp_path, tiny_model, what):
     path, message = what(tmp_path)
     config = load(tiny_model).config
     readers = [load_tokenizer, lambda p: load_state(p, config), lambda p: load_start_state(p, config)]
@@ -85,7 +85,7 @@ def test_a_tokenizer_or_a_state_that_is_no_regular_file_is_refused_at_once(tmp_p
             read(path)
 
 
-def test_a_socket_is_no_file(tmp_path, monkeypatch):
+def test_a_socket_is_not_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, message = unix_socket(tmp_path)
     with pytest.raises(OSError, match=message):
@@ -124,7 +124,7 @@ def test_a_huge_settings_file_or_tokenizer_is_refused(tmp_path):
         load_tokenizer(tmp_path / "x.toml")
 
 
-def test_a_device_is_no_text(tmp_path):
+def test_a_device_is_not_a_text(tmp_path):
     with pytest.raises(TextError, match="/dev/zero: is a device; expected a regular file"):
         read_text("/dev/zero")
     with pytest.raises(TextError, match="is a folder"):

@@ -20,7 +20,7 @@ from rwkv_np.chat.opening_cache import OpeningCache  # noqa: E402
 from rwkv_np.files.output import new_file  # noqa: E402
 from rwkv_np.models import load  # noqa: E402
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and folders of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file modes")
 WRITERS = ["convert", "quantize", "chat", "evaluate"]
 FUTURE = time.time() + 5 * 365 * 86400
 
@@ -47,7 +47,7 @@ def read_only(tmp_path):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_folder_that_cannot_be_written_to_is_said_in_one_line_before_the_work(read_only, name):
+def test_a_read_only_folder_is_reported_in_one_line_before_the_work(read_only, name):
     job = JOBS[name]
     folder = read_only(job)
     child = play(replace(job, old=()), folder, "no-override")
@@ -57,13 +57,13 @@ def test_a_folder_that_cannot_be_written_to_is_said_in_one_line_before_the_work(
         assert (folder / old).read_bytes() == OLD
 
 
-def test_a_save_that_cannot_be_is_said_in_one_line(read_only):
+def test_a_failed_save_is_reported_in_one_line(read_only):
     child = play(JOBS["save"], read_only(JOBS["save"]), "no-override")
     assert child.returncode == 1 and len(errors(child)) == 1 and "is not writable" in errors(child)[0]
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "save"])
-def test_a_folder_that_vanishes_in_the_work_is_said_in_one_line(tmp_path, name):
+def test_a_folder_deleted_during_the_work_is_reported_in_one_line(tmp_path, name):
     """The folder disappears before a file is opened in it, or before the new file is renamed."""
     for step in (1, 2):
         job = replace(JOBS[name], check=lambda *_: None)
@@ -76,7 +76,7 @@ def test_a_folder_that_vanishes_in_the_work_is_said_in_one_line(tmp_path, name):
 
 
 @pytest.mark.parametrize("when", [0, FUTURE], ids=["1970", "the future"])
-def test_a_dead_part_is_swept_whatever_its_time(tmp_path, when):
+def test_an_abandoned_part_is_deleted_whatever_its_time(tmp_path, when):
     part = tmp_path / ".a.bin.0123abcd.rwkv.part"
     part.write_bytes(b"half")
     os.utime(part, (when, when))
