@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rwkv_np.errors import PathLike, TokenizerError, as_line
 from rwkv_np.files.reading import TOKENIZER_LIMIT, read_regular
 from rwkv_np.tokenizers.base import Tokenizer
+from rwkv_np.tokenizers.damage import what_panics_in_a_step, what_panics_when_loaded
 
 if TYPE_CHECKING:
     import tokenizers
@@ -106,6 +107,8 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
         raise TokenizerError(path, f"cannot be read: {error.strerror}") from error
     if SUBWORD_PREFIX.search(data):
         raise _unknown_decoder(path, "WordPiece (continuing_subword_prefix)")
+    if problem := what_panics_when_loaded(data):
+        raise TokenizerError(path, f"is damaged: {problem}")
     try:
         tokenizer = Library.from_buffer(data)
     except BaseException as error:
@@ -114,6 +117,8 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
     for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder):
         if (growth := _growth(part)) > MOST_GROWTH:
             raise TokenizerError(path, f"is damaged: its replacements make a text up to {growth} times as long")
+        if problem := next(filter(None, map(what_panics_in_a_step, _steps(part))), ""):
+            raise TokenizerError(path, f"is damaged: {problem}")
     # Both are settings for training in batches that some files carry along.
     tokenizer.no_truncation()
     tokenizer.no_padding()
