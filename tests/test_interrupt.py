@@ -74,7 +74,7 @@ def test_ctrl_c_in_another_program_that_imports_the_package_stays_a_keyboard_int
 
 # A kernel is compiled, and when LLVM asks Python for what it has of it, the signal comes.
 IN_CALLBACK = """
-import os, sys, signal
+import os, sys, signal, time
 from numba.core import codegen
 from rwkv_np import interrupt
 from rwkv_np.cli import Command
@@ -98,8 +98,7 @@ codegen.JITCodeLibrary._object_getbuffer_hook = classmethod(hook)
 @click.command(cls=Command)
 def command():
     numba.njit(lambda x: x + 1)(1)
-    while True:
-        pass
+    time.sleep(20)  # it comes at once
 command([])
 """
 

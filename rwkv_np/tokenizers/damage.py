@@ -47,7 +47,7 @@ def _merge_without_token(model: Any) -> str:
     vocabulary, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocabulary, dict) or not isinstance(merges, list):
         return ""
-    lacking = {_merged(merge) for merge in merges} - vocabulary.keys() - {None}
+    lacking = {made for made in map(_merged, merges) if made is not None} - vocabulary.keys()
     return f"a merge makes {min(lacking)[:40]!r}, which is not in its vocabulary" if lacking else ""
 
 
