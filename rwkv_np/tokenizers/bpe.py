@@ -50,7 +50,7 @@ class BpeTokenizer(Tokenizer):
     """
 
     def __init__(self, path: PathLike, vocab_size: int | None = None) -> None:
-        self._path = os.path.abspath(path)
+        self.file = os.path.abspath(path)
         self._tokenizer = _read(path)
         self._to_bytes = _bytes_rule(path, self._tokenizer)
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
@@ -63,14 +63,14 @@ class BpeTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple[type[BpeTokenizer], tuple[str, int], dict[str, str]]:
         """A pickle contains only its path and its name."""
-        return type(self), (self._path, self.vocab_size), {"name": self.name}
+        return type(self), (self.file, self.vocab_size), {"name": self.name}
 
     def _encode(self, text: str) -> list[int]:
         try:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
         except BaseException as error:
             _let_pass(error)
-            raise TokenizerError(self._path, f"is damaged: it cannot encode a text: {as_line(str(error))}") from error
+            raise TokenizerError(self.file, f"is damaged: it cannot encode a text: {as_line(str(error))}") from error
 
     def encode_prompt(self, text: str) -> list[int]:
         """As `encode`, but two newlines at the end of a prompt are two ids for a 20B model.
