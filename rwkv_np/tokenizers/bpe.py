@@ -49,6 +49,8 @@ class BpeTokenizer(Tokenizer):
     are unknown, or it does not fit the model's vocab_size.
     """
 
+    file: str
+
     def __init__(self, path: PathLike, vocab_size: int | None = None) -> None:
         self.file = os.path.abspath(path)
         self._tokenizer = _read(path)
