@@ -154,7 +154,10 @@ def choices(
     """
     largest = float(logits.max())
     if not math.isfinite(largest):
-        raise InputError(f"the largest logit is {largest}: the model file is damaged, or every token is banned")
+        raise InputError(
+            f"the largest logit is {largest}: the model file is damaged, or the state from which it continues "
+            "(--state, a saved chat), or every token is banned"
+        )
     if temperature == 0:
         return np.array([logits.argmax()]), np.ones(1, np.int64)
     ids = np.argsort(-logits, kind="stable")

@@ -49,10 +49,12 @@ class Said:
             self.refuse("a list")
         return [Said(value, f"{self._place}[{i}]") for i, value in enumerate(self._value)]
 
-    def text(self, at_least: int = 0) -> str:
+    def text(self, at_least: int = 0, at_most: float = math.inf) -> str:
         """A string of so many characters that UTF-8 can hold."""
         if not isinstance(self._value, str) or len(self._value) < at_least:
             self.refuse("a string" if not at_least else "a string that is not empty")
+        if len(self._value) > at_most:
+            self.refuse(f"at most {at_most} characters")
         try:
             self._value.encode()
         except UnicodeEncodeError:

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 SEPARATOR = "\n\n"
+NAME_LIMIT = 200  # characters of a speaker's name, which each prompt repeats: of 100,000, a turn took 28 MB
 
 _INSTRUCTION = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
