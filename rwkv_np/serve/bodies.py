@@ -142,7 +142,7 @@ class ResponseFormat(_Body):
     json_schema: NamedSchema | None = None
 
 
-class ChatRequest(_Sampled):
+class ChatRequest(_Sampled, kw_only=True):
     """POST /v1/chat/completions.
 
     RWKV's own: think (of models that think), and continue_final_message (whether the last message, the
@@ -174,7 +174,7 @@ class ChatRequest(_Sampled):
     web_search_options: None = None
 
 
-class CompletionRequest(_Sampled):
+class CompletionRequest(_Sampled, kw_only=True):
     """POST /v1/completions. `prompt` is a text, a list of texts, a list of token ids, or a list of such lists."""
 
     prompt: str | list[str | Id | list[Id]]

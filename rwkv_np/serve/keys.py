@@ -54,7 +54,7 @@ def _digest(key: str) -> bytes:
 
 
 def read_keys(path: PathLike | None) -> Keys:
-    """The keys in a file, one on a line, and those in the environment. Raises SettingsFileError, InputError, OSError."""
+    """The keys in a file, one on a line, and in the environment. Raises SettingsFileError, InputError, OSError."""
     keys = []
     if path is not None:
         lines = decode_utf8(read_regular(path, SETTINGS_LIMIT, SettingsFileError), path).splitlines()

@@ -26,9 +26,9 @@ class Read(NamedTuple):
 
 
 class Written(NamedTuple):
-    """An answer goes on with `text`; `reason` says why it ends here, if it does, after how many tokens."""
+    """Answer number `answer` goes on with `text`; `reason` says why it ends here, if it does, after how many tokens."""
 
-    index: int
+    answer: int
     text: str
     priced: Sequence[Priced]
     reason: str | None = None
@@ -164,9 +164,7 @@ class AnswerListener:
             self.fail(RuntimeError(problem))
             return
         rest = text.finish()
-        self._outbox.post(
-            self._mailbox, Written(self._first + index, rest, text.take_priced(), reason, text.n_tokens)
-        )
+        self._outbox.post(self._mailbox, Written(self._first + index, rest, text.take_priced(), reason, text.n_tokens))
 
     def fail(self, error: Exception) -> None:
         self._outbox.post(self._mailbox, Failed(error))

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from rwkv_np.serve.scheduler import Observer
+
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 _STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 _COLUMNS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
@@ -26,7 +28,7 @@ class _Gauges(Collector):
             yield GaugeMetricFamily(f"rwkv_np_{name}", f"{name.replace('_', ' ')}, now", value)
 
 
-class Metrics:
+class Metrics(Observer):
     """One server's figures. Any thread may count."""
 
     def __init__(self) -> None:
