@@ -342,11 +342,16 @@ def _choose_rows(samplers: Sequence[Sampler], logits: np.ndarray, threads: int |
     for sampler in samplers:
         sampler._draw()
     tokens = sample.choose_rows(
-        logits, np.concatenate([sampler._settings for sampler in samplers]),
+        logits, _together([sampler._settings for sampler in samplers]),
         [sampler._bias for sampler in samplers], [sampler._said.arrays() for sampler in samplers],
         threads or default_threads(),
     ).tolist()  # fmt: skip
     return tokens, logits
+
+
+def _together(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of settings as one array. (np.concatenate compares the fields of each: 0.1 ms for eight.)"""
+    return np.frombuffer(b"".join(row.tobytes() for row in rows), rows[0].dtype)
 
 
 def _arrays(bias: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
