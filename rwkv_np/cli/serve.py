@@ -18,17 +18,20 @@ from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import default_path, read_config
 from rwkv_np.cli.progress import show_loading
-from rwkv_np.errors import InputError, MissingPackageError
+from rwkv_np.errors import InputError, MissingPackageError, RwkvError
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.models import Model, load
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from rwkv_np.serve.server import Server
+    from rwkv_np.serve.service import Service
+    from rwkv_np.serve.worker import Worker
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 MB = 1_000_000
+_STATES = b'{"rwkv_np": "states"'  # how a file of states begins
 
 
 def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
@@ -45,7 +48,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes a free one.")
 @_option("--api-key-file", type=click.Path(), help="File of API keys, one on a line. Also: RWKV_NP_API_KEYS.")
 @_option("--insecure", is_flag=True, help="Let other computers in without an API key.")
-@_option("--cors", multiple=True, metavar="ORIGIN", help="Origin of a web page elsewhere that may ask; several times.")
+@_option("--cors", metavar="ORIGINS", help="Origins of web pages elsewhere that may ask, between commas; or: *.")
 @_option("--name", help="Name of the model in requests.  [default: the file's]")
 @_option("--template", type=click.Choice(sorted(TEMPLATES)), help="Chat template.  [default: from the model]")
 @_option("--think", type=click.Choice(MODES), default="auto", help="Think before answering, if a request says nothing.")
@@ -58,6 +61,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option("--head-q8-0/--head-fp16", default=None, help="Keep an FP16 head in 8 bits.  [default: if quantized]")
 @_option("--head-epsilon", type=float, help="For RWKV-5 models from before November 2023: 1e-5.  [default: 64e-5]")
 @_option("--cache-mb", type=click.IntRange(0), default=512, help="Memory for the states of prompts, in MB.")
+@_option("--cache-file", type=click.Path(), help="Keep these states here from one run to the next.")
 @_option("--max-running", type=click.IntRange(1, 1024), default=32, help="Most answers written at a time.")
 @_option("--max-waiting", type=click.IntRange(0), default=256, help="Most requests in the queue.")
 @_option("--max-prompt", type=click.IntRange(1), default=1_000_000, help="Most tokens in a prompt.")
@@ -82,7 +86,12 @@ def command(model: str | None, **options: Any) -> None:
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening exclude each other; give one of them")
     _need_packages()
-    _open(model or str(demo.MODEL), options).run()
+    path = model or str(demo.MODEL)
+    server = _open(path, options)
+    states = _States(path, server.worker, options)
+    states.load()
+    server.run()
+    states.save()
 
 
 def _need_packages() -> None:
@@ -118,6 +127,42 @@ def _open(path: str, options: dict[str, Any]) -> Server:
     return server.Server(service, made[1], listening, options["drain_timeout"])
 
 
+class _States:
+    """The cache's file, if one was asked for."""
+
+    def __init__(self, model: str, worker: Worker, options: dict[str, Any]) -> None:
+        from rwkv_np.chat.opening_cache import cache_key
+
+        self._path, self._worker = options["cache_file"], worker
+        heads = f"{options['head_q8_0']} {worker.model.config.head_epsilon!r}"
+        self._key = cache_key(f"{fingerprint(model)} {heads}") if self._path else ""
+
+    def load(self) -> None:
+        """Begin with what is there; a file of another model is only told of, and written over at the end."""
+        from rwkv_np.serve import states_file
+
+        if not self._path or not os.path.exists(self._path):
+            return
+        with open(self._path, "rb") as file:
+            if not file.read(len(_STATES)) == _STATES:
+                raise InputError(
+                    f"{self._path}: is there already, and no file of states; name another with --cache-file"
+                )
+        try:
+            n = states_file.load(self._worker.cache, self._path, self._key, self._worker.model)
+        except RwkvError as error:
+            _note(f"{error}. The cache begins empty.")
+        else:
+            _note(f"{self._path}: {n} states of earlier prompts")
+
+    def save(self) -> None:
+        """Write what is known now. Raises OutputError."""
+        from rwkv_np.serve import states_file
+
+        if self._path:
+            states_file.save(self._worker.cache, self._path, self._key)
+
+
 def _load(path: str, options: dict[str, Any]) -> tuple[Model, Tokenizer, Template]:
     """The model and how it is spoken to."""
     from rwkv_np.kernels import cache  # imports numba, which --help does not need
@@ -142,7 +187,7 @@ def _load(path: str, options: dict[str, Any]) -> tuple[Model, Tokenizer, Templat
 
 def _server(
     path: str, model: Model, tokenizer: Tokenizer, template: Template, opening: Opening | None, options: dict[str, Any]
-) -> tuple[Any, Any]:
+) -> tuple[Service, Worker]:
     """The service and the worker."""
     from rwkv_np.serve.bounds import Bounds
     from rwkv_np.serve.endpoint import access_log
@@ -171,9 +216,10 @@ def _server(
     service = Service(
         options["name"] or Path(path).stem, f"fp_{fingerprint(path)[:12]}", tokenizer,
         Prompts(tokenizer, template, opening), submitter(worker), outbox, lambda: worker.is_draining,
-        think=options["think"], bounds=bounds, metrics=figures, origins=tuple(options["cors"]),
+        think=options["think"], bounds=bounds, metrics=figures, origins=tuple(part.strip() for part in (options["cors"] or "").split(",") if part.strip()),
         is_logged=options["log"],
     )  # fmt: skip
+    service.prompts.endings  # noqa: B018  (takes a tenth of a second: the first request does not wait for it)
     return service, worker
 
 

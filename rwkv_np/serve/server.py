@@ -58,7 +58,7 @@ class Server:
     """Serves until a signal, or until `end` is called from another thread."""
 
     def __init__(self, service: Service, worker: Worker, listening: socket.socket, drain_seconds: float = 30) -> None:
-        self.service, self._worker, self._listening, self._drain_seconds = service, worker, listening, drain_seconds
+        self.service, self.worker, self._listening, self._drain_seconds = service, worker, listening, drain_seconds
         config = uvicorn.Config(
             App(service), lifespan="off", ws="none", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=_FLUSH,
@@ -74,7 +74,7 @@ class Server:
         try:
             asyncio.run(self._main())
         finally:
-            self._worker.stop()
+            self.worker.stop()
 
     def end(self) -> None:
         """End in order; the second time at once. From any thread, or a signal handler."""
@@ -86,13 +86,13 @@ class Server:
             threading.Thread(target=self._drain, daemon=True).start()
 
     def _drain(self) -> None:
-        self._worker.drain(self._drain_seconds)
+        self.worker.drain(self._drain_seconds)
         self._uvicorn.should_exit = True
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.service.outbox.open(self._loop)
-        self._worker.start()
+        self.worker.start()
         self.has_begun.set()
         try:
             await self._uvicorn.serve(sockets=[self._listening])
