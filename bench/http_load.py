@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field, replace
 from urllib.parse import urlsplit
 
 import click
@@ -80,9 +80,10 @@ async def events(url: str, path: str, body: dict, key: str = "") -> AsyncIterato
         writer.close()
 
 
-async def ask(url: str, path: str, body: dict, clock: Clock) -> Answer:
-    """Send a request, and note when its tokens come."""
-    answer = Answer(clock())
+async def ask(url: str, path: str, body: dict, clock: Clock, answer: Answer | None = None) -> Answer:
+    """Send a request, and note when its tokens come, in `answer` if one is given."""
+    answer = answer or Answer(0.0)
+    answer.asked = clock()
     body = body | {"stream": True, "stream_options": {"include_usage": True}}
     try:
         async for event in events(url, path, body):
@@ -149,16 +150,31 @@ async def poisson(load: Load, per_second: float, requests: int) -> list[Answer]:
     return list(await asyncio.gather(*map(one, range(requests))))
 
 
-async def stalled(load: Load, writers: int, long_prompt: int) -> tuple[list[Answer], float, float]:
-    """Some write while one reads a long prompt: the writers' answers, and from when to when it was read."""
-    clock = Clock()
-    writing = [asyncio.create_task(load.ask(number, clock)) for number in range(writers)]
-    await asyncio.sleep(load.tokens * 0.01)
-    long = Load(load.url, long_prompt, 1, load.vocab, seed=1)
+async def stalled(load: Load, writers: int, long_prompt: int, before: float) -> dict:
+    """Some write; after `before` seconds another one's long prompt is read: seconds between their tokens."""
+    clock, endless = Clock(), replace(load, tokens=30_000)
+    answers = [Answer(0.0) for _ in range(writers)]
+    tasks = [
+        asyncio.create_task(ask(load.url, "/v1/completions", endless.body(number), clock, answer))
+        for number, answer in enumerate(answers)
+    ]
+    while not all(answer.times or answer.error for answer in answers):
+        await asyncio.sleep(0.05)
     begin = clock()
-    await long.ask(0, clock)
+    await asyncio.sleep(before)
+    middle = clock()
+    long = await Load(load.url, long_prompt, 1, load.vocab, seed=1).ask(0, clock)
     end = clock()
-    return list(await asyncio.gather(*writing)), begin, end
+    for task in tasks:
+        task.cancel()
+    if long.error or any(answer.error for answer in answers):
+        raise click.ClickException(f"the load failed: {long.error} {[answer.error for answer in answers]}")
+    gaps = [pair for answer in answers for pair in zip(answer.times[1:], answer.between)]
+    return {
+        "before": _percentiles([gap for at, gap in gaps if begin < at <= middle]),
+        "during": _percentiles([gap for at, gap in gaps if middle < at <= end]),
+        "reading_s": end - middle,
+    }
 
 
 async def turns(load: Load, n_turns: int) -> list[Answer]:
@@ -182,7 +198,11 @@ def summary(answers: list[Answer]) -> dict:
         return {"requests": len(answers), "errors": [answer.error for answer in answers][:3]}
     seconds = max(answer.times[-1] for answer in good) - min(answer.asked for answer in good)
     between = [gap for answer in good for gap in answer.between]
-    return {
+    # While all of them write: the first to end leaves the others more room.
+    begin, end = max(answer.times[0] for answer in good), min(answer.times[-1] for answer in good)
+    n_written = sum(begin < at <= end for answer in good for at in answer.times)
+    together = {"together_per_s": n_written / (end - begin)} if end > begin else {}
+    return together | {
         "requests": len(answers),
         "failed": len(answers) - len(good),
         "tokens_per_s": sum(answer.n_tokens for answer in good) / seconds,
@@ -223,23 +243,16 @@ def main(
 ) -> None:  # fmt: skip
     """Put a load on the server at URL, and print one JSON document."""
     load = Load(url.rstrip("/"), prompt, tokens, vocab, shared, seed)
-    extra: dict = {}
     if stall:
-        answers, begin, end = asyncio.run(stalled(load, clients, stall))
-        gaps = {name: [] for name in ("during", "after")}
-        for answer in answers:
-            for at, gap in zip(answer.times[1:], answer.between):
-                if at > begin:
-                    gaps["during" if at <= end else "after"].append(gap)
-        extra = {name: _percentiles(found or [0.0]) for name, found in gaps.items()} | {"reading_s": end - begin}
+        click.echo(json.dumps(asyncio.run(stalled(load, clients, stall, before=4.0))))
+        return
+    if n_turns:
+        answers = asyncio.run(turns(load, n_turns))
+    elif rate:
+        answers = asyncio.run(poisson(load, rate, requests))
     else:
-        run: Callable[[], Awaitable[list[Answer]]]
-        if n_turns:
-            run = lambda: turns(load, n_turns)  # noqa: E731
-        else:
-            run = lambda: poisson(load, rate, requests) if rate else closed(load, clients, requests)  # noqa: E731
-        answers = asyncio.run(run())  # type: ignore[arg-type]
-        extra = {"first_by_turn": [answer.first for answer in answers]} if n_turns else {}
+        answers = asyncio.run(closed(load, clients, requests))
+    extra = {"first_by_turn": [answer.first for answer in answers]} if n_turns else {}
     document = summary(answers) | extra
     if with_answers:
         document["answers"] = [asdict(answer) for answer in answers]

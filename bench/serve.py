@@ -84,7 +84,6 @@ def by_clients(url: str, clients: list[int], tokens: int, vocab: int, is_ours: b
         # One round: all answers are written side by side. A new seed, so that no prompt is known.
         options = ("--clients", n, "--requests", n, "--prompt", PROMPT, "--tokens", tokens, "--vocab", vocab)
         row = load(url, *options, "--seed", n)
-        row["writing_tokens_per_s"] = n / row["between_s"]["p50"]
         if is_ours:
             kernels, written = (after - b for after, b in zip(kernel_seconds(url), before))
             row["outside"] = 1 - kernels / (n * tokens / row["tokens_per_s"])
@@ -92,12 +91,10 @@ def by_clients(url: str, clients: list[int], tokens: int, vocab: int, is_ours: b
     return found
 
 
-def with_stall(url: str, tokens: int, vocab: int, long: int) -> dict:
+def with_stall(url: str, vocab: int, long: int) -> dict:
     """Time between tokens of seven, while an eighth reads a long prompt, by that without it."""
-    options = ("--clients", 7, "--prompt", PROMPT, "--tokens", tokens, "--vocab", vocab, "--seed", 5, "--stall", long)
-    row = load(url, *options)
-    ratios = {f"ratio_{p}": row["during"][p] / row["after"][p] for p in ("p50", "p99")}
-    return {key: row[key] for key in ("during", "after", "reading_s")} | ratios
+    row = load(url, "--clients", 7, "--prompt", PROMPT, "--vocab", vocab, "--seed", 5, "--stall", long)
+    return row | {f"ratio_{p}": row["during"][p] / row["before"][p] for p in ("p50", "p99")}
 
 
 def by_turns(url: str, vocab: int, n_turns: int) -> dict:
@@ -131,12 +128,12 @@ def measure(url: str, clients: list[int], tokens: int, vocab: int, long: int, on
     if "clients" in only:
         found["prefill_tokens_per_s"] = prefill_rate(url, vocab, 1024)
         found["clients"] = by_clients(url, clients, tokens, vocab, is_ours)
-        alone = found["clients"][clients[0]]["writing_tokens_per_s"]
+        alone = found["clients"][clients[0]]["together_per_s"]
         for row in found["clients"].values():
-            row["by_one"] = row["writing_tokens_per_s"] / alone
-            row["by_prefill"] = row["writing_tokens_per_s"] / found["prefill_tokens_per_s"]
+            row["by_one"] = row["together_per_s"] / alone
+            row["by_prefill"] = row["together_per_s"] / found["prefill_tokens_per_s"]
     if "stall" in only:
-        found["stall"] = with_stall(url, 6 * tokens, vocab, long)
+        found["stall"] = with_stall(url, vocab, long)
     if "turns" in only:
         found["turns"] = by_turns(url, vocab, 20)
     if "cache" in only:
@@ -157,7 +154,7 @@ def show(found: dict) -> None:
         for n, row in found["clients"].items():
             first, between = ([1e3 * row[name][p] for p in ("p50", "p99")] for name in ("first_s", "between_s"))
             click.echo(
-                f"{n:>7}{row['writing_tokens_per_s']:>10.1f}{row['by_one']:>7.2f}{row['by_prefill']:>10.2f}"
+                f"{n:>7}{row['together_per_s']:>10.1f}{row['by_one']:>7.2f}{row['by_prefill']:>10.2f}"
                 f"{row.get('outside', float('nan')):>9.1%}{first[0]:>9.0f} {first[1]:>6.0f}ms"
                 f"{between[0]:>8.1f} {between[1]:>6.1f}ms"
             )
