@@ -24,12 +24,14 @@ from rwkv_np.tokenizers import Tokenizer
 if TYPE_CHECKING:
     import llguidance
 
+# What comes before the form, by what of the answer the prompt has (`Template.lead`).
 _PREFIXES = {
     None: '" "?',  # most models begin an answer with a space
     "": '" "?',
-    " <think": '">" /(.|\\n)*/ "</think>" /[ \\n]{0,2}/',
+    " <think": '">" thought /[ \\n]{0,2}/',
     " <think>\n</think": '">" /[ \\n]{0,2}/',
 }
+_THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/\n"
 
 
 class JsonGuide:
@@ -113,7 +115,7 @@ class _Tokens:
 
 def json_grammar(schema: dict[str, Any], lead: str | None) -> str:
     """The grammar of an answer that fits `schema`, after what of it (`lead`) the prompt has."""
-    return f"start: {_PREFIXES[lead]} answer\nanswer: %json {_checked(schema, 'response_format')}\n"
+    return f"{_start(lead)} answer\nanswer: %json {_checked(schema, 'response_format')}\n"
 
 
 def call_grammar(functions: Sequence[tuple[str, dict[str, Any]]], lead: str | None) -> str:
@@ -124,7 +126,12 @@ def call_grammar(functions: Sequence[tuple[str, dict[str, Any]]], lead: str | No
         for i, (name, schema) in enumerate(functions)
     ]
     names = " | ".join(f"call_{i}" for i in range(len(calls)))
-    return f"start: {_PREFIXES[lead]} ({names})\n" + "".join(calls)
+    return f"{_start(lead)} ({names})\n" + "".join(calls)
+
+
+def _start(lead: str | None) -> str:
+    prefix = _PREFIXES[lead]
+    return f"{_THOUGHT if 'thought' in prefix else ''}start: {prefix}"
 
 
 def _beginning(name: str) -> str:
