@@ -71,6 +71,7 @@ class Mailbox:
 
     def __init__(self, *, is_streamed: bool, most: int, timing: Timing) -> None:
         self._events: list[Event] = []
+        self._is_due = False  # whether something has come that is worth waking for
         self._waiter: asyncio.Future[None] | None = None
         self._is_streamed, self._most = is_streamed, most
         self._timing, self._last = timing, time.monotonic()
@@ -84,16 +85,18 @@ class Mailbox:
             self._take_time(now)
         if self._is_streamed and len(self._events) > self._most:
             self.on_overflow()
-        is_worth_it = self._is_streamed or type(event) is not Written or event.reason is not None
-        if is_worth_it and self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._is_streamed or type(event) is not Written or event.reason is not None:
+            self._is_due = True
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
     async def take(self) -> list[Event]:
         """The events since the last call; waits for one."""
-        if not self._events or not self._is_streamed:
+        if not self._is_due:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
             self._waiter = None
+        self._is_due = False
         events, self._events = self._events, []
         return events
 
