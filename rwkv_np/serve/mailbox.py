@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from rwkv_np.serve.answer_text import AnswerText, Priced
+from rwkv_np.serve.errors import wrong
 from rwkv_np.serve.request import Logprob
 from rwkv_np.serve.schema import JsonGuide
 
@@ -164,7 +165,7 @@ class AnswerListener:
     def end(self, index: int, reason: str) -> None:
         text = self._texts[index]
         if self._guides and (problem := self._guides[index].problem):
-            self.fail(RuntimeError(problem))
+            self.fail(wrong(self._guides[index].param, problem, "invalid_schema"))
             return
         rest = text.finish()
         self._outbox.post(self._mailbox, Written(self._first + index, rest, text.take_priced(), reason, text.n_tokens))
