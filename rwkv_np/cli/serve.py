@@ -216,11 +216,15 @@ def _server(
     service = Service(
         options["name"] or Path(path).stem, f"fp_{fingerprint(path)[:12]}", tokenizer,
         Prompts(tokenizer, template, opening), submitter(worker), outbox, lambda: worker.is_draining,
-        think=options["think"], bounds=bounds, metrics=figures, origins=tuple(part.strip() for part in (options["cors"] or "").split(",") if part.strip()),
+        think=options["think"], bounds=bounds, metrics=figures, origins=_origins(options["cors"] or ""),
         is_logged=options["log"],
     )  # fmt: skip
     service.prompts.endings  # noqa: B018  (takes a tenth of a second: the first request does not wait for it)
     return service, worker
+
+
+def _origins(said: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in said.split(",") if part.strip())
 
 
 def _opening(options: dict[str, Any]) -> Opening | None:

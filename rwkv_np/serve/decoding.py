@@ -12,7 +12,7 @@ from rwkv_np.serve.errors import ApiError, wrong
 
 T = TypeVar("T")
 
-_PLACE = re.compile(r" - at `\$\.?(.*?)`$", re.DOTALL)
+_PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*?)`", re.DOTALL)
 
@@ -32,7 +32,8 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 def _explained(said: str) -> ApiError:
     """What msgspec says, with the field by its place: "messages[0].role"."""
     found = _PLACE.search(said)
-    place, what = (found[1], said[: found.start()]) if found else ("", said)
+    # "[...]" stands for any key of a mapping.
+    place, what = (found[1].replace("[...]", ""), said[: found.start()]) if found else ("", said)
     for pattern, tells in ((_UNKNOWN, "is not a field that this server knows"), (_MISSING, "is missing")):
         if field := pattern.search(what):
             name = as_line(f"{place}.{field[1]}".lstrip("."), 100)
