@@ -123,6 +123,7 @@ def _open(path: str, options: dict[str, Any]) -> Server:
     service.keys = keys
     if is_local and not keys:
         service.hosts = server.LOCAL_NAMES | {options["host"].lower()}
+    listening.listen(1024)  # who connects after reading the line waits, and is not refused
     _tell(server.url_of(listening), service.name, bool(keys))
     return server.Server(service, made[1], listening, options["drain_timeout"])
 
