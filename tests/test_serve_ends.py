@@ -191,6 +191,14 @@ def test_who_does_not_read_is_cut():
     assert worker.tickets[0].is_cancelled and Stuck.transport.was_aborted
 
 
+def test_a_server_without_its_engine_says_so(worker, played):
+    worker.is_alive = False
+    answer = played.client.get("/health")
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "engine_failed"
+    assert played.chat().status_code == 500  # and does not wait for ever
+    worker.is_alive = True
+
+
 def test_a_server_that_ends_finishes_what_runs():
     with running(drain_seconds=20) as made:
         body = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 800, "ignore_eos": True}

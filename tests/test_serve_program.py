@@ -46,6 +46,22 @@ def test_without_a_package_one_line_says_what_to_install(monkeypatch):
     assert "pip install 'rwkv-np[server]'" in refusal("--port", "0")
 
 
+def asked_and_ended(server):
+    """What a server that was just started answers; it is then told to end."""
+    lines = []
+    while "Serving" not in (line := server.stderr.readline()):
+        assert line, lines
+        lines.append(line)
+    url = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
+    body = {"messages": FRANCE, "temperature": 0}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30, trust_env=False)
+    server.send_signal(signal.SIGTERM)
+    rest = server.stderr.read()
+    assert server.wait(30) == 0
+    assert "POST /v1/chat/completions 200" in rest and "Traceback" not in rest, rest
+    return answer.json()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
 def test_a_server_starts_answers_and_ends_in_order(tmp_path):
     states = tmp_path / "states"
@@ -54,17 +70,10 @@ def test_a_server_starts_answers_and_ends_in_order(tmp_path):
     said = []
     for _ in range(2):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
-            lines = []
-            while "Serving" not in (line := server.stderr.readline()):
-                assert line or server.poll() is None, lines
-                lines.append(line)
-            url = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
-            body = {"messages": FRANCE, "temperature": 0}
-            said.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30, trust_env=False).json())
-            server.send_signal(signal.SIGTERM)
-            rest = server.stderr.read()
-            assert server.wait(30) == 0
-            assert "POST /v1/chat/completions 200" in rest and "Traceback" not in rest, rest
+            try:
+                said.append(asked_and_ended(server))
+            finally:
+                server.kill()
     first, second = (answer["choices"] for answer in said)
     assert first == second and first[0]["message"]["content"] == "The capital of France is"  # five tokens
     assert [answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in said][0] == 0
