@@ -11,111 +11,45 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
+from local_hub import Hub
 from shapes import checkpoint_of
-from waiting import PATIENCE, until, until_written
+from waiting import PATIENCE, until_written
 
 from rwkv_np.chat.templates import template_for
 from rwkv_np.cli.convert import command
 from rwkv_np.errors import InputError
-from rwkv_np.files.download import fetch
+from rwkv_np.files import download
+from rwkv_np.files.hub import fetch
 from rwkv_np.files.published import FIRST, PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 CONTENT = (GOLDEN / "golden-4v0.pth").read_bytes()
 REFERENCE = (GOLDEN / "golden-4v0.FP16.bin").read_bytes()
-# More than huggingface_hub writes at a time (10 MiB), and a break after the first of such pieces.
-LARGE = os.urandom(2**20) * 24
-CUT = 15 * 2**20
-FETCH = "import sys; from rwkv_np.files.download import fetch; print(fetch(sys.argv[1]))"
-
-
-class Hub(ThreadingHTTPServer):
-    """Serves one repository, o/r. `cut` is how many bytes of a file go out before the line goes dead."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {}
-        self.cut = None
-        self.requests = []  # (method, first byte asked for)
-        self.tag = "0123456789abcdef" * 4
-        self._busy = 0  # requests that were taken and not answered to their end
-        self._lock = threading.Lock()
-
-    def process_request(self, request, client_address):
-        with self._lock:
-            self._busy += 1
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request, client_address):
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            with self._lock:
-                self._busy -= 1
-
-    def handle_error(self, request, client_address):
-        """A client that was killed is none of the server's errors."""
-
-    def forget(self):
-        """Begin a new list of requests, once those of a client that was killed have come to their end."""
-        socket.create_connection(self.server_address, PATIENCE).close()  # taken after all that came before it
-        until(lambda: self._busy == 0, "the end of all requests")
-        self.requests.clear()
-
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.answer(send_body=False)
-
-    def do_GET(self):
-        self.answer(send_body=True)
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, send_body):
-        hub = self.server
-        name = unquote(self.path).removeprefix("/o/r/resolve/main/")
-        asked = self.headers.get("Range")
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
-        hub.requests.append((self.command, start))
-        if name not in hub.files:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        content = hub.files[name]
-        self.send_response(206 if asked else 200)
-        self.send_header("X-Repo-Commit", "c" * 40)
-        self.send_header("ETag", f'"{hub.tag}"')
-        self.send_header("Content-Length", str(len(content) - start))
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        if send_body:
-            self.wfile.write(content[start : hub.cut])
+# More than a socket's buffers hold, and a break in the middle of a piece.
+LARGE = os.urandom(2**20) * 6
+CUT = 3 * 2**20 + 12345
+FETCH = "import sys; from rwkv_np.files.hub import fetch; print(fetch(sys.argv[1]))"
 
 
 @pytest.fixture
 def hub():
     server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
-    server.shutdown()
-    server.server_close()
+    server.close()
+
+
+@pytest.fixture
+def stored():
+    """The hub with a storage on another port."""
+    server = Hub(has_storage=True)
+    yield server
+    server.close()
 
 
 @pytest.fixture
@@ -195,17 +129,10 @@ def test_any_name_is_fetched_byte_for_byte_and_not_asked_for_again(hub, run, nam
 
 def test_a_download_that_broke_off_goes_on_within_the_same_run(hub, run):
     hub.files["large.pth"] = LARGE
-
-    class Mended(Handler):
-        def answer(self, send_body):
-            hub.cut = CUT if ("GET", 0) not in hub.requests else None
-            super().answer(send_body)
-
-    hub.RequestHandlerClass = Mended
+    hub.cuts = [CUT, CUT + 100_000, CUT + 100_001]
     code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth")
     assert code == 0, stderr
-    (_, first), (_, second) = [r for r in hub.requests if r[0] == "GET"]
-    assert (first, 0 < second <= CUT) == (0, True)
+    assert hub.gets() == [0, CUT, CUT + 100_000, CUT + 100_001]
     assert Path(stdout.strip()).read_bytes() == LARGE
 
 
@@ -233,7 +160,7 @@ def test_a_download_that_was_killed_goes_on_in_the_next_run(hub, killed, run, tm
     assert 0 < done <= CUT
     code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth")
     assert code == 0, stderr
-    assert [r for r in hub.requests if r[0] == "GET"] == [("GET", done)]
+    assert hub.gets() == [done]
     assert Path(stdout.strip()).read_bytes() == LARGE
     assert not parts(tmp_path)
 
@@ -241,7 +168,7 @@ def test_a_download_that_was_killed_goes_on_in_the_next_run(hub, killed, run, tm
 def test_a_part_of_an_older_upload_is_not_continued_with_a_newer_one(hub, killed, run):
     hub.files["large.pth"] = bytes(len(LARGE))
     killed()
-    hub.files["large.pth"], hub.tag = LARGE, "f" * 64
+    hub.files["large.pth"] = LARGE
     code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth")
     assert code == 0, stderr
     assert Path(stdout.strip()).read_bytes() == LARGE
