@@ -4,6 +4,7 @@ Each test runs a server on loopback that answers as the hub does, and the progra
 of its own, because huggingface_hub reads HF_ENDPOINT when it is imported.
 """
 
+import email.utils
 import math
 import os
 import re
@@ -22,10 +23,10 @@ from waiting import PATIENCE, until_written
 
 from rwkv_np.chat.templates import template_for
 from rwkv_np.cli.convert import command
-from rwkv_np.errors import InputError
+from rwkv_np.errors import DownloadError, InputError
 from rwkv_np.files import download
 from rwkv_np.files.hub import fetch
-from rwkv_np.files.published import FIRST, PUBLISHED
+from rwkv_np.files.published import FIRST, PUBLISHED, published_name
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
@@ -174,6 +175,130 @@ def test_a_part_of_an_older_upload_is_not_continued_with_a_newer_one(hub, killed
     assert Path(stdout.strip()).read_bytes() == LARGE
 
 
+def test_a_large_file_comes_from_the_storage_which_gets_no_token(stored, run):
+    stored.files["large.pth"] = LARGE
+    stored.cuts = [CUT]
+    code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth", HF_TOKEN="hf_secret", HF_ENDPOINT=stored.address)
+    assert code == 0, stderr
+    assert Path(stdout.strip()).read_bytes() == LARGE
+    assert set(stored.tokens) == {"Bearer hf_secret"} and len(stored.tokens) == 3
+    assert stored.storage_tokens == [None, None]
+    assert stored.requests == [("HEAD", 0), ("GET", 0), ("GET", CUT)]
+
+
+def test_a_redirect_to_another_name_on_the_hub_keeps_the_token(hub, run):
+    """As of a repository that was renamed."""
+    hub.files["a.pth"] = CONTENT
+    hub.answers = [(307, {"Location": "/o/r/resolve/main/a.pth"})]
+    assert run("-c", FETCH, "hf://o/r/old.pth", HF_TOKEN="hf_secret")[0] == 1  # the GET is not redirected, and fails
+    assert hub.tokens[:2] == ["Bearer hf_secret"] * 2
+
+
+def test_a_server_that_ignores_ranges_begins_again(hub, run):
+    hub.files["large.pth"] = LARGE
+    hub.ignores_range, hub.cuts = True, [CUT]
+    code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth")
+    assert code == 0, stderr
+    assert hub.gets() == [0, CUT]
+    assert Path(stdout.strip()).read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again_when_it_says(hub, run, status):
+    hub.files["a.pth"] = CONTENT
+    hub.answers = [(status, {"Retry-After": "1"}), (status, {})]
+    began = time.monotonic()
+    code, stdout, stderr = run("-c", FETCH, "hf://o/r/a.pth")
+    assert code == 0, stderr
+    assert time.monotonic() - began >= 1 + download.PAUSES[1]
+    assert f"the server answers {status}" in stderr and "trying again in 1 s" in stderr
+    assert Path(stdout.strip()).read_bytes() == CONTENT
+
+
+def test_a_server_that_sends_nothing_more_is_given_up_and_the_part_stays(hub, tmp_path, monkeypatch):
+    hub.files["large.pth"], hub.cut = LARGE, CUT
+    place = str(tmp_path / "large.pth")
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    address = download.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {})
+    with pytest.raises(DownloadError, match=r"after 3\.2 of 6\.3 MB: the connection broke, 3 times in a row.* goes on"):
+        download.download(address, place, download.look(address))
+    assert download.bytes_so_far(place) == CUT and not os.path.exists(place)
+    assert hub.gets() == [0, CUT, CUT]
+
+
+def test_other_bytes_than_announced_are_deleted_and_never_continued(hub, run, tmp_path):
+    hub.files["large.pth"] = LARGE
+    hub.sent["large.pth"] = LARGE[:-1] + bytes([LARGE[-1] ^ 1])
+    line = failure(run("tools/convert.py", "hf://o/r/large.pth", tmp_path / "m.bin"))
+    assert "has the SHA-256" in line and "is deleted; run the command again" in line
+    assert not parts(tmp_path) and not list((tmp_path / "hf").rglob("large.pth"))
+    hub.sent.clear()
+    assert run("-c", FETCH, "hf://o/r/large.pth")[0] == 0
+
+
+@pytest.mark.parametrize("sent", [LARGE[:-1000], LARGE + b"more"], ids=["fewer", "more"])
+def test_another_length_than_announced_is_refused(stored, run, tmp_path, sent):
+    stored.files["large.pth"], stored.sent["large.pth"] = LARGE, sent
+    result = run("tools/convert.py", "hf://o/r/large.pth", tmp_path / "m.bin", HF_ENDPOINT=stored.address)
+    line = failure(result)
+    assert f"the server sends {len(sent):,} bytes, and announced {len(LARGE):,}" in line
+    assert not list((tmp_path / "hf").rglob("large.pth"))
+
+
+def test_a_file_that_is_replaced_during_the_download_is_begun_again(hub, tmp_path):
+    hub.files["large.pth"], hub.cuts = bytes(len(LARGE)), [CUT]
+    address = download.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {})
+    remote = download.look(address)
+    place = str(tmp_path / "large.pth")
+    hub.files["large.pth"] = LARGE
+    with pytest.raises(download.Changed):
+        download.download(address, place, remote)
+    download.download(address, place, download.look(address))
+    assert Path(place).read_bytes() == LARGE and os.listdir(tmp_path) == ["large.pth"]
+
+
+def test_a_part_that_is_longer_than_the_file_is_dropped(hub, tmp_path):
+    hub.files["a.pth"] = CONTENT
+    address = download.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
+    remote = download.look(address)
+    (tmp_path / f"a.pth.{remote.content}.part").write_bytes(CONTENT + b"more")
+    download.download(address, str(tmp_path / "a.pth"), remote)
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status, hint", [(401, "log in"), (403, "log in"), (404, "Check the name")])
+def test_a_refusal_is_not_repeated(hub, status, hint):
+    hub.answers = [(status, {"X-Error-Message": "Access to model o/r is restricted."})]
+    address = download.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
+    with pytest.raises(DownloadError, match=f"{status} Access to model o/r is restricted. .*{hint}"):
+        download.look(address)
+    assert len(hub.tokens) == 1
+
+
+def test_a_date_says_as_well_as_seconds_when_to_come_back():
+    def after(said):
+        return download._retry_after(type("Response", (), {"headers": {"Retry-After": said}}))
+
+    assert after("7") == 7 and after("100000") == download.LONGEST_PAUSE and after("soon") == after("") == 0
+    assert 50 < after(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_full_disk_is_said_in_one_line_and_the_next_run_goes_on(hub, start, run, tmp_path):
+    hub.files["large.pth"] = LARGE
+    faulty = ROOT / "tests" / "faults" / "faulty.py"
+    fetching = tmp_path / "fetching.py"
+    fetching.write_text("from rwkv_np.cli import main; main(['convert', 'hf://o/r/large.pth', 'm.bin'])")
+    child = start(faulty, f"full-at-byte:{CUT}", tmp_path, fetching)
+    _, stderr = child.communicate(timeout=PATIENCE)
+    assert child.returncode == 1
+    assert "could not be written: File too large. Make room" in stderr and "Traceback" not in stderr
+    assert [part.stat().st_size for part in parts(tmp_path)] == [CUT]
+    hub.forget()
+    assert run("-c", FETCH, "hf://o/r/large.pth")[0] == 0
+    assert hub.gets() == [CUT]
+
+
 def test_what_the_hub_s_own_cache_holds_is_taken_from_there(hub, run):
     hub.files["golden.pth"] = CONTENT
     script = "from huggingface_hub import hf_hub_download; print(hf_hub_download('o/r', 'golden.pth'))"
@@ -245,9 +370,9 @@ def test_a_terminal_sees_the_download_and_then_the_parameters_go_by(hub, start, 
     child.communicate()
     assert child.returncode == 0
     assert b"golden.pth" in screen
-    assert b"100%" in screen
+    assert b"Downloading" in screen and b" MB" in screen
     assert b"Converting" in screen
-    assert b"head.weight" in screen
+    assert b"emb.weight" in screen
 
 
 def _read_or_end(terminal):
@@ -263,6 +388,7 @@ def test_the_published_models_are_of_rwkv_7_and_as_large_as_their_shapes():
         assert model.repository == {"g1": "BlinkDL/rwkv7-g1", "world": "BlinkDL/rwkv-7-world"}[family]
         assert re.match({"g1": r"rwkv7-g1[a-z]-", "world": "RWKV-x070-World-"}[family] + size, model.file, re.I)
         assert model.file.endswith(".pth") and re.fullmatch("[0-9a-f]{64}", model.sha256)
+        assert published_name(model.file) == published_name(f"RWKV7-{name}") == name
         shapes = checkpoint_of("v7-" + size.replace(".", "b").removesuffix("b"))
         weights = 2 * sum(math.prod(shape) for shape in shapes.values())  # bfloat16
         assert weights < model.n_bytes < weights * 1.001

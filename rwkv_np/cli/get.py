@@ -46,16 +46,14 @@ def command(
     """
     origin, data_type = _wanted(what, name, data_type)
     kept_models = store(models)
-    before = {kept.reference for kept in kept_models.of(origin.name)}
     try:
-        kept = make(
+        kept, is_new = make(
             origin, data_type, kept_models, keep_checkpoint=keep_checkpoint, force=force, progress=byte_progress,
             note=_note,
         )  # fmt: skip
     except KeyboardInterrupt:
         _note("Interrupted. The same command goes on from here.")
         raise
-    is_new = kept.reference not in before
     if as_json:
         result = {"name": kept.name, "type": kept.data_type, "path": str(kept.path), "bytes": kept.n_bytes}
         click.echo(json.dumps({**result, "is_new": is_new}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -86,7 +87,7 @@ def _published_lines() -> list[str]:
     ]
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Columns as wide as their longest cell; numbers to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     n_left = 2 if header[1] == "type" else 1

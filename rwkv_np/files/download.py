@@ -21,7 +21,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -100,7 +100,7 @@ class _Broken(Exception):
 
 def look(address: Address) -> Remote:
     """Ask the server what it has. Raises DownloadError."""
-    patience = _Patience(address.name)
+    patience = _Patience(address.name, PAUSES[:3])  # without a network somebody waits 3 s for the error
     while True:
         try:
             with _answer(address, "HEAD") as (response, first):
@@ -384,9 +384,9 @@ def _reason(error: Exception) -> str:
 class _Patience:
     """How often a request is repeated while nothing comes."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._pauses = iter(PAUSES)
+    def __init__(self, name: str, pauses: Sequence[float] | None = None) -> None:
+        pauses = PAUSES if pauses is None else pauses
+        self._name, self._pauses, self._n = name, iter(pauses), len(pauses) + 1
 
     def wait(self, error: _Broken, done: int = 0, total: int | None = None) -> None:
         """Wait before the next attempt. Raises DownloadError if this was the last."""
@@ -394,8 +394,8 @@ class _Patience:
         pause = next(self._pauses, None)
         if pause is None:
             raise DownloadError(
-                f"{self._name}: download failed{so_far}: {error}, {len(PAUSES) + 1} times in a row. Check the "
-                "network and run the command again: it goes on from there"
+                f"{self._name}: download failed{so_far}: {error}, {self._n} times in a row. Check the network and run "
+                f"the command again{': it goes on from there' if done else ''}"
             ) from error
         pause = max(pause, error.wait)
         later = f" in {pause:.0f} s" if pause >= 1 else ""

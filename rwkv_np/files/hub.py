@@ -56,17 +56,20 @@ def fetch(
 ) -> str:
     """The path of the file that `source` (hf://owner/repo/file) names, downloaded if it is not here.
 
-    place     where it shall be; None: beside the hub's own cache, or in it if it is there
+    place     where it shall be, in a folder that no other process works in; None: beside the hub's own cache, or in it
+              if it is there
     expected  what must be there: another size or SHA-256 is refused, before the download where the hub says it
     progress  called with the file's name, the bytes that are here and the bytes in all
     Raises    InputError, MissingPackageError, OutputError, DownloadError
     """
     repo, name = _parse(source)
     hub = _hub()
-    if place is None:
-        if found := find(source):
-            return found
-        place = _usual_place(hub, repo, name)
+    if place is not None:
+        _download(_address(hub, source), source, place, expected, progress)
+        return place
+    if found := find(source):
+        return found
+    place = _usual_place(hub, repo, name)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     with locked(f"{place}.lock"):  # a second process waits, and finds the file
         if not os.path.exists(place):

@@ -132,8 +132,8 @@ class Store:
     def tidy(self, name: str) -> None:
         """Remove the folder of a name if nothing but its lock is in it; a file of somebody else stays."""
         making, folder = self.place(name) / MAKING, self.place(name)
-        if making.is_dir() and not any(making.iterdir()):
-            making.rmdir()
+        if making.is_dir() and not any(path.stat().st_size > 100 for path in making.iterdir()):
+            shutil.rmtree(making)  # nothing has come yet
         if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
             shutil.rmtree(folder)
 

@@ -11,9 +11,10 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rwkv_np.conversion.convert import convert
 from rwkv_np.conversion.quantize import Quantized, quantize
@@ -30,6 +31,14 @@ Show = Callable[[str, int, int], None]
 Progress = Callable[[str], AbstractContextManager[Show]]
 """Makes a display of a step from its label: called with a name, the bytes done and the bytes in all."""
 Note = Callable[[str], None]
+_FOR = "type"  # the file that says which type is in the making
+
+
+class Made(NamedTuple):
+    """A kept model, and whether it was made just now."""
+
+    kept: Kept
+    is_new: bool
 
 
 @contextmanager
@@ -46,7 +55,7 @@ def make(
     force: bool = False,
     progress: Progress = _no_progress,
     note: Note = lambda line: None,
-) -> Kept:
+) -> Made:
     """The kept model of that origin and type, made if it is not there.
 
     data_type        one of needs.ALL_TYPES; None: any that is there, or the one recommended on this machine
@@ -61,11 +70,12 @@ def make(
         place.mkdir(parents=True, exist_ok=True)
         with locked(str(place / LOCK), lambda: note(f"Another process is getting {origin.name}; waiting for it.")):
             if there := _there(origin, data_type, store):
-                return there
+                _forget_finished(store, origin.name)
+                return Made(there, is_new=False)
             origin = _described(origin, place)
             chosen = data_type or room.default_type(origin)
             _Work(origin, chosen, place, keep_checkpoint, progress, note).run(force)
-            return next(kept for kept in store.of(origin.name) if kept.data_type == chosen)
+            return Made(next(kept for kept in store.of(origin.name) if kept.data_type == chosen), is_new=True)
     except OSError as error:
         raise write_error(str(error.filename or place), error) from error
     finally:
@@ -83,6 +93,15 @@ def _there(origin: Origin, data_type: str | None, store: Store) -> Kept | None:
             )
     matching = [kept for kept in found if data_type in (None, kept.data_type)]
     return matching[-1] if matching else None
+
+
+def _forget_finished(store: Store, name: str) -> None:
+    """Delete what a process has left that was killed between its last step and this."""
+    making = store.place(name) / MAKING
+    with suppress(FileNotFoundError):
+        data_type = (making / _FOR).read_text(encoding="ascii")
+        if any(kept.data_type == data_type for kept in store.of(name)):
+            shutil.rmtree(making)
 
 
 def _described(origin: Origin, place: Path) -> Origin:
@@ -119,6 +138,7 @@ class _Work:
         self.making.mkdir(exist_ok=True)
         self._forget_others()
         self._check_disk()
+        (self.making / _FOR).write_text(self.data_type, encoding="ascii")
         source = self._fp16()
         if source is None:
             source = self._convert()
@@ -160,7 +180,7 @@ class _Work:
     def _forget_others(self) -> None:
         """Delete what was left of another checkpoint of this name: an older upload's, say."""
         for path in self.making.iterdir():
-            if not path.name.lstrip(".").startswith(self.origin.stem):
+            if path.name != _FOR and not path.name.lstrip(".").startswith(self.origin.stem):
                 path.unlink()
 
     # --- room

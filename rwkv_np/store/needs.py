@@ -8,6 +8,7 @@ own (`rwkv-np evaluate`, RssAnon), models of 0.1B to 2.9B took 84 to 130 MB more
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,10 @@ assert {"FP16", *TYPES} == set(ALL_TYPES)
 
 PROCESS = 80_000_000  # Python, NumPy, Numba and the compiled kernels
 TOKENS, PER_CHANNEL = 128, 150  # tokens of a pass; bytes of intermediate results for one and a channel of n_embd
+
+
+# Vectors that files have as one row a head; the thin matrices of RWKV-6 have similar names.
+_VECTOR = re.compile(r"\.(r_k|time_\w+)(?<!_w[12])$")
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def _packed(stored: list[tuple[str, tuple[int, ...], DataType]]) -> Iterator[int
     for name, shape, data_type in stored:
         if name == "emb.weight":
             continue
-        if len(shape) != 2:
+        if len(shape) != 2 or _VECTOR.search(name):
             yield data_type.format.n_bytes(math.prod(shape))
             continue
         kept = _head_type(data_type, is_quantized) if name == "head.weight" else data_type

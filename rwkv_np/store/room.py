@@ -54,7 +54,7 @@ def _what_fits(origin: Origin, installed: int) -> str:
     fitting = [one for one in others if one[0] <= installed]
     if not fitting:
         return "No published model fits"
-    n_bytes, name, data_type = max(fitting)
+    n_bytes, name, data_type = max(fitting, key=lambda one: one[0])
     return f"The largest model that fits: rwkv-np get {name} --type {data_type}, {gb(n_bytes)}"
 
 
@@ -85,4 +85,6 @@ def _existing(folder: Path) -> Path:
 
 def gb(n_bytes: float) -> str:
     """Bytes for people."""
-    return f"{n_bytes / 1e9:,.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.0f} MB"
+    if n_bytes >= 1e9:
+        return f"{n_bytes / 1e9:,.2f} GB"
+    return f"{n_bytes / 1e6:,.0f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:,.0f} kB"
