@@ -480,7 +480,7 @@ def test_an_unknown_name_gets_the_closest_and_the_command(run_cli, models, given
         ["quantize", given, "x.bin"],
         ["evaluate", given, "--text", "x"],
     ):
-        assert expected in error_of(run_cli(words[0], given, *words[1:], code=1))
+        assert expected in error_of(run_cli(*words, code=1))
 
 
 @pytest.mark.parametrize("given", ["none.bin", "folder/none", "g1-1.5b-Q4_1.bin"])

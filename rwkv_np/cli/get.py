@@ -10,7 +10,7 @@ import click
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import models_option, store
 from rwkv_np.cli.progress import byte_progress
-from rwkv_np.store.kept import Kept, split
+from rwkv_np.store.kept import Kept
 from rwkv_np.store.making import make
 from rwkv_np.store.needs import ALL_TYPES
 from rwkv_np.store.origin import Origin, origin_of
@@ -68,7 +68,7 @@ def _wanted(what: str, name: str | None, data_type: str | None) -> tuple[Origin,
         return origin_of(what, name), data_type
     if data_type not in (None, tail.upper()):
         raise click.UsageError(f"{what} and --type {data_type} differ; give one of them")
-    return origin_of(head, name), split(what)[1]
+    return origin_of(head, name), tail.upper()
 
 
 def _line(kept: Kept, origin: Origin, is_new: bool) -> str:

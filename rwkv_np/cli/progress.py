@@ -40,8 +40,8 @@ class ProgressLine:
             write_over("")
 
     def _rate(self, now: float, done: int) -> float:
-        """Units a second since the start; 0 where nothing has been done since."""
-        return (done - (self._first or 0)) / (now - self._start) if now > self._start else 0.0
+        """Units a second since the start; 0 in the first second, which says little."""
+        return (done - (self._first or 0)) / (now - self._start) if now >= self._start + 1 else 0.0
 
     def _show(self, text: str, done: int, total: int, rate: float) -> None:
         left = _clock((total - done) / rate) if rate else ""

@@ -25,16 +25,21 @@ _EVERY_S = 0.2  # how often is looked again
 def locked(path: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock file at `path` in this block; `on_wait` is called once if another process has it.
 
-    The file stays: deleting it could give two processes a lock on two files of that name.
+    The file and its folder are made, and stay. Whoever has the lock may delete both: the next one makes them again.
     """
-    with open(path, "ab") as file:
-        is_told = False
-        while not _try(file):
-            if not is_told and on_wait is not None:
+    file, is_told = _opened(path), False
+    try:
+        while not (_try(file) and _is_at(file, path)):
+            if not is_told and on_wait is not None and _is_at(file, path):
                 on_wait()
-            is_told = True
+                is_told = True
             time.sleep(_EVERY_S)
+            if not _is_at(file, path):  # deleted while we waited: a lock on it is worth nothing
+                file.close()
+                file = _opened(path)
         yield
+    finally:
+        file.close()
 
 
 def is_locked(path: str) -> bool:
@@ -42,6 +47,19 @@ def is_locked(path: str) -> bool:
     with suppress(FileNotFoundError), open(path, "r+b") as file:
         return not _try(file)
     return False
+
+
+def _opened(path: str) -> BinaryIO:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return open(path, "ab")
+
+
+def _is_at(file: BinaryIO, path: str) -> bool:
+    """Whether the open file is the one that is now at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _try(file: BinaryIO) -> bool:

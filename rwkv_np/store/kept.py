@@ -130,12 +130,15 @@ class Store:
         return paths
 
     def tidy(self, name: str) -> None:
-        """Remove the folder of a name if nothing but its lock is in it; a file of somebody else stays."""
+        """Remove the folder of a name if nothing but its lock is in it; for whoever has the lock.
+
+        A file of somebody else stays, and so does an open lock on Windows.
+        """
         making, folder = self.place(name) / MAKING, self.place(name)
         if making.is_dir() and not any(path.stat().st_size > 100 for path in making.iterdir()):
-            shutil.rmtree(making)  # nothing has come yet
+            shutil.rmtree(making, ignore_errors=True)  # nothing has come yet
         if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _chosen(self, reference: str, found: list[Kept]) -> Kept:
         name, data_type = split(reference)

@@ -67,19 +67,19 @@ def make(
     """
     place = store.place(origin.name)
     try:
-        place.mkdir(parents=True, exist_ok=True)
         with locked(str(place / LOCK), lambda: note(f"Another process is getting {origin.name}; waiting for it.")):
-            if there := _there(origin, data_type, store):
-                _forget_finished(store, origin.name)
-                return Made(there, is_new=False)
-            origin = _described(origin, place)
-            chosen = data_type or room.default_type(origin)
-            _Work(origin, chosen, place, keep_checkpoint, progress, note).run(force)
-            return Made(next(kept for kept in store.of(origin.name) if kept.data_type == chosen), is_new=True)
+            try:
+                if there := _there(origin, data_type, store):
+                    _forget_finished(store, origin.name)
+                    return Made(there, is_new=False)
+                origin = _described(origin, place)
+                chosen = data_type or room.default_type(origin)
+                _Work(origin, chosen, place, keep_checkpoint, progress, note).run(force)
+                return Made(next(kept for kept in store.of(origin.name) if kept.data_type == chosen), is_new=True)
+            finally:
+                store.tidy(origin.name)
     except OSError as error:
         raise write_error(str(error.filename or place), error) from error
-    finally:
-        store.tidy(origin.name)
 
 
 def _there(origin: Origin, data_type: str | None, store: Store) -> Kept | None:
