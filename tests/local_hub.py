@@ -57,6 +57,7 @@ class Hub:
     files          content by name
     cut            bytes of a file behind which the connection breaks, always
     cuts           the same for one request after the other; then none
+    is_silent      a connection that breaks is left open, and nothing more comes, until `close`
     answers        (status, headers) of the next requests, in place of the file
     ignores_range  sends the whole file whatever part was asked for
     tag            the ETag, in place of the SHA-256
@@ -68,6 +69,7 @@ class Hub:
     def __init__(self, has_storage=False):
         self.files, self.cut, self.cuts, self.answers = {}, None, [], []
         self.ignores_range, self.tag, self.sent = False, None, {}
+        self.is_silent, self.is_closing = False, threading.Event()
         self.requests, self.tokens, self.storage_tokens = [], [], []
         self.server = Server(type("HubHandler", (Handler,), {"hub": self}))
         self.storage = Server(type("StorageHandler", (Storage,), {"hub": self})) if has_storage else None
@@ -90,6 +92,7 @@ class Hub:
         self.requests.clear()
 
     def close(self):
+        self.is_closing.set()
         for server in filter(None, (self.server, self.storage)):
             server.close()
 
@@ -153,6 +156,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             cut = hub.cuts.pop(0) if hub.cuts else hub.cut
             self.wfile.write(content[begin:cut])
+            if hub.is_silent and cut is not None:
+                hub.is_closing.wait(PATIENCE)
 
 
 class Storage(Handler):

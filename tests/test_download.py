@@ -226,6 +226,14 @@ def test_a_server_that_sends_nothing_more_is_given_up_and_the_part_stays(hub, tm
     assert hub.gets() == [0, CUT, CUT]
 
 
+def test_a_connection_on_which_nothing_comes_is_broken_off(hub, tmp_path, caplog):
+    hub.files["large.pth"], hub.cuts, hub.is_silent = LARGE, [CUT], True
+    address = download.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {}, timeout=0.5)
+    download.download(address, str(tmp_path / "large.pth"), download.look(address))
+    assert (tmp_path / "large.pth").read_bytes() == LARGE and hub.gets() == [0, CUT]
+    assert "no answer in time after 3.2 of 6.3 MB" in caplog.text
+
+
 def test_other_bytes_than_announced_are_deleted_and_never_continued(hub, run, tmp_path):
     hub.files["large.pth"] = LARGE
     hub.sent["large.pth"] = LARGE[:-1] + bytes([LARGE[-1] ^ 1])

@@ -151,6 +151,16 @@ def test_a_kept_checkpoint_and_a_kept_fp16_need_no_second_download(run_cli, tabl
     assert [kept.data_type for kept in models.models()] == ["FP16", "Q8_0", "Q5_0", "Q4_0"]
 
 
+def test_a_copy_in_the_hub_s_cache_is_taken_and_stays(run_cli, table, hub, models, toy, tmp_path, monkeypatch):
+    (tmp_path / FILE).write_bytes(toy)
+    monkeypatch.setattr(hub_module, "find", lambda source: str(tmp_path / FILE))
+    run_cli("get", "g1-toy")
+    assert hub.gets() == [] and (tmp_path / FILE).read_bytes() == toy
+    (tmp_path / FILE).write_bytes(toy[:-1])  # not the whole of it
+    run_cli("get", "g1-toy", "--type", "Q4_0")
+    assert hub.gets() == [0] and (tmp_path / FILE).exists()
+
+
 def test_a_broken_connection_is_gone_on_with(run_cli, table, hub, models, toy):
     hub.cuts = [len(toy) // 3, len(toy) // 2]
     result = run_cli("get", "g1-toy")
