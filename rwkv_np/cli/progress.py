@@ -26,13 +26,15 @@ class ProgressLine:
         self._is_terminal = is_drawable(sys.stderr)
         self._every_s = _TERMINAL_EVERY_S if self._is_terminal else _LOG_EVERY_S
         self._start = self._shown = time.monotonic()
-        self._first: int | None = None  # what was already done when the clock started
+        self._first = 0  # what was already done when the clock started
+        self._last: int | None = None
 
     def __call__(self, text: str, done: int, total: int) -> None:
         now = time.monotonic()
-        is_first = self._first is None or done < self._first  # of this work, or of what follows it
+        is_first = self._last is None or done < self._last  # of this work, or of what follows it
         if is_first:
             self._start, self._first = now, done
+        self._last = done
         if now - self._shown >= self._every_s or is_first and self._is_terminal:
             self._show(text, done, total, self._rate(now, done))
             self._shown = now
@@ -41,7 +43,7 @@ class ProgressLine:
 
     def _rate(self, now: float, done: int) -> float:
         """Units a second since the start; 0 in the first second, which says little."""
-        return (done - (self._first or 0)) / (now - self._start) if now >= self._start + 1 else 0.0
+        return (done - self._first) / (now - self._start) if now >= self._start + 1 else 0.0
 
     def _show(self, text: str, done: int, total: int, rate: float) -> None:
         left = _clock((total - done) / rate) if rate else ""
