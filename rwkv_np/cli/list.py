@@ -69,9 +69,8 @@ def _kept_lines(kept_models: Store) -> list[str]:
     ]
     lines = _table(("name", "type", "file", "memory", "date"), rows) if rows else []
     for name, n_bytes in kept_models.unfinished().items():
-        lines.append(
-            f"{name}: unfinished, {gb(n_bytes)} so far. The same rwkv-np get goes on; rwkv-np remove {name} deletes it"
-        )
+        mend = f"The same rwkv-np get goes on; rwkv-np remove {name} deletes it"
+        lines.append(f"{name}: unfinished, {gb(n_bytes)} so far. {mend}")
     lines += [f"{name}: its checkpoint is kept too, {gb(n)}" for name, n in kept_models.checkpoints().items()]
     return lines or [
         f"No models are kept in {kept_models.folder}. "
