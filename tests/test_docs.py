@@ -32,6 +32,7 @@ from rwkv_np.cli import convert as convert_cli
 from rwkv_np.cli import main
 from rwkv_np.files.published import PUBLISHED
 from rwkv_np.serve.bodies import ChatRequest
+from rwkv_np.store import making
 
 DOCUMENTS = written()
 LANGUAGES = {"sh", "python", "toml", "text"}
@@ -221,7 +222,14 @@ STAND_INS = {
 def reader(tmp_path, monkeypatch, run_cli):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RWKV_NP_MAX_TOKENS", "4")
-    monkeypatch.setattr(convert_cli, "fetch", lambda source: downloaded(tmp_path, source))
+    monkeypatch.setattr(convert_cli, "fetch", lambda source, **_: downloaded(tmp_path, source))
+    monkeypatch.setenv("RWKV_NP_MODELS", str(tmp_path / "models"))
+    fetch = lambda source, place, **_: shutil.copy(downloaded(tmp_path, source), place)  # noqa: E731
+    monkeypatch.setattr(making.hub, "fetch", fetch)
+    monkeypatch.setattr(making.hub, "find", lambda source: None)
+    # Whether a real model fits on the machine that runs the tests is no question of a document.
+    monkeypatch.setattr(making.room, "check_disk", lambda *_: None)
+    monkeypatch.setattr(making.room, "check_memory", lambda *_: None)
     return Reader(tmp_path, run_cli)
 
 

@@ -26,7 +26,7 @@ from rwkv_np.chat.session import Session
 from rwkv_np.chat.templates import TEMPLATES, Template, template_for
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
-from rwkv_np.cli.config import PLACE, default_path, read_config
+from rwkv_np.cli.config import PLACE, default_path, model_path, read_config
 from rwkv_np.cli.progress import show_loading
 from rwkv_np.cli.streams import check_input
 from rwkv_np.conversion.time_state import load_start_state
@@ -94,7 +94,7 @@ def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
     help=f"Defaults for these options, in TOML.  [default: {default_path()}]",
 )  # fmt: skip
 def command(model: str | None, prompt: str | None, file: str | None, as_json: bool, **options: Any) -> None:
-    """Talk with the model in the file MODEL, or with the demo model that comes with the program.
+    """Talk with MODEL, a file or the name of a kept model, or with the demo model that comes with the program.
 
     With -p or -f, or when the input is not a terminal, only answers are written to stdout:
     one, or one for each line of input. The exit status is 0, 1 after an error, 130 after Ctrl-C.
@@ -109,7 +109,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     if message is None:
         check_input()
     screen.hides_thoughts = message is not None
-    session = _open(model or str(demo.MODEL), screen, settings, options)
+    session = _open(model_path(model) if model else str(demo.MODEL), screen, settings, options)
     is_talk = message is None and sys.stdin.isatty()
     if not session.begin() and not is_talk:
         sys.exit(interrupt.STATUS)

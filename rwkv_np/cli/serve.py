@@ -16,7 +16,7 @@ from rwkv_np.chat.opening import NO_OPENING, Opening, read_opening
 from rwkv_np.chat.templates import TEMPLATES, Template, template_for
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
-from rwkv_np.cli.config import default_path, read_config
+from rwkv_np.cli.config import default_path, model_path, read_config
 from rwkv_np.cli.progress import show_loading
 from rwkv_np.errors import InputError, MissingPackageError, RwkvError
 from rwkv_np.files.fingerprint import fingerprint
@@ -87,7 +87,7 @@ def command(model: str | None, **options: Any) -> None:
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening exclude each other; give one of them")
     _need_packages()
-    path = model or str(demo.MODEL)
+    path = model_path(model) if model else str(demo.MODEL)
     server = _open(path, options)
     states = _States(path, server.worker, options)
     states.load()
