@@ -17,17 +17,36 @@ def is_drawable(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def has_color(stream: IO[str]) -> bool:
-    """Whether the stream supports colour and the user wants it."""
-    return is_drawable(stream) and not os.environ.get("NO_COLOR")
+def has_color(stream: IO[str], wanted: bool | None = None) -> bool:
+    """Whether to write in colour there.
+
+    `wanted` is what the user has set for this program. Without it NO_COLOR and FORCE_COLOR, the
+    variables that programs share, decide in this order, and then whether the terminal has colours.
+    """
+    if wanted is not None:
+        return wanted
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or is_drawable(stream)
+
+
+def is_utf_8(stream: IO[str]) -> bool:
+    """Whether any character can be written there."""
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "").startswith("utf8")
+
+
+def window(stream: IO[str]) -> os.terminal_size:
+    """Columns and rows of the terminal there; 80 and 24 where they are unknown."""
+    try:
+        size = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError, AttributeError):  # no terminal, closed, or no file at all
+        size = os.terminal_size((0, 0))
+    return os.terminal_size((size.columns or 80, size.lines or 24))
 
 
 def columns(stream: IO[str]) -> int:
     """How wide the terminal there is now; 80 where that is unknown."""
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except (OSError, ValueError, AttributeError):  # no terminal, closed, or no file at all
-        return 80
+    return window(stream).columns
 
 
 def printable(text: str, stream: IO[str]) -> str:

@@ -120,7 +120,7 @@ class Terminal:
             self.until(lambda text=text: text in self.shown, repr(text))
 
     def ready(self, draft=""):
-        """Wait for a new line to type on; returns what was shown above it."""
+        """Wait for a new line to type on; returns what was shown above it, without the empty line between turns."""
         line = f"{self.name} {draft}".rstrip()
         rows = self.screen.rows
 
@@ -130,7 +130,7 @@ class Terminal:
             return len(rows) > self._begin and rows[-1] == line
 
         self.until(is_there, f"the prompt {line!r}")
-        return "\n".join(rows[self._begin : -1])
+        return "\n".join(rows[self._begin : -1]).rstrip("\n")
 
     def press(self, keys, shown=None):
         """Send keys, and wait until the line holds `shown`."""

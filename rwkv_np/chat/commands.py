@@ -54,6 +54,8 @@ COMMANDS = (
     Command("switch", actions.switch, "[NAME]", completes="branch"),
     Command("save", actions.save, "[FILE]", completes="file"),
     Command("load", actions.load, "FILE", completes="file"),
+    Command("export", actions.export, "FILE.md", completes="file"),
+    Command("copy", actions.copy_answer),
     Command("system", actions.begin_with, "[TEXT]"),
     Command("set", actions.change_setting, "NAME VALUE", completes="setting"),
     Command("think", actions.think, "[MODE]", completes="think"),
@@ -70,7 +72,8 @@ COMMANDS = (
     Command("exit", actions.leave),
 )
 _BY_NAME = {command.name: command for command in COMMANDS}
-# Not in /help: the help of /save and the message of an internal error mention them.
+# Not in /help: the help of the first ones and the message of an internal error mention them.
+_BY_NAME["export!"] = Command("export", actions.export_over, "FILE.md", completes="file")
 _BY_NAME["save!"] = Command("save", actions.save_over, "[FILE]", completes="file")
 _BY_NAME["traceback"] = Command("traceback", actions.show_traceback)
 _OLD = {command.old: command for command in COMMANDS if command.old}
@@ -97,7 +100,7 @@ def find_command(line: str) -> tuple[Command, str] | None:
 
 
 def _by_name(word: str) -> Command:
-    name = {"quit": "exit", "clear": "reset"}.get(word[1:], word[1:])
+    name = {"quit": "exit", "clear": "reset", "retry": "regen"}.get(word[1:], word[1:])
     if name in _BY_NAME:
         return _BY_NAME[name]
     near = difflib.get_close_matches(name, _BY_NAME, 1, cutoff=0.5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,19 @@ from prompt_toolkit.filters import is_searching
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import create_output
+from prompt_toolkit.output import ColorDepth, create_output
+from prompt_toolkit.styles import Style
 
 from rwkv_np.chat.commands import COMMANDS
 from rwkv_np.chat.reflow import erase_all_on_resize
 from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import NAMES
 from rwkv_np.chat.thinking import MODES
+from rwkv_np.console import has_color
+
+# The line at the bottom is dim, not reversed as by default: a bar across the window would be louder than the talk, and
+# its painted spaces would wrap into pieces where the window becomes narrower.
+_STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": "noreverse dim"})
 
 
 class Editor:
@@ -42,12 +49,16 @@ class Editor:
             enable_suspend=True,
             # Answers may go to a file while somebody types.
             output=create_output(always_prefer_tty=True),
+            style=_STYLE,
+            color_depth=None if has_color(sys.stdout, session.screen.color) else ColorDepth.DEPTH_1_BIT,
         )
         erase_all_on_resize(self._prompt.app)
 
     def read(self) -> str:
         """A line, or several. Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
         name = self._session.conversation.template.user
+        shown = self._session.screen.bottom_line(self._session.model["name"])
+        self._prompt.bottom_toolbar = shown or None
         line = self._prompt.prompt(FormattedText([("bold ansigreen", f"{name}: ")]), default=self._session.draft or "")
         self._say_problem()
         return line

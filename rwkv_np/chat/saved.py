@@ -44,13 +44,16 @@ def save_conversation(
     model: dict[str, str],
     overwrite: bool = False,
     mend: str = "pass overwrite=True, or another path",
+    *,
+    with_states: bool = True,
 ) -> None:
     """Write `conversation` to `path`; `model` has the name and the fingerprint of its model.
 
-    mend    what to do where `path` exists, if it is not overwritten
-    Raises  OutputError, InputError: it is too long for a file
+    mend         what to do where `path` exists, if it is not overwritten
+    with_states  without them the file is small and written at once, and the model reads the text again
+    Raises       OutputError, InputError: it is too long for a file
     """
-    positions = _chosen(_positions(conversation))
+    positions = _chosen(_positions(conversation)) if with_states else {}
     text = transcript.write(conversation, model, [name for name in positions if not name.endswith(ANSWER)])
     with new_file(path, overwrite=overwrite, durable=True, mend=mend) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(_TEXT, text, zipfile.ZIP_DEFLATED)
