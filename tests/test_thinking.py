@@ -224,7 +224,7 @@ def test_at_a_terminal_a_thought_is_dim_and_the_answer_is_not(at_terminal, capsy
     handle(at_terminal(), "x")
     out = capsys.readouterr().out
     dim = re.findall("\x1b\\[2m(.*?)\x1b\\[0m", out, re.S)
-    assert dim == ["Hm.", "So."] and out.endswith("\n\nYes!\n\nWhy?\n")
+    assert "".join(dim) == "Hm.So." and out.endswith("\n\nYes!\n\nWhy?\n")
     assert re.sub("\x1b\\[[0-9;]*m", "", out) == "Assistant: Hm.\n\nSo.\n\nYes!\n\nWhy?\n"
 
 

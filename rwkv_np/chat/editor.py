@@ -59,6 +59,7 @@ class Editor:
         name = self._session.conversation.template.user
         shown = self._session.screen.bottom_line(self._session.model["name"])
         self._prompt.bottom_toolbar = shown or None
+        self._session.screen.separate()
         line = self._prompt.prompt(FormattedText([("bold ansigreen", f"{name}: ")]), default=self._session.draft or "")
         self._say_problem()
         return line

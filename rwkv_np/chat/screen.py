@@ -49,7 +49,7 @@ class Screen:
         self.markdown, self.color = markdown, color
         self.show_thinking, self.hides_thoughts = True, False
         self._has_color = has_color(sys.stderr, color)
-        self._is_reading = False
+        self._is_reading = self._is_after_answer = False
         self._spinner: Spinner | None = None
         self._last_figures = ""
 
@@ -81,8 +81,7 @@ class Screen:
         write_over("")
         if sys.stdout.isatty():
             self._say_why(completion)
-            if not self.hides_thoughts:
-                print(flush=True)  # an empty line between one turn and the next
+            self._is_after_answer = True
         elif is_open and completion.stop_reason == "length":  # a pipe gets an empty line: say why
             self.say("thought_cut", tokens=completion.n_new)
 
@@ -145,6 +144,12 @@ class Screen:
     def bottom_line(self, model: str) -> str:
         """What stands below the line that is typed: the model, and what its last answer took."""
         return " · ".join(part for part in (model, self._last_figures) if part and not self.quiet)
+
+    def separate(self) -> None:
+        """Before the user types: an empty line, if the last thing shown was an answer."""
+        if self._is_after_answer:
+            print(flush=True)
+        self._is_after_answer = False
 
     # --- everything else
 
