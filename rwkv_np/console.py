@@ -7,6 +7,8 @@ import re
 import sys
 from typing import IO
 
+from rwkv_np.wrapping import width
+
 _ERASE_LINE = "\r\x1b[K"
 # C0 and C1 controls but for tab and line feed: an answer must not move the cursor or set the title.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -57,6 +59,16 @@ def printable(text: str, stream: IO[str]) -> str:
 
 
 def write_over(line: str) -> None:
-    """Replace the current line on stderr by `line`; does nothing if stderr cannot be redrawn."""
+    """Replace the current line on stderr by `line`; does nothing if stderr cannot be redrawn.
+
+    What has no room on one row is cut off: the terminal would wrap it, and the next call erase the last row only.
+    """
     if is_drawable(sys.stderr):
-        print(f"{_ERASE_LINE}{line}", end="", file=sys.stderr, flush=True)
+        print(f"{_ERASE_LINE}{_cut(line, columns(sys.stderr) - 1)}", end="", file=sys.stderr, flush=True)
+
+
+def _cut(line: str, n: int) -> str:
+    """The beginning of `line` that takes at most `n` columns."""
+    while width(line) > n:
+        line = line[: len(line) - max(1, (width(line) - n) // 2)]
+    return line
