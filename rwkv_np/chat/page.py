@@ -46,7 +46,8 @@ class Page:
         self._at_label = self._at_label and not text
         n_visible = sum(map(len, _RUN.findall(text)))
         if n_visible:
-            self._styles.append((style, n_visible))
+            is_same = self._styles and self._styles[-1][0] == style
+            self._styles.append((style, n_visible + (self._styles.pop()[1] if is_same else 0)))
         self._show(self._wrapper.push(text))
         if text.endswith("\n"):
             self._wrapper.indent = 0
