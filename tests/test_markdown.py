@@ -69,7 +69,7 @@ def plain(text):
         ("`x = 1`.", f"{CODE}x{RESET} {CODE}={RESET} {CODE}1{RESET}."),
         ("`` a`b ``", f" {CODE}a`b{RESET}"),
         ("**`x`**", f"\x1b[1;36mx{RESET}"),
-        ("这是**重点**内容", f"这是{BOLD}重点{RESET}内容"),
+        ("这是**重点**内容", f"这是{BOLD}重{RESET}{BOLD}点{RESET}内容"),
         ("# Tea", f"{HEADING}Tea{RESET}"),
         ("- tea", "• tea"),
         ("12. tea", "12. tea"),
