@@ -57,7 +57,7 @@ def test_a_chinese_conversation_is_chinese_and_its_characters_whole(sit_down, tm
     chat = sit_down(model, *GREEDY, "--figures", "--opening", "none", LANG="zh_CN.UTF-8")
     assert "输入 /help 查看命令" in chat.screen.rows[1]
     assert chat.say("你好，请问你喜欢什么？").startswith(f"Alice: {CHINESE}\n[25 个 token，")
-    assert chat.screen.rows[2] == "Bob: 你好，请问你喜欢什么？"
+    assert chat.screen.rows[2:4] == ["", "Bob: 你好，请问你喜欢什么？"]
     assert chat.say("/undo") == "已撤回：你好，请问你喜欢什么？（还剩 0 轮）"
     # A line wider than the screen, in which a wide character does not fit into the last column.
     long = "床前明月光，疑是地上霜。举头望明月，低头思故乡。" * 2

@@ -49,7 +49,7 @@ class Screen:
         self.markdown, self.color = markdown, color
         self.show_thinking, self.hides_thoughts = True, False
         self._has_color = has_color(sys.stderr, color)
-        self._is_reading = self._is_after_answer = False
+        self._is_reading = self._has_shown = False
         self._spinner: Spinner | None = None
         self._last_figures = ""
 
@@ -69,6 +69,7 @@ class Screen:
         goes_on  it is the rest of an answer, whose leading space belongs between the two
         before   that answer's text so far
         """
+        self._has_shown = True
         speech = Speech(name, Looks(self.color, self.markdown), before)
         try:
             with self.waiting() as spinner:
@@ -81,7 +82,6 @@ class Screen:
         write_over("")
         if sys.stdout.isatty():
             self._say_why(completion)
-            self._is_after_answer = True
         elif is_open and completion.stop_reason == "length":  # a pipe gets an empty line: say why
             self.say("thought_cut", tokens=completion.n_new)
 
@@ -146,10 +146,10 @@ class Screen:
         return " · ".join(part for part in (model, self._last_figures) if part and not self.quiet)
 
     def separate(self) -> None:
-        """Before the user types: an empty line, if the last thing shown was an answer."""
-        if self._is_after_answer:
-            print(flush=True)
-        self._is_after_answer = False
+        """Before the user types: an empty line, if anything was shown since the last time."""
+        if self._has_shown:
+            print(file=sys.stdout if sys.stdout.isatty() else sys.stderr, flush=True)
+        self._has_shown = False
 
     # --- everything else
 
@@ -174,6 +174,7 @@ class Screen:
 
     def _put(self, text: str, color: str = "", label: str = "", indent: int = 0) -> None:
         """Text on stderr: in a terminal broken between words, and obeyed by none."""
+        self._has_shown = True
         if self._spinner:
             self._spinner.stop()
         if self._is_reading:
