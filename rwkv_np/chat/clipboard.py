@@ -1,7 +1,7 @@
 """Text to the user's clipboard: by a program of the desktop, or through the terminal.
 
-Over ssh the programs would fill the clipboard of the machine far away, so there the terminal is asked (OSC 52, an
-escape sequence). Whether a terminal obeys that cannot be found out: some ignore it, or have it turned off.
+Over ssh these programs would fill the clipboard of the remote machine, so there the terminal is asked (with the escape
+sequence OSC 52). We cannot find out whether a terminal obeys: some ignore the request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def copy(text: str) -> str:
 
 
 def _programs() -> Iterator[list[str]]:
-    """What could do it on this desktop, as far as it is installed."""
+    """The commands that can copy on this desktop, if they are installed."""
     if any(os.environ.get(name) for name in ("SSH_TTY", "SSH_CONNECTION")):
         return
     known = []

@@ -30,8 +30,8 @@ from rwkv_np.chat.settings import NAMES
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.console import has_color
 
-# The line at the bottom is dim, not reversed as by default: a bar across the window would be louder than the talk, and
-# its painted spaces would wrap into pieces where the window becomes narrower.
+# The bottom line is dim, not reversed as by default: a bar across the window would draw the eye away from the talk,
+# and its painted spaces would wrap when the window becomes narrower.
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": "noreverse dim"})
 
 
@@ -47,7 +47,7 @@ class Editor:
             key_bindings=_keys(),
             prompt_continuation=lambda width, line, wrapped: " " * width,
             enable_suspend=True,
-            # Answers may go to a file while somebody types.
+            # Answers may go to a file while the user types.
             output=create_output(always_prefer_tty=True),
             style=_STYLE,
             color_depth=None if has_color(sys.stdout, session.screen.color) else ColorDepth.DEPTH_1_BIT,
@@ -65,7 +65,7 @@ class Editor:
         return line
 
     def _say_problem(self) -> None:
-        """Say, once and when nothing is typed, that lines are no longer kept."""
+        """Say once, between two inputs, that lines are no longer kept."""
         problem = getattr(self._prompt.history, "problem", None)
         if problem and not self._has_said_problem:
             self._has_said_problem = True

@@ -1,4 +1,4 @@
-"""A conversation as Markdown, for people to read; saved.py is what goes on with one."""
+"""A conversation as Markdown, for people to read. (saved.py writes files that the chat can load.)"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _answer(turn: Turn) -> Iterator[str]:
 
 
 def _closed(text: str) -> str:
-    """`text`, with the end of its last block of code if the answer was broken off in it."""
+    """`text`, with the closing fence of its last block of code if the answer stopped inside it."""
     opened = ""
     for found in _FENCE.finditer(text):
         opened = "" if opened and found[1].startswith(opened) else opened or found[1]

@@ -1,7 +1,7 @@
 """Colours for code, a line at a time: pygments, which knows the languages.
 
-pygments reads whole texts. To go on in the middle of a text (in a string of several lines) without reading it
-again for each token, its lexer is run with a context of ours, which keeps where the last line ended.
+pygments reads whole texts, which would be too slow for each token. So its lexer is run on one line with our own
+context, which keeps the state at the end of the line before (inside a string of several lines, for example).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from rwkv_np.chat.styles import DIM
 
-LONGEST = 500  # characters: a longer line is data, and regular expressions may take long for it
+LONGEST = 500  # characters; a longer line is data, on which regular expressions can be slow
 # By pygments' names of tokens; the most exact name that is listed counts.
 _COLORS = {
     "Comment": DIM, "Keyword": "\x1b[35m", "Operator.Word": "\x1b[35m", "Literal.String": "\x1b[32m",
@@ -22,7 +22,7 @@ _COLORS = {
 
 
 class Highlighter:
-    """The colours of code in `language`, as a fence names it; none where pygments does not know it."""
+    """The colours of code in `language`, the word after a fence; no colours if pygments does not know it."""
 
     def __init__(self, language: str) -> None:
         self._lexer: Any = _find_lexer(language)
@@ -47,7 +47,7 @@ class Highlighter:
                 self._stack = stack if is_whole else self._stack
                 return tokens
             return list(self._lexer.get_tokens_unprocessed(text))
-        except Exception:  # a few lexers, as that of YAML, need a context of their own: each line is read alone
+        except Exception:  # a few lexers (YAML) need their own context: each line is read separately
             self._lexer, self._stack = (self._lexer if self._stack else None), []
             return []
 
@@ -65,11 +65,11 @@ def _find_lexer(language: str) -> Any:
 
 
 def _lex(lexer: Any, text: str, stack: list[str]) -> tuple[list[tuple[int, Any, str]], list[str]]:
-    """(the tokens of `text`, where it ends), where the text before it ended in `stack`."""
+    """(the tokens of `text`, the lexer's stack after it); `stack` is the one before it."""
     from pygments.lexer import ExtendedRegexLexer, LexerContext
 
     context = LexerContext(text, 0, list(stack))
-    run: Any = ExtendedRegexLexer.get_tokens_unprocessed  # any lexer of regular expressions has what it needs
+    run: Any = ExtendedRegexLexer.get_tokens_unprocessed  # works for every lexer of regular expressions
     return list(run(lexer, text, context)), context.stack
 
 

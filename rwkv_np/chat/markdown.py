@@ -1,12 +1,12 @@
-"""Reads Markdown as it streams: what each piece of an answer means, as soon as that is certain.
+"""A parser for Markdown that streams: it reports each piece of an answer as soon as its meaning is certain.
 
-A parser of whole documents (markdown-it, which rich uses) has to run again for each token, and what
-it has shown changes when a marker closes. Here text is never taken back: an opening `**` turns bold on
-at once, and a line begins to appear as soon as its first characters say what it is. So a few rules
-are narrower than Markdown's: emphasis uses stars (names_like_this stay whole) and ends with its line, and
-links, HTML and formulas stay as they were written.
+A parser for whole documents (markdown-it, which rich uses) would have to run again for each token, and text already
+shown would change when a marker closes. Here nothing is taken back: an opening `**` turns bold on at once, and
+a line appears as soon as its first characters say what it is. So a few rules are narrower than Markdown's:
+emphasis uses stars only (names_like_this stay whole) and ends with its line, and links, HTML and formulas stay as
+they were written.
 
-It knows no terminal: page.py shows what it finds.
+It does not know terminals: page.py shows what it reports.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RULE_SHOWN = "─" * 24
 
 
 class Sink(Protocol):
-    """Where what was found goes."""
+    """Receives what the parser finds."""
 
     def write(self, text: str, style: Style) -> None:
         """Running text, with its line breaks."""

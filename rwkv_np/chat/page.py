@@ -1,9 +1,9 @@
 """Puts an answer on the terminal as it comes: styled text, lines of code, tables.
 
-Running text is only ever appended, wrapped between words. So an answer taller than the window, or a window that
-changes its size meanwhile, needs no care. Two things are drawn a second time, and only if the window has not changed
-since: a line of code, whose colours its end may change, if it takes one row; and a table, once
-its last row is there, if all of it still stands in the window.
+Running text is only appended, wrapped between words. So answers taller than the window and changes of its size
+need no special care. Two things are drawn a second time, and only if the window has not changed since: a line of code
+that fits on one row, because its end may change its colours; and a table, when its last row has come and all of it is
+still in the window.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Page:
             self._wrapper.indent = 0
 
     def flush(self) -> None:
-        """Show the word that was waiting for its end."""
+        """Show the last word, which waited for its end."""
         self._show(self._wrapper.flush())
 
     def begin_block(self, indent: int) -> None:
@@ -100,7 +100,7 @@ class Page:
         self._code.add(text)
 
     def close_code(self) -> None:
-        """Running text goes on."""
+        """Running text follows."""
         self._code = None
         self._wrap_from_the_edge()
 
@@ -135,14 +135,14 @@ class Page:
         if not self._is_muted:
             self._put(text)
 
-    # --- an answer that goes on
+    # --- continuing an answer
 
     def mute(self) -> None:
-        """What comes next has been shown already."""
+        """Read what comes next without showing it: it has been shown already."""
         self._is_muted = True
 
     def unmute(self) -> None:
-        """Go on from the left edge: what is half shown stays as it is."""
+        """Continue at the left edge; a line that was shown in part stays as it is."""
         self.flush()
         self._is_muted, self._table = False, None
         self._wrap_from_the_edge()
@@ -167,7 +167,7 @@ class _CodeLine:
         self._draw(self._highlighter.colors(self._text))
 
     def leave_as_it_is(self) -> None:
-        """The beginning of the line stands elsewhere: do not draw it again."""
+        """The beginning of this line is on another row: do not draw it again."""
         self._columns = 0
 
     def _begin(self) -> None:
@@ -176,7 +176,7 @@ class _CodeLine:
         self._columns = self._size().columns
 
     def _draw(self, colors: list[str]) -> None:
-        """Append what is new; where the colours of what is there have changed, write over the whole row."""
+        """Append the new characters; if colours of earlier ones have changed, write over the whole row."""
         first = len(self._drawn)
         if colors[:first] != self._drawn and self._is_on_one_row():
             first = 0

@@ -1,8 +1,8 @@
 """What the user sees: answers on stdout, everything else on stderr.
 
-Piped output contains only answers. Colour, Markdown's looks and the spinner are for terminals alone. What a
-model writes is text, never a command to the terminal: control characters are made visible.
-Thinking is shown dimmed or as one line, and only on a terminal.
+Piped output contains only answers. Colours, rendered Markdown and the spinner are for terminals only. The model's
+output is text, never a command to the terminal: control characters are made visible. Thinking is shown dimmed or as
+one line, and only on a terminal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Screen:
 
     figures         tokens and speed are shown after each answer
     quiet           they are shown nowhere, not in the bottom line either
-    markdown        answers are shown with the looks that their Markdown means
+    markdown        the Markdown of answers is rendered
     color           whether there is colour; None where the terminal and its variables decide
     show_thinking   thoughts are shown, not only counted
     hides_thoughts  only the answer is shown, and no command can follow
@@ -63,7 +63,7 @@ class Screen:
     def answer(
         self, completion: Answer, message: str = "", name: str = "", *, goes_on: bool = False, before: str = ""
     ) -> None:
-        """Stream `completion` as it is made, then say why it ended.
+        """Stream `completion`, then say why it ended.
 
         name     who speaks; shown on a terminal, not in a pipe
         goes_on  it is the rest of an answer, whose leading space belongs between the two
@@ -111,7 +111,7 @@ class Screen:
         return self.show_thinking and not self.hides_thoughts and sys.stdout.isatty()
 
     def _end_thought(self, n_tokens: int, speech: Speech) -> None:
-        """Begin the answer on a line of its own, or say that there was a thought."""
+        """Begin the answer on a new line, or say that there was a thought."""
         if self._shows_thoughts():
             speech.write("\n\n")
             return
@@ -131,7 +131,7 @@ class Screen:
             self.note(f"[{self._last_figures}]")
 
     def _describe(self, completion: Answer) -> str:
-        """What an answer took, in a line."""
+        """The tokens and speed of an answer, in a line."""
         t = completion.timings
         parts = [self.language.say("answer_rate", tokens=completion.n_new, rate=_rate(t.tokens, t.seconds))]
         if t.prompt_seconds and completion.prompt:
@@ -142,7 +142,7 @@ class Screen:
         return " · ".join(parts)
 
     def bottom_line(self, model: str) -> str:
-        """What stands below the line that is typed: the model, and what its last answer took."""
+        """The line below the input: the model's name, and the figures of its last answer."""
         return " · ".join(part for part in (model, self._last_figures) if part and not self.quiet)
 
     def separate(self) -> None:
@@ -162,18 +162,18 @@ class Screen:
         self._put(text, DIM)
 
     def show(self, text: str, *, indent: int = 0) -> None:
-        """What was asked for: as bright as an answer, but no answer. `indent` is for lines that are broken."""
+        """Text that the user asked for, as bright as an answer. `indent` is for wrapped lines."""
         self._put(text, indent=indent)
 
     def show_thought(self, thought: str) -> None:
-        """A thought that was folded, or is long past; as dim as those before an answer."""
+        """The text of an earlier thought, dimmed like the thoughts before answers."""
         self._put(thought, DIM)
 
     def error(self, text: str) -> None:
         self._put(text, label="Error:")
 
     def _put(self, text: str, color: str = "", label: str = "", indent: int = 0) -> None:
-        """Text on stderr: in a terminal broken between words, and obeyed by none."""
+        """Text on stderr. On a terminal it is wrapped between words, and its control characters are made visible."""
         self._has_shown = True
         if self._spinner:
             self._spinner.stop()
@@ -189,7 +189,7 @@ class Screen:
         print(text, file=sys.stderr, flush=True)
 
     def reading(self, done: int, total: int) -> None:
-        """How much of a prompt has been read; a terminal alone sees it, and short ones are not worth it."""
+        """Show how much of a prompt has been read; only on a terminal, and not for short prompts."""
         if total <= CHUNK:
             return
         text = self.language.say("reading", done=done, total=total) if done < total else ""
@@ -201,7 +201,7 @@ class Screen:
 
     @contextmanager
     def waiting(self) -> Iterator[Spinner]:
-        """A spinner turns on a terminal, with what `reading` says, until it is stopped."""
+        """Show a spinner on a terminal, with the text of `reading`, until it is stopped."""
         with spinning() as self._spinner:
             try:
                 yield self._spinner
@@ -236,7 +236,7 @@ class JsonScreen(Screen):
 
 
 def _text_and_reasoning(completion: Answer, parts: list[tuple[bool, str]]) -> dict[str, str | None]:
-    """What was answered, and what was thought before by a model that can: None where it was nothing."""
+    """The answer, and the thought of a model that supports thinking (None if there was none)."""
     if completion.before is None:
         return {"text": completion.text.lstrip()}
     thought, text = ("".join(part for is_thought, part in parts if is_thought is wanted) for wanted in (True, False))
@@ -244,7 +244,7 @@ def _text_and_reasoning(completion: Answer, parts: list[tuple[bool, str]]) -> di
 
 
 def _trimmers(completion: Answer, goes_on: bool) -> tuple[_Trimmer, _Trimmer]:
-    """For the thought and for the answer: what goes on is not at its beginning."""
+    """One for the thought and one for the answer. A text that is continued is not at its beginning."""
     thought, answer = split_thought(completion.before or "")
     return _Trimmer(goes_on and bool(thought)), _Trimmer(goes_on and (thought is None or bool(answer.strip())))
 

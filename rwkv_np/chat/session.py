@@ -29,10 +29,10 @@ class Session:
     attached  text that /read took from files, for the next message
     draft     a message to be edited, which then takes the place of the last one
     file      where the conversation was saved to or loaded from last
-    changes   settings for the answers of this line alone
+    changes   settings for the answers of this line only
     fault     the last unexpected exception: a bug in the program
-    last_talk where the last conversation that was not saved is kept; None: nowhere
-    set_by    what set each setting that somebody set: an option, "/set", a file
+    last_talk the file for the last conversation that was not saved; None keeps none
+    set_by    for each setting that is not a default, where it was set: an option, "/set", a file
     """
 
     def __init__(self, conversation: Conversation, screen: Screen, model: dict[str, str]) -> None:
@@ -144,15 +144,15 @@ class Session:
     def keep_last(self) -> bool:
         """Keep a conversation that no file has, as `last`; returns whether that was needed and done.
 
-        Nobody wants to be asked at the end of each small talk, and nobody wants to lose a long one. So there is always
-        one file, without states: written in milliseconds, and small.
+        A question at the end of each short chat would annoy, and a long chat must not be lost. So one file is
+        always kept. It has no states: it is small, and written in milliseconds.
         """
         if self.last_talk is None or not self.is_unsaved:
             return False
         try:
             self.last_talk.parent.mkdir(parents=True, exist_ok=True)
             save_conversation(self.conversation, self.last_talk, self.model, overwrite=True, with_states=False)
-            self.last_talk.chmod(0o600)  # as the history of what was typed: for this user alone
+            self.last_talk.chmod(0o600)  # only for this user, like the input history
         except (RwkvError, OSError) as error:
             self.screen.error(f"the conversation could not be kept: {one_line(error)}")
             return False

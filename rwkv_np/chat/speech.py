@@ -1,7 +1,7 @@
 """One answer on stdout: who speaks, and the text as it comes.
 
-A terminal gets it with colours and Markdown's looks where it has them (page.py), broken between words; what
-a model writes is text there, never a command. In a pipe the text is written unchanged: its reader is a program.
+On a terminal the text is wrapped between words, and its Markdown is rendered if there are colours (page.py). The
+model's output is text there, never a command. In a pipe the text is written unchanged, for programs to read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rwkv_np.wrapping import width
 
 @dataclass(frozen=True)
 class Looks:
-    """How answers shall look on a terminal; color is None where its settings decide."""
+    """How answers look on a terminal; color None lets the environment decide."""
 
     color: bool | None = None
     markdown: bool = True
@@ -34,7 +34,7 @@ class Speech:
         looks = looks or Looks()
         self._name, self._before = name, before
         self._is_terminal, self._has_color = sys.stdout.isatty(), has_color(sys.stdout, looks.color)
-        # Without colours the marks of Markdown are all the emphasis there is.
+        # Without colours, the marks of Markdown are the only emphasis.
         self._reads_markdown = looks.markdown and self._has_color and is_utf_8(sys.stdout)
         self._page: Page | None = None
         self._markdown: Markdown | None = None
@@ -81,7 +81,7 @@ class Speech:
             self.end()
 
     def _read_before(self) -> None:
-        """Know where in its Markdown an answer goes on, such as inside a block of code."""
+        """Parse the earlier text of an answer that is continued: it may have stopped inside a block of code."""
         if not self._reads_markdown or not self._page:
             return
         self._markdown = Markdown(self._page)

@@ -1,7 +1,7 @@
-"""A turning sign while nothing has been said yet: the prompt is being read, or the first token computed.
+"""A spinner until the first token: while the prompt is read and the first token computed.
 
-It is drawn by a thread, since the kernels keep the main one busy; they release the lock of the interpreter. It
-has stopped, and its line is empty, before anything else is written.
+A thread draws it, since the kernels keep the main thread busy (they release the GIL). Before anything else
+is written, the thread has stopped and its line is erased.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from contextlib import contextmanager
 
 from rwkv_np.console import is_drawable, is_utf_8, write_over
 
-DELAY, PERIOD = 0.15, 0.1  # seconds: nothing flashes where an answer begins at once
+DELAY, PERIOD = 0.15, 0.1  # seconds; the delay avoids a flash before a fast answer
 _SIGNS, _PLAIN_SIGNS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
 
 class Spinner:
-    """Turns on the current line of stderr, where that is a terminal; `text` stands beside it."""
+    """Turns on the current line of stderr if that is a terminal, with `text` beside it."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -31,7 +31,7 @@ class Spinner:
             self._thread.start()
 
     def stop(self) -> None:
-        """Leave nothing behind."""
+        """Stop, and erase the line."""
         if self._thread.is_alive():
             self._stopped.set()
             self._thread.join()

@@ -1,7 +1,7 @@
 """How text may look in the chat, and the escape sequences for it.
 
-Only attributes and the terminal's own 16 colours are used: they follow the user's theme, dark or
-light. Blue and yellow are left out, because they are hard to read on black and on white.
+Only attributes and the terminal's own 16 colours are used, which follow the user's theme, dark or
+light. Blue and yellow are not used: they are hard to read on black and on white.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A table with its columns in line, drawn by rich once all of its rows are known."""
+"""A table with aligned columns, drawn by rich when all of its rows are known."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import re
 from rwkv_np.chat.styles import RESET
 
 _DIVIDER = re.compile(r" *\|[ :|-]*-[ :|-]*")
-_UNSEEN = re.compile(r"(\x1b\[[\d;]*m| )*$")  # space, and colours of nothing, at the end of a row
+_UNSEEN = re.compile(r"(\x1b\[[\d;]*m| )*$")  # spaces at the end of a row, and their colours
 _LOOKS = {
     "markdown.table.border": "dim", "markdown.table.header": "bold", "markdown.code": "cyan",
     "markdown.code_block": "cyan",
 }  # fmt: skip
-NARROWEST = 20  # columns of a window in which drawing is worth it
+NARROWEST = 20  # columns of a window in which tables are drawn
 
 
 def draw(text: str, columns: int) -> str | None:
-    """The Markdown table `text`, drawn for that many columns; None where it is none, or does not fit."""
+    """The Markdown table `text`, drawn for that many columns; None if it is not a table, or does not fit."""
     lines = text.split("\n")
     if len(lines) < 2 or not _DIVIDER.fullmatch(lines[1]) or columns < NARROWEST:
         return None
@@ -30,7 +30,7 @@ def draw(text: str, columns: int) -> str | None:
         no_color=False, theme=Theme(_LOOKS),
     )  # fmt: skip
     with console.capture() as captured:
-        # An answer must not put links under words that show something else.
+        # No links: a word must not hide the address that it leads to.
         console.print(Markdown(text, hyperlinks=False))
     rows = [_UNSEEN.sub("", row) for row in captured.get().split("\n")]
     return "\n".join(row + RESET for row in rows if row) or None
