@@ -206,6 +206,14 @@ def test_a_table_that_has_scrolled_away_or_whose_window_has_changed_stays_as_it_
     assert "".join(put) == TABLE
 
 
+def test_a_terminal_that_cannot_move_its_cursor_is_not_asked_to():
+    put = []
+    page = Page(put.append, lambda: os.terminal_size((80, 24)), moves=False)
+    Markdown(page).push(f"{TABLE}\n\n```python\nin")
+    page.code("tern = 1\n")
+    assert plain("".join(put)) == f"{TABLE}\n\n```python\nintern = 1\n" and "\r" not in "".join(put)
+
+
 def test_a_table_has_no_links_and_no_column_wider_than_the_window():
     rows = draw("| a |\n|---|\n| [x](http://evil.example) " + "long " * 30 + "|", 40)
     assert "\x1b]8" not in rows and max(map(width, plain(rows).split("\n"))) <= 40

@@ -50,7 +50,7 @@ class Editor:
             # Answers may go to a file while the user types.
             output=create_output(always_prefer_tty=True),
             style=_STYLE,
-            color_depth=None if has_color(sys.stdout, session.screen.color) else ColorDepth.DEPTH_1_BIT,
+            color_depth=_color_depth(session.screen.color),
         )
         erase_all_on_resize(self._prompt.app)
 
@@ -70,6 +70,13 @@ class Editor:
         if problem and not self._has_said_problem:
             self._has_said_problem = True
             self._session.screen.note(f"{problem}. The input history is kept for this session only")
+
+
+def _color_depth(wanted: bool | None) -> ColorDepth | None:
+    """What prompt_toolkit may use; None where it finds that out as we do. (It knows NO_COLOR, not FORCE_COLOR.)"""
+    if wanted is None and not has_color(sys.stdout):
+        return ColorDepth.DEPTH_1_BIT
+    return {None: None, True: ColorDepth.DEPTH_8_BIT, False: ColorDepth.DEPTH_1_BIT}[wanted]
 
 
 class KeptHistory(FileHistory):

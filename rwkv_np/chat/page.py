@@ -27,10 +27,13 @@ class Page:
     put     writes to the terminal
     size    tells the terminal's columns and rows now
     column  where the answer begins, after the name of who speaks
+    moves   whether the terminal can move its cursor; without that nothing is drawn a second time
     """
 
-    def __init__(self, put: Callable[[str], None], size: Callable[[], os.terminal_size], column: int = 0) -> None:
-        self._put, self._size = put, size
+    def __init__(
+        self, put: Callable[[str], None], size: Callable[[], os.terminal_size], column: int = 0, *, moves: bool = True
+    ) -> None:
+        self._put, self._size, self._moves = put, size, moves
         self._at_label = column > 0
         self._styles: deque[tuple[Style, int]] = deque()  # of the visible characters in the wrapper, and how many
         self._wrapper = Wrapper(lambda: self._size().columns, column)
@@ -92,7 +95,7 @@ class Page:
 
     def open_code(self, language: str) -> None:
         """Lines of code begin."""
-        self._code = _CodeLine(Highlighter(language), self._write_raw, self._size)
+        self._code = _CodeLine(Highlighter(language), self._write_raw, self._size, self._moves)
 
     def code(self, text: str) -> None:
         """A part of a line of code, or a line break."""
@@ -109,7 +112,7 @@ class Page:
     def open_table(self) -> None:
         """Rows of a table begin."""
         self.flush()
-        self._table, self._table_size = "", self._size()
+        self._table, self._table_size = "" if self._moves else None, self._size()
 
     def cells(self, text: str) -> None:
         """A part of a row, or a line break; shown as it was written until the table is whole."""
@@ -153,8 +156,14 @@ class Page:
 class _CodeLine:
     """The line of code that is being written."""
 
-    def __init__(self, highlighter: Highlighter, put: Callable[[str], None], size: Callable[[], os.terminal_size]):
-        self._highlighter, self._put, self._size = highlighter, put, size
+    def __init__(
+        self,
+        highlighter: Highlighter,
+        put: Callable[[str], None],
+        size: Callable[[], os.terminal_size],
+        moves: bool,
+    ) -> None:
+        self._highlighter, self._put, self._size, self._moves = highlighter, put, size, moves
         self._begin()
 
     def add(self, text: str) -> None:
@@ -173,7 +182,7 @@ class _CodeLine:
     def _begin(self) -> None:
         self._text = ""
         self._drawn: list[str] = []  # the colours of its characters on the screen
-        self._columns = self._size().columns
+        self._columns = self._size().columns if self._moves else 0
 
     def _draw(self, colors: list[str]) -> None:
         """Append the new characters; if colours of earlier ones have changed, write over the whole row."""

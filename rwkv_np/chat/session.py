@@ -109,7 +109,8 @@ class Session:
         """Show an answer as it is made; Ctrl-C ends it, and only it."""
         if name is None and not goes_on:
             name = self.conversation.template.bot
-        before = self.last_answer if goes_on else ""
+        last = self.conversation.last
+        before = last.answer.lstrip() if goes_on and last else ""
         with ctrl_c_interrupts(completion), typing_unseen():
             self.screen.answer(completion, message, name or "", goes_on=goes_on, before=before)
         self.was_interrupted = completion.stop_reason == "interrupted"

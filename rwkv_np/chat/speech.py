@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rwkv_np.chat.markdown import Markdown
 from rwkv_np.chat.page import Page
 from rwkv_np.chat.styles import LABEL, RESET, Style
-from rwkv_np.console import has_color, is_utf_8, printable, window
+from rwkv_np.console import has_color, is_drawable, is_utf_8, printable, window
 from rwkv_np.wrapping import width
 
 
@@ -48,7 +48,8 @@ class Speech:
         if self._is_terminal:
             label = f"{printable(self._name, sys.stdout)}:" if self._name else ""
             self._put(f"{LABEL}{label}{RESET} " if self._has_color and label else f"{label} " if label else "")
-            self._page = Page(self._put, lambda: window(sys.stdout), width(label) + 1 if label else 0)
+            column = width(label) + 1 if label else 0
+            self._page = Page(self._put, lambda: window(sys.stdout), column, moves=is_drawable(sys.stdout))
             self._read_before()
 
     def write(self, text: str, *, is_dim: bool = False) -> None:

@@ -92,7 +92,7 @@ def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
 @_option("--color/--no-color", default=None, help="Colours.  [default: NO_COLOR, FORCE_COLOR, the terminal]")
 @_option("--markdown/--no-markdown", default=True, help="On a terminal with colours, show answers as Markdown.")
 @_option("--figures", is_flag=True, help="Show tokens and speed after each answer.")
-@_option("--quiet", is_flag=True, help="Show them nowhere, not in the bottom line either.")
+@_option("--quiet", is_flag=True, help="Show no tokens and speed, not in the bottom line either.")
 @_option("--history", metavar="FILE", help="Input history, or: none.  [default: in the user's state folder]")
 @_option(
     "--config", type=click.Path(), is_eager=True, expose_value=False, callback=read_config,
