@@ -67,7 +67,10 @@ def test_markdown_and_code_have_their_looks_and_no_marks(scripted):
         assert painted in chat.raw
 
 
-@pytest.mark.parametrize(("options", "env"), [((), {"NO_COLOR": "1"}), ((), {"TERM": "dumb"}), (["--no-color"], {})])
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [((), {"NO_COLOR": "1"}), ((), {"TERM": "dumb"}), (["--no-color"], {}), ((), {"RWKV_NP_COLOR": "0"})],
+)
 def test_without_colour_an_answer_is_shown_as_it_was_written(sit_down, marked, options, env):
     chat = sit_down(marked, *GREEDY, *options, **env)
     assert chat.say("hi") == f"Alice: {MARKED}"
