@@ -5,6 +5,7 @@ them: a prompt drawn over an answer, or half of a wide character, is an error he
 are made by hand to say a given text, or to say what depends on everything they have read.
 """
 
+import signal
 import sys
 import time
 
@@ -171,6 +172,13 @@ class Terminal:
         self.child.close()
         return self.child.exitstatus
 
+    def end(self):
+        """Kill it if it still runs. (pexpect waits 0.1 s for that, too short on a busy machine.)"""
+        if self.child.isalive():
+            self.child.kill(signal.SIGKILL)
+            self.child.wait()
+        self.child.close()
+
     def resize(self, columns):
         if columns < self.screen.columns:
             self.screen.narrow(columns)
@@ -194,7 +202,7 @@ def chat_starter(tmp_path):
 
     yield start
     for terminal in open_terminals:
-        terminal.child.close(force=True)
+        terminal.end()
 
 
 # --- models ----------------------------------------------------------------------------------------------

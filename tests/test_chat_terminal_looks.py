@@ -48,7 +48,7 @@ def scripted(tmp_path):
 
     yield start
     for terminal in open_terminals:
-        terminal.child.close(force=True)
+        terminal.end()
 
 
 # --- colours and Markdown --------------------------------------------------------------------------------

@@ -225,11 +225,25 @@ def test_a_table_has_no_links_and_no_column_wider_than_the_window():
 def test_an_answer_that_goes_on_is_still_in_its_block_of_code():
     put, markdown, page = begun()
     page.mute()
-    markdown.push("Look:\n```python\ndef f():\n    '''On")
+    markdown.push("Look:\n```python\ndef f():\n    retu")
     page.unmute()
     assert put == []
-    markdown.push("e'''\n    return 1\n```\n**x**")
+    markdown.push("rn 1\n    '''On")
+    assert "\r" not in "".join(put), "the beginning of that line stands elsewhere"
+    markdown.push("e\n    if'''\n```\n**x**")
     markdown.flush()
     page.flush()
     text = "".join(put)
-    assert plain(text).startswith("e'''\n") and "\x1b[32me" in text and f"{BOLD}x{RESET}" in text
+    assert plain(text) == "rn 1\n    '''One\n    if'''\n```\nx" and "\x1b[35mif" not in text
+    assert text.endswith(f"{BOLD}x{RESET}")
+
+
+def test_the_rest_of_a_table_is_not_drawn_over_what_stands_above_it():
+    put, markdown, page = begun()
+    page.mute()
+    markdown.push("| a | b |\n|---|---|\n| c")
+    page.unmute()
+    markdown.push(" | d |\n\n**x**")
+    markdown.flush()
+    page.flush()
+    assert "".join(put) == f" | d |\n\n{BOLD}x{RESET}"
