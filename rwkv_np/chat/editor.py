@@ -162,10 +162,11 @@ class CommandCompleter(Completer):
 
     def _commands(self, word: str) -> Iterator[Completion]:
         for command in COMMANDS:
-            if command.name.startswith(word):
-                text = command.name + (" " if command.argument else "")
-                meaning = self._session.screen.language.help[command.name]
-                yield Completion(text, -len(word), display=f"/{command.name}", display_meta=meaning)
+            for name in (command.name, *command.also):
+                if name.startswith(word):
+                    text = name + (" " if command.argument else "")
+                    meaning = self._session.screen.language.help[command.name]
+                    yield Completion(text, -len(word), display=f"/{name}", display_meta=meaning)
 
     def _choices(self, kind: str) -> Iterable[str]:
         if kind == "branch":
