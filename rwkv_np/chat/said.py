@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 
 class Impossible(ValueError):
-    """A value is not what it must be; the message is its place, what it is, and what was expected."""
+    """A value is wrong; the message has its place, the value, and what was expected."""
 
 
 class Said:
@@ -62,7 +62,7 @@ class Said:
         return self._value
 
     def texts(self) -> tuple[str, ...]:
-        """Strings, none of them empty."""
+        """A list of strings that are not empty."""
         return tuple(item.text(at_least=1) for item in self.items())
 
     def one_of(self, choices: Collection[str]) -> str:
@@ -91,5 +91,5 @@ class Said:
         return tuple(self._value)
 
     def refuse(self, expected: str) -> NoReturn:
-        """Raise Impossible: the value is something else than that."""
+        """Raise Impossible: the value is not what was expected."""
         raise Impossible(f"{self._place or 'the text'} is {reprlib.repr(self._value)}; expected {expected}")
