@@ -197,7 +197,7 @@ def test_models_beside_the_demo_are_named_at_a_terminal_alone(sit_down, marked, 
     (tmp_path / "other.bin").write_bytes(b"\0" * 64)
     command = [sys.executable, "-m", "rwkv_np.chat"]
     chat = Terminal([*command, *map(str, GREEDY)], environment(tmp_path), tmp_path)
-    assert holds(chat.ready(), "Models in this folder: marked.bin. Start one: rwkv-np chat marked.bin")
+    assert holds(chat.ready(), "Your models: marked.bin. Start one: rwkv-np chat marked.bin")
     assert chat.leave() == 0
     child = subprocess.run(
         [*command, "-p", "hi"], capture_output=True, encoding="utf-8", env=environment(tmp_path), cwd=tmp_path
