@@ -178,6 +178,16 @@ def test_the_next_turn_begins_with_the_state_after_the_answer(model):
     assert second.listener.n_cached == len(prompt) + len(answer) - 1  # the last one was never read
 
 
+def test_every_prompt_begins_in_the_initial_state(model):
+    initial = model.forward([9, 8, 7])[1]
+    engine = Scheduler(model, Waiting(1000, 10**6), StateCache(2**24), 8, initial=initial)
+    tickets = [add(engine, ask([1, 2, 3, *[last] * 20])) for last in (5, 6)]
+    run(engine)
+    for ticket in tickets:
+        request = replace(ticket.request, prompt=np.array([9, 8, 7, *ticket.request.prompt]))
+        assert ticket.listener.result == alone(model, request).result
+
+
 def test_a_third_prompt_begins_where_the_first_two_part(model):
     engine, system = scheduler(model), list(range(1, 80))
     for question in (10, 20, 30):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import default_path, model_path, read_config
 from rwkv_np.cli.progress import show_loading
+from rwkv_np.conversion.time_state import load_start_state
 from rwkv_np.errors import InputError, MissingPackageError, RwkvError
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.models import Model, load
@@ -57,6 +59,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option(
     "--opening", metavar="FILE", help="Opening dialogue of conversations without system text (TOML, JSON), or: none."
 )
+@_option("--state", metavar="FILE", help="Initial state of every conversation: state-tuned, or from State.save.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
 @_option("--head-q8-0/--head-fp16", default=None, help="Keep an FP16 head in 8 bits.  [default: if quantized]")
@@ -136,8 +139,10 @@ class _States:
         from rwkv_np.chat.opening_cache import cache_key
 
         self._path, self._worker = options["cache_file"], worker
-        heads = f"{options['head_q8_0']} {worker.model.config.head_epsilon!r}"
-        self._key = cache_key(f"{fingerprint(model)} {heads}") if self._path else ""
+        initial = worker.initial
+        start = "" if initial is None else hashlib.sha256(initial.data.tobytes()).hexdigest()
+        kept = f"{options['head_q8_0']} {worker.model.config.head_epsilon!r} {start}"
+        self._key = cache_key(f"{fingerprint(model)} {kept}") if self._path else ""
 
     def load(self) -> None:
         """Begin with what is there; a file of another model is only told of, and written over at the end."""
@@ -206,7 +211,8 @@ def _server(
         running=options["max_running"], waiting=options["max_waiting"], prompt_tokens=options["max_prompt"],
         cache_bytes=options["cache_mb"] * MB,
     )  # fmt: skip
-    worker = Worker(model, limits, outbox.hand_over, figures)
+    initial = load_start_state(options["state"], model.config) if options["state"] else None
+    worker = Worker(model, limits, outbox.hand_over, figures, initial)
     figures.watch(lambda: stats(worker))
     if opening is not None:
         opening.render(template)  # refuses one that the template cannot take
@@ -234,6 +240,8 @@ def _opening(options: dict[str, Any]) -> Opening | None:
     """The one that was asked for; None: that of the template."""
     if options["system"]:
         return Opening(text=options["system"])
+    if options["state"] and not options["opening"]:
+        return NO_OPENING  # the state is what a dialogue would make
     if options["opening"]:
         return NO_OPENING if options["opening"] == "none" else read_opening(options["opening"])
     return None

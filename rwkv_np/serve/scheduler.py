@@ -16,6 +16,7 @@ import numpy as np
 from rwkv_np.errors import InputError
 from rwkv_np.generation import Position
 from rwkv_np.models.base import Model, Run
+from rwkv_np.models.state import State
 from rwkv_np.sampling import choose_each
 from rwkv_np.serve.logprobs import logprob_of, of_prompt
 from rwkv_np.serve.pace import Pace
@@ -54,12 +55,13 @@ class Row(NamedTuple):
 
 
 class Scheduler:
-    """Requests in, tokens out. `waiting` is where other threads put requests."""
+    """Requests in, tokens out. `waiting` is where other threads put requests; prompts begin in the state `initial`."""
 
     def __init__(
-        self, model: Model, waiting: Waiting, cache: StateCache, slots: int, observer: Observer | None = None
-    ) -> None:
-        self._model, self.table = model, Table(model, slots)
+        self, model: Model, waiting: Waiting, cache: StateCache, slots: int, observer: Observer | None = None,
+        initial: State | None = None,
+    ) -> None:  # fmt: skip
+        self._model, self.table = model, Table(model, slots, initial)
         self.waiting, self.cache, self.pace = waiting, cache, Pace()
         self._observer = observer or Observer()
         self._n_threads: int | None = getattr(model, "n_threads", None)

@@ -22,12 +22,13 @@ from rwkv_np.serve.waiting import Ticket
 class Table:
     """Slots for `n_slots` answers.
 
+    initial  the state before every prompt; None: the empty one
     pool     their states
     has_told whether a listener was called since this was last set to False
     """
 
-    def __init__(self, model: Model, n_slots: int) -> None:
-        self.pool = model.new_pool(n_slots)
+    def __init__(self, model: Model, n_slots: int, initial: State | None = None) -> None:
+        self.pool, self._initial = model.new_pool(n_slots), initial
         self.reading: list[Reading] = []
         self.writing: list[Writing] = []
         self.has_told = False
@@ -38,7 +39,7 @@ class Table:
 
     def read(self, ticket: Ticket, found: Found) -> Reading:
         """A request's prompt is read from here on, after what is known of it."""
-        state = found.position.state if found.position else None
+        state = found.position.state if found.position else self._initial
         slots = [self.pool.take(state), *(self.pool.take() for _ in range(ticket.request.n - 1))]
         self.reading.append(reading := Reading(ticket, slots, found))
         return reading

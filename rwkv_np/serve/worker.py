@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rwkv_np.models.base import Model
+from rwkv_np.models.state import State
 from rwkv_np.sampling import Sampler, SamplingParams, choose_each
 from rwkv_np.serve.limits import EngineLimits
 from rwkv_np.serve.request import Draining, Listener, Refused, Request
@@ -26,6 +27,7 @@ class Worker:
     """Answers requests until it is stopped.
 
     on_step  called in the worker's thread, once after each step in which listeners were called
+    initial  the state in which every prompt begins; None: the empty one
     """
 
     def __init__(
@@ -34,11 +36,12 @@ class Worker:
         limits: EngineLimits | None = None,
         on_step: Callable[[], None] = lambda: None,
         observer: Observer | None = None,
+        initial: State | None = None,
     ) -> None:
-        self.model, self.limits = model, limits or EngineLimits()
+        self.model, self.initial, self.limits = model, initial, limits or EngineLimits()
         self.waiting = Waiting(self.limits.waiting, self.limits.waiting_tokens)
         self.cache = StateCache(self.limits.cache_bytes)
-        self.scheduler = Scheduler(model, self.waiting, self.cache, self.limits.running, observer)
+        self.scheduler = Scheduler(model, self.waiting, self.cache, self.limits.running, observer, initial)
         self._on_step = on_step
         self._has_work = threading.Event()
         self._is_draining = self._is_stopped = False
