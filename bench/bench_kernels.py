@@ -1,8 +1,8 @@
-"""Every kernel timed by pytest-benchmark; the cases are those that the tests check.
+"""Time every kernel with pytest-benchmark, on the same cases that the tests check.
 
-Each row carries, under "extra_info", its rate, the share of what bounds it here (memory read in
-a straight line for one vector, NumPy's float32 product for many), and its largest error against
-the reference relative to the largest result.
+Each row has, under "extra_info", its rate, its share of the limit on this machine (sequential memory
+reads for one vector, NumPy's float32 product for many), and its largest error against the reference,
+relative to the largest result.
 
     pytest bench/bench_kernels.py --benchmark-columns=median,iqr
     RWKV_NP_BENCH=short pytest bench/bench_kernels.py     (small shapes, a few rounds: for CI)
@@ -25,13 +25,13 @@ from rwkv_np.kernels.threads import default_threads
 IS_SHORT = os.environ.get("RWKV_NP_BENCH") == "short"
 SHAPES = ((512, 512),) if IS_SHORT else TIMED_SHAPES
 ROUNDS = 3 if IS_SHORT else 11
-# Weights of one timing: more than any cache holds, so that one vector finds them in memory.
+# Weights of one timing: more than fits in any cache, so that with one vector they are read from memory.
 COLD_BYTES = 2**24 if IS_SHORT else 2**28
 COUNTS = (1, 8, 128)
 
 
 def _cold_matrix(format, n_rows, n_in, path, rng):
-    """A matrix repeated until no cache holds it, and the raw rows of its first repetition."""
+    """A matrix repeated until it fits in no cache, and the raw rows of its first repetition."""
     raw = random_rows(format, n_rows, n_in, rng)
     matrix = PackedMatrix.from_file(raw, format, n_in, path)
     repeats = max(1, COLD_BYTES // matrix.tiles.size)

@@ -1,11 +1,11 @@
-"""Run a program on a file in a process of its own, and watch its time and memory.
+"""Run a program on a file in a child process, and measure its time and memory.
 
-What is run, and on what, is the business of `convert.py` and `quantize.py` beside this. Time is
-that of the whole process, its start and imports included; a program whose last line on stdout
-is a JSON document with `seconds` also tells the time of its library call alone.
+`convert.py` and `quantize.py` in this folder decide what is run, and on what. The time is that of
+the whole process, including its start and imports. If the last line of its stdout is a JSON document
+with `seconds`, that is the time of the library call alone, and it is reported too.
 
-Memory is the peak of RssAnon, sampled every 20 ms: what the process itself holds, without the
-pages of mapped files that the kernel takes back at will. Linux alone tells it (/proc).
+Memory is the peak of RssAnon, sampled every 20 ms: the memory of the process itself, without the
+pages of mapped files that the kernel can reclaim at any time. Only Linux reports it (/proc).
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class Run:
     mb_per_s: float  # read and written
     peak_rss_anon_mb: float
     peak_rss_mb: float
-    call_seconds: float | None  # the library call alone, where the program tells it
+    call_seconds: float | None  # the library call alone, if the program reports it
 
 
 def measure(arguments: Arguments, source: Path, destination: Path, cold: bool = False) -> Run:
-    """Run a program that reads `source` and writes `destination`; `cold` drops the former from the cache."""
+    """Run a program that reads `source` and writes `destination`; `cold` drops `source` from the page cache first."""
     destination.unlink(missing_ok=True)
-    os.sync()  # what an earlier run wrote must not be paid for by this one
+    os.sync()  # otherwise this run would wait for the writes of an earlier one
     if cold:
         _drop_from_cache(source)
     command = arguments(destination)
     anon = total = 0
-    # Files, because a pipe that nobody reads would stop the child.
+    # Files, because the child would block on a pipe that nobody reads.
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         start = time.perf_counter()
         child = subprocess.Popen(command, stdout=stdout, stderr=stderr)
@@ -69,7 +69,7 @@ def measure(arguments: Arguments, source: Path, destination: Path, cold: bool = 
 def compare(
     programs: Mapping[str, Arguments], source: Path, folder: Path, runs: int, cold: bool = False
 ) -> dict[str, object]:
-    """Let one or two programs take turns, A B A B: the medians of each, the ratios pair by pair."""
+    """Run one or two programs alternately, A B A B; returns the medians of each and the ratios of the pairs."""
     outputs = {who: folder / f"{who}.bin" for who in programs}
     measured: dict[str, list[Run]] = {who: [] for who in programs}
     for _ in range(runs):
@@ -82,14 +82,14 @@ def compare(
         same = filecmp.cmp(*outputs.values(), shallow=False)
         ratios = _ratios(ours, theirs)
         text = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
-        click.echo(f"times the rival's speed, median of pairs: {text}; the files are "
-                   + ("the same" if same else "NOT THE SAME"))  # fmt: skip
+        click.echo(f"speed relative to the rival's (median of pairs): {text}; the files are "
+                   + ("the same" if same else "DIFFERENT"))  # fmt: skip
         result |= {"speed_ratio": ratios, "same_bytes": same}
     return result
 
 
 def disk_write_mb_per_s(folder: Path, n_bytes: int = 10**9) -> float:
-    """Write `n_bytes` in a row to a new file in `folder` and wait until the disk holds them."""
+    """Write `n_bytes` sequentially to a new file in `folder` and wait until they are on the disk."""
     piece = os.urandom(10**6)
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         start = time.perf_counter()
@@ -119,7 +119,7 @@ def _call_seconds(stdout: str) -> float | None:
 
 
 def _memory_kb(pid: int) -> dict[str, int]:
-    """The lines of /proc/PID/status that are sizes; none once the process has ended."""
+    """The sizes in /proc/PID/status; empty when the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except ProcessLookupError:

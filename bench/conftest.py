@@ -1,4 +1,4 @@
-"""Shows, below pytest-benchmark's table, what the times mean: rates, shares of the limit, errors."""
+"""Show, below pytest-benchmark's table, rates, shares of the limit and errors."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""Time and memory of a conversion, and those of rwkv.cpp's converter on the same checkpoint.
+"""Measure time and memory of a conversion, and compare with rwkv.cpp's converter on the same checkpoint.
 
     python bench/convert.py 1b5
     python bench/convert.py 1b5 --rival rwkv.cpp/python/convert_pytorch_to_ggml.py --runs 3
     python bench/convert.py RWKV-4-Raven-3B.pth --folder /mnt/disk
 
-Converting does a few operations a weight, so what bounds it is moving bytes: the checkpoint
-is read once and the model file written once. Both lie in the page cache here where they fit
-(`--cold` drops the checkpoint from it before each run), so the ceiling is a copy in memory
-and the disk's write speed is what one falls to when the cache is full; it is measured in the
-same run. The rival takes turns with us, A B A B, and ratios are taken pair by pair. Most of a
-short run is the start of Python and the import of torch, with both programs.
+Converting takes only a few operations per weight, so the limit is moving bytes: the checkpoint is
+read once and the model file written once. Both stay in the page cache if they fit (`--cold` drops the
+checkpoint from it before each run), so the fastest possible speed is that of a copy in memory. When
+the cache is full, the speed drops to the disk's write speed, which is measured in the same run. The
+rival program runs alternately with ours, A B A B, and each ratio is taken from one pair. Most of a
+short run is starting Python and importing torch, in both programs.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ TOOL = Path(__file__).parents[1] / "tools" / "convert.py"
 @click.argument("checkpoint")
 @click.argument("data_type", type=click.Choice(["FP16", "FP32"]), default="FP16")
 @click.option("--rival", type=click.Path(exists=True, path_type=Path), help="convert_pytorch_to_ggml.py")
-@click.option("--runs", type=click.IntRange(min=1), default=3, help="Conversions by each program.")
+@click.option("--runs", type=click.IntRange(min=1), default=3, help="Number of conversions with each program.")
 @click.option("--cold", is_flag=True, help="Read the checkpoint from the disk each time.")
-@click.option("--folder", type=click.Path(exists=True, path_type=Path), help="Where the files are made.")
+@click.option("--folder", type=click.Path(exists=True, path_type=Path), help="Folder for the files.")
 def command(checkpoint: str, data_type: str, rival: Path | None, runs: int, cold: bool, folder: Path | None) -> None:
-    """Time the conversion of CHECKPOINT: a file, or the name of a published shape to make one of."""
+    """Time the conversion of CHECKPOINT: a file, or a published shape (a random checkpoint is made)."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
         source = Path(checkpoint)

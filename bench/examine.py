@@ -1,12 +1,12 @@
-"""How good the demo model is: questions answered, answers that end, perplexity of unseen text.
+"""Measure the demo model: correct answers, answers that end, perplexity of unseen text.
 
     python bench/examine.py                   # the shipped file
-    python bench/examine.py demo-Q4_1.bin     # any other file of it
-    python bench/examine.py MODEL.bin         # another model, by its tokenizer and its template
+    python bench/examine.py demo-Q4_1.bin     # another file of the demo model
+    python bench/examine.py MODEL.bin         # another model, with its tokenizer and template
 
-A question is asked greedily, from the empty state. The rule is strict: an answer is right if it
-contains one of the accepted substrings as whole words, and, where a number was asked for, no other
-number. An answer ends by itself if it meets a blank line or the end of text within 60 tokens.
+Each question is asked from the empty state, with greedy decoding. The rule is strict: an answer is
+right if it contains one of the accepted substrings as whole words and, if the question asks for a
+number, no other number. An answer ends if it reaches a blank line or the end of text within 60 tokens.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from rwkv_np.cli import Command
 QUESTIONS = Path(__file__).parents[1] / "tests" / "data" / "demo_questions.json"
 NUMBER_TOPICS = {"plus", "minus", "times", "larger"}
 MAX_TOKENS = 60
-CHUNK = 512  # rows of logits held at a time
+CHUNK = 512  # rows of logits kept at once
 
 Question = dict[str, Any]
 
 
 def is_right(question: Question, answer: str) -> bool:
-    """Whether `answer` is a right one, by the rule above."""
+    """Whether `answer` is right by the rule above."""
     accepted = [text for text in question["answers"] if _contains(answer, text)]
     if question["topic"] not in NUMBER_TOPICS:
         return bool(accepted)
@@ -46,19 +46,19 @@ def _numbers(text: str) -> list[str]:
 
 
 def _contains(answer: str, accepted: str) -> bool:
-    """As whole words: Niger is not in Nigeria. Chinese has no spaces, so the rule is for ASCII."""
+    """Compare whole words: Niger is not in Nigeria. Chinese has no spaces, so this applies to ASCII only."""
     pattern = rf"(?<![A-Za-z0-9]){re.escape(accepted)}(?![A-Za-z0-9])"
     return re.search(pattern, answer, re.IGNORECASE) is not None
 
 
 def tokenizer_of(path: Path, vocab_size: int) -> Tokenizer:
-    """The demo's for a file of it, which lies anywhere; else as the chat finds one."""
+    """The demo model's tokenizer for its files, wherever they are; otherwise found as in the chat."""
     is_demo = vocab_size == load_tokenizer(demo.TOKENIZER).n_ids
     return load_tokenizer(demo.TOKENIZER if is_demo else None, vocab_size, model_path=path)
 
 
 def ask(model: Model, tokenizer: Tokenizer, question: str) -> tuple[str, bool]:
-    """The greedy answer, and whether it ended by itself."""
+    """The greedy answer, and whether it ended before the limit."""
     template = template_for(model.config.vocab_size, model.config.architecture)
     params = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, stop=template.stop)
     completion = generate(model, tokenizer, template.prompt(question), params)
@@ -67,7 +67,7 @@ def ask(model: Model, tokenizer: Tokenizer, question: str) -> tuple[str, bool]:
 
 
 def examine(model: Model, tokenizer: Tokenizer, questions: Sequence[Question]) -> dict[str, Any]:
-    """Shares of right answers by language and of answers that ended, and the wrong ones in full."""
+    """Share of right answers per language, share of answers that ended, and all wrong answers."""
     answers = [ask(model, tokenizer, question["question"]) for question in questions]
     right = [is_right(question, answer) for question, (answer, _) in zip(questions, answers)]
     languages = [question["language"] for question in questions]
@@ -81,7 +81,7 @@ def examine(model: Model, tokenizer: Tokenizer, questions: Sequence[Question]) -
 
 
 def perplexity(model: Model, tokenizer: Tokenizer, text: str) -> float:
-    """e to the mean cross-entropy of a token of `text`, read as one stream after an end of text."""
+    """exp of the mean cross-entropy per token of `text`, read as one stream after an end of text."""
     ids = [0, *tokenizer.encode(text)]
     total, state = 0.0, None
     for start in range(0, len(ids) - 1, CHUNK):
@@ -96,7 +96,7 @@ def perplexity(model: Model, tokenizer: Tokenizer, text: str) -> float:
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=demo.MODEL)
-@click.option("--json", "as_json", is_flag=True, help="All of it, the wrong answers included.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, including the wrong answers.")
 def command(path: Path, as_json: bool) -> None:
     """Examine the demo model, or another file of it."""
     model = load(path)

@@ -1,13 +1,13 @@
-"""Tokens a second of `generate()` itself, sampling and text included, and of many sequences together.
+"""Tokens per second of `generate()`, including sampling and text, and of many sequences together.
 
-The kernels are timed inside the same runs, so what is left is the share of Python: checking,
-keeping count, text. For many sequences the loop is that of a server without its network: one
-`Model.read` for all, one `choose_many`, and a text stream for each.
+The kernels are timed inside the same runs; the rest is the share of Python: checks, bookkeeping,
+text. For many sequences the loop is that of a server without its network: one `Model.read` for all,
+one `choose_many`, and one text stream for each.
 
     python bench/generate.py MODEL.bin [--tokens 64] [--counts 1,2,4,8,16,32] [--json]
     python bench/generate.py --shape 169m --format Q4_1
 
-Speed does not depend on what the words are, so they are made up unless --tokenizer names some.
+Speed does not depend on the words, so they are made up unless --tokenizer is given.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from rwkv_np.tokenizers import TextStream
 from rwkv_np.tokenizers.base import Tokenizer
 
 PROMPT = 16
-# The chat's settings, and nothing that would end an answer early.
+# The chat's settings, without anything that would end an answer early.
 SETTINGS = SamplingParams(stop=("\n\n",), stop_ids=(), seed=1)
-# What the time is counted of: (where it is found, under which name).
+# The functions whose time is measured: (object, attribute name).
 KERNELS = ((program._run, "enter"), (sample, "_choose_one"), (sample._choose_rows, "enter"))
 
 
 class MadeUpWords(Tokenizer):
-    """Every id is a word of its own, so that text costs what it costs in a real vocabulary."""
+    """Every id is a different word, so that text costs as much as with a real vocabulary."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__("made-up words", vocab_size, vocab_size, "bench")
@@ -54,7 +54,7 @@ class MadeUpWords(Tokenizer):
 
 @contextmanager
 def kernel_seconds() -> Iterator[list[float]]:
-    """Seconds of each call of a kernel while this is open."""
+    """Collect the seconds of each kernel call inside the `with` block."""
     taken: list[float] = []
     kept = [(place, name, getattr(place, name)) for place, name in KERNELS]
 
@@ -78,10 +78,10 @@ def kernel_seconds() -> Iterator[list[float]]:
 
 
 def one(model: Model, tokenizer: Tokenizer, n_tokens: int) -> dict[str, float]:
-    """`generate()` for one sequence: tokens a second after the prompt, and the share outside the kernels."""
+    """`generate()` for one sequence: tokens per second after the prompt, and the share outside the kernels."""
     params = replace(SETTINGS, stop=("a text that no model says",), max_tokens=n_tokens + 1)
     answer = rwkv_np.generate(model, tokenizer, list(range(1, PROMPT + 1)), params)
-    next(answer)  # reads the prompt
+    next(answer)  # this reads the prompt
     with kernel_seconds() as kernels:
         start = time.perf_counter()
         for _ in answer:
@@ -91,7 +91,7 @@ def one(model: Model, tokenizer: Tokenizer, n_tokens: int) -> dict[str, float]:
 
 
 def many(model: Model, tokenizer: Tokenizer, count: int, n_tokens: int) -> dict[str, float]:
-    """The same for `count` sequences in one pass; tokens a second of all."""
+    """The same for `count` sequences in one pass; tokens per second of all together."""
     pool = model.new_pool(count)
     slots = [pool.take() for _ in range(count)]
     samplers = [Sampler(replace(SETTINGS, seed=i)) for i in range(count)]
@@ -109,7 +109,7 @@ def many(model: Model, tokenizer: Tokenizer, count: int, n_tokens: int) -> dict[
 
 
 def step_seconds(model: Model, counts: list[int], rounds: int) -> dict[int, list[float]]:
-    """Seconds of one pass, a token and its logits for each sequence, all counts in every round."""
+    """Seconds of one pass with a token and logits for each sequence; every round measures all counts."""
     pool = model.new_pool(max(counts))
     slots = [pool.take() for _ in range(max(counts))]
     taken: dict[int, list[float]] = {count: [] for count in counts}
@@ -124,7 +124,7 @@ def step_seconds(model: Model, counts: list[int], rounds: int) -> dict[int, list
 
 
 def prefill_rate(model: Model, rounds: int) -> float:
-    """Tokens a second of a prompt of 128."""
+    """Tokens per second of a prompt of 128 tokens."""
     tokens, state = np.arange(128) % model.config.vocab_size, model.initial_state()
     taken = []
     for _ in range(rounds + 1):
@@ -135,7 +135,7 @@ def prefill_rate(model: Model, rounds: int) -> float:
 
 
 def measure(model: Model, tokenizer: Tokenizer, counts: list[int], n_tokens: int, rounds: int) -> dict:
-    """Everything, medians of `rounds`."""
+    """All measurements, as medians over `rounds`."""
     one(model, tokenizer, 4), many(model, tokenizer, 2, 2)  # compiles
     single = [one(model, tokenizer, n_tokens) for _ in range(rounds)]
     together = {count: [many(model, tokenizer, count, n_tokens) for _ in range(rounds)] for count in counts}
@@ -161,13 +161,13 @@ def _tokenizer(model: Model, name: str | None) -> Tokenizer:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--shape", type=click.Choice(list(SHAPES)), help="Make a model of this published shape.")
-@click.option("--format", "type_name", default="Q4_1", help="Its data type.")
-@click.option("--threads", type=int, help="Threads; by default the physical cores.")
-@click.option("--tokenizer", help="As of the chat: a tokenizer.json, 20B, world or bytes.  [default: made-up words]")
-@click.option("--tokens", default=64, help="Tokens of each answer.")
-@click.option("--counts", default="1,2,4,8,16,32", help="How many sequences together; the first is compared with.")
-@click.option("--rounds", default=3, help="Runs, of which the median counts.")
+@click.option("--shape", type=click.Choice(list(SHAPES)), help="Create a random model with this published shape.")
+@click.option("--format", "type_name", default="Q4_1", help="Data type of that model.")
+@click.option("--threads", type=int, help="Number of threads; default: the physical cores.")
+@click.option("--tokenizer", help="As in the chat: a tokenizer.json, 20B, world or bytes.  [default: made-up words]")
+@click.option("--tokens", default=64, help="Tokens per answer.")
+@click.option("--counts", default="1,2,4,8,16,32", help="Numbers of sequences run together; the first is the baseline.")
+@click.option("--rounds", default=3, help="Number of runs; the median is shown.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def main(
     model: Path | None, shape: str | None, type_name: str, threads: int | None, tokenizer: str | None,

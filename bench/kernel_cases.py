@@ -1,7 +1,7 @@
-"""Every kernel with inputs and shapes: one table that the tests and the benchmarks both read.
+"""Every kernel with its inputs and shapes: one table for both tests and benchmarks.
 
 A case says how to make inputs, how to run the kernel, what its NumPy reference gives for them,
-and how far apart the two may be. Matrix products have one case for each format.
+and how much the two may differ. Matrix products have one case per format.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from rwkv_np.kernels.threads import default_threads
 
 from rwkv_np import sampling
 
-# (rows, columns, vectors): one tile and less, ragged ends, every kernel of tiles.COUNTS.
+# (rows, columns, vectors): one tile or less, partial tiles at the end, every kernel of tiles.COUNTS.
 PRODUCT_SHAPES = ((1, 32, 1), (32, 64, 2), (33, 96, 15), (100, 256, 4))
 TIMED_SHAPES = ((2048, 2048), (8192, 2048), (2048, 8192), (4096, 4096))
 FLOAT32 = 2.0**-24  # the error of one rounding
-HEAD = 48  # channels of a head in the tests: no power of two, and no whole blocks
+HEAD = 48  # channels of a head in the tests: not a power of two, and not whole blocks
 
 
 def random_rows(format: str, n_rows: int, n_in: int, rng: np.random.Generator) -> np.ndarray:
-    """Random rows as a file holds them, (n_rows, bytes of a row) uint8; scales of order one."""
+    """Random rows as in a file, (n_rows, bytes of a row) uint8; scales of order one."""
     row = FORMATS[format]
     layout = row.layout
     if layout.is_float:
@@ -47,7 +47,7 @@ def random_rows(format: str, n_rows: int, n_in: int, rng: np.random.Generator) -
 
 
 def _put_outliers(blocks, rng):
-    """An outlier in each block but the first, whose nibble is then zero."""
+    """Add an outlier to each block but the first; the nibble of an outlier is zero."""
     shape = blocks.shape[:2]
     columns = rng.integers(0, lay.BLOCK, shape).astype(np.uint16)
     columns[0, 0] = 0xFFFF
@@ -59,11 +59,11 @@ def _put_outliers(blocks, rng):
 
 
 def product_bound(raw: np.ndarray, format: str, n_in: int, x: np.ndarray) -> np.ndarray:
-    """How far float32 may be off: a rounding for each term of a sum, of the sum of magnitudes."""
+    """The allowed error of float32: one rounding per term of a sum, relative to the sum of magnitudes."""
     row = FORMATS[format]
     weights = np.abs(unpack_reference(raw, row, n_in))
     if not row.layout.is_float:
-        # What is summed are the parts q d, zero d and m of a weight: each may be larger than it.
+        # The terms of the sum are the parts q d, zero d and m of a weight: each may be larger than the weight.
         blocks = weights.reshape(len(raw), -1, lay.BLOCK).max(axis=2)
         weights = weights + 3 * np.repeat(blocks, lay.BLOCK, axis=1)
     magnitudes = np.abs(x).astype(np.float64) @ weights.T
@@ -72,7 +72,7 @@ def product_bound(raw: np.ndarray, format: str, n_in: int, x: np.ndarray) -> np.
 
 
 def run_product(raw, format, n_in, x, path=None):
-    """Pack and multiply."""
+    """Pack the matrix and multiply."""
     return matmul(PackedMatrix.from_file(raw, format, n_in, path), x)
 
 
@@ -182,7 +182,7 @@ def _wkv(kvr, w, u, state, n_blocks, rows):
 
 
 def _ending(name):
-    """Run the ending of a product on lanes (C / 32, T, 32)."""
+    """A function that runs the ending of a product on lanes (C / 32, T, 32)."""
 
     @njit
     def run(lanes, args, scratch):
@@ -214,7 +214,7 @@ def _values(rows, n_channels):
 
 
 def _lanes(x):
-    """(T, C) as the products leave it: (C / 32, T, 32)."""
+    """Rearrange (T, C) to the layout of the products: (C / 32, T, 32)."""
     return np.ascontiguousarray(x.reshape(len(x), -1, 32).transpose(1, 0, 2))
 
 
@@ -247,7 +247,7 @@ def _run_lora_lerp(x, before, share, moved):
 
 
 def _run_group_norm(x, weight, bias):
-    """Heads of HEAD channels; behind them are numbers that must not be read."""
+    """Heads of HEAD channels, followed by numbers that must not be read."""
     heads = _padded(x.reshape(len(x), -1, HEAD), 64)
     out = np.full_like(heads, np.nan)
     weight, bias = (np.append(of, np.full(32, np.nan, np.float32)) for of in (weight, bias))
@@ -294,7 +294,7 @@ def _wkv5_inputs(is_moving):
 
 def _run_wkv5(r, k, v, w, u, state):
     w_stride = w[0].nbytes if w.ndim == 3 else 0
-    # Behind the last channel are numbers that must not be read.
+    # The last channel is followed by numbers that must not be read.
     flat = [np.append(x.reshape(-1), np.full(32, np.nan, np.float32)) for x in (r, k, v, w, u)]
     state = np.ascontiguousarray(_padded(state, 64))
     out = np.empty((state.shape[0], len(r), 64), np.float32)
@@ -309,7 +309,7 @@ def _wkv5_reference(*inputs):
 
 
 def _wkv7_inputs(shape, rng):
-    """Heads of HEAD channels, decays as RWKV-7 has them, keys of length 1."""
+    """Heads of HEAD channels, decays in RWKV-7's range, keys of length 1."""
     t, c = shape
     n_head, n = c // HEAD, HEAD
     r, w, k, v, kk, a = (_normal(rng, t, n_head, n) for _ in range(6))
@@ -318,7 +318,7 @@ def _wkv7_inputs(shape, rng):
 
 
 def _padded(x, n_padded):
-    """With zeros behind the last dimension."""
+    """Pad the last dimension with zeros."""
     return np.concatenate([x, np.zeros((*x.shape[:-1], n_padded - x.shape[-1]), x.dtype)], axis=-1)
 
 
@@ -370,7 +370,7 @@ def _run_sigmoid(x):
 
 
 def _run_endings(x):
-    """The product as it is, twice; its hyperbolic tangent; its sigmoid."""
+    """The unchanged product, twice; its hyperbolic tangent; its sigmoid."""
     out, rows = np.empty_like(x), [_rows(*x.shape) for _ in range(3)]
     _put(x, out, 0, out.strides[0])
     for ending, row in zip((_to_rows, _to_tanh_rows, _to_sigmoid_rows), rows):
@@ -468,7 +468,7 @@ CASES = {
         lambda s, rng: tuple(_normal(rng, *s) for _ in range(3)),
         _run_add_gated, lambda x, gate, out: out + x.astype(np.float64) * (1.0 + gate), 8 * FLOAT32,
     ),
-    "sample": Case(  # (rows, logits) here, and what comes out are tokens: equal or wrong
+    "sample": Case(  # shapes are (rows, logits), and the results are tokens: equal or wrong
         _sample_inputs, _run_sample, _sample_reference, 0.0, timed=((1, 50277), (1, 65536), (32, 65536))
     ),
 }  # fmt: skip

@@ -1,6 +1,6 @@
-"""How fast NumPy multiplies: what the speed of a prompt is held against.
+"""How fast NumPy multiplies matrices: the baseline for the speed of a prompt.
 
-How a time is taken, and the memory's speed, are the package's own: `rwkv_np.evaluation.speed`.
+The timer and the measurement of memory speed are in the package: `rwkv_np.evaluation.speed`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from rwkv_np.evaluation.speed import median_seconds
 
 
 def float32_rate(n_rows: int, n_in: int, n_vectors: int) -> float:
-    """Operations a second of NumPy's float32 matrix product of that shape."""
+    """Operations per second of NumPy's float32 matrix product of that shape."""
     rng = np.random.default_rng(0)
     w, x = rng.standard_normal((n_rows, n_in), np.float32), rng.standard_normal((n_vectors, n_in), np.float32)
     rate = 2 * n_rows * n_in * n_vectors / median_seconds(lambda: x @ w.T, 15)
-    time.sleep(0.3)  # OpenBLAS leaves its threads spinning: what runs next took four times as long
+    time.sleep(0.3)  # OpenBLAS leaves its threads spinning: without a pause the next timing took four times as long
     return rate

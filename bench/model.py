@@ -1,9 +1,9 @@
-"""A card for one model: bytes a token, the memory's speed, the ceiling, and how near we come.
+"""Measure one model: bytes per token, memory speed, the maximum speed, and the share we reach.
 
-Decoding reads every weight once a token, so its ceiling is bandwidth / bytes. A prompt reads
-them once for many tokens and is bound by arithmetic. The state (`state_bytes`), which a token reads and
-writes as well, is no part of the ceiling. Each decode timing is paired with a
-measurement of the bandwidth right before it; the share is the median of the pairs.
+Decoding reads every weight once per token, so its maximum speed is bandwidth / bytes. A prompt reads
+the weights once for many tokens and is limited by arithmetic. The state (`state_bytes`), which each token
+also reads and writes, is not counted in the maximum. The bandwidth is measured right before each decode
+timing; the reported share is the median of these pairs.
 
     python bench/model.py --shape 1b5 --format Q4_1 [--head-fp16]
     python bench/model.py MODEL.bin
@@ -42,29 +42,29 @@ def load(path: Path, **options) -> Engine:
 
 
 def load_seconds(path: Path, **options) -> tuple[Engine, float]:
-    """The model, and the time that loading takes from a warm page cache with kernels compiled."""
-    load(path, **options)  # compiles, and brings the file into the page cache
+    """The model, and its loading time with a warm page cache and compiled kernels."""
+    load(path, **options)  # compiles the kernels, and fills the page cache
     models = []
     taken = seconds(lambda: models.append(load(path, **options)))
     return models[0], taken
 
 
 def matrix_operations(model: Engine) -> int:
-    """Multiplications and additions of the layers' matrices, for a token."""
+    """Multiplications and additions in the layers' matrices, per token."""
     shapes = model.config.record.parameter_shapes(model.config)
     return 2 * sum(math.prod(shape) for name, shape in shapes.items() if "blocks." in name and is_matrix(model, shape))
 
 
 def is_matrix(model: Engine, shape: tuple[int, ...]) -> bool:
-    """Whether a parameter of a layer is multiplied with a vector, or is several such matrices in a row.
+    """Whether a parameter of a layer is a matrix that is multiplied with a vector, or several such matrices.
 
-    RWKV-6 has five in a parameter of three dimensions. RWKV-7's r_k has two and is a vector, cut into heads.
+    RWKV-6 has a parameter of three dimensions with five matrices. RWKV-7's r_k has two dimensions, but is a vector.
     """
     return len(shape) > 1 and model.config.n_embd in shape[-2:] and min(shape[-2:]) > 1
 
 
 def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:
-    """Measure everything; the keys are the card's lines."""
+    """All measurements, in the order of the output lines."""
     options = {"threads": threads, "head_q8_0": head_q8_0}
     model, loading = load_seconds(path, **options)
     anonymous = resident_anonymous()
@@ -91,12 +91,12 @@ def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("model", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--shape", type=click.Choice(list(SHAPES)), help="Make a model of this published shape.")
-@click.option("--format", "type_name", type=click.Choice(FORMATS), default="Q4_1", help="Its data type.")
-@click.option("--threads", type=int, help="Threads; by default the physical cores.")
-@click.option("--head-q8-0/--head-fp16", default=None, help="Hold the head as Q8_0.  [default: if quantized]")
+@click.option("--shape", type=click.Choice(list(SHAPES)), help="Create a random model with this published shape.")
+@click.option("--format", "type_name", type=click.Choice(FORMATS), default="Q4_1", help="Data type of that model.")
+@click.option("--threads", type=int, help="Number of threads; default: the physical cores.")
+@click.option("--head-q8-0/--head-fp16", default=None, help="Format of the head.  [default: Q8_0 if quantized]")
 def main(model: Path | None, shape: str | None, type_name: str, threads: int | None, head_q8_0: bool | None) -> None:
-    """Measure MODEL, or a synthetic model of a given --shape."""
+    """Measure MODEL, or a synthetic model with a given --shape."""
     if (model is None) == (shape is None):
         raise click.UsageError("Give either MODEL or --shape.")
     with tempfile.TemporaryDirectory() as folder:

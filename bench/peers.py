@@ -1,12 +1,12 @@
-"""The same model file in rwkv.cpp and here, in turn: A B A B, and the ratio pair by pair.
+"""Compare rwkv.cpp and this program on the same model file: alternate runs A B A B, a ratio for each pair.
 
-rwkv.cpp is called through its C interface (rwkv.h), from a shared library that is built
-elsewhere. Taking turns in one process makes both meet the same neighbours on a shared machine.
+rwkv.cpp is called through its C interface (rwkv.h), from a shared library that you build yourself.
+Alternating in one process exposes both to the same load of a shared machine.
 
     python bench/peers.py MODEL.bin --rwkv-cpp PATH/librwkv.so
 
-The last line is one JSON document. Programs of April 2023 have no call for a sequence: their
-prefill is left out.
+The last line is one JSON document. Versions of April 2023 cannot read a sequence in one call, so
+their prefill is left out.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ class RwkvCpp:
         self.lib = ctypes.CDLL(str(library))
         self.has_sequence = hasattr(self.lib, "rwkv_eval_sequence")
         self.lib.rwkv_init_from_file.restype = ctypes.c_void_p
-        # Since 2024 a third argument says how many layers go to a GPU; older libraries ignore it.
+        # Since 2024 a third argument gives the number of layers on a GPU; older libraries ignore it.
         self.context = ctypes.c_void_p(self.lib.rwkv_init_from_file(str(model).encode(), threads, 0))
         if not self.context:
-            raise click.ClickException(f"{library} cannot load {model}; its own message stands above")
+            raise click.ClickException(f"{library} cannot load {model}; see its own message above")
         self.state, self.logits = self._buffer("state"), self._buffer("logits")
         self.started = False
 
     def _buffer(self, what: str) -> np.ndarray:
-        """A buffer of the size that the library asks for; the April 2023 names say `buffer_element_count`."""
+        """A buffer of the size that the library reports; in April 2023 its functions said `buffer_element_count`."""
         for name in (f"rwkv_get_{what}_len", f"rwkv_get_{what}_buffer_element_count"):
             if hasattr(self.lib, name):
                 getattr(self.lib, name).restype = ctypes.c_size_t
                 return np.zeros(getattr(self.lib, name)(self.context), np.float32)
-        raise click.ClickException(f"the library has no rwkv_get_{what}_len: it is no rwkv.cpp that is known here")
+        raise click.ClickException(f"rwkv_get_{what}_len is missing: this version of rwkv.cpp is not supported")
 
     def _pointers(self) -> tuple:
         state = self.state.ctypes.data_as(Floats)
@@ -68,7 +68,7 @@ class RwkvCpp:
 
 
 class Ours:
-    """The same two calls on the fused engine."""
+    """The same two methods for the fused engine."""
 
     def __init__(self, model: Path, threads: int, head_q8_0: bool | None) -> None:
         self.model = load(model, threads=threads, head_q8_0=head_q8_0)
@@ -84,7 +84,7 @@ class Ours:
 
 
 def in_turn(a: Callable[[], object], b: Callable[[], object], pairs: int) -> np.ndarray:
-    """(pairs, 2) seconds of a and b, taken alternately, after one of each to warm up."""
+    """(pairs, 2) seconds of a and b, measured alternately, after one warm-up call of each."""
     a(), b()
     return np.array([(seconds(a), seconds(b)) for _ in range(pairs)])
 
@@ -103,13 +103,13 @@ def _summary(name: str, taken: np.ndarray, tokens: int) -> dict:
 @click.command(context_settings={"show_default": True})
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--rwkv-cpp", "library", required=True, type=click.Path(exists=True, path_type=Path), help="librwkv.so")
-@click.option("--threads", type=int, default=default_threads(), help="Threads of both.")
+@click.option("--threads", type=int, default=default_threads(), help="Number of threads of both programs.")
 @click.option(
     "--head-q8-0/--head-fp16", default=None,
-    help="Hold our head as Q8_0. rwkv.cpp keeps the file's.  [default: if quantized]",
+    help="Convert our head to Q8_0; rwkv.cpp uses the file's.  [default: if quantized]",
 )  # fmt: skip
-@click.option("--pairs", type=int, default=7, help="Pairs of timings.")
-@click.option("--prompt", type=int, default=64, help="Tokens of a prompt; 128 abort rwkv.cpp at 1.5B.")
+@click.option("--pairs", type=int, default=7, help="Number of pairs of timings.")
+@click.option("--prompt", type=int, default=64, help="Tokens of the prompt; with 128, rwkv.cpp aborts at 1.5B.")
 def main(model: Path, library: Path, threads: int, head_q8_0: bool | None, pairs: int, prompt: int) -> None:
     """Time MODEL in both programs."""
     ours, theirs = Ours(model, threads, head_q8_0), RwkvCpp(library, model, threads)

@@ -1,16 +1,16 @@
-"""Time and memory of quantizing, and those of rwkv.cpp's quantizer on the same model file.
+"""Measure time and memory of quantizing, and compare with rwkv.cpp's quantizer on the same model file.
 
     python bench/quantize.py 1b5
     python bench/quantize.py 1b5 Q4_1 Q8_0 --rival rwkv.cpp/build/librwkv.so --runs 5
     python bench/quantize.py RWKV-4-Raven-3B-FP16.bin --folder /mnt/disk
 
-A weight costs about a nanosecond of one core, and two bytes read and less than one written: where
-the files fit into the page cache the cores bound it, and where they do not, the disk. So its
-write speed is measured in the same run, with the time that the result would take at that speed.
+A weight takes about a nanosecond of one core, two bytes read and less than one byte written. If the
+files fit in the page cache, the cores are the limit; otherwise the disk is. So its write speed is
+measured in the same run, and the time to write the result at that speed is shown.
 
-The rival takes turns with us, A B A B, and ratios are taken pair by pair: of whole processes
-(ours imports Numba, its is a call through ctypes) and of the calls alone. Our first run comes
-before and does not count: it may have to compile the encoder.
+The rival program runs alternately with ours, A B A B, and ratios are taken from pairs: of whole
+processes (ours imports Numba, rwkv.cpp's is a call through ctypes) and of the calls alone. Our first
+run comes before these and does not count, since it may have to compile the encoder.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ RIVAL = Path(__file__).with_name("rival_quantize.py")
 @click.argument("model")
 @click.argument("data_types", type=click.Choice(TYPES), nargs=-1)
 @click.option("--rival", type=click.Path(exists=True, path_type=Path), help="librwkv.so of rwkv.cpp")
-@click.option("--runs", type=click.IntRange(min=1), default=3, help="Runs of each program.")
+@click.option("--runs", type=click.IntRange(min=1), default=3, help="Number of runs of each program.")
 @click.option("--cold", is_flag=True, help="Read the model file from the disk each time.")
-@click.option("--folder", type=click.Path(exists=True, path_type=Path), help="Where the files are made.")
+@click.option("--folder", type=click.Path(exists=True, path_type=Path), help="Folder for the files.")
 def command(
     model: str, data_types: tuple[str, ...], rival: Path | None, runs: int, cold: bool, folder: Path | None
 ) -> None:
-    """Time the quantizing of MODEL to DATA_TYPES (Q4_1): a file, or a published shape to make one of."""
+    """Time quantizing MODEL to DATA_TYPES (Q4_1). MODEL is a file or a published shape (a random model is made)."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
         source = _model_file(model, place) if model in SHAPES else Path(model)
@@ -77,7 +77,7 @@ def _first_run(ours: Arguments, source: Path, place: Path, data_type: str, disk:
     n_bytes = path.stat().st_size
     click.echo(
         f"{source.name}: {source.stat().st_size / 1e6:,.1f} MB to {data_type}, {n_bytes / 1e6:,.1f} MB, "
-        f"which the disk writes in {n_bytes / 1e6 / disk:.2f} s; first run {first.seconds:.2f} s"
+        f"written by the disk in {n_bytes / 1e6 / disk:.2f} s; first run {first.seconds:.2f} s"
     )
     path.unlink()
     return n_bytes

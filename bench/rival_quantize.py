@@ -1,10 +1,10 @@
-"""Quantize with rwkv.cpp's own library, and tell how long its call took: the rival of `quantize.py`.
+"""Quantize with rwkv.cpp's library, and print the time of the call: the rival program of `quantize.py`.
 
     python bench/rival_quantize.py build/librwkv.so MODEL-FP16.bin MODEL-Q4_1.bin Q4_1
 
-A process of its own, so that memory and start are its own too. The library reports every
-parameter on stderr or, in some versions, on stdout; that goes nowhere, and one JSON document
-comes in its place.
+It runs in a separate process, so that its memory and start time are measured separately. The library
+reports every parameter on stderr or, in some versions, on stdout. That output is discarded, and one
+JSON document is printed instead.
 """
 
 from __future__ import annotations

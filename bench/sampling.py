@@ -1,12 +1,12 @@
-"""What choosing a token costs: the kernel, and the NumPy reference whose choices it makes.
+"""Time the choice of a token: the kernel, and the NumPy reference that makes the same choices.
 
     python bench/sampling.py
     python bench/sampling.py --spread 1 --threads 2 --json
 
-The logits are noise. Their spread (standard deviation) decides how many of them top-p keeps, and with that
-what the cut costs. A trained model's is 3 (the demo model's: 3.2), where top_p 0.5 keeps a hundred of 65,536; at
-1 it keeps ten thousand. Both sides get the same logits, penalties and random numbers, and that they choose
-the same tokens is checked first. Times are medians, for one row.
+The logits are noise. Their standard deviation (spread) decides how many tokens top-p keeps, and so how
+long the selection takes. A trained model has about 3 (the demo model: 3.2), where top_p 0.5 keeps a hundred
+of 65,536; at 1 it keeps ten thousand. Both sides get the same logits, penalties and random numbers, and the
+program first checks that they choose the same tokens. Times are medians, per row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rwkv_np.sampling import Sampler, SamplingParams, choices, choose_many, draw
 N_PENALIZED = 200
 CHAT = SamplingParams()  # the chat's settings are the defaults
 PLAIN = replace(CHAT, top_p=1.0, presence_penalty=0.0, frequency_penalty=0.0)
-# What is timed: its name, its settings, and how many rows are chosen from together.
+# The timed cases: name, settings, and number of rows processed together.
 CASES = (
     ("temperature 1, top_p 1", PLAIN, 1),
     (f"the chat's, {N_PENALIZED} penalized", CHAT, 1),
@@ -38,7 +38,7 @@ CASES = (
 
 
 class Texts:
-    """Several texts, with the logits (n, V) for what comes next in each of them."""
+    """Several texts, with the logits (n, V) of the next token of each."""
 
     def __init__(self, params: SamplingParams, logits: np.ndarray) -> None:
         self.params, self.logits = params, logits
@@ -47,7 +47,7 @@ class Texts:
         self.samplers = [Sampler(replace(params, seed=row), said) for row, said in enumerate(self.said)]
 
     def by_kernel(self, threads: int) -> list[int]:
-        """Each text's next token; its sampler has gone on then."""
+        """The next token of each text; this advances the samplers."""
         if len(self.samplers) == 1:
             return [self.samplers[0].choose(self.logits[0])]
         return choose_many(self.samplers, self.logits, threads)
@@ -65,11 +65,11 @@ class Texts:
 
 
 def measure(params: SamplingParams, n_rows: int, n_vocab: int, spread: float, threads: int) -> dict[str, float]:
-    """Milliseconds a row, after both have chosen the same tokens."""
+    """Milliseconds per row; first checks that both choose the same tokens."""
     logits = np.random.default_rng(0).standard_normal((n_rows, n_vocab)) * spread
     texts = Texts(params, logits.astype(np.float32))
     if texts.by_kernel(threads) != texts.by_reference():
-        raise AssertionError("kernel and reference have chosen different tokens")
+        raise AssertionError("the kernel and the reference chose different tokens")
     per_row = 1e3 / n_rows
     return {
         "kernel_ms": per_row * median_seconds(lambda: texts.by_kernel(threads), 101),
@@ -78,12 +78,12 @@ def measure(params: SamplingParams, n_rows: int, n_vocab: int, spread: float, th
 
 
 @click.command(cls=Command, context_settings={"show_default": True})
-@click.option("--vocab", "vocabs", type=int, multiple=True, default=(50277, 65536), help="Logits a row; repeatable.")
+@click.option("--vocab", "vocabs", type=int, multiple=True, default=(50277, 65536), help="Logits per row; repeatable.")
 @click.option("--spread", type=float, default=3.0, help="Standard deviation of the logits.")
-@click.option("--threads", type=int, help="Threads for several rows; by default the physical cores.")
+@click.option("--threads", type=int, help="Number of threads for several rows; default: the physical cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(vocabs: tuple[int, ...], spread: float, threads: int | None, as_json: bool) -> None:
-    """Time the choice of a token: milliseconds a row, medians."""
+    """Time the choice of a token: median milliseconds per row."""
     threads = threads or default_threads()
     rows = [
         {"vocab": n_vocab, "settings": name, **measure(params, n_rows, n_vocab, spread, threads)}
@@ -93,7 +93,7 @@ def command(vocabs: tuple[int, ...], spread: float, threads: int | None, as_json
     if as_json:
         click.echo(json.dumps({"processor": processor(), "threads": threads, "spread": spread, "rows": rows}))
         return
-    click.echo(f"{processor()}, {threads} threads for several rows; milliseconds a row\n")
+    click.echo(f"{processor()}, {threads} threads for several rows; milliseconds per row\n")
     click.echo(f"{'logits':>7}  {'settings':<28}{'kernel':>8}{'NumPy':>8}")
     for row in rows:
         click.echo(f"{row['vocab']:>7}  {row['settings']:<28}{row['kernel_ms']:>8.3f}{row['reference_ms']:>8.2f}")

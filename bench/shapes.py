@@ -1,7 +1,7 @@
-"""The published sizes of models, by name.
+"""The published model sizes, by name.
 
-Everything here is timed on weights of noise: speed and memory depend on the shapes alone.
-Which parameters there are and how large, the architecture's record tells.
+The benchmarks use random weights: speed and memory depend only on the shapes. The record of the
+architecture knows which parameters exist and their sizes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from rwkv_np.models.architecture import Sizes
 from rwkv_np.models.registry import ARCHITECTURES
 
-ARCHITECTURE = "v4"  # of all whose name does not begin with another
-# name -> (n_layer, n_embd, the ranks of thin matrices: RWKV-6's of a mix and of the decay; RWKV-7's w, a, v and g)
+ARCHITECTURE = "v4"  # of all names that do not begin with a version
+# name -> (n_layer, n_embd, ranks of thin matrices: RWKV-6: mix and decay; RWKV-7: w, a, v and g)
 SHAPES: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "toy": (2, 64, ()),
     "169m": (12, 768, ()),
@@ -45,7 +45,7 @@ TOY_VOCAB_SIZE = 256  # bytes
 
 
 def vocab_size(shape: str) -> int:
-    """The vocabulary that a model of that shape has where nothing else is said."""
+    """The default vocabulary size of that shape."""
     if shape.endswith("toy"):
         return TOY_VOCAB_SIZE
     return VOCAB_SIZE if architecture(shape) == "v4" else WORLD_VOCAB_SIZE
@@ -66,13 +66,13 @@ def sizes(shape: str, n_vocab: int | None = None) -> Sizes:
 
 
 def checkpoint_of(shape: str, n_vocab: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint of that shape and its shape, in the order of BlinkDL's files."""
+    """The name and shape of every tensor of such a checkpoint, in the order of BlinkDL's files."""
     return ARCHITECTURES[architecture(shape)].checkpoint_shapes(sizes(shape, n_vocab))
 
 
 def checkpoint_shapes(
     n_layer: int, n_embd: int, n_vocab: int, dim_ffn: int | None = None, architecture: str = ARCHITECTURE
 ) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint and its shape, in the order of BlinkDL's files."""
+    """The name and shape of every tensor of a checkpoint, in the order of BlinkDL's files."""
     found = Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn or 4 * n_embd, vocab_size=n_vocab)
     return ARCHITECTURES[architecture].checkpoint_shapes(found)

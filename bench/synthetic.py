@@ -1,8 +1,8 @@
-"""Model files of any published shape and any type with random weights, written in seconds.
+"""Write model files of any published shape and data type with random weights, in seconds.
 
 Speed depends on shapes and types, not on what was learned. Blocks are drawn once into a pool of
-a few MB and repeated from random places; scales are such that activations stay of order one, so
-that no kernel meets infinities or subnormal numbers that a real model would not show it.
+a few MB and repeated from random positions. The scales keep activations of order one, so that no
+kernel sees infinities or subnormal numbers that a real model would not produce.
 
     python bench/synthetic.py 1b5 Q4_1 MODEL.bin
 """
@@ -46,7 +46,7 @@ def _write_matrix(file: BinaryIO, shape: tuple[int, ...], data_type: DataType, r
 
 
 def _decay(version: str, w: np.ndarray) -> np.ndarray:
-    """As it stands in a file of that version of RWKV."""
+    """The decay as stored in a file of that version of RWKV."""
     if version == "v6":
         return w
     return -np.exp(w) if version == "v4" else np.exp(-np.exp(w))
@@ -64,7 +64,7 @@ def _vector(version: str, name: str, n: int, rng: np.random.Generator) -> np.nda
 
 
 def write_synthetic(path: Path | str, shape: str, type_name: str, version: int = 101, seed: int = 0) -> Path:
-    """Write a model file of that shape and type; what quantizers leave alone is FP16, as in real ones."""
+    """Write a model file of that shape and type; matrices that are not quantized are FP16, as in real files."""
     record, of = ARCHITECTURES[architecture(shape)], sizes(shape)
     data_type, float_type, vector_type = (by_name(name, version) for name in (type_name, "FP16", "FP32"))
     assert data_type and float_type and vector_type
@@ -73,7 +73,7 @@ def write_synthetic(path: Path | str, shape: str, type_name: str, version: int =
         write_header(file, Header(version, of.vocab_size, of.n_embd, of.n_layer, data_type.code))
         for name, _, size, is_vector, *_ in record.plan(record.checkpoint_shapes(of)):
             stored = vector_type if is_vector else data_type
-            is_thin = name.endswith(("_w1", "_w2"))  # RWKV-6's stay FP32 until they are quantized
+            is_thin = name.endswith(("_w1", "_w2"))  # RWKV-6's thin matrices stay FP32 until they are quantized
             if data_type.format.is_quantized and record.is_quantizable(name, size):
                 stored = data_type
             elif data_type.format.is_quantized and not is_vector:

@@ -1,17 +1,17 @@
-"""What the World tokenizer costs: speed and memory, beside `pyrwkv-tokenizer` in the same run.
+"""Measure speed and memory of the World tokenizer, and of `pyrwkv-tokenizer` in the same run.
 
     python bench/tokenizer.py
     python bench/tokenizer.py --text README.md --json
 
-Speed is MB of UTF-8 a second from a str to a list of ids, the median of runs in which both take turns,
-after it was checked that their ids are the same. Without --text there are three texts, repeated to --mb:
-this repository's README, its Python sources, and Chinese sentences.
+Speed is MB of UTF-8 per second from a str to a list of ids, the median of runs that alternate between
+the two, after checking that their ids are the same. Without --text there are three texts, repeated to
+--mb: this repository's README, its Python sources, and Chinese sentences.
 
-Memory is by how much RssAnon grows in a child process from before the tokenizer is made until a first
-text is encoded and decoded; Linux alone tells it. Beside a model, which runs on Numba, a kernel of Numba cuts
-the texts: for that the child loads another kernel before it is watched. `ours, alone` is a process without
-a model, where NumPy cuts them: with the kernel it would take 35 MB more, 21 to import Numba and 15 for the tables
-with which that lays out its first function. The time to load is told in the same ways.
+Memory is the growth of RssAnon in a child process, from before the tokenizer is created until a first
+text is encoded and decoded; only Linux reports it. Together with a model, which uses Numba, a Numba kernel
+cuts the texts; for this case the child loads another kernel before measuring. `ours, alone` is a process
+without a model, where NumPy cuts them: with the kernel it would take 35 MB more, 21 to import Numba and 15 for
+the tables that Numba builds for its first function. The loading time is measured in the same two cases.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def texts(path: Path | None, n_bytes: int) -> dict[str, str]:
 
 
 def speeds(encoders: dict[str, Encode], text: str, runs: int) -> dict[str, float]:
-    """MB a second of each, which take turns."""
+    """MB per second of each; the runs alternate."""
     results = {name: encode(text) for name, encode in encoders.items()}
     if any(ids != results["ours"] for ids in results.values()):
-        raise click.ClickException("the ids are NOT THE SAME")
+        raise click.ClickException("the ids differ")
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
     for _ in range(runs):
         for name, encode in encoders.items():
@@ -86,8 +86,8 @@ def speeds(encoders: dict[str, Encode], text: str, runs: int) -> dict[str, float
 
 
 def with_numba() -> Encode:
-    """As beside a model."""
-    from rwkv_np.kernels import longest_match  # noqa: F401, Numba is loaded from here on
+    """As in a process with a model."""
+    from rwkv_np.kernels import longest_match  # noqa: F401, this loads Numba
 
     return load_tokenizer("world").encode
 
@@ -100,7 +100,7 @@ def with_numpy() -> Encode:
 
 
 def load_costs(before: str, load: str) -> dict[str, float]:
-    """Seconds and MB to load a tokenizer and encode once, in a process of its own."""
+    """Seconds and MB to load a tokenizer and encode once, in a child process."""
     code = CHILD.format(before=before, load=load)
     found: dict[str, float] = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True))
     return found
@@ -109,7 +109,7 @@ def load_costs(before: str, load: str) -> dict[str, float]:
 @click.command(cls=Command, context_settings={"show_default": True})
 @click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Encode this file instead.")
 @click.option("--mb", type=float, default=2.0, help="Repeat each text up to this size.")
-@click.option("--runs", type=click.IntRange(1), default=7, help="Runs of each, in turns.")
+@click.option("--runs", type=click.IntRange(1), default=7, help="Runs of each; they alternate.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(text: Path | None, mb: float, runs: int, as_json: bool) -> None:
     """Time encoding, and measure the memory of the tokenizer."""

@@ -1,8 +1,8 @@
-"""From float32 vectors to what tiles meet: int8 quants with a scale for every 32 values (layout.py).
+"""Convert float32 vectors to what the tile kernels read: int8 quants with a scale per 32 values (layout.py).
 
 The scale is the largest magnitude of the block / 127, as in rwkv.cpp, but kept as float32.
-FP16 and FP32 matrices, and outliers, want the float32 values: they stand in the same row, and
-only the parts that a matrix wants are written.
+FP16 and FP32 matrices, and outliers, need the float32 values. These are stored in the same row.
+Only the parts that a matrix reads are written.
 """
 
 from typing import NamedTuple
@@ -13,15 +13,15 @@ from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.emit import BYTE_LANES, FLOATS, INTS, Emit
 
-# What a matrix wants of its vectors.
+# Which parts of its input vectors a matrix reads.
 WANTS_INT8, WANTS_FLOAT = 1, 2
 TINIEST = 1e-30
 
 
 class Rows(NamedTuple):
-    """Vectors in the scratch, one a token, as matrices take them.
+    """Vectors in the scratch buffer, one per token, in the form that matrices read.
 
-    start      where the first begins; `row_bytes` from one to the next
+    start      where the first one begins; the next one is `row_bytes` further
     n_blocks   blocks of 32 numbers in a row
     wants      which parts of a row are written
     """
@@ -49,7 +49,7 @@ def quantize_reference(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def emit_quantized(emit, halves, row, n_blocks, block):
     """Write quants, scale and sums of one block, given as two vectors of 16 floats."""
     magnitudes = [half.as_kind(INTS) & 0x7FFFFFFF for half in halves]
-    # Floats without sign are ordered as integers are, which saves the NaN rules of float maxima.
+    # Non-negative floats sort like integers. An integer maximum avoids the NaN rules of a float maximum.
     largest = emit.largest((magnitudes[0] >= magnitudes[1]).choose(*magnitudes)).as_kind(FLOATS.element)
     scale = largest * (1 / 127)
     inverse = emit.splat((scale < TINIEST).choose(0.0, emit.constant(FLOATS.element, 1.0) / scale))
@@ -66,7 +66,7 @@ def emit_quantized(emit, halves, row, n_blocks, block):
 
 
 def emit_block(emit, halves, row, n_blocks, block, wanted):
-    """Write what `wanted` says of one block, given as two vectors of 16 floats."""
+    """Write the parts of one block that `wanted` names, given as two vectors of 16 floats."""
     with emit.when((wanted & WANTS_INT8) >= 1):
         emit_quantized(emit, halves, row, n_blocks, block)
     with emit.when((wanted & WANTS_FLOAT) >= 1):

@@ -1,7 +1,7 @@
-"""How fast this machine reads memory: the limit of decoding, which reads every weight once a token.
+"""How fast this machine reads memory. This limits decoding, which reads every weight once per token.
 
-It is measured where it is used, in the same process, with the same threads, just before what it
-bounds: on a shared machine the memory's speed changes by a factor of two within minutes.
+Measure it in the process that uses it, with the same threads, just before the work it limits:
+on a shared machine the memory speed changes by a factor of two within minutes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rwkv_np.kernels.pointers import address
 from rwkv_np.kernels.region import one_at_a_time, region
 
 LINE = 64
-AHEAD = 6144  # as the kernels do: without asking ahead, memory looks slower than it is
+AHEAD = 6144  # prefetch distance, as in the kernels: without prefetching, memory looks slower than it is
 
 
 @intrinsic
 def _read_lines(typingctx, place, n_bytes):
-    """Read all bytes, in lines of 64; the result only keeps LLVM from leaving it out."""
+    """Read all bytes, one 64-byte line at a time; the result only stops LLVM from removing the loop."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
@@ -48,7 +48,7 @@ def _read(data, n_threads, out):
 
 
 def read_rate(data: np.ndarray, n_threads: int) -> float:
-    """Bytes a second at which `data` (uint8, flat) can be read in straight lines, once."""
+    """Bytes per second when `data` (uint8, flat) is read once, in address order."""
     out = np.zeros(n_threads, np.int32)
     with one_at_a_time:
         numba.set_num_threads(n_threads)

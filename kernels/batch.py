@@ -1,12 +1,12 @@
-"""What one pass reads, as a table of int64: the tokens of several sequences, and who wants logits.
+"""The input of one pass, as a table of int64: the tokens of several sequences, and which need logits.
 
-Every op of a pass gets it (program.py). The tokens of a sequence stand beside each other; a
-prompt is cut into passes of at most MOST tokens, since the activations of more would not stay
-in the caches. Sections have fixed places, so that an op finds its numbers without looking up.
+Every op of a pass gets this table (program.py). The tokens of one sequence are adjacent. A prompt
+is cut into passes of at most MOST tokens, since the activations of more would not fit in the
+caches. Sections are at fixed positions, so an op finds its numbers without a lookup.
 
-    0, 1, 2   how many tokens, sequences, and rows of logits
+    0, 1, 2   number of tokens, of sequences, and of rows of logits
     SEQUENCE  the sequence of each token
-    FIRST     the first token of each sequence, and the number of tokens behind the last
+    FIRST     the first token of each sequence, then the total number of tokens
     STATE     where the state of each sequence begins, in bytes
     WANTED    the token of each row of logits
 """
@@ -27,7 +27,7 @@ SIZE = WANTED + MOST
 
 
 def new_batch() -> np.ndarray:
-    """A table that reads nothing."""
+    """A table for a pass over no tokens."""
     return np.zeros(SIZE, np.int64)
 
 
@@ -35,8 +35,8 @@ def new_batch() -> np.ndarray:
 def fill(batch, runs):
     """Describe a pass in `batch`; returns the number of tokens, which must not exceed MOST.
 
-    runs  (n, 3) int64: of each sequence how many tokens it has, where its state begins in bytes, and
-          for how many of its last tokens logits are computed
+    runs  (n, 3) int64: for each sequence the number of its tokens, where its state begins in bytes,
+          and for how many of its last tokens logits are computed
     """
     token = row = 0
     for i in range(len(runs)):

@@ -1,11 +1,11 @@
-"""How the blocks of 32 weights lie in a file, and their plain NumPy decoders and encoders.
+"""How the blocks of 32 weights are stored in a file, with plain NumPy decoders and encoders.
 
 These functions are the definition: an encoder gives, bit for bit, what rwkv.cpp writes for the
-same float32 values, and the jitted kernels of this folder are tested against them. Which of them
-belong together is told by `formats.py`.
+same float32 values, and the jitted kernels of this folder are tested against them. `formats.py`
+says which decoder and encoder belong together.
 
 `d` and `m` are the scale and the minimum of a block, `qs` its nibbles (or bytes), `qh` its
-fifth bits. A `_V100` layout is that of April 2023; the others are those since 2023-05-27.
+fifth bits. A `_V100` layout is from April 2023; the others are used since 2023-05-27.
 
 Source: the layouts of rwkv.cpp and ggml at those dates, checked against files they wrote.
 """
@@ -68,7 +68,7 @@ def _pack_fifth_bits(q: np.ndarray) -> np.ndarray:
 
 
 def _affine(q: np.ndarray, d: np.ndarray, m: np.ndarray | None = None) -> np.ndarray:
-    """q d, or q d + m, in float32. A damaged file may hold any scale: infinities pass through."""
+    """q d, or q d + m, in float32. A damaged file may contain any scale, so infinities are passed through."""
     with np.errstate(invalid="ignore", over="ignore"):
         x = q.astype(np.float32) * d[..., None].astype(np.float32)
         return x if m is None else x + m[..., None].astype(np.float32)
@@ -94,12 +94,12 @@ def _fused_multiply_add(a: np.ndarray, b: np.ndarray, c: float) -> np.ndarray:
 
 
 def _inverse(d: np.ndarray) -> np.ndarray:
-    """1 / d in float32, and 0 where d is 0; infinite where d is that small."""
+    """1 / d in float32, 0 where d is 0, and infinity where d is too small to invert."""
     return np.divide(np.float32(1), d, out=np.zeros_like(d), where=d != 0)
 
 
 def _truncate(x: np.ndarray, largest: int) -> np.ndarray:
-    """The integer part, at most `largest`. Where 1 / d overflowed it is 0, as x86 compilers have it."""
+    """The integer part, at most `largest`. Where 1 / d overflowed it is 0, as in code that x86 compilers make."""
     return np.where(np.isfinite(x), np.minimum(x, largest), 0).astype(np.uint8)
 
 
@@ -119,7 +119,7 @@ def _largest_magnitude(x: np.ndarray) -> np.ndarray:
 
 
 def _range(x: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(d, m): the step between the first smallest and the first largest element, and the former."""
+    """(d, m): the step from the smallest to the largest element, and the smallest (the first one of equals)."""
     m = _first(x, x.argmin(axis=-1))
     return (_first(x, x.argmax(axis=-1)) - m) / np.float32(steps), m
 
@@ -132,7 +132,7 @@ def _blocks(dtype: np.dtype, **fields: np.ndarray) -> np.ndarray:
 
 
 def _quiet(encode: Encoder) -> Encoder:
-    """Scales that overflow or vanish are part of the format, not worth a warning each."""
+    """Scales that overflow or vanish are part of the format, so NumPy should not warn about them."""
 
     @functools.wraps(encode)
     def quietly(x: np.ndarray) -> np.ndarray:
@@ -231,7 +231,7 @@ def decode_q4_1_o(b: np.ndarray) -> np.ndarray:
 
 @_quiet
 def encode_q4_1_o(x: np.ndarray) -> np.ndarray:
-    """The element of largest magnitude is kept apart, so that the other 31 share a finer step."""
+    """The element of largest magnitude is stored separately, so that the other 31 share a finer step."""
     has_outlier = x.any(axis=-1)
     index = np.where(has_outlier, np.abs(x).argmax(axis=-1), NO_OUTLIER)
     is_outlier = np.arange(BLOCK_SIZE) == index[..., None]

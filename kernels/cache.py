@@ -1,11 +1,11 @@
-"""Where compiled kernels are kept: a folder that no changed source can share.
+"""The folder where compiled kernels are stored: changed sources get another folder.
 
-A kernel is made of several functions, so an edited helper would leave stale machine code in use.
-The folder's name is a hash of all sources in kernels/; what else code follows from (versions,
-processor, signature) is in the names of its files (kept_code.py).
+A kernel is made of several functions, so an edited helper function would leave stale machine code
+in use. Therefore the folder's name is a hash of all sources in kernels/. The rest that the code
+depends on (versions, processor, signature) is in the names of its files (kept_code.py).
 
-`RWKV_NP_CACHE` names another place. Where others can write (trust.py), or we cannot, a folder of our
-own among the temporary files is taken; where there is none, kernels are compiled in each process.
+`RWKV_NP_CACHE` names another place. If other users can write there (trust.py), or we cannot, a private
+folder in the temporary directory is used. If that fails too, every process compiles its own kernels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ENV = "RWKV_NP_CACHE"
 
 
 def source_hash(sources: Path = Path(__file__).parent) -> str:
-    """A hash of every source that can end up in a kernel, and of what compiles them."""
+    """A hash of every source that a kernel may include, and of the versions that compile them."""
     found = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version}".encode())
     for path in sorted(sources.glob("*.py")):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -44,7 +44,7 @@ def _usual_base() -> Path:
     if os.environ.get(ENV):
         return Path(os.environ[ENV])
     if not os.environ.get("XDG_CACHE_HOME"):
-        Path.home()  # raises RuntimeError where there is none: platformdirs would name a folder "~"
+        Path.home()  # raises RuntimeError if there is none; platformdirs would use a folder named "~"
     return platformdirs.user_cache_path("rwkv-np", appauthor=False, opinion=False)
 
 
@@ -53,25 +53,25 @@ def _spare_base() -> Path:
 
 
 def place(name: str) -> Path | None:
-    """The folder `name` for what can be made again, made if need be; None where none can be written."""
+    """The cache folder `name`, created if needed; None if no folder is writable."""
     problem = ""
     for base in (_usual_base, _spare_base):
         found = _usable(base, name)
         if isinstance(found, Path):
             if problem:
-                say_once(f"{problem}; what was compiled or read is kept in {found.parent} instead")
+                say_once(f"{problem}; {found.parent} is used as the cache instead")
             return found
         problem = problem or found
-    say_once(f"{problem}; what is compiled or read is not kept")
+    say_once(f"{problem}; nothing is cached")
     return None
 
 
 def _usable(base: Callable[[], Path], name: str) -> Path | str:
-    """The folder with that name in that base, or what is wrong with it."""
+    """The folder `name` in that base, or a text that says why it cannot be used."""
     path = None
     try:
         path = base().absolute() / name
-        problem = what_speaks_against(path)  # before anything is made there
+        problem = what_speaks_against(path)  # before anything is created there
         if not problem:
             is_new = not path.is_dir()
             _make(path)
@@ -84,13 +84,13 @@ def _usable(base: Callable[[], Path], name: str) -> Path | str:
             return path.resolve()
     except OSError as error:
         return f"{error.filename or path or 'the cache'}: {error.strerror or error} (name a folder in {ENV})"
-    except RuntimeError:  # of a user without a home
+    except RuntimeError:  # the user has no home folder
         return f"there is no home folder (name a folder in {ENV})"
     return f"{path} is not writable (name a folder in {ENV})"
 
 
 def _make(path: Path) -> None:
-    """Make the folder and those above it that are missing, for us alone: a umask may let others in."""
+    """Create the folder and its missing parents with access for this user only; a umask may allow more."""
     if not path.is_dir():
         _make(path.parent)
         try:
@@ -101,22 +101,22 @@ def _make(path: Path) -> None:
 
 @functools.cache
 def folder() -> Path | None:
-    """The folder of these sources' kernels; None where none can be written."""
+    """The folder for the kernels of these sources; None if no folder is writable."""
     return place(source_hash())
 
 
 def kept() -> Iterator[Path]:
-    """The files of the kernels that are kept now."""
+    """The files of the kernels that are stored now."""
     return iter(()) if folder() is None else folder().glob(f"*{SUFFIX}")
 
 
 def is_first_run(module: str) -> bool:
-    """Whether no kernel of that module (the end of its name) has been compiled and kept yet."""
+    """Whether no kernel of that module (the end of its name) has been stored yet."""
     return not any(path.name.startswith(f"{module}.") for path in kept())
 
 
 def jit(**options):
-    """`numba.njit` whose machine code is kept in the folder."""
+    """`numba.njit` that stores its machine code in the folder."""
 
     def decorate(function):
         dispatcher = numba.njit(**options)(function)
@@ -128,7 +128,7 @@ def jit(**options):
 
 
 def compile_c(signature, **options):
-    """`numba.cfunc` whose machine code is kept in the folder."""
+    """`numba.cfunc` that stores its machine code in the folder."""
 
     def decorate(function):
         compiled = CFunc(function, sigutils.normalize_signature(signature), locals={}, options=options)

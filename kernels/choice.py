@@ -1,10 +1,10 @@
 """One row of logits: which tokens may be chosen, and the draw.
 
-Nothing is sorted. A bound is found first, below which no token can be kept: for top-k from the largest
-of each 64 logits, for top-p from the sum of all weights. Of the few that are left, the edge is found
-exactly (edge.py). The draw walks in the order of ids, which is that in which they were found.
+Nothing is sorted. First a lower bound is found, below which no token can be kept: for top-k from the
+largest of each 64 logits, for top-p from the sum of all weights. Few tokens are left, and among them the
+exact edge is found (edge.py). The draw goes through the ids in ascending order, the order they were found in.
 
-This runs inside parallel regions: all room is given, and what is wrong comes out as a number below 0.
+This runs inside parallel regions: all buffers are arguments, and an error is a negative return value.
 """
 
 import math
@@ -19,10 +19,10 @@ from rwkv_np.kernels.weights import LARGEST_BITS, LOG2_E
 
 FINITE = np.float32(np.finfo(np.float32).min)
 
-NOT_FINITE = -1  # instead of a token: a logit is NaN or inf, or all are -inf
+NOT_FINITE = -1  # returned instead of a token: a logit is NaN or inf, or all are -inf
 OUTSIDE = -2  # an id of a bias or of a penalty is outside the vocabulary
 
-# How to choose: a row each. `number` is the random number in [0, 1), `scale` 0 for temperature 0.
+# The settings of one row of logits. `number` is the random number in [0, 1), `scale` 0 for temperature 0.
 SETTINGS = np.dtype([
     ("number", np.float64), ("scale", np.float64), ("top_p", np.float64), ("min_log", np.float64),
     ("top_k", np.int64), ("presence", np.float32), ("frequency", np.float32),
@@ -32,26 +32,26 @@ _jit = jit(nogil=True, error_model="numpy")
 
 
 class Scratch(NamedTuple):
-    """What rows are worked on in: a row of each for each thread."""
+    """Work buffers: one row of each array for each thread."""
 
     logits: np.ndarray  # (n_threads, n_padded) float32, with -inf behind the vocabulary
-    maxima: np.ndarray  # (n_threads, n_chunks * LANES) float32: each of 64 logits of a chunk
+    maxima: np.ndarray  # (n_threads, n_chunks * LANES) float32: the largest of each 64 logits of a chunk
     sums: np.ndarray  # (n_threads, n_chunks) int64: the weights of each chunk
-    ids: np.ndarray  # (n_threads, n_padded) int32: what may be kept, rising, ...
-    kept: np.ndarray  # float32: ... and its logits
-    left: np.ndarray  # float32: the logits among which an edge is looked for, ...
-    masses: np.ndarray  # int64: ... and what each of them counts
+    ids: np.ndarray  # (n_threads, n_padded) int32: candidates in ascending order, ...
+    kept: np.ndarray  # float32: ... and their logits
+    left: np.ndarray  # float32: the logits in which an edge is searched, ...
+    masses: np.ndarray  # int64: ... and the weight of each
     buckets: np.ndarray  # (n_threads, BUCKETS) int64
 
 
 class Sparse(NamedTuple):
-    """Numbers for a few tokens, each of which is named once."""
+    """Numbers for a few tokens; each id occurs once."""
 
     ids: np.ndarray  # (n,) int64
     values: np.ndarray  # (n,) float32 or float64
 
 
-# === The logits that count: a copy of the row with biases and penalties === #
+# === The adjusted logits: a copy of the row with biases and penalties === #
 
 
 @_jit
@@ -64,7 +64,7 @@ def _are_within(ids, n_vocab):
 
 @_jit
 def _adjust(logits, bias, said, setting, n_vocab, n_padded, x):
-    """x = logits + bias - penalties, each step rounded to float32, and -inf behind them."""
+    """x = logits + bias - penalties, each step rounded to float32, then -inf as padding."""
     for i in range(n_vocab):
         x[i] = logits[i]
     for i in range(n_vocab, n_padded):
@@ -80,7 +80,7 @@ def _adjust(logits, bias, said, setting, n_vocab, n_padded, x):
 
 @_jit
 def _bound_of_top_k(maxima, top_k, kept, left, masses, buckets):
-    """A logit that at least top_k tokens have or exceed: the maxima of that many groups do."""
+    """A logit that at least top_k tokens reach: the maxima of top_k groups reach it."""
     n = 0
     for value in maxima:
         if value >= FINITE:
@@ -91,26 +91,26 @@ def _bound_of_top_k(maxima, top_k, kept, left, masses, buckets):
 
 @_jit
 def _bound_of_top_p(total, needed, n_vocab, largest):
-    """A logit below which no token is needed: were all tokens below, they would be less than the rest."""
+    """A logit below which no token is needed: all tokens below it together weigh less than top-p cuts off."""
     spare = (total - needed) // n_vocab - 1
     return _just_below(largest + math.log(spare) - LARGEST_BITS * math.log(2.0)) if spare > 0 else FINITE
 
 
 @_jit
 def _just_below(value):
-    """A float32 safely below a float64: what is a bound only has to leave nothing out."""
+    """A float32 safely below a float64: a bound may be too low but not too high."""
     return max(np.float32(value - abs(value) * 1e-6 - 1e-3), FINITE)
 
 
-# === What is kept, in rising order of ids === #
+# === The tokens that are kept, in ascending order of ids === #
 
 
 @_jit
 def _keep_likely(ids, kept, n, edge, largest, min_log):
-    """Leave those that top-p's edge and min-p allow."""
+    """Keep the tokens that top-p's edge and min-p allow."""
     n_left = 0
     for i in range(n):
-        # Nothing is read again after it was written: to wait for that made this ten times as slow.
+        # Do not read a value back just after writing it: waiting for the store made this ten times slower.
         token, x = ids[i], kept[i]
         ids[n_left], kept[n_left] = token, x
         n_left += (x >= edge) & (np.float64(x) - largest >= min_log)
@@ -119,7 +119,7 @@ def _keep_likely(ids, kept, n, edge, largest, min_log):
 
 @_jit
 def _keep_first(ids, kept, n, edge, n_equal):
-    """Leave those above the edge, and the first n_equal of those on it."""
+    """Keep the tokens above the edge, and the first n_equal of those equal to it."""
     n_left = 0
     for i in range(n):
         token, x = ids[i], kept[i]
@@ -132,10 +132,10 @@ def _keep_first(ids, kept, n, edge, n_equal):
 
 @_jit
 def _cut(x, n_vocab, n_chunks, largest, setting, scratch, rank):
-    """Put what may be chosen into scratch.ids and scratch.kept; returns how many these are."""
+    """Put the tokens that may be chosen into scratch.ids and scratch.kept; returns how many."""
     ids, kept, masses = scratch.ids[rank], scratch.kept[rank], scratch.masses[rank]
     left, buckets, bound, needed = scratch.left[rank], scratch.buckets[rank], FINITE, 0
-    # === A bound, which may be too low === #
+    # === A lower bound, which may be too low === #
     if setting.top_p < 1:
         total = weigh_chunks(x, n_chunks, largest, LOG2_E, scratch.sums[rank])
         needed = np.int64(math.ceil(setting.top_p * np.float64(total)))
@@ -145,12 +145,12 @@ def _cut(x, n_vocab, n_chunks, largest, setting, scratch, rank):
         bound = max(bound, _bound_of_top_k(maxima, setting.top_k, kept, left, masses, buckets))
     bound = max(bound, _just_below(largest + setting.min_log))
     n = gather(x, n_chunks * CHUNK, bound, ids, kept)
-    # === top-p, with all that are as likely as the last one, and min-p === #
+    # === top-p, including all tokens as likely as the last one, and min-p === #
     edge = FINITE
     if setting.top_p < 1 and weigh(kept[:n], largest, LOG2_E, masses) >= needed:
         edge, _ = edge_of_mass(kept[:n], masses[:n], needed, left, buckets)
     n = _keep_likely(ids, kept, n, edge, largest, setting.min_log)
-    # === top-k, with the first of those that are as likely as the last one === #
+    # === top-k, with the first of the tokens as likely as the last one === #
     if 0 < setting.top_k < n:
         edge, above = nth_largest(kept[:n], setting.top_k, left, masses, buckets)
         n = _keep_first(ids, kept, n, edge, setting.top_k - above)
@@ -162,13 +162,13 @@ def _cut(x, n_vocab, n_chunks, largest, setting, scratch, rank):
 
 @_jit
 def _place(number, total):
-    """Which unit of all weights, laid end to end, a random number in [0, 1) falls on."""
+    """The unit of weight that a random number in [0, 1) selects, counted over all weights."""
     return min(np.int64(number * np.float64(total)), total - 1)
 
 
 @_jit
 def _walk(masses, place):
-    """(which of the masses the unit lies in, which of its units that is)."""
+    """(index of the mass that contains the unit, the unit's position in that mass)."""
     i = 0
     while place >= masses[i]:
         place -= masses[i]
@@ -178,7 +178,7 @@ def _walk(masses, place):
 
 @_jit
 def _draw_any(x, n_chunks, largest, setting, scratch, rank):
-    """A token where nothing is cut off."""
+    """Draw a token when no limit (top-k, top-p, min-p) applies."""
     sums, masses = scratch.sums[rank], scratch.masses[rank]
     total = weigh_chunks(x, n_chunks, largest, setting.scale, sums)
     chunk, place = _walk(sums, _place(setting.number, total))
@@ -188,13 +188,13 @@ def _draw_any(x, n_chunks, largest, setting, scratch, rank):
 
 @_jit
 def _draw_kept(n, largest, setting, scratch, rank):
-    """One of the n tokens that were kept."""
+    """Draw one of the n tokens that were kept."""
     masses = scratch.masses[rank]
     total = weigh(scratch.kept[rank, :n], largest, setting.scale, masses)
     return np.int64(scratch.ids[rank, _walk(masses, _place(setting.number, total))[0]])
 
 
-# === All of it === #
+# === The whole choice === #
 
 
 @_jit

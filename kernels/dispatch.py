@@ -1,13 +1,13 @@
-"""Which form of a kernel this processor runs, decided once, with the reason.
+"""Choose which variant of the kernels this processor runs, once, and record the reason.
 
-Numba already compiles for the host, so vector width is not our business. Features matter
-only where the algorithm differs, and that is one place: how four int8 products are added
-to an int32 lane (dots.py). `RWKV_NP_KERNELS` names a path for tests and for measuring.
+Numba already compiles for the host, so vector width is not handled here. CPU features matter only
+where the algorithm differs, and that is one place: how four int8 products are added to an int32
+lane (dots.py). `RWKV_NP_KERNELS` names a path, for tests and measurements.
 
-On aarch64 LLVM leaves `dotprod` out of the host's features, so the operating system is asked as
-well, and the function that needs such a feature carries it (`target_features`). Adding it to
-`numba.config.CPU_FEATURES` would come too late once anyone in the process has jitted a function,
-and would make everyone else's cached functions compile again.
+On aarch64 LLVM leaves `dotprod` out of the host's features, so the operating system is asked too,
+and the functions that need such a feature declare it (`target_features`). Adding it to
+`numba.config.CPU_FEATURES` would be too late if another module has already jitted a function,
+and would force recompilation of every cached function of other packages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numba.core.registry import cpu_target
 
 ENV = "RWKV_NP_KERNELS"
 
-# path -> features it needs, slowest first: the last one that the processor has is taken.
+# path -> features it needs, slowest first: the last one that the processor supports is used.
 PATHS = {
     "generic": frozenset(),
     "neon": frozenset({"dotprod"}),
@@ -31,13 +31,13 @@ PATHS = {
     "vnni": frozenset({"avx512vnni", "avx512bw", "avx512vl", "f16c"}),
 }
 
-# Linux on aarch64: entry of the auxiliary vector and bit -> LLVM's name. (asm/hwcap.h: ASIMDDP of
-# AT_HWCAP, I8MM and BF16 of AT_HWCAP2.)
+# Linux on aarch64: (entry of the auxiliary vector, bit) -> LLVM's name. From asm/hwcap.h: ASIMDDP in
+# AT_HWCAP, I8MM and BF16 in AT_HWCAP2.
 HWCAPS = {(16, 20): "dotprod", (26, 13): "i8mm", (26, 14): "bf16"}
 
 
 class Choice(NamedTuple):
-    """The path taken, and why, for people: `rwkv-np info` shows both."""
+    """The chosen path and the reason, as `rwkv-np info` shows them."""
 
     path: str
     reason: str
@@ -45,17 +45,17 @@ class Choice(NamedTuple):
 
 @functools.cache
 def cpu_features() -> frozenset[str]:
-    """The features that a kernel may use, e.g. {"avx2", "fma"}: choice and code generation read this.
+    """The features that a kernel may use, e.g. {"avx2", "fma"}: both the choice and code generation use this.
 
-    They are Numba's and the operating system's; Numba's alone where NUMBA_CPU_NAME or
-    NUMBA_CPU_FEATURES is set, since whoever sets them asks for the code of another machine.
+    These are Numba's and the operating system's. With NUMBA_CPU_NAME or NUMBA_CPU_FEATURES set they are
+    Numba's only, since these variables request code for another machine.
     """
     is_host = numba.config.CPU_NAME is None and numba.config.CPU_FEATURES is None
     return _names(numba_features()) | (system_features() if is_host else frozenset())
 
 
 def numba_features() -> str:
-    """What Numba's code generator was made with, as LLVM writes it: "+neon,-sve".
+    """The features of Numba's code generator, in LLVM's notation: "+neon,-sve".
 
     `numba.config` may have changed since then, and NUMBA_ENABLE_AVX=0 is not in its list.
     """
@@ -67,27 +67,27 @@ def _names(features: str) -> frozenset[str]:
 
 
 def system_features() -> frozenset[str]:
-    """What the operating system says of an aarch64 processor and LLVM may not."""
+    """Features of an aarch64 processor that the operating system reports and LLVM may not."""
     system = platform.system(), platform.machine()
     if system == ("Darwin", "arm64"):
-        return frozenset({"dotprod"})  # LLVM lists no features there; every Apple processor has this one
+        return frozenset({"dotprod"})  # LLVM lists no features on macOS; every Apple processor has this one
     if system == ("Linux", "aarch64"):
         return frozenset(name for (entry, bit), name in HWCAPS.items() if _auxiliary(entry) >> bit & 1)
     return frozenset()
 
 
 def _auxiliary(entry: int) -> int:
-    """An entry of the auxiliary vector that Linux gives a process; /proc may be closed in a container."""
+    """An entry of the auxiliary vector that Linux gives a process; in a container /proc may be unreadable."""
     getauxval = ctypes.CDLL(None).getauxval
     getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
     return int(getauxval(entry))
 
 
 def target_features(path: str) -> str:
-    """LLVM's "target-features" for a function of that path, or "" where Numba's own will do.
+    """LLVM's "target-features" for a function of that path, or "" if Numba's own list is enough.
 
-    LLVM takes this list instead of Numba's, so it repeats that. It adds only what the path needs:
-    then Numba's list and the path say all about the code, and both are in the key of its cache.
+    This list replaces Numba's, so it repeats Numba's entries. It adds only what the path needs: then
+    Numba's list and the path determine the code, and both are in the key of its cache.
     """
     numbas = numba_features()
     missing = PATHS[path] & (cpu_features() - _names(numbas))
@@ -100,20 +100,20 @@ def available_paths() -> list[str]:
 
 
 def choose(forced: str | None = None) -> Choice:
-    """The fastest path, or `forced` (default: what RWKV_NP_KERNELS says) where it can run.
+    """The fastest path, or `forced` (default: the value of RWKV_NP_KERNELS) if this processor can run it.
 
-    An intrinsic that the processor lacks ends the process inside LLVM, so a path that cannot
-    run is never taken, whoever asks for it; the reason then says so.
+    An intrinsic that the processor lacks ends the process inside LLVM, so a path that cannot run is
+    never chosen, even when asked for; the reason then says so.
     """
     wanted = os.environ.get(ENV) if forced is None else forced
     best = available_paths()[-1]
     if not wanted:
-        needs = ", ".join(sorted(PATHS[best])) or "nothing in particular"
-        return Choice(best, f"the fastest that this processor runs (it needs {needs})")
+        needs = ", ".join(sorted(PATHS[best])) or "no special features"
+        return Choice(best, f"the fastest this processor supports (needs {needs})")
     if wanted not in PATHS:
-        return Choice(best, f"{ENV}={wanted} names no path (there are: {', '.join(PATHS)}); {best} is taken")
+        return Choice(best, f"{ENV}={wanted} is not a path (choose from {', '.join(PATHS)}); using {best}")
     missing = PATHS[wanted] - cpu_features()
     if missing:
         needs = ", ".join(sorted(missing))
-        return Choice(best, f"{ENV}={wanted} needs {needs}, which is missing here; {best} is taken")
+        return Choice(best, f"{ENV}={wanted} needs {needs}, which this processor lacks; using {best}")
     return Choice(wanted, f"{ENV}={wanted}")

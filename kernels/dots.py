@@ -1,16 +1,16 @@
 """Sums of int8 products: the one place where the paths differ.
 
 A block is 32 columns of 16 rows: 8 steps of (64 weight bytes, 64 activation bytes), in which
-byte 4r + i belongs to row r and to the i-th of four neighbouring columns. A path adds, for
-each row, the 4 products of a step; after 8 steps lane r holds the row's integer sum.
+byte 4r + i belongs to row r and to the i-th of four neighbouring columns. For each row
+a path adds the 4 products of a step; after 8 steps lane r contains the row's integer sum.
 
 vnni     vpdpbusd: unsigned weights times signed activations, 64 products in one instruction
 neon     sdot: signed times signed, 16 products in one instruction
-avx2     vpmaddubsw gives pairs of products in 16 bits, where several steps fit one above the other
-generic  the same pairs with plain 16-bit multiplications, which any target has
+avx2     vpmaddubsw gives sums of two products in 16 bits, where several steps can be added up
+generic  the same pair sums with plain 16-bit multiplications, which every target has
 
-The weights of Q8_0 have 8 bits and a sign. vnni moves them by 128 to be unsigned; for the
-others they stay signed, because their pairs would not fit in 16 bits otherwise.
+The weights of Q8_0 are signed 8-bit numbers. vnni adds 128 to make them unsigned. The other paths
+keep them signed, because their pair sums would not fit in 16 bits otherwise.
 """
 
 import llvmlite.binding
@@ -63,14 +63,14 @@ class Neon:
 
 
 class Pairs:
-    """Products added in pairs in 16 bits; moved to 32 bits before another step could overflow."""
+    """Products added in pairs in 16 bits; widened to 32 bits before another step could overflow."""
 
     signed_weights = True
 
     def __init__(self, emit, initial, weight_max):
         self.emit, self.sum, self.pending = emit, initial, None
         self.steps = 0
-        # 8 steps for 4 bits, 4 for 5 bits, 1 for the 8 bits of Q8_0 (128 * 127 * 2 = 32512).
+        # 8 steps for 4-bit weights, 4 for 5 bits, 1 for the 8 bits of Q8_0 (128 * 127 * 2 = 32512).
         self.steps_that_fit = INT16_MAX // (2 * weight_max * ACTIVATION_MAX)
 
     def add(self, weights, activations):
@@ -114,7 +114,7 @@ class Generic(Pairs):
 
 
 class Avx2(Pairs):
-    """AVX2, with 32 bytes in a register: every 64 bytes are two halves."""
+    """AVX2, with 32 bytes per register: every 64 bytes are two halves."""
 
     def __init__(self, emit, initial, weight_max):
         super().__init__(emit, initial, weight_max)
@@ -127,7 +127,7 @@ class Avx2(Pairs):
         for start in (0, 32):
             w, x = self.emit.part(weights, start, 32), self.emit.part(activations, start, 32)
             if self.weights_have_sign:
-                # The instruction wants its first operand unsigned: move the sign to the second.
+                # The instruction needs an unsigned first operand: move the sign to the second.
                 x = self.emit.call("llvm.x86.avx2.psign.b", bytes32, x, w)
                 w = (w < 0).choose(self.emit.constant(bytes32, 0) - w, w)
             halves.append(self.emit.call("llvm.x86.avx2.pmadd.ub.sw", shorts16, w, x))
@@ -145,18 +145,18 @@ DOTS = {"generic": Generic, "neon": Neon, "avx2": Avx2, "vnni": Vnni}
 
 
 def half_to_float(emit, halves, path):
-    """16 float16, held as int16 bits, as float32."""
+    """Convert 16 float16, given as int16 bits, to float32."""
     if path != "generic":
         return halves.as_kind(ir.VectorType(ir.HalfType(), 16)).converted("fpext", ir.VectorType(ir.FloatType(), 16))
-    # Without F16C LLVM would call a library function that Numba does not link. Shifted into
-    # place a float16 is a float32 that is 2^112 too small, subnormals included.
+        # Without F16C LLVM would call a library function that Numba does not link. Shifted into
+        # place, a float16 is a float32 that is too small by 2^112, subnormals included.
     wide = halves.converted("zext", INTS)
     magnitude = ((wide & 0x7FFF) << 13).as_kind(ir.VectorType(ir.FloatType(), 16)) * 2.0**112
     return (magnitude.as_kind(INTS) | ((wide & 0x8000) << 16)).as_kind(ir.VectorType(ir.FloatType(), 16))
 
 
 def look_up(emit, pointer, offset, indexes, path):
-    """For 16 rows: the float32 at place `indexes` (0..31, as bytes) of the 32 behind `offset`."""
+    """For 16 rows: the float32 at index `indexes` (0..31, as bytes) of the 32 that start at `offset`."""
     floats = ir.VectorType(ir.FloatType(), 16)
     if path == "vnni":
         low, high = emit.load(pointer, offset, floats), emit.load(pointer, offset + 64, floats)

@@ -1,24 +1,24 @@
-"""Where an edge lies among numbers, without sorting them: that of the k largest, or of half of a mass.
+"""Find a threshold among numbers without sorting: for the k largest, or for a share of the total mass.
 
-The numbers are thrown into buckets, then those of the bucket with the edge, and so on, until all that
-are left are equal. Each round reads what is left once. (Buckets by value, not by bits or by halves:
-logits are spread like a bell, and two rounds leave a few of them.)
+The numbers are put into buckets, then those of the bucket with the threshold again, and so on, until
+all that are left are equal. Each round reads the remaining numbers once. (Buckets by value, not by bits
+or by halving: logits follow a bell curve, and after two rounds only a few remain.)
 
-All arrays are given, since this runs inside parallel regions: nothing is allocated, nothing raised.
+All arrays are arguments, since this runs inside parallel regions: it allocates and raises nothing.
 """
 
 import numpy as np
 from rwkv_np.kernels.cache import jit
 
 BUCKETS = 256
-MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float32 but the sign
+MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float32 except the sign
 
 _jit = jit(nogil=True, error_model="numpy")
 
 
 @_jit
 def _range(values):
-    """The smallest and the largest of finite values, by integers in the same order: floats made no vectors."""
+    """The smallest and the largest of finite values, compared as integers: floats did not vectorize."""
     bits = values.view(np.int32)
     low = high = bits[0] ^ ((bits[0] >> 31) & MAGNITUDE)
     for i in range(bits.size):
@@ -34,10 +34,10 @@ def _float(bits):
 
 @_jit
 def edge_of_mass(values, masses, needed, left, buckets):
-    """The largest value with which those at least as large have masses of `needed` in all.
+    """The largest value such that all values at least as large have a total mass of at least `needed`.
 
-    values  (n,), finite, n > 0; masses are overwritten, and so are left (n,) and buckets
-    Returns (the value, the masses of larger ones)
+    values  (n,), finite, n > 0; `masses`, `left` (n,) and `buckets` are overwritten
+    Returns (the value, the total mass of larger ones)
     """
     above, n, source = 0, values.size, values
     while True:
@@ -63,7 +63,7 @@ def _bucket(value, low, per_unit):
 
 @_jit
 def _keep_bucket(values, masses, n, low, per_unit, bucket, left):
-    """Leave those of one bucket, in `left` and in front of `masses`; returns how many."""
+    """Copy the values of one bucket to `left` and their masses to the front of `masses`; returns how many."""
     n_left = 0
     for i in range(n):
         value, mass = values[i], masses[i]

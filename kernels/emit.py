@@ -1,12 +1,12 @@
-"""Vectors of numbers, to write kernels with: Python operators that emit LLVM instructions.
+"""Vector values for writing kernels: Python operators that emit LLVM instructions.
 
-Numba turns loops over scalars into vectors when it can prove that it may; for int8 products,
-half floats and exponentials it never can. A kernel that must be vectors is therefore an
-intrinsic whose body runs once, while compiling, and writes its instructions down with `Emit`
-and `Value`: `a * b + c` on two values emits a multiplication and an addition.
+Numba vectorizes loops over scalars when it can prove that this is allowed; for int8 products, half
+floats and exponentials it never can. A kernel that must use vectors is therefore an intrinsic. Its
+body runs once, during compilation, and records its instructions with `Emit` and `Value`: `a * b + c`
+on two values emits a multiplication and an addition.
 
-All vectors are of 16 lanes (64 bytes of int32 or float32). LLVM splits them where registers
-are shorter, so one text serves AVX-512, AVX2, NEON and anything else.
+All vectors have 16 lanes (64 bytes of int32 or float32). LLVM splits them where registers are
+shorter, so one source serves AVX-512, AVX2, NEON and anything else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHORTS = ir.VectorType(I16, 2 * LANES)
 INTS = ir.VectorType(I32, LANES)
 FLOATS = ir.VectorType(F32, LANES)
 HALVES = ir.VectorType(I16, LANES)  # float16 bits: Numba's CPU target has no half type
-BYTE_LANES = ir.VectorType(I8, LANES)  # one byte a lane
+BYTE_LANES = ir.VectorType(I8, LANES)  # one byte per lane
 
 
 def _element(kind):
@@ -33,7 +33,7 @@ def _element(kind):
 
 
 class Value:
-    """An LLVM value with arithmetic; Python numbers become constants of the other side's type."""
+    """An LLVM value with arithmetic; a Python number becomes a constant of the other operand's type."""
 
     def __init__(self, emit, llvm):
         self.emit, self.llvm, self.kind = emit, llvm, llvm.type
@@ -84,7 +84,7 @@ class Value:
         return self._compare("<", other)
 
     def choose(self, yes, no):
-        """Lane by lane: `yes` where this comparison holds, else `no`."""
+        """Lane by lane: `yes` where this comparison is true, else `no`."""
         yes = self.emit.constant(no.kind, yes)
         return Value(self.emit, self.emit.builder.select(self.llvm, yes.llvm, no.llvm))
 
@@ -108,22 +108,22 @@ class Variable:
         self.slot = cgutils.alloca_once_value(emit.builder, initial.llvm)
 
     def get(self):
-        """What it holds now."""
+        """The current value."""
         return Value(self.emit, self.emit.builder.load(self.slot))
 
     def set(self, value):
-        """Let it hold `value` from here on."""
+        """Assign `value`."""
         self.emit.builder.store(value.llvm, self.slot)
 
 
 class Emit:
-    """Writes instructions at the place where Numba asks for an intrinsic's body."""
+    """Emits instructions where Numba asks for an intrinsic's body."""
 
     def __init__(self, builder):
         self.builder = builder
 
     def constant(self, kind, value):
-        """`value` in every lane of `kind`; a Value comes back as it is."""
+        """`value` in every lane of `kind`; a Value is returned unchanged."""
         if isinstance(value, Value):
             return value
         if isinstance(kind, ir.VectorType):
@@ -131,7 +131,7 @@ class Emit:
         return Value(self, ir.Constant(kind, value))
 
     def value(self, llvm):
-        """An argument of the intrinsic, with arithmetic."""
+        """An argument of the intrinsic, as a Value."""
         return Value(self, llvm)
 
     def _place(self, pointer, offset, kind):
@@ -139,13 +139,13 @@ class Emit:
         return self.builder.bitcast(place, kind.as_pointer())
 
     def load(self, pointer, offset, kind):
-        """A `kind` from `offset` bytes behind an int8 pointer, aligned or not."""
+        """Load a `kind` from `offset` bytes after an int8 pointer, aligned or not."""
         got = self.builder.load(self._place(pointer, offset, kind))
         got.align = 1
         return Value(self, got)
 
     def store(self, value, pointer, offset):
-        """Put a value `offset` bytes behind an int8 pointer, aligned or not."""
+        """Store a value `offset` bytes after an int8 pointer, aligned or not."""
         put = self.builder.store(value.llvm, self._place(pointer, offset, value.kind))
         put.align = 1
 
@@ -164,7 +164,7 @@ class Emit:
         return Value(self, self.builder.shuffle_vector(vector.llvm, nothing, mask))
 
     def join(self, parts):
-        """Vectors of one type one behind the other; their number is a power of two."""
+        """Concatenate vectors of one type; their number is a power of two."""
         while len(parts) > 1:
             parts = [self._join_two(low, high) for low, high in zip(parts[::2], parts[1::2])]
         return parts[0]
@@ -181,18 +181,18 @@ class Emit:
         return Value(self, self.builder.call(function, [arg.llvm for arg in args]))
 
     def prefetch(self, pointer, offset, level=1):
-        """Ask for the cache line `offset` bytes behind a pointer, which need not be mapped, into L1 or L2."""
+        """Prefetch the cache line `offset` bytes after a pointer into L1 or L2; the address need not be mapped."""
         place = self.builder.gep(pointer, [self.constant(I64, offset).llvm])
         signature = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
         function = self.builder.module.declare_intrinsic("llvm.prefetch", (place.type,), signature)
         self.builder.call(function, [place, I32(0), I32(4 - level), I32(1)])
 
     def fma(self, a, b, c):
-        """a * b + c, rounded once where the processor can, never by a library call."""
+        """a * b + c, rounded once if the processor can do that, never by a library call."""
         return self.call(f"llvm.fmuladd.v{LANES}f32", FLOATS, a, b, c)
 
     def sum(self, vector):
-        """All lanes of a vector added pairwise, in an order that no target changes."""
+        """All lanes of a vector added pairwise, in the same order on every target."""
         count = vector.kind.count
         while count > 1:
             count //= 2
@@ -200,7 +200,7 @@ class Emit:
         return vector[0]
 
     def largest(self, vector):
-        """The greatest lane of an int32 vector."""
+        """The largest lane of an int32 vector."""
         count = vector.kind.count
         while count > 1:
             count //= 2
@@ -210,12 +210,12 @@ class Emit:
 
     @contextmanager
     def loop(self, count):
-        """Repeat what is emitted inside for index 0 .. count; yields the index."""
+        """Repeat the instructions emitted inside for index 0 .. count - 1; yields the index."""
         with cgutils.for_range(self.builder, self.constant(I64, count).llvm) as found:
             yield Value(self, found.index)
 
     @contextmanager
     def when(self, condition):
-        """Do what is emitted inside only where a scalar comparison holds."""
+        """Run the instructions emitted inside only if a scalar comparison is true."""
         with self.builder.if_then(condition.llvm):
             yield

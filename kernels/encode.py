@@ -1,12 +1,12 @@
-"""Quantize float32 weights to the blocks of a file, and measure what that loses.
+"""Quantize float32 weights to the blocks of a file, and measure the error.
 
 The references are the encoders of `blocks.py`; these give the same bytes 20 to 50 times faster. A
-loop over the 32 weights of a block is too short for LLVM: it unrolls it and then makes no vectors of
-it (0.3 G weights/s a core). So a tile of blocks is turned on its side first: lane L of row i is
-weight i of block L, and it is the long loops over lanes that become vectors (1.2 to 1.5 G).
-Which parameters are encoded, and files, are the business of `rwkv_np/conversion/quantize.py`.
+loop over the 32 weights of a block is too short for LLVM: it unrolls the loop and then does not
+vectorize it (0.3 G weights/s per core). So a tile of blocks is transposed first: lane L of row i is
+weight i of block L, and the long loops over lanes are vectorized (1.2 to 1.5 G).
+`rwkv_np/conversion/quantize.py` decides which parameters are encoded, and handles files.
 
-One call is one thread without the GIL; whoever wants two cores calls it from two threads.
+One call uses one thread and releases the GIL; to use two cores, call it from two threads.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rwkv_np.kernels.formats import Format
 
 BLOCK_SIZE = blocks.BLOCK_SIZE
 NO_OUTLIER = blocks.NO_OUTLIER
-LANES = 128  # blocks turned at once: a tile of 16 KB, which stays in the fastest cache
+LANES = 128  # blocks transposed at once: a tile of 16 KB, which stays in the L1 cache
 
-# 0.5 itself would round 0.49999997 up: the sum is rounded before it is cut off.
+# 0.5 itself would round 0.49999997 up, because the sum is rounded before it is truncated.
 BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
-MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float32 but the sign
+MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float32 except the sign
 
 _jit = jit(nogil=True, error_model="numpy")
 
@@ -40,12 +40,12 @@ def _fma(typingctx, a, b, c):
     return types.float32(types.float32, types.float32, types.float32), codegen
 
 
-# === A tile: (32, LANES); the loops run over all lanes, of which the last tile leaves some unused === #
+# === A tile: (32, LANES); the loops run over all lanes; the last tile leaves some of them unused === #
 
 
 @_jit
 def _turn(x, first, n, tile):
-    """Lay the n blocks from `first` on of x (n_blocks, 32) into the lanes of the tile."""
+    """Transpose n blocks of x (n_blocks, 32), from `first` on, into the lanes of the tile."""
     for lane in range(n):
         for i in range(BLOCK_SIZE):
             tile[i, lane] = x[first + lane, i]
@@ -53,7 +53,7 @@ def _turn(x, first, n, tile):
 
 @_jit
 def _largest_magnitude(tile, largest, index):
-    """The first element of largest magnitude of each lane, and where it is; +0 and no place for zeros."""
+    """The first element of largest magnitude of each lane, and its index; for a lane of zeros +0 and no index."""
     bits = tile.view(np.int32)
     for lane in range(LANES):
         size, found, where = np.int32(0), np.float32(0), np.int32(NO_OUTLIER)
@@ -67,7 +67,7 @@ def _largest_magnitude(tile, largest, index):
 
 @_jit
 def _range(tile, n_steps, d, m):
-    """m: the first smallest element of each lane; d: a step from it to the largest in `n_steps`. NaN is neither."""
+    """m: the first smallest element of each lane; d: a step from it to the largest in `n_steps`. NaN is ignored."""
     for lane in range(LANES):
         low, high = np.float32(np.inf), np.float32(-np.inf)
         for i in range(BLOCK_SIZE):
@@ -81,7 +81,7 @@ def _range(tile, n_steps, d, m):
 
 @_jit
 def _invert(d, inverse):
-    """1 / d, and 0 where d is 0. Where 1 / d overflows it is NaN, so that no comparison holds."""
+    """1 / d, and 0 where d is 0. Where 1 / d overflows it is NaN, so that every comparison is false."""
     for lane in range(LANES):
         quotient = np.float32(1) / d[lane]
         quotient = quotient if np.abs(quotient) < np.float32(np.inf) else np.float32(np.nan)
@@ -90,7 +90,7 @@ def _invert(d, inverse):
 
 @_jit
 def _multiply_add(tile, minus, inverse, offset, top, q):
-    """q = trunc((x - minus) inverse + offset), at most `top`, and 0 where that is no number."""
+    """q = trunc((x - minus) inverse + offset), at most `top`, and 0 where that is NaN."""
     for i in range(BLOCK_SIZE):
         row, q_row = tile[i], q[i]
         for lane in range(LANES):
@@ -112,7 +112,7 @@ def _multiply_round(tile, minus, inverse, q):
 
 @_jit
 def _squared_error(tile, n, q, zero, d, m):
-    """The sum of the squares of (q - zero) d + m - x over n lanes; x that is NaN does not count."""
+    """The sum of the squares of (q - zero) d + m - x over n lanes; a NaN in x is skipped."""
     squares, total = np.zeros(LANES, np.float32), 0.0
     for i in range(BLOCK_SIZE):
         row, q_row = tile[i], q[i]
@@ -145,7 +145,7 @@ def _store_halves(x, n, out, first, at):
 
 @_jit
 def _store_words(words, n, out, first, at):
-    """Write words (n_words, LANES) uint16, turned back."""
+    """Write words (n_words, LANES) uint16, transposed back."""
     for lane in range(n):
         for j in range(words.shape[0]):
             out[first + lane, at + j] = words[j, lane]
@@ -181,7 +181,7 @@ def _store_fifth_bits(q, n, out, first, at):
 
 @_jit
 def _store_bytes(q, n, out, first, at):
-    """Write 16 words, an element a byte."""
+    """Write 16 words, one byte per element."""
     words = np.empty((BLOCK_SIZE // 2, LANES), np.uint16)
     for j in range(BLOCK_SIZE // 2):
         low, high = q[2 * j], q[2 * j + 1]
@@ -260,7 +260,7 @@ def _q8_0(x, out, bits):
 
 @_jit
 def _q4_1_o(x, out, bits):
-    """Q4_1_O of April 2023: steps over 31 elements; the one of largest magnitude is kept apart."""
+    """Q4_1_O of April 2023: steps over 31 elements; the one of largest magnitude is stored separately."""
     tile, q = np.zeros((BLOCK_SIZE, LANES), np.float32), np.empty((BLOCK_SIZE, LANES), np.int32)
     d, m, inverse = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     outlier, index, error, n_infinite = np.empty(LANES, np.float32), np.empty(LANES, np.int32), 0.0, 0
@@ -270,7 +270,7 @@ def _q4_1_o(x, out, bits):
         _largest_magnitude(tile, outlier, index)
         for lane in range(n):
             if index[lane] != NO_OUTLIER:
-                tile[index[lane], lane] = np.nan  # from here on nothing sees it
+                tile[index[lane], lane] = np.nan  # NaN is ignored from here on
         _range(tile, (1 << bits) - 1, d, m)
         _invert(d, inverse)
         _multiply_round(tile, m, inverse, q)
@@ -285,12 +285,12 @@ def _q4_1_o(x, out, bits):
     return error, n_infinite
 
 
-# A row of `formats.FORMATS` names its kernel: (blocks of float32, words of the blocks, bits of a quant).
+# `formats.FORMATS` names the kernel of a format. Arguments: (float32 blocks, words of the blocks, bits of a quant).
 KERNELS = {"symmetric": _symmetric, "affine": _affine, "q8_0": _q8_0, "q4_1_o": _q4_1_o}
 
 
 def encode(format: Format, x: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """Quantize x (n_blocks, block_size) float32 by the format's kernel, or by its reference where it has none.
+    """Quantize x (n_blocks, block_size) float32 with the format's kernel, or with its reference if it has no kernel.
 
     Returns  (blocks, sum of squared errors, number of values in the blocks' heads that overflowed float16)
     """

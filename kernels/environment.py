@@ -1,9 +1,9 @@
-"""Variables of the environment that Numba reads: what is nonsense in them, found before Numba does.
+"""Check the environment variables that Numba reads, before Numba reads them.
 
-Numba answers with a warning and a traceback (NUMBA_OPT=abc), an error at the first parallel call
-(NUMBA_NUM_THREADS=0), or the end of the process (100,000 threads; features without a sign). So this is
-imported before Numba is, and does not import it. What would do harm is taken out of this process's
-environment, since Numba reads it again with each compilation. What to do about `problems` is not our business.
+Numba answers a bad value with a warning and a traceback (NUMBA_OPT=abc), an error at the first parallel
+call (NUMBA_NUM_THREADS=0), or the end of the process (100,000 threads; features without a sign). So this
+module is imported before Numba, and does not import it. Harmful values are removed from this process's
+environment, since Numba reads it again for each compilation. The caller decides what to do about `problems`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ def _is_count(value: str) -> bool:
     return value.strip().isascii() and value.strip().isdigit() and 1 <= int(value[:9]) <= MOST_THREADS
 
 
-# name -> whether a value is good, and what was expected
+# name -> (whether a value is valid, what is expected)
 CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
     "NUMBA_NUM_THREADS": (_is_count, f"a whole number from 1 to {MOST_THREADS}"),
     "NUMBA_THREADING_LAYER": (lambda value: value.lower() in LAYERS, f"one of {', '.join(LAYERS)}"),
     "NUMBA_CPU_FEATURES": (re.compile(r"([+-][\w.-]+(,[+-][\w.-]+)*)?").fullmatch, "features such as +avx2,-avx512f"),
-    "NUMBA_DISABLE_JIT": (("0", "").__contains__, "0: without its compiler nothing runs here"),
+    "NUMBA_DISABLE_JIT": (("0", "").__contains__, "0: this program needs Numba's compiler"),
 }
 
 _bad: list[str] = []
 
 
 def _say(name: str, value: str, expected: str) -> str:
-    return f"the variable {name} is {value!r}; expected {expected}. Mend it, or: unset {name}"
+    return f"the variable {name} is {value!r}; expected {expected}. Correct it, or run: unset {name}"
 
 
 def _take_out_bad() -> None:
@@ -46,12 +46,12 @@ def _take_out_bad() -> None:
 
 
 def problems() -> list[str]:
-    """A line for each bad variable: what was found, what was expected, and what mends it."""
+    """A line for each bad variable: what was found, what is expected, and how to fix it."""
     return _bad + [_say(name, value, "a whole number") for name, value in os.environ.items() if _is_unread(name, value)]
 
 
 def _is_unread(name: str, value: str) -> bool:
-    """Whether Numba wanted a number and took its default; only known once Numba is there."""
+    """Whether Numba expected a number and used its default; only known after Numba was imported."""
     config = getattr(sys.modules.get("numba"), "config", None)
     if not name.startswith("NUMBA_") or not isinstance(getattr(config, name[6:], None), int):
         return False
@@ -59,5 +59,5 @@ def _is_unread(name: str, value: str) -> bool:
 
 
 _take_out_bad()
-# In its place `problems` has a line.
+# `problems` has a line instead.
 warnings.filterwarnings("ignore", message="Environment variable 'NUMBA_", category=RuntimeWarning)

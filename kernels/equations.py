@@ -1,10 +1,10 @@
 """The equations of RWKV in plain NumPy: what every kernel is tested against.
 
-Each is written once. Tests call it with float64 arrays, and a kernel must come as near as
-float32 allows; the NumPy graphs (`rwkv_np/models/`) call it with float32 arrays, to be read
-beside the papers. No Numba here: whoever converts a file need not wait for it.
+Each is written once. Tests call it with float64 arrays, and a kernel must be as close as float32
+allows. The NumPy graphs (`rwkv_np/models/`) call it with float32 arrays; read them beside the
+papers. It does not import Numba, so converting a file does not wait for that import.
 
-Shapes: x is (T, C), T tokens of C channels. Letters are the papers'.
+Shapes: x is (T, C), T tokens of C channels. Letters are those of the papers.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarra
 
 
 def token_shift(x: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """The token before each: `last` (C,), then all rows of x (T, C) but the final one."""
+    """The token before each: `last` (C,), then all rows of x (T, C) except the last."""
     return np.concatenate([last[None], x[:-1]])
 
 
 def mix(x: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """`share` of x and the rest of the token before, channel by channel."""
+    """`share` of x plus the rest of the token before, channel by channel."""
     return x * share + before * (1 - share)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-x), by way of tanh, which cannot overflow."""
+    """1 / (1 + e^-x), computed from tanh, which cannot overflow."""
     half = x.dtype.type(0.5)
     return half * (1 + np.tanh(half * x))
 
@@ -44,10 +44,10 @@ def squared_relu(x: np.ndarray) -> np.ndarray:
 
 
 def wkv4(k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.ndarray) -> np.ndarray:
-    """RWKV-4's weighted average of past values v, by keys k that fade with e^w a token.
+    """RWKV-4's weighted average of past values v, by keys k that decay by e^w per token.
 
-    a and b are kept divided by e^p, p being the largest exponent so far, so that no
-    exponential here exceeds 1, however large the keys.
+    a and b are stored divided by e^p, where p is the largest exponent so far, so that no exponential
+    here exceeds 1, however large the keys are.
 
     Shapes   k, v (T, C); w, u (C,); state (3, C) = a, b, p, changed in place; returns (T, C)
     Source   "RWKV: Reinventing RNNs for the Transformer Era", arXiv 2305.13048, appendix D
@@ -68,7 +68,7 @@ def wkv4(k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.n
 
 
 def lerp(x: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """x, and `share` of the way from it to the token before: RWKV-6's and 7's mix, whose share has the other sense."""
+    """x, moved by `share` towards the token before: the mix of RWKV-6 and 7. (In `mix`, `share` is that of x.)"""
     return x + (before - x) * share
 
 
@@ -80,7 +80,7 @@ def group_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: flo
 
 
 def unit_length(x: np.ndarray) -> np.ndarray:
-    """x (..., N) divided by its length; a vector of zeros stays what it is."""
+    """x (..., N) divided by its length; a vector of zeros stays zero."""
     length = np.sqrt(np.square(x).sum(axis=-1, keepdims=True))
     return x / np.maximum(length, x.dtype.type(1e-12))
 
@@ -93,7 +93,7 @@ def decay7(w: np.ndarray) -> np.ndarray:
 def wkv7(
     r: np.ndarray, w: np.ndarray, k: np.ndarray, v: np.ndarray, kk: np.ndarray, a: np.ndarray, state: np.ndarray
 ) -> np.ndarray:
-    """RWKV-7's memory S, a matrix from keys to values: it fades, what it has for kk is partly replaced, r reads it.
+    """RWKV-7's memory S, a matrix from keys to values: decay it, partly replace its value for kk, read it with r.
 
     Shapes   all (T, H, N), kk of length 1; state (H, N, N), [key][value], changed in place; returns (T, H, N)
     Source   RWKV-7 "Goose", arXiv 2503.14456; BlinkDL/RWKV-LM RWKV-v7/rwkv_v7_numpy.py, whose S is transposed
@@ -101,7 +101,7 @@ def wkv7(
     out = np.empty_like(v)
     for t in range(len(r)):
         # === Decay, replace, write === #
-        found = kk[t][:, None] @ state  # (H, 1, N), what the old S has for kk
+        found = kk[t][:, None] @ state  # (H, 1, N), the old S's value for kk
         fading, erased = w[t][:, :, None] * state, (kk[t] * a[t])[:, :, None] * found
         state[:] = fading - erased + k[t][:, :, None] * v[t][:, None]
         # === Read === #
@@ -115,9 +115,9 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 
 def wkv5(r: np.ndarray, k: np.ndarray, v: np.ndarray, w: np.ndarray, u: np.ndarray, state: np.ndarray) -> np.ndarray:
-    """RWKV-5's and RWKV-6's memory: S, a matrix a head, fades by w and gets k vT; r reads it, and the present u times.
+    """RWKV-5's and RWKV-6's memory: S, a matrix per head, decays by w and gets k vT; r reads it.
 
-    The output sees S before this token's pair is in it, and the pair by itself with the bonus u.
+    The output for a token reads S before its own pair k vT is added, plus that pair with the bonus u.
 
     Shapes   r, k, v (T, H, N); w (H, N) or, in RWKV-6, (T, H, N); u (H, N); w or u may be (H, 1);
              state (H, N keys, N values), changed in place; returns (T, H, N)

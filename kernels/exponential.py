@@ -1,8 +1,8 @@
-"""exp and what is made of it, on vectors.
+"""exp, sigmoid and tanh on vectors.
 
-Numba has no vector math library: `math.exp` in a loop is a call a lane, and was more than half
-of the time of a WKV step. RWKV needs exp of numbers <= 0 alone: the time-mix subtracts the
-larger exponent first, and a sigmoid can be turned to that side. So nothing overflows.
+Numba has no vector math library: `math.exp` in a loop is one call per lane, and took more than half
+of the time of a WKV step. RWKV only needs exp of numbers <= 0: the time mix subtracts the larger
+exponent first, and a sigmoid can be computed from exp(-|x|). So nothing overflows.
 
 Accuracy: 1.2e-7 relative (two units in the last place) for -87 <= x <= 0, and 0 below.
 """
@@ -32,14 +32,14 @@ def exp_negative(emit, x):
     for coefficient in COEFFICIENTS[1:]:
         poly = emit.fma(poly, f, emit.constant(FLOATS, coefficient))
     mantissa = emit.fma(poly * f, f, f) + 1.0
-    # n sits in the low bits of `nearest`; moved to the exponent field it multiplies by 2^n.
+    # n is in the low bits of `nearest`; shifted into the exponent field it multiplies by 2^n.
     power = nearest.as_kind(INTS) << 23
     scaled = (mantissa.as_kind(INTS) + power).as_kind(FLOATS)
     return (x < SMALLEST).choose(0.0, scaled)
 
 
 def sigmoid(emit, x):
-    """1 / (1 + exp(-x)) of 16 floats, by way of exp(-|x|)."""
+    """1 / (1 + exp(-x)) of 16 floats, computed from exp(-|x|)."""
     e = exp_negative(emit, (x < 0.0).choose(x, x * -1.0))
     return (x < 0.0).choose(e, emit.constant(FLOATS, 1.0)) / (e + 1.0)
 
@@ -50,7 +50,7 @@ def exp(emit, x):
     return (x < 0.0).choose(e, emit.constant(FLOATS, 1.0) / e)
 
 
-# tanh(x) = x + x^3 P(x^2) for |x| < 0.625, where the sum below would lose digits: Cephes' tanhf (S. Moshier).
+# tanh(x) = x + x^3 P(x^2) for |x| < 0.625, where the formula below would lose digits: Cephes' tanhf (S. Moshier).
 TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
 TANH_SMALL = 0.625
 

@@ -1,7 +1,7 @@
-"""Float16 numbers as the bits that files hold, and float32 arrays at large: convert, check, sum.
+"""Large arrays of float16 (as the bits in files) and float32: convert, check, sum.
 
-Numba has no float16 on the CPU, so both directions are integer arithmetic, written without a
-branch so that LLVM makes vectors of it. One call is one thread without the GIL.
+Numba has no float16 on the CPU, so both directions are integer arithmetic, written without branches
+so that LLVM vectorizes it. One call uses one thread and releases the GIL.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import numpy as np
 from rwkv_np.kernels.cache import jit
 
 FROM_HALF = np.float32(2.0**112)  # between the exponent biases of float16 and float32
-LANES = 128  # partial sums that are kept beside each other, so that adding makes vectors
+LANES = 128  # independent partial sums, so that the addition is vectorized
 
 _jit = jit(nogil=True, error_model="numpy")
 
 
 def widen_reference(halves, x):
-    """x (n,) float32 = the float16 values whose bits are `halves` (n,) uint16; returns the number not finite."""
+    """x (n,) float32 = the float16 values whose bits are `halves` (n,) uint16; returns how many are not finite."""
     x[:] = halves.view(np.float16)
     return int(np.count_nonzero(~np.isfinite(x)))
 
 
 @_jit
 def widen(halves, x):
-    """As `widen_reference`, in integers: Numba has no float16 on the CPU. Infinities come out as 65536."""
+    """As `widen_reference`, with integer arithmetic. Infinities come out as 65536."""
     bits = x.view(np.uint32)
     n_infinite = 0
     for i in range(halves.size):
@@ -37,7 +37,7 @@ def widen(halves, x):
 
 
 def count_not_finite_reference(x):
-    """How many of x (n,) float32 are infinite or no number."""
+    """How many of x (n,) float32 are infinite or NaN."""
     return int(np.count_nonzero(~np.isfinite(x)))
 
 
@@ -58,7 +58,7 @@ def sum_of_squares_reference(x):
 
 @_jit
 def sum_of_squares(x):
-    """As `sum_of_squares_reference`, good to about 1e-5: each lane sums in float32."""
+    """As `sum_of_squares_reference`, accurate to about 1e-5: each lane sums in float32."""
     lanes, total = np.zeros(LANES, np.float32), 0.0
     n_whole = x.size // LANES * LANES
     for start in range(0, n_whole, LANES):
@@ -73,14 +73,14 @@ def sum_of_squares(x):
 
 
 def narrow_reference(x, halves):
-    """halves (n,) uint16 = the bits of x (n,) float32 in float16, to the nearest, ties to even."""
+    """halves (n,) uint16 = the bits of x (n,) float32 rounded to float16, to nearest, ties to even."""
     with np.errstate(over="ignore"):
         halves[:] = x.astype(np.float16).view(np.uint16)
 
 
 @_jit
 def narrow(x, halves):
-    """As `narrow_reference`, without a branch. No number may be NaN."""
+    """As `narrow_reference`, without branches. No number may be NaN."""
     bits = x.view(np.int32)
     small = np.empty(x.size, np.float32)
     for i in range(x.size):

@@ -1,9 +1,9 @@
-"""Every format that a matrix may have: one row of `FORMATS` each, with all that arrays need to know.
+"""All matrix formats: one row of `FORMATS` each, with everything that array code needs.
 
-Files and people know formats by codes and by names that changed their meaning; that is the business
-of `rwkv_np/files/quants.py`. Here a name means one thing. Another format is one row, a decoder and an
-encoder in `blocks.py`, and where it is worth one a kernel in `encode.py`. A row only names that
-kernel: importing it brings Numba, for which nobody should wait who only looks at a file.
+Files and users name formats by codes and by names whose meaning changed; `rwkv_np/files/quants.py`
+handles that. Here a name has one meaning. To add a format, add one row, a decoder and an encoder in
+`blocks.py`, and, if it is worth one, a kernel in `encode.py`. A row only gives the kernel's name:
+importing the kernel would import Numba, and a program that only inspects a file should not wait for that.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rwkv_np.kernels.layout import Layout
 
 @dataclass(frozen=True)
 class Format:
-    """A format, as a file holds it and as it is used.
+    """A format, as stored in a file and as used in memory.
 
-    layout      how it lies in tiles, and what its quants mean
+    layout      its arrangement in tiles, and the meaning of its quants
     block       the bytes of one block in a file, as a dtype: scales first, the quants last
     decode      blocks (...,) -> float32 (..., block_size), the definition
     encode      float32 (..., block_size) -> blocks (...,), the definition
-    kernel      the encoder of `encode.KERNELS` that does the same faster, if any
+    kernel      the name of a faster encoder in `encode.KERNELS`, if any
     block_size  weights in a block, along a row
     pairs       neighbours share a byte of quants (version 100), instead of columns 16 apart
     """
@@ -50,7 +50,7 @@ class Format:
 
     @property
     def bits_per_weight(self) -> float:
-        """What a weight takes in a file, its share of the scales included."""
+        """Size of a weight in a file, including its share of the scales."""
         return 8 * self.block.itemsize / self.block_size
 
     def n_bytes(self, n_weights: int) -> int:
@@ -68,8 +68,8 @@ FORMATS = {
         Format("Q5_0", Layout(5, zero=16), blocks.Q5_0, blocks.decode_q5_0, blocks.encode_q5_0, "symmetric"),
         Format("Q5_1", Layout(5, has_min=True), blocks.Q5_1, blocks.decode_q5_1, blocks.encode_q5_1, "affine"),
         Format("Q8_0", Layout(8), blocks.Q8_0, blocks.decode_q8_0, blocks.encode_q8_0, "q8_0"),
-        # Version 100. Its float32 scales stay float32: they cost 12 % more bytes, and rounding
-        # them would cost accuracy that the file paid for.
+        # Version 100. Its float32 scales stay float32: they cost 12 % more bytes, but rounding them
+        # would lose accuracy that the file has.
         Format(
             "Q4_0_v100", Layout(4, zero=8, scale_bytes=4),
             blocks.Q4_0_V100, blocks.decode_q4_0_v100, blocks.encode_q4_0_v100, pairs=True,

@@ -1,8 +1,8 @@
 """The norm of a head: mean 0 and variance 1 over its channels, then weight and bias of each channel.
 
-A head has any number of channels; a row of it has room for whole blocks of 32, and what stands
-behind the channels is written as zeros and never read. The gate and the rounding to int8 that
-follow are those of whole blocks, in which channels of two heads may meet.
+A head may have any number of channels. Its row has room for whole blocks of 32; what follows the
+channels is written as zeros and never read. The gate and the rounding to int8 that follow work on
+whole blocks, and a block may contain channels of two heads.
 
 Reference: `equations.group_norm`.
 """
@@ -18,7 +18,7 @@ from rwkv_np.kernels.emit import F32, FLOATS, I32, INTS, LANES, Emit, Variable
 
 
 def bits_of(epsilon: float) -> int:
-    """A float32 as an op's number; `emit_float` reads it again."""
+    """A float32 as an integer argument of an op; `emit_float` reads it back."""
     return struct.unpack("<i", struct.pack("<f", epsilon))[0]
 
 
@@ -28,7 +28,7 @@ def emit_float(number):
 
 
 def first_lanes(emit, n, at=0):
-    """For 16 lanes, whether their place, counted from `at`, is below n."""
+    """For 16 lanes, whether their index, counted from `at`, is below n."""
     lanes = emit.value(ir.Constant(INTS, list(range(LANES))))
     return lanes < emit.splat((n - at).converted("trunc", I32))
 

@@ -1,12 +1,11 @@
-"""All that RWKV-7 does with a head between its matrices: from r, k, v, ... to the vector of the output matrix.
+"""Everything RWKV-7 does with a head between its matrices: from r, k, v, ... to the output matrix's input.
 
 An item is a head, or as many heads as fill whole blocks of 32 channels, with all tokens of all
-sequences. A few tokens at a time go from the products through decay, keys of length 1 and the share
-of the first layer's v into a work area of the thread (`prepare_head`), through the memory
-(`wkv7.py`), and out through norm, bonus and gate (`finish_head`), to be quantized right there: so
-nothing of it leaves the first cache.
+sequences. A few tokens at a time are processed: decay, keys of length 1 and the share of the first
+layer's v go into a work area of the thread (`prepare_head`), then the memory (`wkv7.py`), then norm,
+bonus and gate (`finish_head`), and the result is quantized at once. So none of it leaves the L1 cache.
 
-Heads of any size: where one fills no whole blocks, its channels are copied together with zeros behind them.
+Heads may have any size: if one does not fill whole blocks, its channels are copied and padded with zeros.
 
 References: `equations.decay7`, `unit_length`, `lerp`, `wkv7`, `group_norm`.
 """
@@ -33,18 +32,18 @@ from rwkv_np.kernels.pointers import beyond, clear_bytes, copy_bytes, number
 from rwkv_np.kernels.program import Job, compile_op
 from rwkv_np.kernels.wkv7 import FOUND_BY, N_VECTORS, OUT, REPLACE, K, R, V, W, ask_for, wkv7
 
-# Tokens in the work area: with S they still fit into a first cache of 48 KB.
+# Tokens in the work area: with S they still fit into an L1 cache of 48 KB.
 TOGETHER = 8
 TINIEST_LENGTH = 1e-12
 
 
 def _vectors(emit, n_padded):
-    """Loop over a head's vectors of 16 channels; yields where each begins."""
+    """Loop over a head's vectors of 16 channels; yields the offset of each."""
     return emit.loop(n_padded.shifted_right(4))
 
 
 def _sum(emit, n_padded, term):
-    """The sum of `term(byte offset)`, and how it is added does not depend on the target."""
+    """The sum of `term(byte offset)`, added in the same order on every target."""
     total = Variable(emit, emit.constant(FLOATS, 0.0))
     with _vectors(emit, n_padded) as i:
         total.set(total.get() + term(i * (4 * LANES)))
@@ -53,7 +52,7 @@ def _sum(emit, n_padded, term):
 
 @intrinsic
 def prepare_head(typingctx, r, w, k, a, w0, a0, k_k, k_a, n_padded, work):
-    """From products to what the memory takes, for one token; its v is the business of `blend` or a copy.
+    """Compute the memory's inputs from the products, for one token; `blend` or a copy provides its v.
 
     All pointers are to n_padded float32, `work` to N_VECTORS times as many.
     """
@@ -101,7 +100,7 @@ def blend(typingctx, v, first, share, v0, n_padded, out):
 
 
 def _only(emit, value, at, n):
-    """The lanes of channels below n, and zeros."""
+    """Keep the lanes of channels below n; zero the others."""
     channel = at.shifted_right(2).converted("trunc", INTS.element)
     channels = emit.splat(channel) + emit.value(ir.Constant(INTS, list(range(LANES))))
     return (channels < emit.splat(n.converted("trunc", INTS.element))).choose(value, emit.constant(FLOATS, 0.0))
@@ -109,7 +108,7 @@ def _only(emit, value, at, n):
 
 @intrinsic
 def finish_head(typingctx, work, gate, r_k, weight, bias, n, n_padded, out):
-    """out = (norm of what the memory gave + bonus * v) * gate, for one token of a head of n channels."""
+    """out = (norm of the memory's output + bonus * v) * gate, for one token of a head of n channels."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
@@ -156,7 +155,7 @@ def put_blocks(typingctx, x, first, count, n_blocks, wanted, row):
 
 
 class Heads(NamedTuple):
-    """How the channels are cut: `group` heads of n channels fill whole blocks of 32."""
+    """How the channels are divided: `group` heads of n channels fill whole blocks of 32."""
 
     n_head: int
     n: int
@@ -165,23 +164,23 @@ class Heads(NamedTuple):
 
     @classmethod
     def of(cls, n_head: int, head_size: int) -> Heads:
-        """The smallest such groups."""
+        """The division into the smallest such groups."""
         group = lay.BLOCK // math.gcd(head_size, lay.BLOCK)
         return cls(n_head, head_size, lay.round_up(head_size, lay.BLOCK), group)
 
     @property
     def out_stride(self) -> int:
-        """Bytes of a token's results: the last head's zeros stand behind the group's channels."""
+        """Bytes of a token's results: the group's channels, then the last head's padding."""
         return 4 * (self.group * self.n + self.n_padded)
 
     @property
     def work_bytes(self) -> int:
-        """What a thread needs."""
+        """Bytes that a thread needs."""
         return TOGETHER * (4 * N_VECTORS * self.n_padded + self.out_stride) + 4 * N_INPUTS * self.n_padded
 
 
 class Vectors(NamedTuple):
-    """Where vectors of the weights begin, the heads in rows of n_padded; v0 is not read in the first layer."""
+    """Where vectors of the weights begin, one row of n_padded per head; the first layer does not read v0."""
 
     w0: int
     a0: int
@@ -193,7 +192,7 @@ class Vectors(NamedTuple):
     bias: int
 
 
-# The inputs, in their order among the numbers of a job; without a first layer's v the last two are not read.
+# The inputs, in the order of a job's arguments; without the first layer's v the last two are not read.
 IN_R, IN_W, IN_K, IN_V, IN_A, IN_GATE, IN_FIRST, IN_SHARE, N_INPUTS = range(9)
 N_HEAD, N, N_PADDED, GROUP, HAS_FIRST, STATE, WORK, WORK_STRIDE, OUT_STRIDE, ROWS = range(10)
 ROW_BYTES, N_BLOCKS, WANTS = range(ROWS + 1, ROWS + 4)
@@ -204,7 +203,7 @@ W0, A0, V0, K_K, K_A, R_K, WEIGHT, BIAS = range(VECTORS, INPUTS)
 
 @jit(error_model="numpy")
 def _input(which, args, scratch, token, head, gathered):
-    """Where the channels of a head lie with zeros behind them: copied, unless they fill whole blocks."""
+    """Where the channels of a head and its zero padding are: copied, unless they fill whole blocks."""
     n, n_padded = number(args, N), number(args, N_PADDED)
     start, stride = number(args, INPUTS + 2 * which), number(args, INPUTS + 2 * which + 1)
     place = beyond(scratch, start + token * stride + head * 4 * n)
@@ -240,7 +239,7 @@ def _prepare(args, weights, scratch, token, head, gathered, work):
 
 @jit(error_model="numpy")
 def _run_head(args, weights, scratch, start, n_tokens, head, state, work, gathered, results):
-    """Some tokens of a sequence through one head; `results` is where its channels of the first go."""
+    """Run some tokens of a sequence through one head; `results` is where the first token's channels go."""
     n, n_padded = number(args, N), number(args, N_PADDED)
     size = 4 * N_VECTORS * n_padded
     for t in range(n_tokens):
@@ -262,7 +261,7 @@ def _heads(args, weights, scratch, states, logits, batch, item, rank):
     results = beyond(gathered, 4 * N_INPUTS * n_padded)
     first_head, end_head = item * group, min((item + 1) * group, number(args, N_HEAD))
     if n != n_padded:
-        # The zeros behind the channels, and behind the last head where it ends within a block.
+        # The padding of the channels, and of the last head if it ends within a block.
         clear_bytes(gathered, 4 * N_INPUTS * n_padded + TOGETHER * number(args, OUT_STRIDE))
     first_block = item * group * n // lay.BLOCK
     count = min(group * n // lay.BLOCK, number(args, N_BLOCKS) - first_block)
@@ -291,10 +290,10 @@ def _compiled():
 def heads_job(
     heads: Heads, inputs: Sequence[Floats], vectors: Vectors, has_first: bool, state: int, work: Floats, out: Rows
 ) -> Job:
-    """out = what all heads of RWKV-7 make of r, w, k, v, a, gate, the first layer's v, and the share of it.
+    """out = the output of all RWKV-7 heads for r, w, k, v, a, gate, the first layer's v, and its share.
 
-    inputs     these eight, as products without what is added to them; the last two are read if `has_first`
-    state      where the memories lie in the state of a sequence, (n_head, n, n_padded)
+    inputs     these eight, as products before their constants are added; the last two only if `has_first`
+    state      where the memories are in the state of a sequence, (n_head, n, n_padded)
     work       heads.work_bytes for each thread
     """
     sizes = (*heads, int(has_first), state, *work, heads.out_stride)

@@ -1,13 +1,13 @@
 """The machine code of one function on disk: a file for each signature, with a checksum.
 
-Numba's own cache unpickles whatever it finds: an empty file ended the process ("Aborted!"), a
-changed byte in a traceback or in other instructions. It also has an index, which two processes that
-start at once can write over each other's. Here is one file for all that code follows from: its name
-and its checksum have a hash of that, so a file is this code, whole, or it is none. Compiling and
-turning code into bytes stays Numba's.
+Numba's own cache unpickles whatever it finds: an empty file ended the process ("Aborted!"), and a
+changed byte led to a traceback or to wrong instructions. It also has an index, which two processes that
+start at once can overwrite for each other. Here one file contains all of a function's code. Its name and
+its checksum include a hash of everything the code depends on, so a file is either this code, complete, or
+it is rejected. Numba still does the compiling and the conversion between code and bytes.
 
-A file that is damaged, or that others could have written, is compiled again and replaced; where
-nothing can be written, nothing is kept. Each is said once in a process.
+A file that is damaged, or that other users could have written, is compiled again and replaced. If nothing
+can be written, nothing is stored. Each message is shown once per process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rwkv_np.kernels.trust import is_ours
 SUFFIX = ".nbc"
 _MAGIC = b"rwkv_np code 1\n"
 _DIGEST = hashlib.sha256().digest_size
-_DEAD = 3600  # seconds after which nobody is still writing a file: its process was killed
+_DEAD = 3600  # seconds after which an unfinished file is abandoned: its process was killed
 
 
 class KeptCode(FunctionCache):
@@ -40,7 +40,7 @@ class KeptCode(FunctionCache):
         self._name, self._cache_path = repr(function), str(folder)
         source = Path(function.__code__.co_filename)
         self._stem = f"{source.stem}.{function.__qualname__}".replace("<", "").replace(">", "")[:100]
-        # Not where it lies: a wheel, a moved environment and a second checkout with the same sources share code.
+        # Without its folder: a wheel, a moved environment and another checkout with the same sources share code.
         self._source = f"{source.name} {function.__code__.co_firstlineno} {_hash_of(source)}"
         self.enable()
 
@@ -58,8 +58,8 @@ class KeptCode(FunctionCache):
             return None
         try:
             return self._impl.rebuild(target_context, pickle.loads(_checked(key, data if is_whole else b"")))
-        except Exception:  # whatever a damaged pickle makes Python raise: MemoryError and ImportError, too
-            say_once(f"{self._folder}: compiled kernels in it are damaged; they are compiled again and replaced")
+        except Exception:  # a damaged pickle can raise anything, even MemoryError and ImportError
+            say_once(f"{self._folder}: damaged compiled kernels found; compiling them again and replacing them")
             return None
 
     def save_overload(self, sig, data) -> None:
@@ -69,12 +69,12 @@ class KeptCode(FunctionCache):
                 _write(self._path(key), key, dumps(self._impl.reduce(data)))
             except OSError as error:
                 say_once(
-                    f"{self._folder}: compiled kernels cannot be kept: {error.strerror or error}. Make room, or "
-                    "name another folder in RWKV_NP_CACHE; until then each start compiles them again"
+                    f"{self._folder}: cannot store compiled kernels: {error.strerror or error}. Free some space, or "
+                    "name another folder in RWKV_NP_CACHE; until then they are compiled at each start"
                 )
 
     def _key(self, sig, codegen) -> bytes:
-        """A hash of all that the code follows from."""
+        """A hash of everything the code depends on."""
         return hashlib.sha256(f"{self._source} {self._index_key(sig, codegen)}".encode()).digest()
 
     def _path(self, key: bytes) -> Path:
@@ -82,7 +82,7 @@ class KeptCode(FunctionCache):
 
 
 class _Impl(CompileResultCacheImpl):
-    """What turns code into bytes and back; Numba's would look for a folder of its own."""
+    """Converts code to bytes and back; Numba's own class would look for its own folder."""
 
     def __init__(self) -> None:
         pass
@@ -94,7 +94,7 @@ def _hash_of(source: Path) -> str:
 
 
 def _checked(key: bytes, data: bytes) -> memoryview:
-    """What was written for `key`. Raises ValueError: something else lies there."""
+    """The content written for `key`. Raises ValueError: the file is something else."""
     begin = len(_MAGIC) + _DIGEST
     payload = memoryview(data)[begin:]
     if data[:begin] != _MAGIC + _digest(key, payload):
@@ -109,9 +109,9 @@ def _digest(key: bytes, payload: bytes | memoryview) -> bytes:
 
 
 def _write(path: Path, key: bytes, payload: bytes) -> None:
-    """Put a whole file in its place, which nobody else can write to. Raises OSError."""
+    """Write a complete file that only this user can change, then rename it into place. Raises OSError."""
     _sweep(path.parent)
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # in a container, all are process 1
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # in containers every process id may be 1
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         with open(os.open(part, flags, 0o600), "wb") as file:
@@ -124,7 +124,7 @@ def _write(path: Path, key: bytes, payload: bytes) -> None:
 
 @functools.cache
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left half written. (A clock that was set back shows times to come.)"""
+    """Remove unfinished files of killed processes. (If the clock was set back, times may be in the future.)"""
     for part in folder.glob("*.part"):
         with suppress(OSError):
             if abs(time.time() - part.stat().st_mtime) > _DEAD:

@@ -1,25 +1,25 @@
-"""How a matrix lies in memory while it is used, and how the vectors that meet it do.
+"""The memory layout of matrices and of the vectors they are multiplied with.
 
-A matrix is cut into tiles of 32 rows, a tile into blocks of 32 columns, as the file formats
-are. What a file keeps row by row stands across rows here, in groups of 16 lanes, so that a
-vector register holds the same columns of 16 rows and no sum ever crosses lanes.
+A matrix is cut into tiles of 32 rows, and a tile into blocks of 32 columns, as in the file formats.
+A file stores data row by row; here it is stored across rows, in groups of 16 lanes, so that a
+vector register contains the same columns of 16 rows and no sum ever crosses lanes.
 
-    tile     block 0 | block 1 | ..., and so tile after tile: memory is read in one straight line
+    tile     block 0 | block 1 | ..., tile after tile: memory is read in address order
     block    scales | quants                            (a multiple of 64 bytes: a cache line)
     quants   for each group of 16 rows:
                4 bits   4 x 64 bytes; byte 4r + i of vector j: column 4j + i low, 4j + i + 16 high
                5 bits   the same, and 64 bytes whose bit s is the fifth bit of column 4s + i
                8 bits   8 x 64 bytes; byte 4r + i of vector j: column 4j + i, signed
     scales   d of 32 rows, then m of 32 rows where the format has a minimum (float16 or float32),
-             then value (float16) and column (a byte) of each row's outlier where it has outliers
-    floats   FP16 and FP32: for each column the 32 rows; no scales
+             then value (float16) and column (a byte) of each row's outlier if the format has them
+    floats   FP16 and FP32: for each column its 32 rows; no scales
 
 A vector (one column of x) is one row of bytes, n_blocks = n_in / 32 rounded up:
 
     int8     n_in quants | scales | scales * sum of quants | -8 * sum of quants | float32 values
 
-The sums pay for zero points and minimums once a block instead of once a weight.
-Which formats there are, and how files hold them, is the business of `formats.py`.
+The sums apply zero points and minimums once per block instead of once per weight.
+`formats.py` lists the formats and how files store them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ GROUPS = TILE_ROWS // 16
 
 @dataclass(frozen=True)
 class Layout:
-    """How a format lies in tiles, and what its numbers mean.
+    """How a format is stored in tiles, and what its numbers mean.
 
-    `bits` a weight; value = (q - zero) d, plus m where `has_min`; d and m of `scale_bytes` each.
+    `bits` per weight; value = (q - zero) d, plus m where `has_min`; d and m of `scale_bytes` each.
     """
 
     bits: int
@@ -46,7 +46,7 @@ class Layout:
 
     @property
     def is_float(self) -> bool:
-        """Whether the weights are floats and meet float32 activations."""
+        """Whether the weights are floats and are multiplied with float32 activations."""
         return self.bits >= 16
 
     @property
@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def scales(self) -> int:
-        """Packed bytes of the scales of 32 rows of a block, which stand before its quants."""
+        """Packed bytes of the scales of 32 rows of a block, which come before its quants."""
         if self.is_float:
             return 0
         used = TILE_ROWS * (self.scale_bytes * (1 + self.has_min) + 3 * self.has_outliers)
@@ -69,15 +69,15 @@ class Layout:
 
     @property
     def weight_max(self) -> int:
-        """The largest magnitude of a quant where it is read with a sign."""
+        """The largest magnitude of a quant when it is read as a signed number."""
         return 128 if self.bits == 8 else 2**self.bits - 1
 
     def tile_bytes(self, n_blocks: int) -> int:
-        """Bytes of a tile of `n_blocks` blocks a row."""
+        """Bytes of a tile with `n_blocks` blocks per row."""
         return n_blocks * self.block_bytes
 
 
-# Where the parts of a vector's row start, in bytes a block.
+# Where the parts of a vector's row start, in bytes per block.
 SCALES = BLOCK
 SUMS = SCALES + 4
 ZEROS = SUMS + 4
@@ -86,7 +86,7 @@ VECTOR_BLOCK = VALUES + 4 * BLOCK
 
 
 def round_up(n: int, multiple: int) -> int:
-    """The next multiple that is not below n."""
+    """The smallest multiple that is at least n."""
     return -(-n // multiple) * multiple
 
 

@@ -1,9 +1,9 @@
-"""Passes over a row of logits: its largest, those of at least a bound, and all weights.
+"""Passes over a row of logits: find the largest, gather those of at least a bound, sum all weights.
 
-Each reads the whole vocabulary, so each is vectors: 64 logits are one comparison, and adding up the
-weights of 65,536 takes 50 microseconds. What is done with the few that are left is sample.py's.
+Each pass reads the whole vocabulary, so each is vectorized: 64 logits take one comparison, and adding up
+the weights of 65,536 takes 50 microseconds. sample.py works on the few logits that are left.
 
-A row is padded with -inf, which has no weight and is at least no bound, to whole chunks.
+A row is padded to whole chunks with -inf, which has no weight and is below every bound.
 """
 
 import math
@@ -17,8 +17,8 @@ from rwkv_np.kernels.emit import FLOATS, I16, I64, LANES, Emit, Variable
 from rwkv_np.kernels.pointers import address
 from rwkv_np.kernels.weights import weights
 
-CHUNK = 1024  # logits whose weights have one sum
-GROUP = 4 * LANES  # logits compared at once: a bit each of an int64
+CHUNK = 1024  # logits whose weights are summed together
+GROUP = 4 * LANES  # logits compared at once: one bit of an int64 for each
 
 _jit = jit(nogil=True, error_model="numpy")
 _weight = jit(nogil=True, error_model="numpy")(weights)
@@ -43,7 +43,7 @@ def _chunk_maxima(typingctx, place, maxima):
 
 @intrinsic
 def _at_least(typingctx, place, bound):
-    """Which of a group's logits are at least `bound`: a bit each."""
+    """Which logits of a group are at least `bound`: one bit for each."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
@@ -58,7 +58,7 @@ def _at_least(typingctx, place, bound):
 
 @intrinsic
 def _lowest_bit(typingctx, bits):
-    """The place of the lowest 1 of an int64 that has one."""
+    """The index of the lowest 1 bit of an int64 that is not 0."""
 
     def codegen(context, builder, signature, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
@@ -68,7 +68,7 @@ def _lowest_bit(typingctx, bits):
 
 @_jit
 def find_largest(x, n_chunks, maxima):
-    """The largest logit, inf where one is NaN; maxima (n_chunks * LANES,): that of each 64, which lie 16 apart."""
+    """The largest logit, inf if one is NaN; maxima (n_chunks * LANES,): the largest of each 64, which are 16 apart."""
     largest = np.float32(-np.inf)
     for chunk in range(n_chunks):
         _chunk_maxima(address(x, chunk * CHUNK * 4), address(maxima, chunk * LANES * 4))
@@ -79,7 +79,7 @@ def find_largest(x, n_chunks, maxima):
 
 @_jit
 def first(x, value):
-    """The lowest id with that logit, which some id has."""
+    """The lowest id with that logit, which must occur."""
     at = 0
     while _at_least(address(x, at * 4), value) == 0:
         at += GROUP
@@ -112,7 +112,7 @@ def weigh_chunks(x, n_chunks, largest, scale, sums):
 
 @_jit
 def gather(x, n_padded, bound, ids, kept):
-    """The ids and logits of those of at least `bound`; returns how many."""
+    """Collect the ids and logits of tokens whose logit is at least `bound`; returns how many."""
     n = 0
     for at in range(0, n_padded, GROUP):
         bits = _at_least(address(x, at * 4), bound)

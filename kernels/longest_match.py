@@ -15,13 +15,13 @@ _jit = jit(nogil=True, error_model="numpy")
 
 
 def match(text: np.ndarray, trie: Trie) -> np.ndarray:
-    """The entries (n,) uint16 of a text (n_bytes,) uint8: each the longest with which the rest begins."""
+    """The entries (n,) uint16 of a text (n_bytes,) uint8: each is the longest entry at its position."""
     entries = np.empty(text.size, np.uint16)
     return entries[: _match(text, *trie[:4], entries)]
 
 
-# The arrays come one by one: a tuple of them that is handed on to a helper has its arrays' references
-# counted, at every byte. That took four times as long.
+# The arrays are passed one by one: if a tuple of them is passed on to a helper, Numba counts references
+# to its arrays at every byte. That took four times as long.
 @_jit
 def _match(text, entry, last, children, pairs, entries):
     n, start = 0, 0
@@ -44,7 +44,7 @@ def _match(text, entry, last, children, pairs, entries):
 
 @_jit
 def _child(last, low, high, byte):
-    """Which of the nodes from low to high - 1 has `byte` as its last; 0 for none."""
+    """Which of the nodes from low to high - 1 ends with `byte`; 0 for none."""
     while high - low > 1:
         middle = (low + high) >> 1
         if last[middle] <= byte:

@@ -1,8 +1,8 @@
-"""RWKV-6's mix: how much of the token before goes in, the token itself decides, channel by channel.
+"""RWKV-6's mix: the token itself decides, channel by channel, how much of the token before goes in.
 
-The share of a channel is a constant and what a thin matrix makes of a few numbers z of the token.
-An item is 32 channels of all tokens and of all mixes: a tile of each thin matrix, which is
-a few KB, and the rows of the matrices that follow are written at once.
+The share of a channel is a constant plus the product of a thin matrix with a few numbers z of the
+token. An item is 32 channels of all tokens and of all mixes: one tile of each thin matrix, a few KB.
+The input rows of the following matrices are written at once.
 
 Reference: `equations.lerp`, with shares of their own for each token.
 """
@@ -26,7 +26,7 @@ from rwkv_np.kernels.program import Job, compile_op
 
 
 class LoraMix(NamedTuple):
-    """A mix: the thin matrix and the rows of its z; where the constant shares lie; the rows that are written."""
+    """A mix: the thin matrix and the rows of its z; where the constant shares are; the rows to write."""
 
     matrix: Matrix
     z: Rows
@@ -36,7 +36,7 @@ class LoraMix(NamedTuple):
 
 @intrinsic
 def lerp_block(typingctx, x, before, share, moved, block, n_blocks, wanted, row):
-    """Write x + (before - x) * (share + moved) into a block of a row; `moved` are 32 floats, the others whole rows."""
+    """Write x + (before - x) * (share + moved) into a block of a row; `moved` is 32 floats, the rest whole rows."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
@@ -84,9 +84,9 @@ def _compiled():
 
 
 def lora_mix_job(x: Floats, shift: int, lanes: Floats, mixes: Sequence[LoraMix]) -> Job:
-    """For each mix: rows = lerp of x and the token before, by the share and what the matrix makes of z.
+    """For each mix: rows = lerp of x and the token before, by the share plus the matrix's product with z.
 
-    shift  where the state of a sequence has x of the token before its first
+    shift  where the state of a sequence stores x of the token before its first
     """
     numbers = []
     for matrix, z, share, rows in mixes:

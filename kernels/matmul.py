@@ -1,10 +1,10 @@
 """A packed matrix times vectors: decoding with one, a prompt with many.
 
-A model multiplies inside its own parallel region (program.py, products.py); here products stand
-alone, for tests, for benchmarks, and for whoever has one matrix.
+A model multiplies inside its own parallel region (program.py, products.py). Here products run alone,
+for tests, for benchmarks, and for a program with a single matrix.
 
-Up to eight vectors go past a tile at once: the tile is read from memory for the first eight, and
-from a cache for all others.
+Up to eight vectors are multiplied with a tile at once: the tile is read from memory for the first
+eight, and from a cache for all others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
 
 @jit()
 def multiply_tile(kernels, tile, vectors, vector_bytes, n_blocks, n_vectors, out, out_stride):
-    """out[v, :32] = tile @ vectors[v] for every v; pointers, and floats from result to result.
+    """out[v, :32] = tile @ vectors[v] for every v. Takes pointers; `out_stride` is in floats.
 
     `kernels` points to the addresses of the format's kernels, one for each of COUNTS.
     """
@@ -58,7 +58,7 @@ def _multiply(kernels, tiles, n_blocks, vectors, out):
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """A matrix in tiles, and the kernels of one path that multiply it."""
+    """A matrix in tiles, and the kernels of one path to multiply it with."""
 
     layout: lay.Layout
     n_rows: int
@@ -68,7 +68,7 @@ class PackedMatrix:
 
     @classmethod
     def from_file(cls, raw: np.ndarray, format: str, n_in: int, path: str | None = None) -> PackedMatrix:
-        """Pack the uint8 rows of a file (pack.pack) for `path`, by default this processor's best."""
+        """Pack the uint8 rows of a file (pack.pack) for `path`, by default the fastest of this processor."""
         row = FORMATS[format]
         place = place_alone(row.layout, raw.shape[0], n_in)
         tiles = np.empty((place.n_tiles, place.tile_bytes), np.uint8)
@@ -76,7 +76,7 @@ class PackedMatrix:
         return cls(row.layout, raw.shape[0], n_in, tiles, kernel_addresses(format, path or choose().path))
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a packed matrix holds addresses of kernels in this process; pack it where it is used")
+        raise TypeError("a packed matrix contains addresses in this process; pack it in the process that uses it")
 
     @property
     def n_blocks(self) -> int:
@@ -85,7 +85,7 @@ class PackedMatrix:
 
 
 def vectors_for(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
-    """The rows of bytes (layout.py) that `matrix` wants of float32 vectors (count, n_in)."""
+    """The rows of bytes (layout.py) that `matrix` reads for float32 vectors (count, n_in)."""
     padded = np.zeros((len(x), matrix.n_blocks * lay.BLOCK), np.float32)
     padded[:, : matrix.n_in] = x
     rows = np.zeros((len(x), lay.vector_bytes(matrix.n_blocks)), np.uint8)
@@ -95,7 +95,7 @@ def vectors_for(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
 
 
 def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 rows (count, n_in) to int8 quants of that shape and float32 scales (count, n_in / 32)."""
+    """Convert float32 rows (count, n_in) to int8 quants of that shape and float32 scales (count, n_in / 32)."""
     n_blocks = x.shape[1] // lay.BLOCK
     rows = np.empty((len(x), lay.vector_bytes(n_blocks)), np.uint8)
     with one_at_a_time:
@@ -105,7 +105,7 @@ def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def multiply(matrix: PackedMatrix, vectors: np.ndarray, out: np.ndarray) -> None:
-    """The product alone: rows from `vectors_for` into out (count, rows in whole tiles) float32."""
+    """Only the product: rows from `vectors_for` to out (count, rows in whole tiles) float32."""
     with one_at_a_time:
         _multiply.enter(matrix.kernels, matrix.tiles, matrix.n_blocks, vectors, out)
 
@@ -113,17 +113,17 @@ def multiply(matrix: PackedMatrix, vectors: np.ndarray, out: np.ndarray) -> None
 def matmul(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
     """x (count, n_in) float32 times the matrix: (count, n_rows) float32.
 
-    Raises   ValueError: x does not fit the matrix
+    Raises   ValueError: x has another shape
     """
     if x.ndim != 2 or x.shape[1] != matrix.n_in:
-        raise ValueError(f"vectors are {x.shape}, the matrix wants (count, {matrix.n_in})")
+        raise ValueError(f"the vectors have the shape {x.shape}; the matrix needs (count, {matrix.n_in})")
     out = np.empty((len(x), matrix.tiles.shape[0] * lay.TILE_ROWS), np.float32)
     multiply(matrix, vectors_for(matrix, x), out)
     return out[:, : matrix.n_rows]
 
 
 def matmul_reference(raw: np.ndarray, format: str, n_in: int, x: np.ndarray) -> np.ndarray:
-    """The definition, in float64: the file's weights times vectors as the format rounds them."""
+    """The definition, in float64: the file's weights times the vectors, rounded as the format rounds them."""
     row = FORMATS[format]
     weights = unpack_reference(raw, row, n_in)
     if row.layout.is_float:

@@ -1,9 +1,9 @@
-"""Layer norm of a token, and its mix with the token before that goes into a matrix.
+"""Layer norm of a token, and its mix with the token before, which is the input of a matrix.
 
-Both read a few thousand floats and are over in a microsecond; what matters is that nothing
-passes through memory in between, and that a mixed vector is quantized where it arises.
+Both read a few thousand floats and take about a microsecond. So nothing should go through memory in
+between, and a mixed vector is quantized where it is computed.
 
-A row has `n` channels and zeros up to whole blocks of 32: weights and biases are zero there.
+A row has `n` channels, padded with zeros to whole blocks of 32; weights and biases are zero there.
 References: `equations.layer_norm`, `equations.mix`, `equations.lerp`.
 """
 
@@ -23,22 +23,22 @@ from rwkv_np.kernels.equations import EPSILON
 from rwkv_np.kernels.pointers import beyond, copy_bytes, number
 from rwkv_np.kernels.program import Job, compile_op
 
-# Tokens that a thread normalizes together: the predecessor of the first comes on top, unless a
-# sequence begins there. Fewer would share the work of a step for many sequences better.
+# Tokens that one thread normalizes together. It also normalizes the token before the first, unless a
+# sequence begins there. With a smaller number, a step of many sequences would be shared out better.
 RUN = 4
-# Sequences whose last tokens one item puts into their states.
+# Sequences whose last tokens one item stores in their states.
 KEPT_TOGETHER = 4
 
 
 class Floats(NamedTuple):
-    """A float32 array (tokens, n) in the scratch: where it begins, and bytes from row to row."""
+    """A float32 array (tokens, n) in the scratch: its start, and bytes from row to row."""
 
     start: int
     stride: int
 
 
 class Norm(NamedTuple):
-    """A layer norm: where weight and bias lie, channels, and those with the padding."""
+    """A layer norm: where weight and bias are, the number of channels, and that number with padding."""
 
     weight: int
     bias: int
@@ -47,14 +47,14 @@ class Norm(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """A mix that goes into a matrix: where its shares lie, and the rows that it is written to."""
+    """The mix for one matrix: where its shares are, and the rows it is written to."""
 
     share: int
     rows: Rows
 
 
 def _total(emit, n_vectors, term):
-    """The sum of `term(byte offset)` over a row, and how it is added does not depend on the target."""
+    """The sum of `term(byte offset)` over a row, added in the same order on every target."""
     total = Variable(emit, emit.constant(FLOATS, 0.0))
     with emit.loop(n_vectors) as i:
         total.set(total.get() + term(i * (4 * LANES)))
@@ -78,7 +78,7 @@ def layer_norm_row(typingctx, x, weight, bias, n, n_padded, out):
             centred = emit.load(x, at, FLOATS) - means
             return centred * centred
 
-        # The zeros behind the row have been counted, each with the mean's square.
+        # The padding was summed too: each zero added the square of the mean.
         variance = (_total(emit, n_vectors, squared) - n_zeros * mean * mean) / n_float
         root = emit.call("llvm.sqrt.f32", F32, variance + EPSILON)
         inverse = emit.splat(emit.constant(F32, 1.0) / root)
@@ -104,7 +104,7 @@ MIXED_BY = {"mix": _mix, "lerp": _lerp}
 
 @intrinsic(prefer_literal=True)
 def mix_row(typingctx, equation, x, before, share, n_blocks, wanted, row):
-    """Write the mix of x and `before` by the `equation`, a literal, into a vector row, as a matrix wants it."""
+    """Write the mix of x and `before` by the `equation`, a literal, into a matrix's input row."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
@@ -137,7 +137,7 @@ def norm_job(x: Floats, norm: Norm) -> Job:
     return Job(_compiled("norm").address, (*x, *norm), per=1)
 
 
-# --- norm for the head: vector rows of the tokens that want logits --------------------------------
+# --- norm for the head: vector rows of the tokens that need logits --------------------------------
 
 NORMED, NORMED_STRIDE, ROWS, ROW_BYTES, N_BLOCKS, WANTS = range(6, 12)
 
@@ -153,7 +153,7 @@ def _norm_wanted(args, weights, scratch, states, logits, batch, item, rank):
 
 
 def norm_wanted_job(x: Floats, norm: Norm, normed: Floats, rows: Rows) -> Job:
-    """rows[i] = layer norm of the i-th token that wants logits. `normed`: two rows a thread."""
+    """rows[i] = layer norm of the i-th token that needs logits. `normed`: two rows per thread."""
     return Job(_compiled("norm_wanted").address, (*x, *norm, *normed, *rows), "wanted", per=1)
 
 
@@ -175,7 +175,7 @@ def _norm_and_mix_by(equation):
             out = beyond(normed, (token & 1) * 4 * n_padded)
             layer_norm_row(x, weight, bias, n, n_padded, out)
             if token < start:
-                continue  # the token before this item's: it is read, and mixed by another
+                continue  # the token before this item's first: it is only read; another item mixes it
             sequence = number(batch, b.SEQUENCE + token)
             before = beyond(normed, (1 - (token & 1)) * 4 * n_padded)
             if token == number(batch, b.FIRST + sequence):
@@ -188,7 +188,7 @@ def _norm_and_mix_by(equation):
                 share = beyond(weights, number(mix, SHARE))
                 mix_row(equation, out, before, share, number(mix, MIX_N_BLOCKS), number(mix, MIX_WANTS), row)
             if token + 1 == number(batch, b.FIRST + sequence + 1):
-                # Not into the state yet: another thread may be mixing the first token with it.
+                # Not into the state yet: another thread may still read the state for the first token.
                 last = beyond(scratch, number(args, LAST) + sequence * number(args, LAST_STRIDE))
                 copy_bytes(out, 4 * n_padded, last)
 
@@ -199,12 +199,12 @@ def norm_and_mix_job(
     x: Floats, norm: Norm, normed: Floats, shift: int, last: Floats, mixes: Sequence[Mix], equation: str = "mix",
     kept: Floats | None = None,
 ) -> Job:  # fmt: skip
-    """Layer norm, then the mixes with the token before that matrices take.
+    """Layer norm, then the mixes with the token before, one for each matrix.
 
-    shift     where the state of a sequence has the normed vector of the token before its first
-    last      a row for each sequence: the normed vector of its last token, which `keep_job` puts there
+    shift     where the state of a sequence stores the normed vector of the token before its first
+    last      a row for each sequence: the normed vector of its last token; `keep_job` copies it to the state
     equation  "mix" or "lerp", of equations.py
-    kept      where to put the normed vectors of all tokens, if anyone wants them
+    kept      where to store the normed vectors of all tokens, if something reads them
     """
     kept = kept or Floats(0, 0)
     numbers = [n for mix in mixes for n in (mix.share, *mix.rows)]
@@ -225,7 +225,7 @@ def _keep(args, weights, scratch, states, logits, batch, item, rank):
 
 
 def keep_job(last: Floats, shift: int, n_padded: int) -> Job:
-    """Put the last token of each sequence into its state; in a phase after the mixes, when all have read it."""
+    """Store the last token of each sequence in its state; in a phase after the mixes, when all have read the state."""
     return Job(_compiled("keep").address, (*last, shift, 4 * n_padded), "sequences", per=KEPT_TOGETHER)
 
 

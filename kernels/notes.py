@@ -1,4 +1,4 @@
-"""What is said to the person beside the work, in a line: once in a process."""
+"""Notes to the user, one line each, shown once per process."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _log = logging.getLogger("rwkv_np")
 
 @functools.cache
 def say_once(text: str) -> None:
-    """A line on stderr, where nothing else is set up for `logging`."""
+    """Log a warning; it goes to stderr unless `logging` is set up otherwise."""
     _log.warning("%s", text)

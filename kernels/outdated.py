@@ -1,8 +1,8 @@
-"""Folders of kernels whose sources are no more, in a cache: deleted where nobody has used them for long.
+"""Delete the cache folders of kernels whose sources no longer exist, if they were not used for a long time.
 
-Each changed source makes a new folder (cache.py), and an upgrade never comes back to the old one. Only what looks
-like ours is touched: a folder with a hash as its name, and nothing in it but compiled kernels. Nobody is
-told, and nothing fails because of it: what was wrongly deleted is compiled again.
+Each changed source makes a new folder (cache.py), and after an upgrade the old one is never used again. Only
+what looks like ours is touched: a folder with a hash as its name that contains only compiled kernels. This
+happens silently, and no failure here matters: a kernel deleted by mistake is compiled again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[0-9a-f]{16}")
 
 
 def sweep(new: Path) -> None:
-    """Delete the folders beside `new`, which was just made, that were not used for UNUSED seconds."""
+    """Delete the folders beside `new` (just created) that were not used for UNUSED seconds."""
     if not _NAME.fullmatch(new.name):
         return
     with suppress(OSError):
@@ -35,7 +35,7 @@ def _delete_unused(folder: Path) -> None:
     files = list(folder.iterdir())
     if any(not re.search(rf"{re.escape(SUFFIX)}(\.[0-9a-f]+\.part)?$", path.name) for path in files):
         return
-    # A disk may note no reading: then what counts is the compiling. Looking into an empty folder is noted as well.
+    # A disk may not record reads: then the time of compilation counts. Listing an empty folder also counts as a read.
     times = [max(stat.st_atime, stat.st_mtime) for stat in (path.lstat() for path in files)]
     if max(times, default=folder.stat().st_mtime) > time.time() - UNUSED:
         return

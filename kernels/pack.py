@@ -1,8 +1,8 @@
-"""From the blocks of a file to tiles (layout.py), once, while a model is loaded.
+"""Rearrange the blocks of a file into tiles (layout.py), once, while a model is loaded.
 
-Works tile by tile straight from the mapped file into its place, so that memory holds no second
-copy. Rows that a last tile lacks are zeros. In four-byte units where the layouts allow it:
-byte by byte this was slower than reading the file.
+Works tile by tile, straight from the mapped file to the target buffer, so that memory contains no
+second copy. Missing rows of the last tile are zeros. It moves four bytes at once where the layouts
+allow it: byte by byte it was slower than reading the file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TILE_ROWS, BLOCK = lay.TILE_ROWS, lay.BLOCK
 
 @jit()
 def _spread_nibbles(short):
-    """Four nibbles to the low halves of four bytes."""
+    """Spread four nibbles to the low halves of four bytes."""
     wide = np.uint32(short)
     wide = (wide | (wide << np.uint32(8))) & np.uint32(0x00FF00FF)
     return (wide | (wide << np.uint32(4))) & np.uint32(0x0F0F0F0F)
@@ -41,7 +41,7 @@ def _spread_nibbles(short):
 
 @jit()
 def _halves_from_pairs(source, start, vector):
-    """The four bytes of `vector`, which hold columns 16 apart, from bytes that hold neighbours."""
+    """The four bytes of `vector`, which contain columns 16 apart, from bytes that contain neighbouring columns."""
     low = _spread_nibbles(read_short(source, start + 2 * vector))
     high = _spread_nibbles(read_short(source, start + 2 * vector + 8))
     return low | (high << np.uint32(4))
@@ -58,7 +58,7 @@ def _pack_nibbles(source, start, pairs, target, place):
 
 @jit()
 def _fifth_bits(word):
-    """32 bits in column order to 4 bytes: bit s of byte i is the bit of column 4s + i."""
+    """Rearrange 32 bits in column order to 4 bytes: bit s of byte i is the bit of column 4s + i."""
     result = np.uint32(0)
     for i in range(4):
         bits = (word >> np.uint32(i)) & np.uint32(0x11111111)  # bit 4s is column 4s + i
@@ -71,7 +71,7 @@ def _fifth_bits(word):
 
 @jit()
 def _pack_quants(source, start, bits, pairs, target, place):
-    """The quants of one row of a block; `place` is where lane 0's would be plus 4 x lane."""
+    """The quants of one row of a block; `place` is the position of lane 0's quants plus 4 x lane."""
     if bits == 8:
         for vector in range(8):
             move_int(source, start + 4 * vector, target, place + 64 * vector)
@@ -94,7 +94,7 @@ def _pack_scales(source, start, n_scales, scale_bytes, target, place, row):
 
 @jit()
 def _pack_outlier(source, start, target, place, row):
-    """An all-zero block has no outlier: column 0xFFFF. It gets one that equals its minimum."""
+    """An all-zero block has no outlier: column 0xFFFF. It is given one that equals its minimum."""
     column, value = read_short(source, start + 4), read_short(source, start + 6)
     if column >= BLOCK:
         column, value = np.uint16(0), read_short(source, start + 2)
@@ -149,10 +149,10 @@ def _numbers(format):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the tiles of a matrix lie in a buffer: the first, and bytes from one to the next.
+    """Where the tiles of a matrix are in a buffer: the first, and bytes from one to the next.
 
-    Matrices that are read together stand tile by tile beside each other, so that they are one
-    straight line to the memory; the stride is then longer than a tile.
+    Matrices that are read together have their tiles interleaved, so that memory is read in address
+    order; the stride is then longer than a tile.
     """
 
     start: int
@@ -162,7 +162,7 @@ class Place:
 
 
 def place_alone(layout: lay.Layout, n_rows: int, n_in: int, start: int = 0) -> Place:
-    """The place of a matrix whose tiles follow each other from `start` on."""
+    """The place of a matrix whose tiles are contiguous from `start` on."""
     tile_bytes = layout.tile_bytes(lay.n_blocks_of(n_in))
     return Place(start, tile_bytes, -(-n_rows // TILE_ROWS), tile_bytes)
 
@@ -171,7 +171,7 @@ def pack(raw: np.ndarray, format: Format, n_in: int, target: np.ndarray, place: 
     """Pack the rows of a file into their place in `target`, a flat uint8 buffer.
 
     Shapes   raw (n_rows, bytes of a row) uint8, C-contiguous, read-only or not
-    Raises   ValueError: the shapes do not belong together
+    Raises   ValueError: the shapes do not match
     """
     n_rows, row_bytes = raw.shape
     expected = format.n_bytes(n_in)
@@ -180,7 +180,7 @@ def pack(raw: np.ndarray, format: Format, n_in: int, target: np.ndarray, place: 
     alone = place_alone(format.layout, n_rows, n_in)
     end = place.start + (place.n_tiles - 1) * place.stride + place.tile_bytes
     if (place.n_tiles, place.tile_bytes) != (alone.n_tiles, alone.tile_bytes) or end > target.size:
-        raise ValueError(f"{place} in {target.size} bytes is no place for {n_rows} rows of {n_in} weights")
+        raise ValueError(f"{place}: {n_rows} rows of {n_in} weights do not fit in {target.size} bytes")
     n_blocks, numbers = lay.n_blocks_of(n_in), _numbers(format)
     with one_at_a_time:
         _pack_rows.enter(raw, n_in, n_blocks, numbers, target, place.start, place.stride, place.tile_bytes)
@@ -189,7 +189,7 @@ def pack(raw: np.ndarray, format: Format, n_in: int, target: np.ndarray, place: 
 def unpack_reference(raw: np.ndarray, format: Format, n_in: int, outliers: bool = True) -> np.ndarray:
     """The weights of a file's rows as the format defines them, (n_rows, n_in) float64.
 
-    Without `outliers` each has the value of its nibble, which is the block's minimum.
+    Without `outliers` each outlier has the value of its nibble, which is the block's minimum.
     """
     blocks = np.array(raw).view(format.block)
     if format.layout.has_outliers and not outliers:

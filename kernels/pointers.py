@@ -1,8 +1,8 @@
 """Addresses of array elements, for intrinsics that move bytes.
 
-Numba's arrays know their element type; a packed tile is halves, nibbles and floats in turn.
-Offsets are in bytes and always non-negative. Pointers are derived by GEP from the array's own
-pointer: casts from integers met miscompiles in LLVM 22 before Numba 0.67.
+Numba's arrays have one element type, but a packed tile mixes halves, nibbles and floats. Offsets
+are in bytes and never negative. Pointers are derived by GEP from the array's own pointer: casts
+from integers were miscompiled by LLVM 22 before Numba 0.67.
 """
 
 from llvmlite import ir
@@ -17,7 +17,7 @@ POINTER = types.CPointer(types.uint8)
 
 @intrinsic
 def address(typingctx, array, offset):
-    """The place `offset` bytes behind the first element of a C-contiguous array."""
+    """A pointer to `offset` bytes after the first element of a C-contiguous array."""
 
     def codegen(context, builder, signature, args):
         data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
@@ -28,7 +28,7 @@ def address(typingctx, array, offset):
 
 @intrinsic
 def beyond(typingctx, pointer, offset):
-    """The place `offset` bytes behind a pointer."""
+    """A pointer to `offset` bytes after another pointer."""
 
     def codegen(context, builder, signature, args):
         return builder.gep(args[0], [args[1]])
@@ -38,7 +38,7 @@ def beyond(typingctx, pointer, offset):
 
 @intrinsic
 def copy_bytes(typingctx, source, n_bytes, target):
-    """Copy between places that do not overlap; assigned slices of arrays take Numba seconds to compile."""
+    """Copy bytes between ranges that do not overlap; slice assignments take Numba seconds to compile."""
 
     def codegen(context, builder, signature, args):
         cgutils.raw_memcpy(builder, args[2], args[0], args[1], I64(1))
@@ -108,11 +108,11 @@ write_byte, write_short, write_int = (
 
 @jit()
 def number(numbers, i):
-    """The int64 with the index i behind a pointer."""
+    """The int64 with index i in the array at a pointer."""
     return _read_long(numbers, 8 * i)
 
 
-# A kernel compiled apart (tiles.py), called by its address:
+# A kernel that is compiled separately (tiles.py) and called by its address:
 # (tile, vectors, bytes from vector to vector, blocks, results, floats from result to result).
 KERNEL_ARGS = (POINTER, POINTER, types.intp, types.intp, POINTER, types.intp)
 

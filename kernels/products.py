@@ -1,8 +1,8 @@
-"""The product of a tile of a matrix with all vectors of a pass, and what becomes of it at once.
+"""Multiply a tile of a matrix with all vectors of a pass, and process the result at once.
 
-32 channels of all tokens are still in the cache when their product is done, so what follows is
-done there: added to the residual, gated, squared, or written as the vector of the next matrix.
-Only the ending differs; the product is `matmul.multiply_tile`.
+When a product is done, its 32 channels of all tokens are still in the cache. So the next step is
+done there: add to the residual, gate, square, or write the input vector of the next matrix.
+Only this ending differs; the product is `matmul.multiply_tile`.
 
 References: `matmul.matmul_reference`, `equations.sigmoid`, `equations.squared_relu`.
 """
@@ -27,18 +27,18 @@ from rwkv_np.kernels.program import Job, compile_op
 from rwkv_np.kernels.tiles import COUNTS
 
 HALVES = (0, 4 * LANES)
-# Tiles that a thread takes at once. While a product ends the processor asks for little of the next: where memory
-# gives 36 GB/s, ffn.key of 2048 x 8192 takes 304 us with two endings together and 312 with one.
+# Tiles that a thread takes at once. At the end of a product the processor requests little of the next tile:
+# where memory gives 36 GB/s, ffn.key of 2048 x 8192 takes 304 us with two endings together and 312 with one.
 PAIR = 2
-FEW = 8  # tokens of which a thread has room for the products of a pair
-HEAD_TILES = 4  # there are hundreds, and nothing that ends them
+FEW = 8  # up to this many tokens, a thread has room for the products of a pair
+HEAD_TILES = 4  # there are hundreds, and they have no ending
 
 
 class Matrix(NamedTuple):
     """A packed matrix among the weights.
 
     start    where the first tile begins; `stride` bytes from one to the next
-    kernels  the addresses of its format's kernels, one for each of tiles.COUNTS
+    kernels  the addresses of the kernels of its format, one for each of tiles.COUNTS
     """
 
     start: int
@@ -49,7 +49,7 @@ class Matrix(NamedTuple):
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """As `multiply` reads them."""
+        """The numbers in the order that `multiply` reads."""
         return self.start, self.stride, self.n_tiles, self.n_blocks, *self.kernels
 
 
@@ -58,14 +58,14 @@ MATRIX_SIZE = KERNELS + len(COUNTS)
 
 
 class Vectors(NamedTuple):
-    """The rows that go into a product, and room for its results: 32 floats a token, for each thread."""
+    """The input rows of a product, and space for its results: 32 floats per token, for each thread."""
 
     rows: Rows
     lanes: Floats
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """As `product` reads them."""
+        """The numbers in the order that `product` reads."""
         return self.rows.start, self.rows.row_bytes, *self.lanes
 
 
@@ -75,33 +75,33 @@ ENDING = MATRIX_SIZE + 4  # where the numbers of the ending begin
 
 @jit()
 def multiply(matrix, weights, tile, rows, row_bytes, n_vectors, out, out_stride):
-    """out[v, :32] = a tile of the matrix times the vectors; `matrix` points to Matrix.numbers."""
+    """out[v, :32] = a tile of the matrix times the vectors; `matrix` points to the values of Matrix.numbers."""
     start = beyond(weights, number(matrix, START) + tile * number(matrix, STRIDE))
     n_blocks = number(matrix, N_BLOCKS)
     multiply_tile(beyond(matrix, 8 * KERNELS), start, rows, row_bytes, n_blocks, n_vectors, out, out_stride)
 
 
-# --- endings: each takes 16 products and the place of their channels -------------------------------
+# --- endings: each takes 16 products and the position of their channels -------------------------------
 
 
 class _Place:
-    """Where an ending reads and writes: a token's 16 channels in arrays of the scratch."""
+    """Where an ending reads and writes: a token's 16 channels in arrays of the scratch buffer."""
 
     def __init__(self, emit, args, scratch, tile, token, half):
         self.emit, self.args, self.scratch = emit, args, scratch
         self.token, self.at = token, tile * (4 * TILE_ROWS) + half
 
     def _offset(self, which):
-        """Of the `which`-th array of floats among the ending's numbers."""
+        """Offset in the `which`-th array of floats among the ending's numbers."""
         start, stride = (self.emit.load(self.args, 8 * (ENDING + 2 * which + i), I64) for i in range(2))
         return start + stride * self.token + self.at
 
     def load(self, which):
-        """The 16 channels of an array."""
+        """Load the 16 channels from an array."""
         return self.emit.load(self.scratch, self._offset(which), FLOATS)
 
     def store(self, value, which=0):
-        """Put them there."""
+        """Store 16 channels to an array."""
         self.emit.store(value, self.scratch, self._offset(which))
 
 
@@ -151,7 +151,7 @@ def _emit_to_rows(emit, ending, lanes, args, scratch, tile, token):
 
 @intrinsic(prefer_literal=True)
 def end_product(typingctx, ending, lanes, n_tokens, tile, args, scratch):
-    """Do what `ending`, a literal, says with the products (n_tokens, 32) of a tile."""
+    """Apply the `ending`, a literal, to the products (n_tokens, 32) of a tile."""
 
     def codegen(context, builder, signature, llvm):
         emit, name = Emit(builder), ending.literal_value
@@ -211,7 +211,7 @@ def sigmoid_job(matrix: Matrix, vectors: Vectors, out: Floats) -> Job:
 
 
 def squared_relu_job(matrix: Matrix, vectors: Vectors, rows: Rows) -> Job:
-    """rows = max(matrix @ vectors, 0)^2, as the next matrix takes them"""
+    """rows = max(matrix @ vectors, 0)^2, as input of the next matrix"""
     return _job("squared_relu", matrix, vectors, rows)
 
 
@@ -226,7 +226,7 @@ def put_job(matrix: Matrix, vectors: Vectors, out: Floats) -> Job:
 
 
 def rows_job(matrix: Matrix, vectors: Vectors, rows: Rows, ending: str = "") -> Job:
-    """rows = matrix @ vectors, or "tanh" or "sigmoid" of it, as the next matrix takes them"""
+    """rows = matrix @ vectors, or "tanh" or "sigmoid" of it, as input of the next matrix"""
     return _job(f"{ending}_rows" if ending else "rows", matrix, vectors, rows)
 
 
@@ -245,7 +245,7 @@ def _compiled_logits():
 
 
 def logits_job(matrix: Matrix, rows: Rows) -> Job:
-    """logits = matrix @ rows, for the rows that want them; logits (n_wanted, 32 * n_tiles) float32"""
+    """logits = matrix @ rows, for the requested rows; logits (n_wanted, 32 * n_tiles) float32"""
     n_items = -(-matrix.n_tiles // HEAD_TILES)
     args = (*matrix.numbers, *Vectors(rows, Floats(0, 0)).numbers, matrix.n_tiles * TILE_ROWS)
     return Job(_compiled_logits().address, args, "wanted", items=n_items)

@@ -1,19 +1,19 @@
 """A model's work as a table: phases of jobs, run by one parallel region.
 
-A launch of Numba's parallel loops costs as much as a small matrix, so a model enters one for a
-whole pass of tokens. What is done there is data: a phase is a list of jobs, a job one op on a
-number of items. Threads take items; a phase begins when all items of the one before are done.
-This file knows no architecture: `models/build.py` writes the table, and the ops are beside this
-file (mixing, products, wkv4). The loop that takes items is written here, once.
+Starting Numba's parallel loops costs as much as a small matrix, so a model starts one for a whole
+pass of tokens. The work in it is data: a phase is a list of jobs, and a job is one op on a number of
+items. Threads take items; a phase begins when all items of the phase before are done. This file
+does not depend on the architecture: `models/build.py` writes the table, and the ops are in modules
+beside this one (mixing, products, wkv4). The loop that takes items is written here, once.
 
-An op is a function compiled apart and called by its address, so that a model compiles the ops
-that it uses and nothing else, and an architecture adds only its own:
+An op is a function that is compiled separately and called by its address. So a model compiles only
+the ops that it uses, and a new architecture adds only its own:
 
     op(args, weights, scratch, states, logits, batch, item, rank)
 
-`args` points to the int64 numbers of its job, which only the op's own file can read; the next
-four to the arrays of the model, `batch` to what this pass reads (batch.py). An op must not
-raise: Numba would print the error and go on with wrong numbers.
+`args` points to the int64 numbers of its job, which only the op's own file interprets; the next
+four point to the arrays of the model, and `batch` to this pass's input (batch.py). An op must not
+raise: Numba would print the error and continue with wrong numbers.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Job(NamedTuple):
     """One kind of work inside a phase.
 
     op     address of the compiled op
-    args   its numbers
-    count  what is counted: "tokens", "sequences" or "wanted" (rows of logits); with none there is no work
-    per    how many of these make one item; 0 where the number of items is fixed
-    items  that number
+    args   its int64 numbers
+    count  what is counted: "tokens", "sequences" or "wanted" (rows of logits); a count of 0 means no work
+    per    how many of these make one item; 0 if the number of items is fixed
+    items  that fixed number
     """
 
     op: int
@@ -53,11 +53,11 @@ class Job(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Phases as Numba takes them.
+    """Phases as arrays for Numba.
 
-    phases  (n_phases, 2): first job of each, and the one behind its last
+    phases  (n_phases, 2): index of its first job, and of its last job + 1
     jobs    (n_jobs, 5)
-    args    (n,): the numbers of all jobs, each job's at a multiple of 8
+    args    (n,): the numbers of all jobs; each job's start at a multiple of 8
     """
 
     phases: np.ndarray
@@ -66,12 +66,12 @@ class Program(NamedTuple):
 
 
 def compile_op(function: Callable) -> object:
-    """The op, compiled or fetched from the cache; it has an `address`. Whoever asks must hold on to it."""
+    """The op, compiled or loaded from the cache; it has an `address`. The caller must keep a reference to it."""
     return compile_c(types.void(*OP_ARGS), nopython=True, error_model="numpy")(function)
 
 
 def assemble(phases: Sequence[Sequence[Job]]) -> Program:
-    """Phases of jobs as tables."""
+    """Convert phases of jobs to tables."""
     spans, jobs, args = [], [], []
     for phase in phases:
         spans.append((len(jobs), len(jobs) + len(phase)))
@@ -82,7 +82,7 @@ def assemble(phases: Sequence[Sequence[Job]]) -> Program:
 
 
 class Team:
-    """The threads that run a program, and what they share while they do."""
+    """The threads that run a program, and the counters that they share."""
 
     def __init__(self, program: Program, n_threads: int) -> None:
         self.program, self.n_threads = program, n_threads
@@ -92,7 +92,7 @@ class Team:
     def run(self, weights, scratch, states, logits, batch) -> None:
         """One pass over C-contiguous arrays; `batch` is an int64 table of batch.py.
 
-        Whoever calls holds `region.one_at_a_time`.
+        The caller must hold the lock `region.one_at_a_time`.
         """
         self._counters[:] = 0
         _run.enter(self._counters, self.n_threads, *self.program, self._items, weights, scratch, states, logits, batch)
@@ -118,7 +118,7 @@ def _count_items(jobs, batch, items):
 
 @jit(error_model="numpy")
 def _work(rank, team, phases, jobs, args, items, weights, scratch, states, logits, batch):
-    """What one thread does in all phases."""
+    """The work of one thread, in all phases."""
     for phase in range(len(phases)):
         first, end = phases[phase]
         n_items = 0
@@ -142,7 +142,7 @@ def _work(rank, team, phases, jobs, args, items, weights, scratch, states, logit
 def _run(team, n_threads, phases, jobs, args, items, weights, scratch, states, logits, batch):
     _count_items(jobs, batch, items)
     for i in prange(n_threads):
-        rank = np.int64(i)  # Numba counts without sign in here, and would compile everything twice
+        rank = np.int64(i)  # Numba's loop index is unsigned, and everything would be compiled twice
         _work(
             rank, team, phases, jobs, args, items, address(weights, 0), address(scratch, 0), address(states, 0),
             address(logits, 0), address(batch, 0),

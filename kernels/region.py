@@ -1,12 +1,12 @@
-"""A parallel region, and what stands for it in a process that was forked.
+"""A parallel region, and its replacement in a forked process.
 
-A fork copies the memory of its process but none of the threads. GNU OpenMP then ends the child at its next
-region, and `multiprocessing.Pool`, which forks on Linux up to Python 3.13, starts another one in its place, for
-ever. So where threads had been started before the fork, the child enters the same functions compiled without
-them, and does all the work itself. A pool has a process for each core, so it loses nothing by that.
+A fork copies the memory of its process but none of the threads. GNU OpenMP then ends the child process at its
+next region, and `multiprocessing.Pool`, which forks on Linux up to Python 3.13, starts another child, without
+end. So if threads had been started before the fork, the child calls the same functions compiled without
+threads, and does all the work itself. A pool has one process per core, so it loses nothing by this.
 
-(Numba's `workqueue` layer would start its threads again, but ends a process in which two threads enter regions
-at once, and others than us may do so.)
+(Numba's `workqueue` layer would start its threads again, but it ends a process in which two threads enter
+regions at once, and other packages may do that.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numba
 from rwkv_np.kernels.cache import jit
 
-# Every parallel call of this package holds it: only one may be in there at a time.
+# Every parallel call of this package takes this lock: only one may run at a time.
 one_at_a_time = threading.RLock()
 
 _regions: list[Region] = []
@@ -30,7 +30,7 @@ _is_alone = False
 class Region:
     """A function with a `prange` in it.
 
-    enter  call it: with threads, or in a process that has lost them without
+    enter  call the function: with threads, or without them in a process that lost them in a fork
     """
 
     def __init__(self, function: Callable, options: dict[str, object]) -> None:
@@ -40,9 +40,9 @@ class Region:
 
     @functools.cached_property
     def alone(self) -> Callable:
-        """The same, as one thread computes it."""
+        """The same function, compiled for one thread."""
         f = self._function
-        # Under another name: the kernels' cache tells functions apart by their names, and not by their options.
+        # Under another name: the kernel cache identifies functions by name, not by their options.
         copy = types.FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
         copy.__qualname__ = f"{f.__qualname__}_alone"
         return jit(nogil=True, **self._options)(copy)
@@ -54,7 +54,7 @@ def region(**options: object) -> Callable[[Callable], Region]:
 
 
 def is_alone() -> bool:
-    """Whether this process was forked from one that had started threads, and so can have none."""
+    """Whether this process was forked from one that had started threads, and so cannot start any."""
     return _is_alone
 
 
@@ -63,7 +63,7 @@ def _go_on_alone() -> None:
     global _is_alone
     try:
         numba.threading_layer()
-    except ValueError:  # none was started yet: this process can still have its own
+    except ValueError:  # none was started yet: this process can still start its own
         pass
     else:
         _is_alone = True
@@ -73,7 +73,7 @@ def _go_on_alone() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    # A fork waits for the pass that another thread is in: else the child would wait for that thread for ever.
+    # A fork waits until another thread's pass has ended. Otherwise the child would wait for that thread forever.
     os.register_at_fork(
         before=one_at_a_time.acquire, after_in_parent=one_at_a_time.release, after_in_child=_go_on_alone
     )

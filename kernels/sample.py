@@ -1,11 +1,11 @@
 """Choose the next token from its logits: of one row, or of many rows in parallel.
 
-What is chosen is defined by `rwkv_np/sampling.py`, and it is the same token for the same random
-number: weights are whole numbers (weights.py), so no order of adding can tell the two apart. Settings
-and random numbers come from there too. How one row is chosen from is choice.py's.
+`rwkv_np/sampling.py` defines the choice, and gives the same token for the same random number: weights
+are whole numbers (weights.py), so the order of addition does not matter. Settings and random numbers
+also come from there. choice.py chooses from one row.
 
-A row is one thread's work, so that a single row enters no parallel region and waits for nobody; several
-are shared out among threads.
+One thread works on a row, so a single row starts no parallel region and does not wait for other threads;
+several rows are shared out among threads.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from rwkv_np.kernels.region import one_at_a_time, region
 from rwkv_np.kernels.threads import new_team, next_items
 from rwkv_np.kernels.weights import scale_of
 
-# Fewer logits in all are one thread's work: two would save it less than a tenth of a millisecond, and where
-# another program has a core they wait for the one that has lost it, for ten.
+# With fewer logits in total, one thread does the work: two would save less than a tenth of a millisecond, and
+# if another program uses a core, they would wait ten milliseconds for the thread that lost it.
 SMALL = 2**17
 
-Arrays = tuple[np.ndarray, np.ndarray]  # (ids, numbers for these): what a Sparse is made of
+Arrays = tuple[np.ndarray, np.ndarray]  # (ids, numbers for these): the fields of a Sparse
 
 
 @jit(nogil=True, error_model="numpy")
@@ -43,7 +43,7 @@ def _choose_rows(
     team, n_threads, logits, row_size, n_vocab, bias, bias_ends, said, said_ends, settings, scratch, tokens
 ):
     for i in prange(n_threads):
-        rank = np.int64(i)  # Numba counts without sign in here, and would compile everything twice
+        rank = np.int64(i)  # Numba's loop index is unsigned, and everything would be compiled twice
         first, behind = next_items(team, 0, rank, tokens.size)
         while first >= 0:
             for row in range(first, behind):
@@ -61,7 +61,7 @@ _kept = threading.local()  # each Python thread's scratch
 
 
 def _scratch(n_threads: int, n_vocab: int) -> Scratch:
-    """Room for that many rows at once; what was made before is used again."""
+    """Buffers for that many rows at once; buffers of earlier calls are reused."""
     n_chunks, found = -(-n_vocab // CHUNK), getattr(_kept, "scratch", None)
     if found is None or len(found.sums) < n_threads or found.sums.shape[1] < n_chunks:
         sizes = (
@@ -87,12 +87,12 @@ def choose(logits: np.ndarray, settings: np.ndarray, bias: Arrays, said: Arrays)
 
     logits    (V,)
     settings  (1,) SETTINGS
-    bias      (ids, values), (n,) int64 and float32: what is added to the logits of these
-    said      (ids, counts), (n,) int64 and float64: how often each of these has been chosen
-    Returns   a token's id; where there is none, choice.NOT_FINITE or OUTSIDE, which are negative
+    bias      (ids, values), (n,) int64 and float32: added to the logits of these ids
+    said      (ids, counts), (n,) int64 and float64: how often each id has been chosen
+    Returns   a token's id, or choice.NOT_FINITE or OUTSIDE, which are negative
     """
     logits = np.ascontiguousarray(logits, np.float32).view()
-    logits.flags.writeable = False  # one type for all that is given: Numba compiles for each
+    logits.flags.writeable = False  # one type for all inputs: Numba compiles for each type
     return int(_choose_one(logits, Sparse(*bias), Sparse(*said), settings, _scratch(1, logits.size)))
 
 
@@ -116,7 +116,7 @@ def choose_rows(
 
 
 def _flat(logits: np.ndarray) -> tuple[np.ndarray, int]:
-    """Rows (n, V) as one read-only float32 array, and the floats from row to row; copied only where need be."""
+    """Rows (n, V) as one read-only float32 array, and the floats from row to row; copied only if needed."""
     if logits.dtype != np.float32 or logits.strides[1] != 4 or logits.strides[0] % 4 or logits.strides[0] < 0:
         logits = np.ascontiguousarray(logits, np.float32)
     row_size = logits.strides[0] // 4
@@ -125,6 +125,6 @@ def _flat(logits: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _together(rows: Sequence[Arrays]) -> tuple[Sparse, np.ndarray]:
-    """The arrays of all rows one behind the other, and where those of each begin and end."""
+    """The arrays of all rows, concatenated, and where those of each row begin and end."""
     ends = np.cumsum([0, *(ids.size for ids, _ in rows)])
     return Sparse(*(np.concatenate(parts) for parts in zip(*rows))), ends

@@ -1,14 +1,14 @@
-"""Threads that work on one token together: how many, and how they meet.
+"""Threads that work on one token together: how many, and how they synchronize.
 
-A launch of Numba's parallel loops costs as much as a small matrix, so a model enters one for a
-whole token (program.py). Its work is a row of phases, each a number of items; threads take items,
-and go on to the next phase when all items are done. A barrier would wait for all threads instead: where
-another program had one of two processors, a token took seven times as long; so it takes twice.
+Starting Numba's parallel loops costs as much as a small matrix, so a model starts one for a whole
+token (program.py). Its work is a sequence of phases, each with a number of items. Threads take items,
+and continue with the next phase when all items are done. A barrier would wait for all threads instead:
+when another program used one of two processors, a token took seven times as long; without it, twice.
 
-Which thread computes what is left to chance; what is computed never depends on it. Two things
-are asked of the threading layer: that threads run at once (TBB may run them one after the
-other), and that only one call is in there at a time (`workqueue` ends the process otherwise).
-What becomes of threads in a process that is forked, region.py says.
+Which thread computes an item is left to chance; the result never depends on it. The threading layer
+must meet two conditions: threads run at the same time (TBB may run them one after the other), and
+only one call runs in it at a time (`workqueue` ends the process otherwise). region.py explains what
+happens to threads in a forked process.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from numba.extending import intrinsic
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.region import is_alone, one_at_a_time, region
 
-# TBB last: see above. Numba decides at the first parallel call of the process; where that was
-# someone else's, `check_team` finds out.
+# TBB last: see above. Numba decides at the first parallel call of the process. If another module
+# made that call first, `check_team` finds out.
 numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]
 
-SLOT = 8  # int64s from one shared counter to the next: a cache line, or cores would fight over it
-SPINS = 2000  # turns of waiting, some 20 microseconds, before the processor is offered to others
+SLOT = 8  # int64s from one shared counter to the next: one cache line each, against false sharing
+SPINS = 2000  # rounds of waiting, about 20 microseconds, before a thread yields its processor
 
 
 def most_threads() -> int:
-    """What Numba was started with; NUMBA_NUM_THREADS changes it."""
+    """The number of threads Numba was started with; NUMBA_NUM_THREADS changes it."""
     return int(numba.config.NUMBA_NUM_THREADS)
 
 
 def what_stops_threads() -> str | None:
-    """Why Numba cannot start its threads, and what mends it, in a line; None once they are there."""
+    """Why Numba cannot start its threads, and how to fix it, in one line; None if they have started."""
     try:
         numba.get_num_threads()
     except (ValueError, RuntimeError, ImportError) as error:
@@ -50,10 +50,10 @@ def what_stops_threads() -> str | None:
 
 
 def default_threads() -> int:
-    """Physical cores that this process may use: a second thread on a core only gets in the way."""
+    """Physical cores that this process may use: a second thread on the same core makes decoding slower."""
     try:
         allowed = os.sched_getaffinity(0)
-    except AttributeError:  # not on macOS and Windows
+    except AttributeError:  # macOS and Windows do not have this function
         return max(1, min(os.cpu_count() or 1, most_threads()))
     cores = {_core_of(cpu) for cpu in allowed}
     return max(1, min(len(cores), most_threads()))
@@ -70,7 +70,7 @@ def _core_of(cpu):
 
 @intrinsic
 def _fetch_add(typingctx, counters, place, amount):
-    """Add to counters[place] as one step; what it held before."""
+    """Add to counters[place] atomically; returns the value before."""
 
     def codegen(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -82,7 +82,7 @@ def _fetch_add(typingctx, counters, place, amount):
 
 @intrinsic
 def _read(typingctx, counters, place):
-    """counters[place] as other threads left it."""
+    """Atomic read of counters[place]."""
 
     def codegen(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -95,19 +95,19 @@ _yield_processor = types.ExternalFunction("SwitchToThread" if os.name == "nt" el
 
 
 def new_team(n_phases: int, n_threads: int) -> np.ndarray:
-    """The counters that threads share, all zero: for each phase one a thread, and one of items done."""
+    """The shared counters, all zero: for each phase one per thread, and one for the items done."""
     return np.zeros((n_phases, SLOT * (n_threads + 1)), np.int64)
 
 
 @jit(error_model="numpy")
 def next_items(team, phase, rank, n_items):
-    """The first of some items of the phase that no thread has taken yet, and the one behind the last; or -1, -1.
+    """Take some items of the phase: returns the first one and the last one + 1; or -1, -1 if none is left.
 
-    A thread begins with its own share, which is contiguous so that memory is read in straight
-    lines, and then helps the others with theirs. It takes half of what is left at a time: a processor
-    finishes all that it has begun before it takes, and reads no memory meanwhile, which costs some
-    0.4 microseconds, a third of the time of an item. Towards the end it takes one by one, so that
-    threads end together.
+    A thread begins with its own share, which is contiguous so that memory is read in address order,
+    and then helps the others with theirs. It takes half of what is left each time: before a processor
+    can take, it must finish all work in progress, and it reads no memory meanwhile. This costs about
+    0.4 microseconds, a third of the time of an item. Near the end it takes items one by one, so that
+    threads finish together.
     """
     n_threads = team.shape[1] // SLOT - 1
     for i in range(n_threads):
@@ -123,7 +123,7 @@ def next_items(team, phase, rank, n_items):
 
 @jit()
 def finish(team, phase, n_done, n_items):
-    """Say how many items this thread has done, and wait until all are."""
+    """Report how many items this thread has done, and wait until all items are done."""
     place = (phase + 1) * team.shape[1] - SLOT
     _fetch_add(team, place, n_done)
     spins = 0
@@ -145,7 +145,7 @@ def _gather(team, n_threads, seen, patience):
 
 
 def check_team(n_threads: int) -> bool:
-    """Whether `n_threads` threads run at once in this process; else one does better alone."""
+    """Whether `n_threads` threads really run at the same time in this process; if not, one thread is faster."""
     if is_alone():
         return False
     seen = np.zeros(n_threads, np.int64)

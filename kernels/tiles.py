@@ -1,15 +1,15 @@
-"""The product of one tile (32 rows) with 1, 2, 4 or 8 vectors: where all the time goes.
+"""The product of one tile (32 rows) with 1, 2, 4 or 8 vectors: nearly all time is spent here.
 
-Everything else is this kernel: a matrix x vector product is a loop over tiles, a matrix x matrix
-product two loops. With one vector it is bound by the memory that the tile comes from, so the
-nibbles are unpacked in registers. With eight, 16 integer accumulators keep both multipliers of
-the processor busy, every broadcast activation serves 32 rows, and the time is 1.2 times that of one.
+Everything else is built on this kernel: a matrix-vector product is a loop over tiles, a matrix-matrix
+product two loops. With one vector it is limited by the memory that the tile is read from, so the
+nibbles are unpacked in registers. With eight, 16 integer accumulators keep both multipliers of the
+processor busy, every broadcast activation serves 32 rows, and it takes only 1.2 times as long as with one.
 
 Formats differ in how a block's 8 steps are unpacked (`_unpack`), paths in how a step is added
-(dots.py). Both are fixed while compiling: one kernel for each format, path and vector count,
-compiled on its own, cached, and called by address, so that only what a model needs is built.
+(dots.py). Both are fixed at compile time: there is one kernel for each format, path and vector count.
+Each is compiled separately, cached, and called by address, so that a model compiles only what it needs.
 
-A vector's result is the same to the last bit whatever the number of vectors beside it.
+A vector's result is the same to the last bit, no matter how many vectors are processed with it.
 The reference is `matmul.matmul_reference`.
 """
 
@@ -26,25 +26,26 @@ from rwkv_np.kernels.emit import BYTE_LANES, BYTES, F32, FLOATS, HALVES, I32, IN
 from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.pointers import KERNEL_ARGS
 
-STEPS = 8  # of four columns in a block
-# How many vectors a kernel may take at once: what the registers hold. Elsewhere than on AVX-512
-# eight spill so much that they take 40 % longer than twice four.
+STEPS = 8  # steps of four columns in a block
+# How many vectors a kernel may process at once: as many as fit in the registers. Without AVX-512,
+# eight vectors cause so many spills that they take 40 % longer than four twice.
 COUNTS = (1, 2, 4, 8)
 MOST = {"vnni": 8}
-# How far before its use a cache line is asked for, and into which cache, by the number of vectors.
-# With one vector the processor looks far enough ahead by itself, as long as lines come in the order of their
-# addresses; a block's do not quite (fifth bits, scales), and asking for them a little before mends that. On two
-# Zen 4 cores whose memory gives 60 to 73 GB/s this reads all formats at .93 to 1.0 of it; asking for nothing
-# reads Q5_1 at .57 and Q4_1 at 1.0, asking far ahead all at .75.
-# With four or more a block takes so long that the processor cannot: without asking, four take 1.6 times as long.
-# L1 has too few lines on their way for the whole distance, so L2 comes first.
+# Prefetch distances: how many bytes ahead, and into which cache level, by the number of vectors.
+# With one vector the processor prefetches well by itself, if lines come in the order of their addresses.
+# Those of a block do not quite (fifth bits, scales), and prefetching them a little earlier fixes that. On two
+# Zen 4 cores whose memory gives 60 to 73 GB/s this reads all formats at .93 to 1.0 of that rate; without
+# prefetching, Q5_1 is read at .57 and Q4_1 at 1.0; with a long distance all are read at .75.
+# With four or more vectors a block takes so long that the processor does not prefetch far enough: without
+# these instructions, four take 1.6 times as long. L1 allows too few outstanding lines for the whole distance,
+# so L2 comes first.
 NEAR = ((448, 1),)
 FAR = ((16384, 2), (2048, 1))
 AHEAD = {1: NEAR, 2: FAR, 4: FAR, 8: FAR}
 
 
 def _unpack(emit, layout, path, tile, start, step, raw):
-    """The 64 weight bytes of one step; `raw` remembers what two steps share."""
+    """The 64 weight bytes of one step; `raw` stores what two steps share."""
     if layout.bits == 8:
         weights = emit.load(tile, start + 64 * step, BYTES)
         return weights if DOTS[path].signed_weights else weights ^ -128
@@ -75,9 +76,9 @@ class _Int8Tile:
     def __init__(self, emit, layout, path, count, args):
         self.emit, self.layout, self.path, self.count = emit, layout, path, count
         self.tile, self.x, self.x_stride, self.n_blocks = args
-        # Groups of rows that share a broadcast activation: where a group is two registers of 16,
-        # the sums of one group are all that they hold. With one vector there is little to share, and a tile is
-        # better read from its first byte to its last: Q8_0 at 35 GB/s, all that there was, instead of 27.
+        # Groups of rows that share a broadcast activation. If a group is two registers of 16 lanes, the
+        # sums of one group fill the registers. With one vector there is little to share, and it is better
+        # to read a tile from its first byte to its last: Q8_0 at 35 GB/s, the full rate, instead of 27.
         self.together = lay.GROUPS if path == "vnni" and count > 1 else 1
 
     def emit_loop(self, sums):
@@ -150,7 +151,7 @@ class _Int8Tile:
             sums[vector].set(result)
 
     def _outliers(self, group, block, m):
-        """What each row's outlier adds to the minimum that its zero nibble stands for, and its column."""
+        """For each row, how much its outlier exceeds the minimum (the value of its zero nibble), and its column."""
         layout = self.layout
         values = block * layout.block_bytes + 2 * lay.TILE_ROWS * layout.scale_bytes
         columns = values + 2 * lay.TILE_ROWS + 16 * group
@@ -161,7 +162,7 @@ class _Int8Tile:
 class _FloatTile:
     """Emits the product of float32 vectors with a tile of FP16 or FP32 weights."""
 
-    UNROLLED = 4  # columns in one turn of the loop
+    UNROLLED = 4  # columns in one iteration of the loop
 
     def __init__(self, emit, layout, path, count, args):
         self.emit, self.layout, self.path, self.count = emit, layout, path, count
@@ -191,7 +192,7 @@ class _FloatTile:
 
 
 def emit_tile_product(builder, layout, path, count, tile, x, x_stride, n_blocks, out, out_stride):
-    """Write down the product of a tile with `count` vectors; the arguments are LLVM values."""
+    """Emit the product of a tile with `count` vectors; the arguments are LLVM values."""
     _allow_features(builder.function, path)
     emit = Emit(builder)
     x_stride, n_blocks, out_stride = (emit.value(number) for number in (x_stride, n_blocks, out_stride))
@@ -205,10 +206,10 @@ def emit_tile_product(builder, layout, path, count, tile, x, x_stride, n_blocks,
 
 
 def _allow_features(function, path):
-    """Let LLVM use in this function what the path needs and Numba's list leaves out."""
+    """Allow LLVM to use, in this function, the features that the path needs and Numba's list lacks."""
     features = target_features(path)
     if features:
-        # The set's own add() refuses what llvmlite does not know; what it has it writes down as it is.
+        # The set's own add() rejects names that llvmlite does not know; existing members are written unchanged.
         set.add(function.attributes, f'"target-features"="{features}"')
 
 
@@ -234,9 +235,9 @@ def _compiled(format, path, count):
 
 
 def kernel_addresses(format: str, path: str) -> np.ndarray:
-    """Compile, or fetch from the cache, a format's kernels: an address for each of COUNTS, or 0.
+    """Compile a format's kernels, or load them from the cache: an address for each of COUNTS, or 0.
 
-    A function behind an address takes pointers.KERNEL_ARGS. It lives as long as the process.
+    A function behind an address takes pointers.KERNEL_ARGS. It stays loaded until the process ends.
     """
     built = [count for count in COUNTS if count <= MOST.get(path, 4)]
     addresses = [_compiled(format, path, count).address for count in built]

@@ -1,9 +1,9 @@
-"""Who else may change what lies at a path: code that others can write is never run.
+"""Check who else can change the files at a path: code that others can write is never run.
 
-Compiled kernels are unpickled and executed. Whoever can write them, or put another folder in the
-place of theirs, can run what he likes as us. So a folder and everything above it must belong to us
-or to the system, and be writable for nobody else. (`/tmp` is: its sticky bit keeps others from
-renaming what is ours.) Windows has no such bits, and its folders of a user are that user's.
+Compiled kernels are unpickled and executed. Anyone who can write them, or replace their folder, can run
+code with our rights. So a folder and all folders above it must belong to this user or to the system,
+and nobody else may be able to write to them. (`/tmp` is accepted: its sticky bit keeps others from
+renaming our files.) Windows does not have such bits; a user's folders there belong to that user.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HAS_OWNERS = hasattr(os, "geteuid")
 
 
 def what_speaks_against(path: Path) -> str | None:
-    """Why code from the folder `path`, or one to be made there, cannot be trusted, and how to mend it; None: it can.
+    """Why code in `path`, or in a folder to be created there, cannot be trusted, and how to fix it; None if it can.
 
     Raises OSError
     """
@@ -37,25 +37,25 @@ def what_speaks_against(path: Path) -> str | None:
 
 
 def is_ours(found: os.stat_result) -> bool:
-    """Whether a file was written by us or by the system, and can be changed by nobody else."""
+    """Whether a file belongs to this user or to the system, and nobody else can change it."""
     return not HAS_OWNERS or found.st_uid in _trusted() and not others_may_write(found)
 
 
 def others_may_write(found: os.stat_result) -> bool:
-    """Whether its mode lets others write. (A POSIX list of access shows in the group's bits.)"""
+    """Whether its mode lets others write. (A POSIX access control list shows in the group's bits.)"""
     mode = found.st_mode
     return bool(mode & stat.S_IWOTH) or bool(mode & stat.S_IWGRP) and not _is_alone_in(found.st_gid)
 
 
 @functools.cache
 def _trusted() -> frozenset[int]:
-    """Us and the system. In a container without the system's user, `/` belongs to a number that stands for it."""
+    """This user and the system. A container may not map the system's user; then the owner of `/` stands for it."""
     return frozenset({0, os.geteuid(), os.stat("/").st_uid})
 
 
 @functools.cache
 def _is_alone_in(group: int) -> bool:
-    """Whether that group is the one that many systems make for a user alone, who is then given umask 002."""
+    """Whether that group contains only this user. Many systems create such a group and set umask 002."""
     import grp
     import pwd
 

@@ -1,10 +1,10 @@
-"""RWKV-4's recurrence: an average of past values v, weighted by keys k that fade with e^w a token.
+"""RWKV-4's recurrence: an average of past values v, weighted by keys k that decay by e^w per token.
 
-Every channel is on its own, so 32 of them run through all tokens at once, right where the
-matrix products left r, k and v, and what comes out is gated and quantized in the registers.
-It keeps the stable form of the paper (arXiv 2305.13048, appendix D): a and b are divided by
-e^p, p the largest exponent so far. Of each pair e^(x - max(x, y)), e^(y - max(x, y)) one is
-always 1: a single exponential gives both.
+Channels are independent, so 32 of them run through all tokens at once, directly where the matrix
+products left r, k and v, and the result is gated and quantized in registers. It uses the stable
+form of the paper (arXiv 2305.13048, appendix D): a and b are divided by e^p, where p is the largest
+exponent so far. Of each pair e^(x - max(x, y)), e^(y - max(x, y)) one is always 1, so a single
+exponential gives both.
 
 Reference: `equations.wkv4`, gated by `equations.sigmoid`.
 """
@@ -28,7 +28,7 @@ from rwkv_np.kernels.program import Job, compile_op
 
 
 def _weigh(emit, past, present):
-    """(e^(past - q), e^(present - q), q) with q the larger of both exponents."""
+    """(e^(past - q), e^(present - q), q) where q is the larger of both exponents."""
     past_leads = past >= present
     q = past_leads.choose(past, present)
     fading = exp_negative(emit, past_leads.choose(present - past, past - present))
@@ -37,7 +37,7 @@ def _weigh(emit, past, present):
 
 
 class _Lanes:
-    """16 channels on their way through the tokens."""
+    """16 channels that run through the tokens."""
 
     def __init__(self, emit, constants, state, state_stride, at):
         self.emit, self.state, self.at, self.stride = emit, state, at, state_stride
@@ -48,7 +48,7 @@ class _Lanes:
         return self.stride * (4 * i) + self.at
 
     def step(self, k, v, r):
-        """Take in one token; what its channels give."""
+        """Process one token; returns the output of its channels."""
         emit, a, b, p = self.emit, self.a.get(), self.b.get(), self.p.get()
         # === Read: the past, and the present with its bonus u === #
         past, present, _ = _weigh(emit, p, self.u + k)
@@ -68,7 +68,7 @@ class _Lanes:
 
 @intrinsic
 def wkv_block(typingctx, k, v, r, n_tokens, w, u, state, n_padded, block, n_blocks, wanted, rows, row_bytes):
-    """Run 32 channels (`block`) of one sequence through its tokens and write what comes out into their rows.
+    """Run 32 channels (`block`) of one sequence through its tokens and write the outputs to their rows.
 
     Shapes   k, v, r (n_tokens, 32) float32; w, u (n_padded,); state (3, n_padded), changed in place
     """
@@ -133,11 +133,11 @@ def wkv4_job(
     kvr: Sequence[Matrix], rows: Sequence[Rows], lanes: Floats, decay: int, bonus: int, state: int,
     n_padded: int, out: Rows,
 ) -> Job:  # fmt: skip
-    """out = sigmoid(r) * wkv(k, v), with k, v, r the products of three matrices and their rows.
+    """out = sigmoid(r) * wkv(k, v), where k, v, r are the products of three matrices with their rows.
 
-    lanes         room for three products for each thread
-    decay, bonus  where w and u lie among the weights
-    state         where a, b, p lie in the state of a sequence, n_padded floats each
+    lanes         space for three products for each thread
+    decay, bonus  where w and u are in the weights
+    state         where a, b, p are in the state of a sequence, n_padded floats each
     """
     numbers = [n for matrix in kvr for n in matrix.numbers]
     places = (*(row.start for row in rows), rows[0].row_bytes, *lanes, decay, bonus, state, n_padded)

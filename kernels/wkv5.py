@@ -1,14 +1,14 @@
 """RWKV-5's and 6's time mix of a head, from its products to the rows of the next matrix.
 
-The memory of a head is a matrix S from keys to values. It lies as [key][value], lanes along the
-values: then every product with r, k, w is one number times a vector, and no sum crosses lanes.
-RWKV-5's decay is a number for each channel, RWKV-6's for each channel and token; that is the
-only difference here.
+The memory of a head is a matrix S from keys to values. It is stored as [key][value], with lanes along
+the values: then every product with r, k, w is one number times a vector, and no sum crosses lanes.
+RWKV-5's decay is one number per channel, RWKV-6's one per channel and token; this is the only
+difference here.
 
-An item is a *group*: as many heads as fill whole tiles of 32 channels, one where a head has 64.
-It does all that a head needs: the products, the recurrence, the norm, the gate, the rounding to
-int8. S is 16 KB and stays in the first cache for all tokens of a sequence; four tokens go past
-each row of it at once, with the same operations in the same order as one.
+An item is a *group*: as many heads as fill whole tiles of 32 channels, one if a head has 64.
+It does all work of a head: the products, the recurrence, the norm, the gate, the rounding to
+int8. S takes 16 KB and stays in the L1 cache for all tokens of a sequence. Four tokens use each
+row of it at once, with the same operations in the same order as one token.
 
 Reference: `equations.wkv5`, `equations.group_norm`, `equations.silu`.
 """
@@ -35,16 +35,16 @@ from rwkv_np.kernels.products import MATRIX_SIZE, Matrix, multiply
 from rwkv_np.kernels.program import Job, compile_op
 from rwkv_np.kernels.wkv7 import ask_for
 
-TOGETHER = 4  # tokens that go past a row of S at once
-PAIR = 2 * LANES  # values that do: two vectors
-ASKED_FOR = 8  # sequences whose memories are asked for ahead: those of more would not stay in the second cache
+TOGETHER = 4  # tokens that use a row of S at once
+PAIR = 2 * LANES  # values processed at once: two vectors
+ASKED_FOR = 8  # sequences whose memories are prefetched: more would not stay in the L2 cache
 
 
 # --- the recurrence --------------------------------------------------------------------------------
 
 
 class _Step:
-    """A few tokens on their way past S; the tokens' numbers are those of one head."""
+    """One step of a few tokens through S, for one head."""
 
     def __init__(self, emit, arrays, strides, n, first, count):
         self.emit, self.n, self.count = emit, n, count
@@ -54,7 +54,7 @@ class _Step:
         self.w_rows = [(first + i) * self.w_stride for i in range(count)]
 
     def bonuses(self):
-        """For each token how much of its own v it reads: the sum of r u k, in an order that no target changes."""
+        """For each token the share of its own v in its output: the sum of r u k, in the same order on every target."""
         emit = self.emit
         found = []
         for row in self.rows:
@@ -69,7 +69,7 @@ class _Step:
         return found
 
     def values(self, start):
-        """v of each token, two vectors from the channel `start` on, zero behind the head."""
+        """v of each token, two vectors from the channel `start` on, zeros after the head."""
         emit = self.emit
         ats = [start + LANES * half for half in range(2)]
         masks = [first_lanes(emit, self.n, at) for at in ats]
@@ -80,7 +80,7 @@ class _Step:
         ]
 
     def past_row(self, key, s, v, sums):
-        """Let all tokens read a row of S, two vectors, and write it; what it is then."""
+        """All tokens read and update a row of S, two vectors; returns the new row."""
         emit = self.emit
         for i in range(self.count):
             r, k = (emit.splat(emit.load(a, self.rows[i] + key * 4, F32)) for a in (self.r, self.k))
@@ -111,12 +111,12 @@ def _emit_tokens(emit, arrays, strides, n, n_padded, state, out, first, count):
 
 @intrinsic
 def wkv5_head(typingctx, r, k, v, w, u, n_tokens, stride, w_stride, n, n_padded, state, out):
-    """Run the tokens of one sequence past the memory of one head.
+    """Run the tokens of one sequence through the memory of one head.
 
-    Shapes   r, k, v: n float32 a token, `stride` bytes from token to token; w the same with `w_stride`, 0 where all
-             tokens have the same; u (n,); state (n, n_padded), changed in place; out (n_tokens, n_padded), zeros
-             behind n. n_padded is a multiple of 32. Of r, k, v, u up to 31 floats behind the head are read
-             and not used
+    Shapes   r, k, v: n float32 per token, `stride` bytes from token to token; w likewise with `w_stride`, which
+             is 0 if all tokens share it; u (n,); state (n, n_padded), changed in place; out (n_tokens, n_padded),
+             zeros after n. n_padded is a multiple of 32. Of r, k, v, u up to 31 floats after the head are
+             read and not used
     """
 
     def codegen(context, builder, signature, args):
@@ -136,7 +136,7 @@ def wkv5_head(typingctx, r, k, v, w, u, n_tokens, stride, w_stride, n, n_padded,
     return types.void(r, k, v, w, u, intp, intp, intp, intp, intp, state, out), codegen
 
 
-# --- what stands around it -------------------------------------------------------------------------
+# --- before and after the recurrence -------------------------------------------------------------------------
 
 
 @intrinsic
@@ -169,7 +169,7 @@ def clear_behind(typingctx, x):
 
 @intrinsic(prefer_literal=True)
 def put_gated(typingctx, is_gated, y, gate, first, n, n_blocks, wanted, row):
-    """Write y, times silu(gate) where the literal `is_gated` says so, as the blocks `first` .. first + n of a row."""
+    """Write y, times silu(gate) if the literal `is_gated` is true, as the blocks `first` .. first + n of a row."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
@@ -195,7 +195,7 @@ def put_gated(typingctx, is_gated, y, gate, first, n, n_blocks, wanted, row):
 
 
 class Heads(NamedTuple):
-    """How the channels of a time mix are cut: heads, channels of each, and heads that an item does."""
+    """How the channels of a time mix are divided: heads, channels per head, and heads per item."""
 
     n_head: int
     head_size: int
@@ -203,7 +203,7 @@ class Heads(NamedTuple):
 
     @classmethod
     def of(cls, n_head: int, head_size: int) -> Heads:
-        """As few heads an item as fill whole tiles."""
+        """The smallest number of heads per item that fills whole tiles."""
         return cls(n_head, head_size, TILE_ROWS // math.gcd(TILE_ROWS, head_size))
 
     @property
@@ -216,12 +216,12 @@ class Heads(NamedTuple):
         return self.per_item * self.head_size
 
     def room(self, n_products: int, n_tokens: int) -> int:
-        """Bytes that an item needs for as many tokens: the products, what comes out of a head, and normed rows."""
+        """Bytes that an item needs for that many tokens: the products, the output of a head, and normed rows."""
         floats = n_products * self.width + round_up(self.head_size, BLOCK) + self.width + 2 * BLOCK
         return 4 * (n_tokens * floats + 2 * BLOCK)
 
 
-# The numbers of a job: these, then for each matrix its numbers, the start of its rows, and their bytes.
+# The numbers of a job: these, then for each matrix its numbers, the start of its rows, and bytes per row.
 N_HEAD, HEAD_SIZE, PER_ITEM, N_TILES, LANES_START, LANES_STRIDE = range(6)
 DECAY, BONUS, WEIGHT, BIAS, EPSILON, STATE = range(6, 12)
 OUT, OUT_BYTES, OUT_N_BLOCKS, OUT_WANTS = range(12, 16)
@@ -231,7 +231,7 @@ ROWS, ROW_BYTES, PRODUCT_SIZE = range(MATRIX_SIZE, MATRIX_SIZE + 3)
 
 @jit(error_model="numpy")
 def _multiply_all(args, weights, scratch, n_products, item, n_tiles, n_tokens, lanes):
-    """The products of an item's channels with all tokens: arrays (n_tokens, width), one behind the other."""
+    """The products of an item's channels with all tokens: contiguous arrays (n_tokens, width)."""
     width = number(args, PER_ITEM) * number(args, HEAD_SIZE)
     first, size = item * (width // TILE_ROWS), n_tokens * width * 4
     for tile in range(n_tiles):
@@ -243,7 +243,7 @@ def _multiply_all(args, weights, scratch, n_products, item, n_tiles, n_tokens, l
 
 @jit(error_model="numpy")
 def _ask_for_memory(args, states, batch, head, n_heads):
-    """S comes from memory as the weights do, and can come while they are multiplied."""
+    """Prefetch S while the weights are multiplied: both come from memory."""
     size = _memory_bytes(args)
     for sequence in range(min(ASKED_FOR, number(batch, b.N_SEQUENCES))):
         place = number(batch, b.STATE + sequence) + number(args, STATE) + head * size
@@ -263,7 +263,7 @@ def _padded(n):
 
 @jit(error_model="numpy")
 def _remember(args, states, batch, head, products, size, stride, w, w_stride, bonus, out):
-    """All sequences past their memories of one head; `products` is where its r of the first token lies."""
+    """Run all sequences through their memories of one head; `products` points to its r of the first token."""
     n = number(args, HEAD_SIZE)
     n_padded = _padded(n)
     for sequence in range(number(batch, b.N_SEQUENCES)):
@@ -279,12 +279,12 @@ def _remember(args, states, batch, head, products, size, stride, w, w_stride, bo
 
 @jit(error_model="numpy")
 def _norm(args, weight, bias, n_tokens, heads, normed, normed_bytes):
-    """The norm of one head, into its channels of rows of an item's width."""
+    """Write the norm of one head to its channels in rows of an item's width."""
     n = number(args, HEAD_SIZE)
     n_padded = _padded(n)
     for token in range(n_tokens):
         row = beyond(normed, token * normed_bytes)
-        clear_behind(beyond(row, n * 4))  # a block may end behind the last head
+        clear_behind(beyond(row, n * 4))  # a block may extend past the last head
         x = beyond(heads, token * n_padded * 4)
         group_norm_row(x, weight, bias, n, n_padded, number(args, EPSILON), row)
 
@@ -321,7 +321,7 @@ def _compiled(is_gated, is_moving):
             _norm(args, weight, bias, n_tokens, heads, beyond(normed, at), normed_bytes)
         for token in range(n_tokens):
             row = beyond(scratch, number(args, OUT) + token * number(args, OUT_BYTES))
-            gate = beyond(lanes, 3 * size + token * stride)  # of no meaning where there is none
+            gate = beyond(lanes, 3 * size + token * stride)  # not used if there is no gate
             put_gated(
                 is_gated, beyond(normed, token * normed_bytes), gate, first_tile, n_tiles,
                 number(args, OUT_N_BLOCKS), number(args, OUT_WANTS), row,
@@ -331,7 +331,7 @@ def _compiled(is_gated, is_moving):
 
 
 class Product(NamedTuple):
-    """A matrix, and the rows that it is multiplied with."""
+    """A matrix, and the rows it is multiplied with."""
 
     matrix: Matrix
     rows: Rows
@@ -341,13 +341,13 @@ def time_mix_job(
     heads: Heads, products: Sequence[Product], lanes: Floats, decay: int, bonus: int, norm: tuple[int, int],
     epsilon: float, state: int, out: Rows, is_gated: bool, is_moving: bool,
 ) -> Job:  # fmt: skip
-    """out = norm of wkv(r, k, v), times silu(g) where it is gated.
+    """out = norm of wkv(r, k, v), times silu(g) if it is gated.
 
-    products      of r, k, v; then of g where it is gated; then of what is added to the decay where it moves
+    products      of r, k, v; then of g if gated; then of the term added to the decay if the decay varies by token
     lanes         heads.room(...) bytes for each thread
-    decay, bonus  where w (its logarithm's logarithm where it moves) and u of each channel lie among the weights
-    norm          where weight and bias of the norm lie there
-    state         where the first head's S lies in the state of a sequence
+    decay, bonus  where w (as log(-log(w)) if it varies by token) and u of each channel are in the weights
+    norm          where weight and bias of the norm are in the weights
+    state         where the first head's S is in the state of a sequence
     """
     numbers = [n for matrix, rows in products for n in (*matrix.numbers, rows.start, rows.row_bytes)]
     places = (*heads, products[0].matrix.n_tiles, *lanes, decay, bonus, *norm, bits_of(epsilon), state)

@@ -1,18 +1,18 @@
-"""RWKV-7's memory: a matrix S for each head, from keys to values, that a token fades, corrects and reads.
+"""RWKV-7's memory: a matrix S for each head, from keys to values; each token decays, corrects and reads it.
 
     found = S kk          what the old S has for this key, by value
     S = S diag(w) - found (kk a)T + v kT
     out = S r
 
-S lies as [key][value] with 16 values in the lanes of a vector, so that every one of these is a
-broadcast of a number of the key's side, and no sum ever crosses lanes. 32 values run through all
-tokens before the next 32 do: their part of S stays in the first cache.
+S is stored as [key][value] with 16 values in the lanes of a vector, so every factor from the key's
+side is one broadcast number, and no sum ever crosses lanes. 32 values run through all tokens before
+the next 32 do: their part of S stays in the L1 cache.
 
-A token needs `found` before it may write. While S is written for one token, what it will have for the
-next token's kk is summed in the same pass, which saves reading S again; for the first token, and so
-for a single one, it is summed in a pass of its own. Both add the same numbers in the same order, so a
-token's bits depend on nothing but what came before it. (0.23 us a token and head of 64 channels;
-with two passes for every token 0.36.)
+A token needs `found` before it may write. While S is written for one token, `found` for the next token
+is summed in the same pass, which saves reading S again; for the first token, and so for a single token,
+it is summed in a separate pass. Both add the same numbers in the same order, so the bits of a token's
+result depend only on the tokens before it. (0.23 us per token and head of 64 channels; with two passes
+for every token 0.36.)
 
 Reference: `equations.wkv7`.
 """
@@ -24,11 +24,11 @@ from numba.extending import intrinsic
 from rwkv_np.kernels.emit import F32, FLOATS, I64, LANES, Emit, Variable
 from rwkv_np.kernels.layout import BLOCK
 
-# What a token has in the work area of a thread: vectors of a head's channels, with zeros up to whole blocks
+# The vectors of a token in the work area of a thread: a head's channels, padded with zeros to whole blocks
 # of 32. FOUND_BY is -kk, REPLACE is kk a.
 R, W, K, V, FOUND_BY, REPLACE, OUT, N_VECTORS = range(8)
 LINE = 64  # bytes
-UNROLLED = 4  # keys a turn of the loop; 0.26 us instead of 0.23 with 2
+UNROLLED = 4  # keys per iteration of the loop; with 2 it takes 0.26 us instead of 0.23
 
 
 class _Token:
@@ -46,12 +46,12 @@ class _Token:
         return self.emit.load(self.work, self.start + self.size * which + at, FLOATS)
 
     def put(self, value, at):
-        """What comes out."""
+        """Store a part of the output."""
         self.emit.store(value, self.work, self.start + self.size * OUT + at)
 
 
 class _Lanes:
-    """32 values of S, of all keys, on their way through the tokens."""
+    """32 values of S, for all keys, that run through the tokens."""
 
     def __init__(self, emit, state, n, n_padded, at):
         self.emit, self.state, self.n, self.row = emit, state, n, n_padded * 4
@@ -65,7 +65,7 @@ class _Lanes:
         return [self.emit.load(self.state, self.row * j + at, FLOATS) for at in self.places]
 
     def _for_each_key(self, step):
-        """`step(j)` for all keys, in their order."""
+        """Emit `step(j)` for all keys, in order."""
         with self.emit.loop(self.n.shifted_right(UNROLLED.bit_length() - 1)) as turn:
             for i in range(UNROLLED):
                 step(turn * UNROLLED + i)
@@ -78,7 +78,7 @@ class _Lanes:
             total.set(self.emit.fma(row, factor, total.get()))
 
     def look_up(self, token):
-        """found = S kk, in a pass of its own."""
+        """found = S kk, in a separate pass."""
 
         def step(j):
             self._add(self.found, self._load(j), token.key_side(FOUND_BY, j))
@@ -86,7 +86,7 @@ class _Lanes:
         self._for_each_key(step)
 
     def take_in(self, token, following):
-        """Change S by one token and read it; `found` becomes that of the token that follows, if any."""
+        """Update S with one token and read it; `found` becomes that of the next token, if any."""
         emit, out, coming = self.emit, self._zeros(), self._zeros()
         found = [value.get() for value in self.found]
         values = [token.value_side(V, at) for at in self.places]
@@ -110,7 +110,7 @@ class _Lanes:
 
 @intrinsic
 def wkv7(typingctx, work, n_tokens, n, n_padded, state):
-    """Take at least one token into the memory of one head, and write what it reads for each.
+    """Update the memory of one head with at least one token, and write what each token reads.
 
     Shapes   work (n_tokens, N_VECTORS, n_padded) float32; state (n, n_padded), changed in place
     """
@@ -133,7 +133,7 @@ def wkv7(typingctx, work, n_tokens, n, n_padded, state):
 
 @intrinsic
 def ask_for(typingctx, place, n_bytes):
-    """Have the memory at a place brought into the second cache."""
+    """Prefetch memory into the L2 cache."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)

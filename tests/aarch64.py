@@ -5,17 +5,17 @@
     python tests/aarch64.py FOLDER --torch tests/test_v7.py            with torch, which these tests need
     python tests/aarch64.py FOLDER -m rwkv_np info                     any module instead of pytest
 
-QEMU's user-mode emulation runs an aarch64 Python against this checkout. FOLDER takes all that it
-needs, about 500 MB: Debian's Python and its libraries, the wheels of setup.cfg's install_requires,
-and the kernels compiled so far. What is there already is left as it is; delete it to start afresh.
+QEMU's user-mode emulation runs an aarch64 Python on this checkout. FOLDER gets everything it needs,
+about 500 MB: Debian's Python and its libraries, the wheels of setup.cfg's install_requires, and the
+kernels compiled so far. Existing content is kept; delete FOLDER to start from scratch.
 
-Needs Linux, apt-get, pip and qemu-aarch64-static (Debian: qemu-user-static); no root, and nothing
-outside FOLDER is changed. LLVM is 10 to 30 times slower there, so this is no part of CI, and pytest
-does not collect it. Tests that need torch want `--torch`, 400 MB more in FOLDER.
+Needs Linux, apt-get, pip and qemu-aarch64-static (Debian: qemu-user-static), but not root, and changes
+nothing outside FOLDER. LLVM is 10 to 30 times slower there, so this is not part of CI, and pytest does
+not collect it. Tests that need torch also need `--torch`: 400 MB more in FOLDER.
 
-A processor of CPUINFO is one that LLVM knows by name, as on a real machine. The others, such as
-`max`, show it QEMU's host instead, so that it finds neither a name nor a feature: there the kernel's
-word alone decides.
+A processor of CPUINFO is one that LLVM knows by name, as on a real machine. With the others, such as
+`max`, LLVM sees QEMU's host instead and finds neither a name nor features: there the list of the
+operating system's kernel decides alone.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEBIAN = ("python3", "libgomp1", "libstdc++6")
-# pip asks for what torch needs on this machine, a graphics card's libraries among it: so it is said here.
+# pip would install torch's requirements for the host, including GPU libraries, so they are listed here.
 TORCH = ("--no-deps", "torch==2.6.0", "sympy==1.13.1", "mpmath<1.4", "networkx", "jinja2", "markupsafe")
 TESTS = ["tests/test_kernels.py", "tests/test_engine.py", "tests/test_dispatch.py"]
 
-# What /proc/cpuinfo says of one processor: its name is (implementer, part), its features the kernel's.
+# The content of /proc/cpuinfo for one processor: (implementer, part) is its name; features as Linux lists them.
 _V8 = "fp asimd evtstrm aes pmull sha1 sha2 crc32"
 CPUINFO = {
     "cortex-a72": ("0x41", "0xd08", _V8),
@@ -43,7 +43,7 @@ CPUINFO = {
 
 
 def main() -> int:
-    """Set FOLDER up where need be, and run."""
+    """Set up FOLDER if needed, and run."""
     options, rest = _arguments()
     folder = options.folder.resolve()
     root, site = folder / "root", folder / "site"
@@ -71,7 +71,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
 
 
 def unpack_debian(apt: Path, root: Path) -> None:
-    """Fetch DEBIAN and all that it depends on for arm64, by a package state of its own, and unpack it."""
+    """Download DEBIAN and its dependencies for arm64, with a separate package state, and unpack them."""
     for part in ("state/lists/partial", "cache/archives/partial"):
         (apt / part).mkdir(parents=True, exist_ok=True)
     (apt / "state/status").touch()
@@ -91,7 +91,7 @@ def unpack_debian(apt: Path, root: Path) -> None:
 
 
 def python_version(root: Path) -> str:
-    """Such as "3.11": what `python3` is a link to."""
+    """The version that `python3` links to, such as "3.11"."""
     return (root / "usr/bin/python3").readlink().name.removeprefix("python")
 
 
@@ -103,7 +103,7 @@ def needs() -> list[str]:
 
 
 def install_wheels(site: Path, version: str, packages: Sequence[str]) -> None:
-    """Unpack aarch64 wheels of those packages and of what they need."""
+    """Unpack aarch64 wheels of those packages and their dependencies."""
     platforms = ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 37))]
     command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(site), "--only-binary=:all:"]
     command += ["--python-version", version, "--implementation", "cp"]
@@ -112,7 +112,7 @@ def install_wheels(site: Path, version: str, packages: Sequence[str]) -> None:
 
 
 def link_package(folder: Path) -> None:
-    """rwkv_np as it installs: the checkout's folder, with kernels/ inside."""
+    """rwkv_np as installed: the checkout's folder, with kernels/ inside."""
     package = folder / "rwkv_np"
     package.mkdir(parents=True, exist_ok=True)
     for old in package.iterdir():
@@ -123,10 +123,10 @@ def link_package(folder: Path) -> None:
 
 
 def make_machine(folder: Path, root: Path, cpu: str) -> Path:
-    """A folder that QEMU takes for the root folder of a machine with this processor; its Python.
+    """Make a folder that QEMU uses as the root folder of a machine with this processor; returns its Python.
 
-    QEMU looks there for every file first, /proc/cpuinfo too. Python is a script, since tests start
-    `sys.executable`, and the host's kernel cannot run an aarch64 program.
+    QEMU looks there first for every file, including /proc/cpuinfo. Python is a script, since tests
+    start `sys.executable`, and the host's kernel cannot run an aarch64 program.
     """
     (folder / "proc").mkdir(parents=True, exist_ok=True)
     for part in root.iterdir():
@@ -149,7 +149,7 @@ def cpuinfo(implementer: str, part: str, features: str) -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment of the emulated Python; what the host says about its own processor is left out."""
+    """The environment of the emulated Python; variables about the host's own processor are left out."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "PYTHON"))}
     env |= {
         "PYTHONHOME": str(folder / "root/usr"),

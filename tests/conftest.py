@@ -1,4 +1,4 @@
-"""What several tests need: the golden files, the shared data, and small random models."""
+"""Fixtures of several tests: the golden files, the shared data, and small random models."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rwkv_np.files.quants import by_name
 from rwkv_np.models.architecture import Sizes, common_sizes
 from rwkv_np.models.registry import ARCHITECTURES, identify
 
-# The same examples in every run, and nothing kept from the last one. Chance is for whoever asks for it and looks
-# at what it finds: pytest --hypothesis-profile=chance. How long an example takes is for neither to judge.
+# The same examples in every run, and no database of earlier runs. For random examples, whose failures need a look
+# by a person: pytest --hypothesis-profile=chance. Neither profile limits the time of an example.
 UNHURRIED = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("chance", UNHURRIED)
 hypothesis.settings.register_profile("same", UNHURRIED, derandomize=True, database=None)
 hypothesis.settings.load_profile("same")
 
-# Optional packages, and the files that would not even import without them.
+# Optional packages, and the test files that cannot be imported without them.
 NEEDS = {
     "torch": (
         "checkpoint", "convert", "docs", "evaluation_definitions", "output", "quantize", "train_demo", "v5", "v6", "v7",
@@ -45,7 +45,7 @@ GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(trylast=True)  # once pytest has found out how to draw on the terminal that it really has
+@pytest.hookimpl(trylast=True)  # after pytest has configured its output for the real terminal
 def pytest_configure(config):
     config.pluginmanager.register(Newcomer())
 
@@ -55,15 +55,15 @@ def pytest_report_header():
 
 
 def shared_file(name: str) -> Path:
-    """A file of the data that lies beside the checkout; skips the test where it does not."""
+    """A file of the shared data beside the checkout; skips the test if it is missing."""
     path = SHARED / name
     if not path.exists():
-        pytest.skip(f"{name} is not beside this checkout")
+        pytest.skip(f"{name} is not in shared/ beside this checkout")
     return path
 
 
 def official_package():
-    """rwkv.model, with the switches that it reads from the environment when it is imported."""
+    """rwkv.model, imported with the environment variables that it reads at import."""
     os.environ |= {"RWKV_V7_ON": "0", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -72,12 +72,12 @@ def official_package():
 
 @pytest.fixture
 def golden():
-    """Path of a golden file by the end of its name, such as "FP16.bin"."""
+    """The path of a golden file, by the end of its name, such as "FP16.bin"."""
     return lambda end: GOLDEN / f"golden-4v0.{end}"
 
 
 def random_parameters(rng, n_layer=2, n_embd=32, dim_ffn=64, vocab_size=256, architecture="v4", **sizes):
-    """Float32 parameters of a model, as they stand in a model file; `sizes` are those that other versions have."""
+    """Float32 parameters of a model, as in a model file; `sizes` are the sizes of other versions."""
     sizes = Sizes(n_layer=n_layer, n_embd=n_embd, dim_ffn=dim_ffn, vocab_size=vocab_size, **sizes)
     shapes = ARCHITECTURES[architecture].parameter_shapes(sizes)
     arrays = {}
@@ -98,7 +98,7 @@ def random_parameters(rng, n_layer=2, n_embd=32, dim_ffn=64, vocab_size=256, arc
 
 
 def write_model(path, arrays, data_type="FP32", version=LATEST_VERSION, **header):
-    """Write arrays as a model file; `header` overrides what they say of themselves."""
+    """Write arrays as a model file; `header` overrides header fields."""
     sizes = common_sizes({name: x.shape for name, x in arrays.items()})
     fields = dict(version=version, n_vocab=sizes.vocab_size, n_embed=sizes.n_embd, n_layer=sizes.n_layer)
     fields |= {"data_type": by_name(data_type, version).code} | header
@@ -116,7 +116,7 @@ def write_model(path, arrays, data_type="FP32", version=LATEST_VERSION, **header
 
 @pytest.fixture
 def tiny_model(tmp_path):
-    """Path of a random byte-vocabulary model file: 2 layers, n_embd 32."""
+    """The path of a random byte-vocabulary model file: 2 layers, n_embd 32."""
     return write_model(tmp_path / "tiny.bin", random_parameters(np.random.default_rng(0)))
 
 
@@ -133,10 +133,10 @@ def model_fp16(tmp_path):
 
 @pytest.fixture
 def run_cli():
-    """Run `rwkv-np ARGS` in this process; the exit code must be `code`, and no traceback shows."""
+    """Run `rwkv-np ARGS` in this process; the exit code must be `code`, without a traceback."""
 
     def run(*args, code=0, stdin=None):
-        # Else a table would be as wide as the screen that pytest happens to write to.
+        # Otherwise a table would be as wide as pytest's terminal.
         result = CliRunner(env={"COLUMNS": "200"}).invoke(main, [str(arg) for arg in args], input=stdin)
         assert result.exit_code == code, result.output
         assert result.exception is None or isinstance(result.exception, SystemExit)

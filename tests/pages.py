@@ -1,7 +1,7 @@
-"""README and docs as a test reads them: fenced blocks, the commands in them, links, headings and inline code.
+"""Parse README and docs for tests: fenced blocks, the commands in them, links, headings and inline code.
 
-Only as much Markdown as our documents use. A shell line is cut into words by shlex; `&&`, `|` and `<` are
-understood, since the documents use them, and nothing else of a shell.
+It supports only the Markdown that our documents use. A shell line is split into words by shlex; `&&`, `|` and
+`<` are supported, since the documents use them, and no other shell syntax.
 """
 
 import re
@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A simple command: its words, and what it reads, as text or from a file."""
+    """A simple command: its words, and its input, as text or from a file."""
 
     words: list[str]
     text: str | None = None
@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
 
 def written():
-    """All documents that are ours to write, by their path from the root."""
+    """All our documents, by their path from the root."""
     pages = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
     return ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *pages]
 
@@ -46,7 +46,7 @@ def blocks(name):
 
 
 def prose(name):
-    """A document without its blocks."""
+    """A document without its fenced blocks."""
     return FENCE.sub("", read(name))
 
 
@@ -59,19 +59,19 @@ def inline_code(name):
 
 
 def anchors(name):
-    """What a link to a heading may say behind the #, as GitHub makes it."""
+    """The anchors of headings (after #), as GitHub makes them."""
     titles = re.findall(r"^#+ (.*)$", prose(name), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
 def table_rows(name):
-    """The cells of all rows of all tables."""
+    """The cells of all table rows."""
     lines = re.findall(r"^\|(.*)\|$", prose(name), re.MULTILINE)
     return [[cell.strip() for cell in line.split("|")] for line in lines if not re.fullmatch(r"[\s|:-]+", line)]
 
 
 def commands(text):
-    """The commands of a block of shell lines, in their order."""
+    """The commands of a block of shell lines, in order."""
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&<>")
         lexer.whitespace_split = True
@@ -83,7 +83,7 @@ def commands(text):
 
 
 def _command(words):
-    """One command; what stands before a pipe must be a printf, which is what is read."""
+    """One command; before a pipe there must be a printf, whose output is the input."""
     text = file = None
     if "|" in words:
         printf, words = words[: words.index("|")], words[words.index("|") + 1 :]
@@ -93,5 +93,5 @@ def _command(words):
         words = words[: words.index(">")]
     if "<" in words:
         words, file = words[: words.index("<")], words[words.index("<") + 1]
-    assert not set(words) & set(OPERATORS), f"more of a shell than is understood here: {words}"
+    assert not set(words) & set(OPERATORS), f"unsupported shell syntax: {words}"
     return Command(words, text, file)

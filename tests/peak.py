@@ -1,7 +1,7 @@
-"""The most memory that a process held while it worked, for the scripts of tests that bound it.
+"""The peak memory of a process during its work, for test scripts that limit it.
 
-The peak is looked for at each report of progress, which no load of the machine can leave out, and every two
-milliseconds besides, for what comes and goes in between.
+The memory is sampled at each progress report, independent of the load of the machine, and also every two
+milliseconds, to catch short peaks in between.
 """
 
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 
 
 def rss_anon():
-    """Bytes of memory that belong to this process alone; Linux alone tells it."""
+    """Bytes of memory that belong only to this process; only Linux reports them."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 
 
 class Peak:
-    """`progress` is for the work to call; `growth` is by how much memory grew since this was made, in bytes."""
+    """Pass `progress` as callback to the work; `growth` is the peak growth of memory since creation, in bytes."""
 
     def __init__(self):
         self._before = self._most = rss_anon()
@@ -37,9 +37,9 @@ class Peak:
 
 
 def bounded_environment():
-    """The variables of such a script: it finds this module, and has two threads on a processor of any size.
+    """Environment variables of such a script: it finds this module, and has two threads on every processor.
 
-    Each thread of torch or Numba has some memory of its own, which is no part of what the bounds are about.
+    Each thread of torch or Numba has its own memory, which the limits should not depend on.
     """
     places = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}

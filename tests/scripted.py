@@ -1,8 +1,8 @@
-"""A model that says what the test tells it to, and a tokenizer for it.
+"""A model that gives the answers a test specifies, and a tokenizer for it.
 
-A state is the list of all tokens read, so that "the state of a conversation in which that was
-never said" can be compared. Answers begin after a colon: a test's answers hold none as a byte,
-only inside pieces.
+A state is the list of all tokens read, so that it can be compared with "the state of a conversation in
+which that was never said". Answers begin after a colon: a test's answers contain a colon only inside
+pieces, never as a single byte.
 """
 
 import itertools
@@ -15,11 +15,11 @@ from rwkv_np.sampling import SamplingParams
 
 GREEDY = dict(temperature=0, presence_penalty=0, frequency_penalty=0)
 PIECE = 400  # the id of a text's first piece; ids below 256 are bytes
-END = 0  # end of text, the second choice everywhere and the first when the script is over
+END = 0  # end of text, the second most likely token everywhere, and the first when the script is over
 
 
 class PieceTokenizer:
-    """Ids below 256 are bytes; the piece i of a text is 400 + i."""
+    """Ids below 256 are bytes; piece i of a text is 400 + i."""
 
     name, n_ids = "pieces", 256
 
@@ -39,10 +39,10 @@ class PieceTokenizer:
 
 
 class TokensRead:
-    """The state of a scripted model: all tokens that it has read, which compares as a tuple of them.
+    """The state of a scripted model: all tokens that it has read, compared as a tuple.
 
-    n_bytes   what it says that it takes in memory
-    n_copies  how many copies were made of any
+    n_bytes   the memory size that it claims
+    n_copies  how many copies of any state were made
     """
 
     n_bytes = 1_000_000
@@ -66,7 +66,7 @@ class TokensRead:
 
 
 class ScriptedModel:
-    """Reads as a model does; what it makes of all the tokens read, `logits` tells.
+    """Reads like a model; `logits` gives the logits after all tokens read.
 
     n_read  how many tokens it was given
     """
@@ -91,7 +91,7 @@ class ScriptedModel:
 
 
 class Liking(ScriptedModel):
-    """Has the same logits whatever it has read."""
+    """Gives the same logits, whatever it has read."""
 
     def __init__(self, logits):
         self.liked = np.asarray(logits, np.float32)
@@ -117,14 +117,14 @@ class Echo(ScriptedModel):
 
 
 def conversation(pieces=(b" Hello", b"!", b"\n", b"\n"), template="raven", *, opening="", **settings):
-    """A conversation with a model whose every answer is `pieces`, a token each."""
+    """A conversation with a model that always answers `pieces`, one token each."""
     params = SamplingParams(**(GREEDY | {"max_tokens": 50} | settings))
     script = range(PIECE, PIECE + len(pieces))
     return Conversation(Echo(script), PieceTokenizer(pieces), TEMPLATES[template], params, opening)
 
 
 def text_read(chat):
-    """Everything that the model remembers, as text."""
+    """Everything the model has read, as text."""
     return chat.tokenizer.decode(chat.state())
 
 
@@ -134,7 +134,7 @@ def say(chat, message="x"):
 
 
 def splits(data):
-    """Every way to cut bytes into pieces."""
+    """All ways to split bytes into pieces."""
     places = range(1, len(data))
     for n in range(len(data)):
         for cuts in itertools.combinations(places, n):

@@ -1,17 +1,17 @@
-"""A long conversation with the demo model, in which everything that a person can do happens by chance.
+"""A long random conversation with the demo model that uses everything a user can do.
 
     python tests/soak.py --tokens 100000 --seed 1
 
-Messages, edits, /regen, /continue, /undo, /fork, /switch, asides, answers that Ctrl-C ends, /save and /load; every
-choice follows from the seed. Two things must stay true:
+Messages, edits, /regen, /continue, /undo, /fork, /switch, asides, answers stopped by Ctrl-C, /save and /load; every
+choice depends on the seed. Two conditions must always be true:
 
-- what the model remembers is what was said: now and then, and at the end in each branch, the state is compared, bit
-  for bit, with that of reading all tokens from nothing; at the end another process does so and answers once more;
-- memory is flat: what the process has for itself (RssAnon), as the median over the last tenth of the tokens, is at
-  most 3 % more than over the tenth after the first fifth, by when kernels, caches and the kept states are there.
+- the model's state is that of the conversation: sometimes, and at the end in each branch, the state is compared, bit
+  for bit, with that of reading all tokens from the start; at the end another process also does so and answers again;
+- memory does not grow: the median of the process's own memory (RssAnon) over the last tenth of the tokens is at most
+  3 % above that over the tenth after the first fifth, when kernels, caches and the stored states exist.
 
-States take 4 MB here, and not the 128 MB that a chat gives them. So that room is full before the measurement begins,
-and those that were let go of are made again from their tokens, all the time.
+States get 4 MB here instead of the 128 MB of a chat. So the budget is full before the measurement begins, and
+dropped states are recomputed from their tokens all the time.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ QUESTIONS = (
 )  # fmt: skip
 LAST = "Tell me a story."
 OPENING = "Bob talks with Alice."
-BRANCHES, TURNS = 6, 60  # most that there are: from then on forks become switches, and undoing takes back many
+BRANCHES, TURNS = 6, 60  # maxima: at the limit, a fork becomes a switch, and an undo removes many turns
 BUDGET = 4_000_000
 GROWTH = 1.03
 
 
 def params(seed: int | None) -> SamplingParams:
-    """Answers that differ, of at most 60 tokens."""
+    """Settings for varied answers of at most 60 tokens."""
     return SamplingParams(temperature=1.0, top_p=0.7, max_tokens=60, seed=seed)
 
 
 class Soak:
-    """A conversation and what happens to it; `n_tokens` counts all that was written, also what was taken back."""
+    """A conversation and the random actions on it; `n_tokens` counts all tokens written, including undone ones."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.model: Model = load(demo.MODEL)
@@ -75,7 +75,7 @@ class Soak:
         self.memory: list[tuple[int, int]] = []
 
     def run(self, n_tokens: int, show: Callable[[str], None] = lambda line: None) -> None:
-        """Go on until that many tokens are written."""
+        """Continue until that many tokens are written."""
         begin, shown = time.monotonic(), 0
         while self.n_tokens < n_tokens:
             self.step()
@@ -108,7 +108,7 @@ class Soak:
         self.n_tokens += answer.n_new
 
     def _changes(self) -> dict[str, Any]:
-        """Now and then an answer is cut short by the limit."""
+        """Sometimes the limit cuts an answer short."""
         return {"max_tokens": self.rng.choice((1, 3, 12))} if self.rng.random() < 0.3 else {}
 
     def say(self) -> None:
@@ -150,7 +150,7 @@ class Soak:
         self.chat = load_conversation(self.file, self.chat, self.identity)
 
     def compare(self, branch: Branch) -> None:
-        """AssertionError unless the model stands where reading the branch from nothing leads."""
+        """Raise AssertionError unless the state equals that of reading the branch from the start."""
         turns = [turn.ids for turn in branch.turns]
         expected = from_nothing(self.model, self.tokenizer, branch.opening, turns)
         found = self.chat.position(branch=branch).state
@@ -159,13 +159,13 @@ class Soak:
 
 
 def from_nothing(model: Model, tokenizer: Tokenizer, opening: str, turns: list[Any]) -> State:
-    """The state after an opening and the ids of each turn."""
+    """The state after reading an opening and the ids of each turn."""
     _, state = model.forward([*tokenizer.encode(opening), *(token for ids in turns for token in ids)])
     return state
 
 
 def growth(memory: list[tuple[int, int]]) -> tuple[float, float]:
-    """Medians of RssAnon over the tenth of the tokens after the first fifth, and over the last."""
+    """Medians of RssAnon over the tenth of the tokens after the first fifth, and over the last tenth."""
     end = memory[-1][0]
     first = [n_bytes for at, n_bytes in memory if 0.2 * end <= at < 0.3 * end]
     last = [n_bytes for at, n_bytes in memory if at >= 0.9 * end]
@@ -173,7 +173,7 @@ def growth(memory: list[tuple[int, int]]) -> tuple[float, float]:
 
 
 def last_answers(path: Path) -> list[str]:
-    """For each branch of a saved chat, read from nothing: a hash of the state, and the answer to one more message."""
+    """For each branch of a saved chat, read from the start: a hash of the state, and the answer to one more message."""
     model = load(demo.MODEL)
     tokenizer = load_tokenizer(vocab_size=model.config.vocab_size, model_path=demo.MODEL)
     with zipfile.ZipFile(path) as archive:
@@ -190,7 +190,7 @@ def _last_answer(model: Model, tokenizer: Tokenizer, branch: dict[str, Any]) -> 
 
 
 def check_end(soak: Soak) -> int:
-    """All branches, here and in a fresh process: AssertionError where they differ. Returns how many there are."""
+    """Compare all branches here and in a new process; raise AssertionError if they differ. Returns their number."""
     soak.save_and_load()
     here = []
     for name, branch in list(soak.chat.branches.items()):
@@ -206,8 +206,8 @@ def check_end(soak: Soak) -> int:
 
 
 def main() -> None:
-    """The long run, or what a fresh process makes of a saved chat."""
-    parser = argparse.ArgumentParser(description="A long conversation, in which everything happens by chance.")
+    """The long run, or the check of a saved chat in a new process."""
+    parser = argparse.ArgumentParser(description="A long random conversation.")
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--replay", type=Path, help=argparse.SUPPRESS)
@@ -223,8 +223,8 @@ def main() -> None:
     first, last = growth(soak.memory)
     print(f"{soak.n_tokens} tokens written; {dict(soak.done)}")
     print(
-        f"{soak.n_compared} times the state was that of reading from nothing; "
-        f"so it was of {n_branches} branches in another process"
+        f"{soak.n_compared} times the state was that of reading from the start; "
+        f"also in another process, for {n_branches} branches"
     )
     print(f"RssAnon: {first / 1e6:.2f} MB after the first fifth, {last / 1e6:.2f} at the end, {last / first - 1:+.2%}")
     sys.exit(last > GROWTH * first)

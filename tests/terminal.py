@@ -1,8 +1,8 @@
-"""The chat as it stands on a screen: the real program in a pseudo-terminal, and an emulator to read it.
+"""The chat as shown on a screen: the real program in a pseudo-terminal, and an emulator to read it.
 
-Tests look at what a person would see, rows of characters, rather than at the bytes that paint
-them: a prompt drawn over an answer, or half of a wide character, is an error here too. Models
-are made by hand to say a given text, or to say what depends on everything they have read.
+Tests look at what a user would see, rows of characters, not at the bytes that paint them: a prompt
+drawn over an answer, or half of a wide character, is an error here too. The models are constructed to
+say a given text, or to say something that depends on everything they have read.
 """
 
 import sys
@@ -16,8 +16,8 @@ from newcomer import environment
 from versions import as_checkpoint
 from waiting import PATIENCE
 
-pexpect = pytest.importorskip("pexpect", reason="pseudo-terminals are played by pexpect (not on Windows)")
-pyte = pytest.importorskip("pyte", reason="the screen is played by pyte")
+pexpect = pytest.importorskip("pexpect", reason="pexpect provides pseudo-terminals (not on Windows)")
+pyte = pytest.importorskip("pyte", reason="pyte emulates the screen")
 
 ENTER, ESCAPE, TAB, UP = "\r", "\x1b", "\t", "\x1b[A"
 
@@ -38,7 +38,7 @@ class Screen(pyte.Screen):
         super().index()
 
     def narrow(self, columns):
-        """Become narrower as most terminals do, which pyte does not: every row is wrapped anew."""
+        """Become narrower like most terminals, unlike pyte: every row is wrapped again."""
         rows, at, lines = [], (0, 0), self.lines
         for y in range(lines):
             cells = [self.buffer[y][x] for x in range(max(self.buffer[y], default=-1) + 1)]
@@ -66,21 +66,21 @@ class Screen(pyte.Screen):
 
     @property
     def rows(self):
-        """All that was ever shown and not painted over, from the first row to the cursor's."""
+        """Everything that was shown and not overwritten, from the first row to the cursor's row."""
         return [*self.past, *(self.row(y) for y in range(self.cursor.y + 1))]
 
 
 def holds(shown, *texts):
-    """Whether all `texts` stand in what was shown, wherever lines were broken.
+    """Whether all `texts` were shown, wherever lines were broken.
 
-    Where a line ends depends on the length of a path in it: the screen breaks it anywhere, also in a word,
-    and of a space at the end of a row nothing is left. So white space does not count.
+    Where a line ends depends on the length of a path in it: the screen breaks it anywhere, even in a word, and
+    a space at the end of a row is lost. So white space does not count.
     """
     return all("".join(text.split()) in "".join(shown.split()) for text in texts)
 
 
 class Terminal:
-    """A program on a screen of 24 rows of 80 columns; `name` begins the line that its user types on."""
+    """A program on a screen of 24 rows of 80 columns; `name` starts the line that the user types on."""
 
     def __init__(self, command, env, cwd, name="Bob:"):
         self.name, self.raw, self._begin = name, "", 0
@@ -93,11 +93,11 @@ class Terminal:
 
     @property
     def shown(self):
-        """What stands on the screen since the last line was sent, without the prompt below it."""
+        """What was shown since the last line was sent, without the prompt below it."""
         return "\n".join(self.screen.rows[self._begin :])
 
     def look(self):
-        """Paint what the program has written meanwhile; False when it has ended."""
+        """Update the screen with the program's new output; False if the program has ended."""
         try:
             data = self.child.read_nonblocking(65536, timeout=0.1)
         except pexpect.TIMEOUT:
@@ -112,10 +112,10 @@ class Terminal:
         end = time.monotonic() + PATIENCE
         while not is_there():
             if not self.look() and not is_there() or time.monotonic() > end:
-                pytest.fail(f"never seen: {what}; on the screen:\n" + "\n".join(self.screen.rows))
+                pytest.fail(f"never shown: {what}; the screen shows:\n" + "\n".join(self.screen.rows))
 
     def see(self, *texts):
-        """Wait until all `texts` stand in what was shown since the last line was sent."""
+        """Wait until all `texts` were shown since the last line was sent."""
         for text in texts:
             self.until(lambda text=text: text in self.shown, repr(text))
 
@@ -133,13 +133,13 @@ class Terminal:
         return "\n".join(rows[self._begin : -1])
 
     def press(self, keys, shown=None):
-        """Send keys, and wait until the line holds `shown`."""
+        """Send keys, and wait until the line ends in `shown`."""
         self.child.send(keys)
         if shown is not None:
             self.until(lambda: self.screen.rows[-1].endswith(shown), f"the line {shown!r}")
 
     def begin(self):
-        """What comes below the cursor's row is what counts from now on."""
+        """From now on only rows below the cursor count."""
         self._begin = len(self.screen.rows)
 
     def enter(self):
@@ -152,7 +152,7 @@ class Terminal:
         self.enter()
 
     def say(self, line):
-        """Type a line, send it, and wait for the next prompt; returns what was shown between."""
+        """Type a line, send it, and wait for the next prompt; returns what was shown in between."""
         self.start(line)
         return self.ready()
 
@@ -181,7 +181,7 @@ class Terminal:
 
 @pytest.fixture(name="sit_down")
 def chat_starter(tmp_path):
-    """Start the chat: sit_down(model, option, ...); its files are in tmp_path, as if that were home."""
+    """Start the chat: sit_down(model, option, ...); its files are in tmp_path, used as the home folder."""
     open_terminals = []
 
     def start(model, *options, name="Bob:", prefix=(), waits=True, **env):
@@ -201,16 +201,16 @@ def chat_starter(tmp_path):
 
 
 def speaker(path, text, ends=True):
-    """A model that answers " `text`" to everything: the last two bytes alone decide on the next one.
+    """A model that answers " `text`" to everything: the next byte depends only on the last two.
 
-    In `text`, two bytes that follow each other must always have the same successor.
+    In `text`, a pair of bytes must always have the same successor.
     """
     data = b": " + text.encode() + (b"\n\n\0" if ends else b"")
     after = {}
     for *pair, successor in zip(data, data[1:], data[2:]):
         if after.setdefault(tuple(pair), successor) != successor:
             raise ValueError(f"{bytes(pair)!r} has two successors in {text!r}")
-    # A weaker rule where an answer begins, also after a heading's line end, and the weakest for all else.
+    # A weaker rule for the start of an answer, also after a heading's line end; the weakest for everything else.
     alone = {ord(":"): ord(" "), ord(" "): data[2]}
     after[ord(":"), ord("\n")] = data[2]
     return write_model(path, _by_rules(after, alone, ord(" ") if ends else data[-1]))
@@ -242,7 +242,7 @@ def _by_rules(after, alone, otherwise):
 
 
 def rambler(path, seed=0):
-    """A random model that says letters without an end; which ones depends on all that it has read."""
+    """A random model that says letters without end; which ones depends on everything it has read."""
     arrays = random_parameters(np.random.default_rng(seed))
     letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
     arrays["ln_out.weight"][0], arrays["ln_out.bias"][0] = 0, 1
@@ -252,16 +252,16 @@ def rambler(path, seed=0):
 
 
 def thinker(path):
-    """A random checkpoint (.pth) of RWKV-7 over bytes: "<think" becomes a mark, and all else it says is letters.
+    """A random checkpoint (.pth) of RWKV-7 over bytes: it completes "<think" to a mark, and otherwise says letters.
 
-    Which ones depends on all that it has read. Its first feed-forward unit looks for the bytes "nk": v7 mixes
-    each channel with that of the token before, so one channel can be of this token and one of the last.
+    Which letters depends on everything it has read. Its first feed-forward unit detects the bytes "nk": v7 mixes
+    each channel with that of the token before, so one channel can be for this token and one for the last.
     """
     sizes = dict(n_layer=2, n_embd=64, dim_ffn=64, architecture="v7", head_size=32, ranks=(8, 8, 8, 8))
     arrays = random_parameters(np.random.default_rng(5), **sizes)
     this, before, always, seen = range(4)
     emb, key, value = (arrays[name] for name in ("emb.weight", *(f"blocks.0.ffn.{m}.weight" for m in ("key", "value"))))
-    for layer in range(2):  # these channels are nobody else's
+    for layer in range(2):  # these channels are reserved
         for name in ("att.output", "ffn.value"):
             arrays[f"blocks.{layer}.{name}.weight"][: seen + 1] = 0
     emb[:, : seen + 1] = 0
@@ -269,7 +269,7 @@ def thinker(path):
     for part, x in (("weight", 1), ("bias", 0)):
         arrays[f"blocks.0.ln0.{part}"][:] = arrays[f"blocks.0.ln2.{part}"][:] = x
     arrays["blocks.0.ln2.weight"][always], arrays["blocks.0.ln2.bias"][always] = 0, 1
-    arrays["blocks.0.att.output.weight"] *= np.float32(0.003)  # what is looked for must stand out
+    arrays["blocks.0.att.output.weight"] *= np.float32(0.003)  # the detected bytes must dominate
     mix = arrays["blocks.0.ffn.x_k"].reshape(-1)
     mix[[this, before, always]] = 0, 1, 0
     key[0], value[:, 0] = 0, 0

@@ -1,4 +1,4 @@
-"""Archives that strangers may have made, and files that are none: refused, and nothing large is unpacked."""
+"""Archives from untrusted sources, and files that are not archives: refused, without unpacking anything large."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def test_a_word_is_read_and_nothing_that_is_none(archive):
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("code", [0x110000, 0xFFFFFFFF, 0xD800])
 def test_numbers_that_are_no_characters_are_no_word(archive, order, code):
-    """NumPy makes an array of them, and raises SystemError when they are made a string."""
+    """NumPy makes an array of them, and raises SystemError when they are converted to a string."""
     words = np.array([code], f"{order}u4").view(f"{order}U1").reshape(())
     with archive(a=npy(np.array("v4", f"{order}U2")), b=npy(words)) as opened:
         assert opened.word("a") == "v4"
@@ -84,7 +84,7 @@ def test_the_header_of_an_array_is_matched_and_never_evaluated(archive, header, 
 
 def test_what_is_too_large_too_short_or_not_there_is_refused(archive):
     with archive(x=npy(X), short=npy(X)[:-1], long=npy(X) + b"\0", large=npy(np.zeros(10_000))) as opened:
-        for name, message in (("short", "says 24"), ("long", "says 24"), ("large", "at most"), ("y", "there is no y")):
+        for name, message in (("short", "says 24"), ("long", "says 24"), ("large", "at most"), ("y", "y is missing")):
             with pytest.raises(Damaged, match=message):
                 opened.array(name, X.nbytes)
         assert opened.header("large").n_bytes == 80_000
@@ -116,7 +116,7 @@ def test_each_damaged_byte_is_refused_or_changes_nothing(tmp_path):
 
 
 def test_a_member_of_a_false_packed_size_takes_no_memory(tmp_path):
-    """Python makes room for as many packed bytes as the directory says, up to what is asked for."""
+    """Python allocates as many packed bytes as the directory declares, up to the requested size."""
     with zipfile.ZipFile(tmp_path / "a", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.txt", b"hello" * 10)
     data = bytearray((tmp_path / "a").read_bytes())
@@ -134,7 +134,7 @@ def test_a_member_of_a_false_packed_size_takes_no_memory(tmp_path):
     assert peak < 1_000_000
 
 
-# --- files that are none
+# --- files that are not archives
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")

@@ -1,4 +1,4 @@
-"""Whatever a caller gives is right, or refused in one line that says what was expected; nothing else comes out."""
+"""Every argument is accepted, or refused in one line that says what was expected; no other error occurs."""
 
 import math
 import warnings
@@ -20,14 +20,14 @@ FP16 = GOLDEN / "golden-4v0.FP16.bin"
 
 
 class Hostile:
-    """Raises whatever is asked of it as an array."""
+    """Raises an error when converted to an array."""
 
     def __array__(self, *arguments, **options):
         raise RuntimeError("call detach() first")
 
 
 def refuses(call, *arguments, match=None, **options):
-    """The call raises an error of ours, of one line."""
+    """The call raises one of our errors, in one line."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(InputError, match=match) as caught:
@@ -140,7 +140,7 @@ def test_what_is_no_slot_is_refused(model, slot):
 
 
 def test_a_small_numpy_integer_names_the_slot_that_it_says(model):
-    """n_bytes * np.int8(2) would be somewhere else in memory."""
+    """n_bytes * np.int8(2) would overflow to another place in memory."""
     pool = model.new_pool(3)
     for state in (None, None, model.forward([1, 2])[1]):
         pool.take(state)
@@ -333,7 +333,7 @@ def test_bytes_of_every_kind_are_cut():
         refuses(world.encode_bytes, data, match="the data is")
 
 
-# --- one file from another
+# --- conversion and quantization
 
 
 def test_arguments_of_conversions_are_checked(tmp_path):

@@ -1,9 +1,9 @@
-"""What LLVM makes of the tile products: on every path, for every format, vector instructions and nothing else.
+"""LLVM's code for the tile products: on every path and for every format, only vector instructions.
 
-The results say nothing about this: a kernel that LLVM took apart into scalars is as right and twenty times
-slower. Each path is compiled for a processor that has it, whichever processor runs the tests, and optimized as
-Numba does it; then the instructions of the loop are counted. What their numbers must be follows from the
-layout: so many steps in a block, so many lanes in a register, so many terms in a scale.
+Results do not show this: a kernel that LLVM split into scalars is as correct, but twenty times slower. Each path is
+compiled for a processor that has it, whatever processor runs the tests, and optimized as in Numba. Then the
+instructions of the loop are counted. The expected numbers follow from the layout: the steps in a block, the lanes in
+a register, the terms of a scale.
 """
 
 import functools
@@ -18,14 +18,14 @@ from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.tiles import COUNTS, MOST, emit_tile_product
 
 STEPS = lay.BLOCK // 4  # a step adds four neighbouring columns
-# path -> (a target, a processor of it, how many registers 16 lanes take, and what they are called)
+# path -> (a target, a processor of it, how many registers 16 lanes take, and a pattern of their names)
 TARGETS = {
     "generic": ("x86_64-unknown-linux-gnu", "x86-64", 4, r"%xmm\d+"),
     "neon": ("aarch64-unknown-linux-gnu", "neoverse-n1", 4, r"v\d+\.(?:4s|8h|16b)"),
     "avx2": ("x86_64-unknown-linux-gnu", "haswell", 2, r"%ymm\d+"),
     "vnni": ("x86_64-unknown-linux-gnu", "icelake-server", 1, r"%zmm\d+"),
 }
-# What is counted, by its work; on vectors alone.
+# The counted instructions, by function; only those on vectors.
 OPERATIONS = {
     "dot": r"pmul[lh]w|sdot|vpmaddubsw|vpdpbusd",
     "widen": r"vpmaddwd",
@@ -41,13 +41,13 @@ SCALAR = re.compile(
     r"v?(?:add|sub|mul|div|fn?m(?:add|sub)\d+|cvt\w+)s[sd]\b"  # x86: addss, vfmadd231ss, cvtsi2ss
     r"|f(?:n?m)?(?:add|sub|mul|div|cvt)\w*\t[shd]\d|[su]cvtf\t[shd]\d"  # aarch64: fmadd s0, fcvt s0, scvtf s0
 )
-BYTE = re.compile(r"mov[sz]b\w+|v?pinsrb|v?pextrb|ldrs?b|[su]mov")  # a byte by itself, in or out of a vector
-# A 32-bit number by itself: worked with, or taken out of a vector.
+BYTE = re.compile(r"mov[sz]b\w+|v?pinsrb|v?pextrb|ldrs?b|[su]mov")  # moving a single byte, into or out of a vector
+# A single 32-bit number: arithmetic, or taken out of a vector.
 NUMBER = re.compile(
     r"(?:add|sub|imul|sh[lr]|sar|lea)l\t.*%[er]|v?mov[dq]\t%xmm\d+, %[er]"
     r"|(?:add|sub|m?add|mul|lsl|asr)\tw\d|f?mov\t[wx]\d+, [vs]\d"
 )
-CALL = re.compile(r"\t(?:callq?|jmpq?|blr?|br?)\t[^.]")  # and what jumps elsewhere than to a label of its own
+CALL = re.compile(r"\t(?:callq?|jmpq?|blr?|br?)\t[^.]")  # and jumps to anything but a label of this function
 JUMP = re.compile(r"\t(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\t(?:.*, )?(\.LBB\w+)")
 
 
@@ -85,7 +85,7 @@ def loop(lines):
 
 
 def counted(lines, register):
-    """How often each of OPERATIONS stands there on a whole register of the path."""
+    """How often each of OPERATIONS occurs on a full register of the path."""
     found = Counter()
     for line in lines:
         for name, pattern in OPERATIONS.items():
@@ -93,7 +93,7 @@ def counted(lines, register):
     return +found
 
 
-# What a path takes besides, for `results` registers of sums. Pairs of products fit in 16 bits for 8, 4 or 1 steps.
+# Additional instructions of a path, for `results` registers of sums. Pair sums fit in 16 bits for 8, 4 or 1 steps.
 PATH_DOTS = {
     "generic": lambda layout, results: Counter({"dot": STEPS * results}),  # even and odd bytes
     "neon": lambda layout, results: Counter(),
@@ -105,11 +105,11 @@ PATH_DOTS = {
 
 
 def expected(layout, path, count):
-    """The same from the definition of the layout and of the path."""
+    """The expected counts, from the definitions of the layout and the path."""
     registers = TARGETS[path][2]
     groups = lay.GROUPS * registers  # registers of a column of 32 rows
     if layout.is_float:
-        turn, n_halves, n_terms = 4, 4 * (layout.bits == 16), 1  # four columns in a turn
+        turn, n_halves, n_terms = 4, 4 * (layout.bits == 16), 1  # four columns per iteration
         found = Counter({"fused": turn * groups * count})
     else:
         n_halves = (1 + layout.has_min) * (layout.scale_bytes == 2) + layout.has_outliers
@@ -120,7 +120,7 @@ def expected(layout, path, count):
         if layout.has_outliers and path == "vnni":
             found["look up"] = results
     found["half"] = n_halves * groups
-    if path == "generic":  # it has neither fused sums nor halves: these are shifted, and multiplied by 2 ** 112
+    if path == "generic":  # no fused multiply-add and no float16: halves are shifted and multiplied by 2 ** 112
         found["add"] = found["fused"]
         found["multiply"] += found.pop("fused") + found.pop("half")
     return +found
@@ -141,8 +141,8 @@ def test_nothing_is_called_and_nothing_done_number_by_number(format, path):
     assert not [line for line in lines if CALL.match(line)]
     lines = [line.strip() for line in loop(lines)]
     assert not [line for line in lines if SCALAR.match(line) or BYTE.match(line)]
-    # What may be: for each vector the multiple of its sum that stands for the zero point, and where a table of 32
-    # is looked up row by row, the rows' places in it.
+    # Allowed: for each vector the multiple of its sum for the zero point, and, where a table of 32 is looked up
+    # row by row, the index of each row.
     n_rows = lay.TILE_ROWS if FORMATS[format].layout.has_outliers and path != "vnni" else 0
     assert sum(bool(NUMBER.match(line)) for line in lines) <= 2 + n_rows
 
@@ -155,6 +155,6 @@ def test_one_vector_and_two_stay_in_the_registers_of_avx_512(format):
 
 
 def test_a_spill_would_be_seen():
-    """Eight vectors do not fit: else the test above could be looking for words that LLVM does not write."""
+    """Eight vectors do not fit. This shows that the test above looks for the right words."""
     assert any("Spill" in line for line in loop(compiled("Q4_1_O", "vnni", MOST["vnni"])))
     assert MOST["vnni"] in COUNTS

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: found again, never run when damaged or when others could have written them."""
+"""Compiled kernels on disk: found again, never run if damaged or if other users could have written them."""
 
 import errno
 import logging
@@ -30,7 +30,7 @@ def _triple(x):
 
 @pytest.fixture(autouse=True)
 def said():
-    """What was said, line by line; each test is a new process, as far as that goes."""
+    """The lines that were shown; for `say_once`, each test counts as a new process."""
     lines, logger, handler = [], logging.getLogger("rwkv_np"), logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
     logger.addHandler(handler)
@@ -41,7 +41,7 @@ def said():
 
 
 def start(folder, function=_double):
-    """The function as a process that starts has it: (what it makes of 21, whether its code was found)."""
+    """Get the function as in a new process: (its result for 21, whether its code was found)."""
     dispatcher = numba.njit(function)
     dispatcher._cache = KeptCode(function, folder)
     return dispatcher(21), sum(dispatcher.stats.cache_hits.values()) == 1
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_compiled_again_and_replaced(tmp_path, said, damage):
     whole = kept(tmp_path).read_bytes()
     kept(tmp_path).write_bytes(damage(whole))
     assert start(tmp_path) == (42, False)
-    assert len(said) == 1 and f"{tmp_path}: compiled kernels in it are damaged" in said[0]
+    assert len(said) == 1 and f"{tmp_path}: damaged compiled kernels found" in said[0]
     assert start(tmp_path) == (42, True)
     assert len(said) == 1
 
@@ -154,13 +154,13 @@ def test_a_full_disk_costs_the_keeping_alone(tmp_path, said, monkeypatch):
 
     monkeypatch.setattr(os, "replace", no_room)
     assert start(tmp_path) == (42, False) and start(tmp_path, _triple) == (63, False)
-    assert len(said) == 1 and "cannot be kept: No space left on device. Make room" in said[0]
+    assert len(said) == 1 and "cannot store compiled kernels: No space left on device. Free some space" in said[0]
     assert not os.listdir(tmp_path)
 
 
 def test_a_folder_that_has_vanished_costs_the_keeping_alone(tmp_path, said):
     assert start(tmp_path / "gone") == (42, False)
-    assert len(said) == 1 and "cannot be kept: No such file or directory" in said[0]
+    assert len(said) == 1 and "cannot store compiled kernels: No such file or directory" in said[0]
 
 
 @pytest.mark.parametrize("age", [7200, -7200], ids=["old", "of a clock that was ahead"])
@@ -177,7 +177,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path, age):
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    """The folder that RWKV_NP_CACHE names; temporary files have their own beside it."""
+    """The folder in RWKV_NP_CACHE; temporary files have their own folder beside it."""
     monkeypatch.setenv(cache.ENV, str(tmp_path / "up" / "base"))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
@@ -213,7 +213,8 @@ def test_a_folder_that_others_may_write_to_is_not_used(base, said, mode):
     (base / "x").chmod(mode)
     assert is_spare(cache.place("x"), base)
     assert len(said) == 1
-    assert f"others may write to {base}/x (chmod go-w {base}/x); what was compiled or read is kept in" in said[0]
+    assert f"others may write to {base}/x (chmod go-w {base}/x); " in said[0]
+    assert "is used as the cache instead" in said[0]
     cache.place("x")
     assert len(said) == 1
 
@@ -267,7 +268,7 @@ def test_where_nothing_can_be_used_nothing_is_kept(base, said, monkeypatch):
     base.write_bytes(b"")
     monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(base))
     assert cache.place("x") is None
-    assert len(said) == 1 and "Not a directory" in said[0] and "what is compiled or read is not kept" in said[0]
+    assert len(said) == 1 and "Not a directory" in said[0] and "nothing is cached" in said[0]
 
 
 def test_a_user_without_a_home_has_the_spare_folder(base, said, monkeypatch):
@@ -284,9 +285,9 @@ def test_a_user_without_a_home_has_the_spare_folder(base, said, monkeypatch):
 
 @pytest.fixture
 def own_kernels(tmp_path):
-    """A copy of the compiled kernels, and the environment in which they are the ones."""
+    """A copy of the compiled kernels, and the environment that selects it."""
     if cache.folder() is None:
-        pytest.skip("no kernels are kept here")
+        pytest.skip("no kernels are cached here")
     shutil.copytree(cache.folder(), tmp_path / "cache" / cache.folder().name)
     return tmp_path / "cache" / cache.folder().name, os.environ | {cache.ENV: str(tmp_path / "cache")}
 
@@ -321,7 +322,7 @@ HASHES = [16 * digit for digit in "abc"]
 
 
 def used(folder, days_ago, *names):
-    """A folder with those files, all used that long ago."""
+    """A folder with those files, last used that many days ago."""
     folder.mkdir()
     for name in names:
         (folder / name).write_bytes(b"code")

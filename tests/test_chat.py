@@ -22,7 +22,7 @@ ENGLISH = Path(opening.__file__).parent / "openings" / "raven-en.toml"
 
 @pytest.fixture
 def talkative(tmp_path):
-    """A model that never stops: every token follows itself, and 'a' follows all else."""
+    """A model that never stops: every token follows itself, and 'a' follows everything else."""
     arrays = random_parameters(np.random.default_rng(0))
     arrays["head.weight"][:] = 0
     arrays["ln_out.weight"][:], arrays["ln_out.bias"][:] = 0, 1
@@ -32,7 +32,7 @@ def talkative(tmp_path):
 
 @pytest.fixture(autouse=True)
 def nobodys_settings(tmp_path, monkeypatch):
-    """No settings of whoever runs the tests."""
+    """Ignore the settings of the user who runs the tests."""
     monkeypatch.setenv("RWKV_NP_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     (tmp_path / "config.toml").touch()
@@ -90,7 +90,7 @@ def test_a_byte_order_mark_hides_no_command_in_a_pipe(chat):
 
 
 def test_input_that_is_no_utf_8_is_named_with_its_place_in_the_whole(chat):
-    """Python counts from the beginning of what it has read at once."""
+    """Python's own offset counts from the start of its last read."""
     stdin = ("é" * 5000 + "\n" * 300).encode()
     result = chat("--max-tokens", 2, stdin=stdin + b"Hi\xff\n", code=1)
     at = len(stdin) + 2
@@ -327,7 +327,7 @@ def test_an_opening_of_ones_own_changes_the_answer(run_cli, tiny_model, tmp_path
         for more in (["--language", "ja"], ["--opening", tmp_path / "mine.toml"], ["--opening", ENGLISH])
     )
     assert own["prompt_tokens"] == len("\n\nAnn: x\n\nBen:") and english["prompt_tokens"] == len("\n\nBob: x\n\nAlice:")
-    assert plain["prompt_tokens"] == len("Bob: x\n\nAlice:")  # a model of no known family gets no opening by itself
+    assert plain["prompt_tokens"] == len("Bob: x\n\nAlice:")  # a model of an unknown family has no default opening
     assert len({plain["text"], own["text"], english["text"]}) == 3
 
 
@@ -342,7 +342,7 @@ def test_an_opening_is_read_once_and_then_remembered_on_disk(run_cli, tiny_model
     answers = [json.loads(run_cli("chat", *options).stdout)["tokens"] for _ in range(2)]
     assert answers[0] == answers[1] and len(read) == 1
     (kept,) = (tmp_path / "cache" / "openings").iterdir()
-    kept.write_bytes(kept.read_bytes()[:-40])  # damaged: read again, not trusted
+    kept.write_bytes(kept.read_bytes()[:-40])  # damaged: must be read again
     assert json.loads(run_cli("chat", *options).stdout)["tokens"] == answers[0] and len(read) == 2
     run_cli("chat", *options[:3], "--system", "Another one.")
     assert len(read) == 3

@@ -1,4 +1,4 @@
-"""The real chat on a real screen: conversations in two languages, every command, and what survives.
+"""The real chat on an emulated screen: conversations in two languages, every command, and what survives.
 
 Keys, history, sizes and colours are in test_chat_terminal_keys.py.
 """
@@ -243,7 +243,7 @@ def test_ctrl_c_while_the_opening_is_read_goes_on_without_it(sit_down, english, 
 
 
 def test_lines_end_between_words_in_answers_notes_errors_and_help(sit_down, tmp_path):
-    # No two letters come twice, so that the model knows what comes after them.
+    # No pair of letters occurs twice, so that the model knows the next letter.
     long = "abcde fghij klmno pqrst uvwxy zABCD EFGHI JKLMN OPQRS TUVWX YZ012 34567 89acf bdgi hjln, np."
     chat = sit_down(speaker(tmp_path / "long.bin", long), *GREEDY, "--quiet")
     for columns in (80, 33):

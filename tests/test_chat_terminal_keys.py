@@ -1,4 +1,4 @@
-"""The chat's keyboard and screen: keys, history, pastes, sizes and colours, as a person meets them."""
+"""The chat's keyboard and screen: keys, history, pastes, sizes and colours, as a user sees them."""
 
 import shlex
 import sys
@@ -91,7 +91,7 @@ def test_a_window_that_becomes_narrower_step_by_step_leaves_no_pieces_of_the_lin
     chat.until(lambda: rest(chat) == joined, "the line")
     for columns in (61, 40, 37, 25):
         chat.resize(columns)
-        # A key that is seen and taken back: by then the program has met the new size and painted the line.
+        # A key that is shown and deleted again: by then the program has painted the line at the new size.
         for key, line in (("z", joined + "z"), ("\x7f", joined)):
             chat.press(key)
             chat.until(lambda line=line: rest(chat) == line, f"the line, alone, in {columns} columns")
@@ -101,7 +101,7 @@ def test_a_window_that_becomes_narrower_step_by_step_leaves_no_pieces_of_the_lin
 
 
 def rest(chat):
-    """What stands below the answer, without white space."""
+    """The text below the answer, without white space."""
     rows = chat.screen.rows
     end = max((i for i, row in enumerate(rows) if row.endswith("fine.")), default=len(rows))
     return "".join("".join(rows[end + 1 :]).split())

@@ -1,4 +1,4 @@
-"""A file that is no RWKV checkpoint is refused for what it is, runs no code and leaves nothing."""
+"""A file that is not an RWKV checkpoint is refused with a description, runs no code and leaves no files."""
 
 import argparse
 import io
@@ -37,7 +37,7 @@ def tensors(n_layer=1, n_embd=8, n_vocab=5):
 
 
 def refusal(path):
-    """The one line that the command shows for `path`; it has left nothing behind."""
+    """The one error line of the command for `path`; it must leave no files."""
     folder = path.parent
     before = sorted(os.listdir(folder)) if folder.is_dir() else None
     result = CliRunner().invoke(command, [str(path), str(folder / "model.bin")])
@@ -135,7 +135,7 @@ def test_a_missing_parameter_is_named(tmp_path, name):
 
 def test_an_extra_parameter_is_named(tmp_path):
     line = refusal_of(tmp_path, tensors() | {"blocks.0.att.extra": torch.zeros(8)})
-    assert "holds the parameter blocks.0.att.extra, which RWKV-4 does not have" in line
+    assert "contains the parameter blocks.0.att.extra, which RWKV-4 does not have" in line
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_content_other_than_named_tensors_is_named(tmp_path, content, found):
 
 
 class Hostile:
-    """Unpickled, it would make a folder named "ran" where the process stands."""
+    """When unpickled, it would create a folder named "ran" in the current folder."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)
@@ -211,7 +211,7 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path, monkeypatch, co
     monkeypatch.chdir(tmp_path)
     line = refusal_of(tmp_path, content)
     assert "could run code" in line
-    assert "weights_only" not in line  # torch's own message advises to run it
+    assert "weights_only" not in line  # torch's own message suggests running it
     assert not (tmp_path / "ran").exists()
 
 
@@ -271,7 +271,7 @@ def test_noise_in_the_names_of_a_pth_is_refused(tmp_path):
 
 OTHERS = {
     "a text file": (b"# RWKV\nHello, model.\n", "Give the file with the weights"),
-    "a GGUF file": (b"GGUF" + struct.pack("<IQQ", 3, 10, 10), "Take the .pth or .safetensors checkpoint"),
+    "a GGUF file": (b"GGUF" + struct.pack("<IQQ", 3, 10, 10), "Get the .pth or .safetensors checkpoint"),
     "empty": (b"", "Copy or download it again"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "a model file": ((GOLDEN / "golden-4v0.FP16.bin").read_bytes(), "It is already converted"),
@@ -335,7 +335,7 @@ def saved_as(ending, content=None):
     return buffer.getvalue()
 
 
-# An edit: where (counted from the start or the end), how much is taken out, what is put in.
+# An edit: the position (from the start or the end), how many bytes to remove, and the bytes to insert.
 edits = st.lists(
     st.tuples(st.integers(-9000, 9000), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=5
 )
@@ -344,7 +344,7 @@ edits = st.lists(
 @pytest.mark.parametrize("ending", ["pth", "old.pth", "safetensors"])
 @settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(edits=edits)
-@pytest.mark.filterwarnings("ignore")  # torch warns of what it then fails to read
+@pytest.mark.filterwarnings("ignore")  # torch warns about files that it then fails to read
 def test_whatever_the_bytes_nothing_but_our_own_error_comes_out(tmp_path, ending, edits):
     data = bytearray(saved_as(ending))
     for where, n_removed, added in edits:

@@ -1,7 +1,7 @@
-"""Answers end where they end: stop strings at every split over tokens, and the state before them.
+"""Where answers end: stop strings at every split over tokens, and the state before them.
 
-The model is scripted: it says the tokens it is told to, and its state is the list of what it
-has read, so that "the state of a conversation in which the stop never came" can be compared.
+The model is scripted: it says the given tokens, and its state is the list of what it has read, so that it
+can be compared with "the state of a conversation in which the stop never came".
 """
 
 import tracemalloc
@@ -48,7 +48,7 @@ def complete(pieces, **settings):
 
 
 def read_by(completion):
-    """The bytes of everything that the model has read after the prompt, as its state tells."""
+    """The bytes of everything that the model has read after the prompt, according to its state."""
     assert completion.state[: len(PROMPT)] == PROMPT
     return b"".join(completion._tokenizer.token_bytes(token) for token in completion.state[len(PROMPT) :])
 
@@ -95,7 +95,7 @@ def test_text_is_held_back_while_it_could_become_a_stop():
 def test_any_bytes_come_out_once_and_up_to_the_first_stop(pieces, stops):
     completion, shown = complete(pieces, stop=tuple(stops))
     data = b"".join(pieces)
-    # The stop that is complete first ends the text: the model is asked for no more.
+    # The first complete stop ends the text; the model is not asked for more.
     so_far = b""
     for piece in pieces:
         so_far += piece
@@ -180,7 +180,7 @@ def test_long_prompts_read_in_chunks_give_what_they_give_at_once(tiny_model):
 # --- what is copied and kept
 
 WORDS = [b" a", b" walrus", b",", " 你好".encode()]
-TWO = 2  # copies of an answer's own: of the state it begins with, and of that after the prompt
+TWO = 2  # copies of an answer's own: of its initial state, and of the state after the prompt
 
 
 def n_copies(pieces, **settings):
@@ -193,14 +193,14 @@ def test_no_state_is_copied_for_a_token_in_which_no_stop_string_can_begin():
     stop = ("\n\nBob:",)
     assert n_copies(WORDS * 50, stop=stop) == TWO
     assert n_copies([*WORDS, b"\n", b"B", b".\n", *WORDS], stop=stop) == TWO + 2  # the two line breaks
-    assert n_copies([*WORDS, b".\n\nBob: x"], stop=stop) == TWO  # the model goes no further
+    assert n_copies([*WORDS, b".\n\nBob: x"], stop=stop) == TWO  # the model does not continue
     llama = "🦙".encode()
     assert n_copies([*WORDS, llama[:3], llama[3:], *WORDS], stop=stop) == TWO + 1
-    assert n_copies([*WORDS, llama[:3], llama[3:], b"\n", *WORDS]) == TWO  # where there are no stop strings
+    assert n_copies([*WORDS, llama[:3], llama[3:], b"\n", *WORDS]) == TWO  # without stop strings
 
 
 class Large(ScriptedModel):
-    """Says "ab" over and over; its state has 13 MB, as the smallest of v7's, and counts tokens in its first number."""
+    """Repeats "ab"; its state has 13 MB, like that of the smallest v7, and counts tokens in its first number."""
 
     layout = StateLayout(
         ModelConfig(
@@ -284,7 +284,7 @@ def test_a_text_goes_on_with_other_stop_strings():
 
 
 def test_what_was_written_without_stop_strings_stays_when_it_goes_on_with_some():
-    """There is no state to go back to inside it, not even where the stop begins in the token that ends a character."""
+    """There is no state to go back to inside it, even if the stop begins in the token that ends a character."""
     pieces = [b"x", b"\xf0\x9f", b"\xa6", b"\x99\n\n"]
     model, tokenizer = Script(range(PIECE, PIECE + len(pieces))), PieceTokenizer(pieces)
     begun = Completion(model, tokenizer, PROMPT, SamplingParams(max_tokens=3, **GREEDY))
@@ -309,7 +309,7 @@ def test_a_character_broken_off_is_whole_when_the_text_goes_on():
 
 
 def test_a_long_stop_string_takes_no_more_memory_than_its_length():
-    """A damaged chat may have a name of 100 kB, which becomes one."""
+    """A damaged chat may have a name of 100 kB, which becomes a stop string."""
     tracemalloc.start()
     stops = StopStrings(["x" * 100_000])
     assert stops.n_withheld(b"yxx") == 2 and stops.may_begin_in(b"x") and not stops.may_begin_in(b"y")

@@ -1,4 +1,4 @@
-"""Conversations: what the model has read after each thing that can be done, with a scripted model."""
+"""Conversations: what the model has read after each possible action, with a scripted model."""
 
 import numpy as np
 import pytest
@@ -128,7 +128,7 @@ LONG = [b" On", b"e\n", b"Bo", b"b", b" t\nw", b"o\nB", b"o", b"b:", b" x"]
 @pytest.mark.parametrize("first", range(1, len(LONG) + 1))
 @pytest.mark.parametrize("second", range(1, 4))
 def test_an_answer_that_goes_on_is_the_answer_that_was_never_broken_off(first, second):
-    """Also where the limit came in the middle of a stop string, whose first half was shown then."""
+    """Also if the limit came in the middle of a stop string, whose first half was then shown."""
     whole = conversation(LONG)
     assert say(whole) == " One\nBob t\nwo"
     chat = conversation(LONG, max_tokens=first)
@@ -164,7 +164,7 @@ def test_an_answer_is_given_again_from_where_the_message_was_read():
     before, n_read = chat.state(), chat.model.n_read
     assert "".join(chat.answer_again()) == " Hello!"
     assert chat.state() == before and len(chat.turns) == 2
-    assert chat.model.n_read - n_read == 3  # of the answer, but for the last line break: not the message again
+    assert chat.model.n_read - n_read == 3  # of the answer, except the last line break: the message is not read again
 
 
 def test_undoing_goes_back_as_if_it_had_not_been_said():
@@ -210,7 +210,7 @@ TURN = TokensRead.n_bytes + 4000  # bytes of a state and its logits
 
 @pytest.fixture
 def budget(monkeypatch):
-    """Room for the states of so many turns, and of the last one's two ends."""
+    """Set the budget for the states of that many turns, plus both ends of the last turn."""
     return lambda n: monkeypatch.setattr("rwkv_np.chat.conversation.STATE_BUDGET", (n + 1) * TURN)
 
 
@@ -279,7 +279,7 @@ def test_another_opening_begins_anew():
     chat.reset("New.")
     say(chat, "y")
     assert text_read(chat) == "New.\n\nBob: y\n\nAlice: Hello!"
-    chat.switch("main")  # which began with the old one, whatever is undone or made again
+    chat.switch("main")  # which began with the old opening, whatever is undone or recomputed
     chat.turns[-1].after_answer = None
     assert text_read(chat) == "Old.\n\nBob: x\n\nAlice: Hello!"
 
@@ -323,13 +323,13 @@ def test_single_rounds_begin_anew_each_time():
         say(chat, message)
         assert bytes(chat.turns[-1].after_prompt.state) == f"Q: {message}\n\nA:".encode()
     for turn in chat.turns:
-        turn.after_answer = None  # as long ago
+        turn.after_answer = None  # as for old turns
     assert text_read_at(chat.position()) == "Q: two\n\nA: A"
     list(chat.continue_answer())
     assert chat.turns[-1].message == "two"
 
 
-# --- what does not come about
+# --- failures and interruptions
 
 
 def test_an_answer_that_fails_leaves_the_conversation_where_it_was():

@@ -1,4 +1,4 @@
-"""Conversion gives rwkv.cpp's own bytes, from any source it takes, in memory that does not grow."""
+"""Conversion gives the same bytes as rwkv.cpp, from every supported source, in constant memory."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def reference(data_type):
 
 
 def expected_data(name, tensor, data_type):
-    """What the format wants for a tensor, said again in a few lines."""
+    """The data that the format requires for a tensor, implemented again in a few lines."""
     values = tensor.float()
     if name.endswith("time_decay"):
         values = -torch.exp(values)
@@ -173,7 +173,7 @@ def test_trained_parameters_views_and_transposed_matrices_are_converted_by_value
 
 
 def refused(tmp_path, tensors, data_type="FP16"):
-    """What is said of a checkpoint that must not be converted; nothing is left of it."""
+    """The error for a checkpoint that must not be converted; no file may be left."""
     torch.save(tensors, tmp_path / "model.pth")
     with pytest.raises(CheckpointError) as error:
         convert(tmp_path / "model.pth", tmp_path / "model.bin", data_type)
@@ -196,7 +196,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name_number_and_place(tmp_pa
 @pytest.mark.parametrize("stored", ["FP16", "FP32"])
 @pytest.mark.parametrize("bits", [0x7F800001, 0xFF800001, 0x7FC00000, 0x7F800000, 0xFF800000])
 def test_what_is_no_number_is_found_without_a_warning(stored, bits):
-    """A signaling NaN among ordinary numbers makes NumPy warn of the sum of their squares."""
+    """With a signaling NaN among ordinary numbers, NumPy warns about the sum of squares."""
     x = np.ones((3, 40), np.float32)
     x.view(np.uint32)[1, 7] = bits
     with warnings.catch_warnings():
@@ -226,7 +226,7 @@ def test_a_tensor_of_absurd_dimensions_is_refused(tmp_path, shape):
     header, size = json.loads(data[8:end]), 4 if all(shape) else 0
     header["ln_out.bias"] |= {"shape": shape}
     start, stop = header["ln_out.bias"]["data_offsets"]
-    for entry in header.values():  # what follows moves up
+    for entry in header.values():  # the following offsets change
         entry["data_offsets"] = [x - (stop - start - size if x >= stop else 0) for x in entry["data_offsets"]]
     text = json.dumps(header).encode()
     rest = data[end : end + start + size] + data[end + stop :]
@@ -307,7 +307,7 @@ def test_converting_over_an_older_file_replaces_it_whole(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 @pytest.mark.parametrize("ending", SAVE)
 def test_memory_does_not_grow_with_the_model(tmp_path, ending):
-    """A checkpoint of 220 MB, half of it in two matrices: neither it nor they fit into the bound."""
+    """A checkpoint of 220 MB, half of it in two matrices: neither it nor they fit within the limit."""
     source = tmp_path / f"model.{ending}"
     shapes = checkpoint_shapes(2, 1024, 40_000)
     if ending == "old.pth":

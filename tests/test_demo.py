@@ -1,4 +1,4 @@
-"""The shipped demo model: what it knows, that it stops, and that it is what its pages say."""
+"""The shipped demo model: its answers, that they end, and that the documents describe it correctly."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from rwkv_np.files.published import FIRST
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 TABLE = (demo.DATA / "README.md").read_text(encoding="utf-8")
-# What must be right in each language, by the type of the matrices.
+# The required share of right answers in each language, by the type of the matrices.
 WANTED = {"FP16": 0.90, "Q4_1": 0.85}
 
 
@@ -32,12 +32,12 @@ def tokenizer():
 
 
 def load_demo(path=demo.MODEL):
-    return rwkv_np.load(path, threads=1)  # so small a model loses by more
+    return rwkv_np.load(path, threads=1)  # such a small model is slower with more
 
 
 @pytest.fixture(scope="module", params=WANTED)
 def model(request, tmp_path_factory):
-    """The shipped file, as it is or quantized, and the share of answers that must be right."""
+    """The shipped file, unchanged or quantized, and the required share of right answers."""
     path = demo.MODEL
     if request.param != "FP16":
         path = tmp_path_factory.mktemp("demo") / "demo.bin"

@@ -1,4 +1,4 @@
-"""The choice of a path, and what LLVM is told about it, on machines that are not this one."""
+"""The choice of a path, and the features passed to LLVM, for simulated machines."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import numba
 import pytest
 from rwkv_np.kernels import dispatch
 
-# AT_HWCAP of two processors, as Linux gives it: Cortex-A72 (Raspberry Pi 4) and Neoverse-N1.
+# AT_HWCAP of two processors, as reported by Linux: Cortex-A72 (Raspberry Pi 4) and Neoverse-N1.
 CORTEX_A72, NEOVERSE_N1 = 0x8FF, 0x119FFB
 ASIMDDP = 1 << 20
 # What LLVM 22 lists for the host on both.
@@ -15,7 +15,7 @@ HOST_FEATURES = "+aes,+crc,+fp-armv8,+neon,-rand,+sha2,-sve"
 
 @pytest.fixture
 def pose(monkeypatch):
-    """pose(hwcap, features): as if this were an aarch64 Linux machine and Numba had made such code."""
+    """pose(hwcap, features): simulate an aarch64 Linux machine and Numba's features."""
 
     def pose(hwcap, features=HOST_FEATURES, hwcap2=0, system="Linux", machine="aarch64"):
         auxiliary = {16: hwcap, 26: hwcap2}

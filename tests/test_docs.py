@@ -1,8 +1,8 @@
-"""README and docs say what is true: their commands run, their links lead somewhere, their names exist.
+"""README and docs are correct: their commands run, and their links and names exist.
 
-A document's blocks are done in their order, in a folder of their own and without a network. Files that a reader
-would have are small stand-ins: checkpoints and models of random weights, a download among them. What would take hours
-(training, measuring) is read by its own command line and goes no further.
+The blocks of a document run in order, in a separate folder and without a network. The reader's files are small
+stand-ins: checkpoints and models with random weights, including a download. For work that would take hours (training,
+measuring) only the command line is parsed.
 """
 
 import configparser
@@ -34,13 +34,13 @@ DOCUMENTS = written()
 LANGUAGES = {"sh", "python", "toml", "text"}
 FILE = re.compile(r"[\w./-]+\.(bin|pth|txt|jsonl|toml|so|py|dat|json)")
 OUTPUTS = ("--save", "--out", "--save-base")
-# Folders and files of the checkout, as a document names them from its root.
+# Folders and files of the checkout, as documents name them, relative to its root.
 IN_CHECKOUT = re.compile(r"(?:kernels|rwkv_np|tests|tools|bench|docs|notebooks|\.ci)/[\w./-]*")
 WORLD_VOCABULARY = 65536
 
 
 class Reader:
-    """Somebody who types what a document says, in `folder`."""
+    """Runs the commands of a document in `folder`."""
 
     def __init__(self, folder, run_cli):
         self.folder, self.run_cli, self.names = folder, run_cli, {}
@@ -61,7 +61,7 @@ class Reader:
         self.run_cli("chat", demo.MODEL, "--config", "config.toml", "-p", "Hello")
 
     def text(self, text):
-        """Is shown, and done by nobody."""
+        """Only shown, not run."""
 
     # --- commands
 
@@ -90,7 +90,7 @@ class Reader:
         elif path == "bench/make_checkpoint.py":
             make_checkpoint.main(words, standalone_mode=False)
         else:
-            command_of(path).make_context(path, list(words))  # its options and arguments, and no more
+            command_of(path).make_context(path, list(words))  # only parses its options and arguments
 
     # --- files
 
@@ -102,18 +102,18 @@ class Reader:
         names = [word for word in words if FILE.fullmatch(word) and word not in written_by]
         if {"convert", "quantize", "tools/convert.py", "tools/quantize.py"} & set(words[:2]):
             names = [name for name in names if not name.startswith("tools/")]
-            names = names[:1] if not words[2].startswith("hf://") else []  # the other is the destination
+            names = names[:1] if not words[2].startswith("hf://") else []  # the second one is the destination
         return names
 
     def prepare(self, names):
-        """Make stand-ins for those that no command has made yet."""
+        """Make stand-ins for files that no command has created yet."""
         for name in names:
             path = self.folder / name
             if path.exists() or path.is_absolute() and not path.is_relative_to(self.folder):
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / name).is_file():
-                for file in (ROOT / name).parent.glob(f"{path.stem}.*"):  # a model's tokenizer too
+                for file in (ROOT / name).parent.glob(f"{path.stem}.*"):  # including a model's tokenizer
                     shutil.copy(file, path.parent)
             else:
                 STAND_INS[path.suffix](path)
@@ -127,7 +127,7 @@ def command_of(path):
     return next(x for name, x in vars(module).items() if isinstance(x, click.Command) and name in ("command", "main"))
 
 
-# --- commands that are no part of the project: what of them can be wrong here
+# --- other programs' commands: check what can be wrong in them
 
 
 def names_what_there_is(reader, words):
@@ -157,7 +157,7 @@ CHECKS |= {"pip": installs_extras_there_are, "cp": copies}
 
 @functools.cache
 def random_weights(version, vocab_size):
-    """Those of a model of 2 layers and 32 channels, by name."""
+    """Random weights of a model with 2 layers and 32 channels, by name."""
     sizes = dict(head_size=32, ranks=(8, 8, 8, 8)) if version == "v7" else {}
     return random_parameters(np.random.default_rng(0), vocab_size=vocab_size, architecture=version, **sizes)
 
@@ -167,7 +167,7 @@ def is_world(path):
 
 
 def checkpoint(path):
-    """RWKV-7 with the World vocabulary, or RWKV-4 with bytes or the demo's, as the name says; or a tuned state."""
+    """RWKV-7 with the World vocabulary, or RWKV-4 with bytes or the demo's, depending on the name; or a tuned state."""
     if path.name == "style.pth":
         torch.save({f"blocks.{i}.att.time_state": torch.zeros(1, 32, 32) for i in range(2)}, path)
     elif is_world(path):
@@ -178,7 +178,7 @@ def checkpoint(path):
 
 
 def model(path):
-    """Of the same kinds; of the type in its name, or FP16."""
+    """A model of the same kinds; with the data type in its name, or FP16."""
     found = re.search(r"-(Q\d_\d)", path.name)
     weights = random_weights("v7", WORLD_VOCABULARY) if is_world(path) else random_weights("v4", 256)
     write_model(path, weights, found[1] if found else "FP16")
@@ -195,7 +195,7 @@ STAND_INS = {
     ".jsonl": lambda path: path.write_text(2 * (json.dumps({"text": "The time has come, the walrus said"}) + "\n")),
     ".toml": lambda path: shutil.copy(ROOT / "rwkv_np/chat/openings/raven-en.toml", path),
     ".json": lambda path: shutil.copy(demo.TOKENIZER, path),
-    ".so": Path.touch,  # rwkv.cpp's library, and its converter: their own programs are not run
+    ".so": Path.touch,  # rwkv.cpp's library and converter, which are not run
     ".py": Path.touch,
 }
 
@@ -250,9 +250,9 @@ def test_options_and_variables_are_those_that_exist(name):
     commands = [main.get_command(None, found) for found in main.list_commands(None)]
     params = [param for command in commands for param in command.params]
     options = {option for param in params for option in (*param.opts, *param.secondary_opts)}
-    options |= {"--help", "--cpu"}  # the latter of tests/aarch64.py
+    options |= {"--help", "--cpu"}  # the latter from tests/aarch64.py
     variables = {param.envvar for param in params} | {"RWKV_NP_CACHE", "RWKV_NP_KERNELS"}
-    variables |= {"RWKV_NP_COMPLETE"}  # click's
+    variables |= {"RWKV_NP_COMPLETE"}  # used by click
     code = " ".join(inline_code(name))
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= options
     assert set(re.findall(r"RWKV_NP_\w+", code)) <= variables
@@ -271,7 +271,7 @@ def test_files_that_are_named_exist(name):
 
 
 def test_what_is_to_be_changed_in_a_file_is_in_it():
-    """CONTRIBUTING: the names in a row's second cell, in the files of its first."""
+    """CONTRIBUTING: the names in a row's second cell must be in the files of its first cell."""
     n_checked = 0
     for files, what in (row for row in table_rows("CONTRIBUTING.md") if len(row) == 2):
         paths = [ROOT / path for path in re.findall("`([^`]+)`", files)]

@@ -1,7 +1,7 @@
-"""hf:// fetches a file once, goes on where it broke off, and fails in one line.
+"""hf:// downloads a file once, resumes an interrupted download, and fails in one line.
 
-Each test runs a server on loopback that answers as the hub does, and the program in a process
-of its own, because huggingface_hub reads HF_ENDPOINT when it is imported.
+Each test runs a server on loopback that answers like the hub, and the program in a child process, because
+huggingface_hub reads HF_ENDPOINT when it is imported.
 """
 
 import math
@@ -31,22 +31,22 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 CONTENT = (GOLDEN / "golden-4v0.pth").read_bytes()
 REFERENCE = (GOLDEN / "golden-4v0.FP16.bin").read_bytes()
-# More than huggingface_hub writes at a time (10 MiB), and a break after the first of such pieces.
+# More than huggingface_hub writes at a time (10 MiB), and an interruption after the first piece.
 LARGE = os.urandom(2**20) * 24
 CUT = 15 * 2**20
 FETCH = "import sys; from rwkv_np.files.download import fetch; print(fetch(sys.argv[1]))"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one repository, o/r. `cut` is how many bytes of a file go out before the line goes dead."""
+    """Serves one repository, o/r. `cut` is the number of bytes of a file that are sent before the connection breaks."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {}
         self.cut = None
-        self.requests = []  # (method, first byte asked for)
+        self.requests = []  # (method, first byte requested)
         self.tag = "0123456789abcdef" * 4
-        self._busy = 0  # requests that were taken and not answered to their end
+        self._busy = 0  # requests that were accepted and not completely answered
         self._lock = threading.Lock()
 
     def process_request(self, request, client_address):
@@ -62,11 +62,11 @@ class Hub(ThreadingHTTPServer):
                 self._busy -= 1
 
     def handle_error(self, request, client_address):
-        """A client that was killed is none of the server's errors."""
+        """A killed client is not an error of the server."""
 
     def forget(self):
-        """Begin a new list of requests, once those of a client that was killed have come to their end."""
-        socket.create_connection(self.server_address, PATIENCE).close()  # taken after all that came before it
+        """Begin a new list of requests, after the requests of a killed client have ended."""
+        socket.create_connection(self.server_address, PATIENCE).close()  # accepted after all earlier ones
         until(lambda: self._busy == 0, "the end of all requests")
         self.requests.clear()
 
@@ -120,7 +120,7 @@ def hub():
 
 @pytest.fixture
 def start(hub, tmp_path):
-    """Start Python with the loopback hub and a cache of its own; returns the process."""
+    """Start Python with the loopback hub and a separate cache; returns the process."""
 
     def start(*args, stderr=subprocess.PIPE, **settings):
         environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {
@@ -139,7 +139,7 @@ def start(hub, tmp_path):
 
 @pytest.fixture
 def run(start):
-    """Run it to its end: (exit code, stdout, stderr)."""
+    """Run to the end: (exit code, stdout, stderr)."""
 
     def run(*args, **settings):
         child = start(*args, **settings)
@@ -211,7 +211,7 @@ def test_a_download_that_broke_off_goes_on_within_the_same_run(hub, run):
 
 @pytest.fixture
 def killed(hub, start, tmp_path):
-    """Kill a download of large.pth of which a part has come; returns how much of it is on the disk."""
+    """Kill a download of large.pth after a part has arrived; returns how much of it is on the disk."""
 
     def kill():
         hub.cut = CUT
@@ -265,7 +265,7 @@ def test_a_name_that_is_not_there_is_one_line(run, tmp_path):
 
 
 def test_no_server_is_one_line(run, tmp_path):
-    with socket.socket() as nobody:  # has a port, and does not listen at it
+    with socket.socket() as nobody:  # has a port, but does not listen on it
         nobody.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         result = run("tools/convert.py", "hf://o/r/a.pth", tmp_path / "m.bin", HF_ENDPOINT=address)
@@ -326,7 +326,7 @@ def test_a_terminal_sees_the_download_and_then_the_parameters_go_by(hub, start, 
 def _read_or_end(terminal):
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux says so when the other side has closed
+    except OSError:  # on Linux, the other side has closed
         return b""
 
 

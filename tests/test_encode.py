@@ -1,4 +1,4 @@
-"""Every jitted encoder gives the bytes of its reference, on ordinary blocks and on hard ones."""
+"""Every jitted encoder gives the bytes of its reference, on ordinary and difficult blocks."""
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_every_half_widens_to_its_float():
 def test_floats_narrow_to_the_nearest_half():
     bits = np.random.default_rng(0).integers(0, 2**32, 10**6, np.uint64).astype(np.uint32)
     near = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32).view(np.uint32)
-    near = (near[:, None] + np.arange(-5, 6) * 1024).astype(np.uint32).reshape(-1)  # halves, and half-way to the next
+    near = (near[:, None] + np.arange(-5, 6) * 1024).astype(np.uint32).reshape(-1)  # halves, and midpoints
     x = np.concatenate([bits, near, near + 1, near - 1]).view(np.float32)
     x = x[~np.isnan(x)]
     found, expected = np.empty(x.size, np.uint16), np.empty(x.size, np.uint16)

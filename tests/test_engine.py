@@ -1,4 +1,4 @@
-"""The fused engine against other programs' logits, the NumPy graph, and itself cut otherwise."""
+"""The fused engine against other programs' logits, the NumPy graph, and itself with other chunks."""
 
 import threading
 import weakref
@@ -16,7 +16,7 @@ from rwkv_np.models import engine, model_config
 from rwkv_np.models.engine import CHUNK, Engine
 from rwkv_np.models.v4 import RWKV4
 
-# Mean |difference| from the official package's float32 logits: what each type may cost.
+# Mean |difference| from the official package's float32 logits: the limit for each type.
 BOUNDS = {
     "FP32": 1e-6, "FP16": 4.1e-4, "Q8_0": 0.0172, "Q5_1": 0.0757, "Q5_0": 0.1046,
     "Q4_1": 0.165, "Q4_0": 0.217,
@@ -157,7 +157,7 @@ def test_a_head_in_q8_0_is_close_and_smaller(golden, official):
 
 
 def test_a_head_made_in_q8_0_is_let_go_once_it_is_packed(golden, official, monkeypatch):
-    """It is 285 MB of a 7.2B model, and would stand beside all packed weights."""
+    """It takes 285 MB in a 7.2B model, in addition to all packed weights."""
     kept, alive = [], []
     pack, loaded = engine.pack, engine.head.loaded
 

@@ -1,4 +1,4 @@
-"""Variables, settings and streams that make no sense: a line that says what was found, and what mends it."""
+"""Invalid variables, settings and streams: one line that says what was found, and how to fix it."""
 
 import os
 import subprocess
@@ -43,12 +43,12 @@ def test_a_bad_variable_is_refused_in_one_line_by_the_commands(name, value):
     child = run("-m", "rwkv_np", "info", environment={name: value})
     assert child.returncode == 1 and not child.stdout
     assert child.stderr.startswith(f"Error: the variable {name} is {value!r}; expected ")
-    assert child.stderr.endswith(f"or: unset {name}\n") and child.stderr.count("\n") == 1
+    assert child.stderr.endswith(f"or run: unset {name}\n") and child.stderr.count("\n") == 1
 
 
 def test_a_number_that_numba_cannot_read_is_refused_by_what_needs_it():
     child = run("-m", "rwkv_np.chat", "-p", "hi", environment={"NUMBA_DEBUG_TYPEINFER": "abc"})
-    expected = "Error: the variable NUMBA_DEBUG_TYPEINFER is 'abc'; expected a whole number. Mend it, or: unset"
+    expected = "Error: the variable NUMBA_DEBUG_TYPEINFER is 'abc'; expected a whole number. Correct it, or run: unset"
     assert child.returncode == 1 and child.stderr.startswith(expected) and child.stderr.count("\n") == 1
 
 
@@ -71,7 +71,7 @@ def test_a_threading_layer_that_is_not_installed_is_refused_in_one_line():
 def test_a_path_of_the_kernels_that_there_is_not_is_noted_and_another_taken():
     child = run("-c", LOAD + "; print('loaded')", environment={"RWKV_NP_KERNELS": "sse9"})
     assert child.stdout == "imported\nloaded\n"
-    assert child.stderr.startswith("RWKV_NP_KERNELS=sse9 names no path (there are: generic")
+    assert child.stderr.startswith("RWKV_NP_KERNELS=sse9 is not a path (choose from generic")
     assert child.stderr.count("\n") == 1
 
 
@@ -116,7 +116,7 @@ def test_an_opening_in_json_that_python_cannot_read_is_refused_in_one_line(run_c
     assert f"o.json: is not valid JSON: {said}" in result.stderr.splitlines()[-1]
 
 
-# --- streams that the shell has closed
+# --- streams that are closed by the shell
 
 posix = pytest.mark.skipif(os.name != "posix", reason="a shell that closes streams")
 
@@ -148,7 +148,7 @@ def test_a_closed_stdin_is_said_in_one_line(tiny_model, arguments):
 def test_who_needs_no_stdin_and_no_stderr_goes_on_without(tiny_model):
     child = run_closed("<&- 2>&-", "chat", tiny_model, "-p", "hello", "--max-tokens", 3, "--seed", 1)
     open_one = run("-m", "rwkv_np", "chat", tiny_model, "-p", "hello", "--max-tokens", 3, "--seed", 1)
-    assert child.returncode == 0 and child.stdout == open_one.stdout  # notes do not go into the answer
+    assert child.returncode == 0 and child.stdout == open_one.stdout  # notes do not appear in the answer
 
 
 @posix
@@ -170,7 +170,7 @@ def test_help_that_cannot_be_written_is_said_in_one_line():
     assert (child.returncode, child.stderr) == (1, f"Error: {FULL}\n")
 
 
-FULL = "stdout: No space left on device. Make room, or write elsewhere"
+FULL = "stdout: No space left on device. Free some space, or write elsewhere"
 full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 
 

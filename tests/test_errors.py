@@ -1,4 +1,4 @@
-"""An error says the same in another process as in the one where it was raised."""
+"""An error has the same message in another process, and is one short line."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""`rwkv-np evaluate` as its user has it: what it prints, what it writes, and Ctrl-C."""
+"""`rwkv-np evaluate` as a user runs it: its output, its files, and Ctrl-C."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def test_every_version_is_measured_and_compared(run_cli, words, tmp_path, versio
                   "--save-base", kept, *arguments, "--json").stdout  # fmt: skip
     rows = {row["name"]: row["quality"] for row in json.loads(out)["rows"]}
     assert {"FP16", "Q8_0", "Q8_0, float32 activations"} <= rows.keys()
-    # The weights of noise in 8 bits: near to what they were made from, and not the same.
+    # Random weights in 8 bits: close to the original, but not equal.
     assert all(0 < rows[name]["kl"]["value"] < 0.05 for name in rows if name != "FP16")
     again = run_cli("evaluate", made(model, "Q8_0"), "--base-file", kept, *arguments, "--json").stdout
     kl = json.loads(again)["rows"][0]["quality"]["kl"]["value"]
@@ -129,7 +129,7 @@ def long_text(tmp_path):
 
 
 def test_ctrl_c_shows_and_writes_what_is_known_by_then(model_fp16, long_text, tmp_path):
-    pexpect = pytest.importorskip("pexpect", reason="the terminal is played by pexpect (not on Windows)")
+    pexpect = pytest.importorskip("pexpect", reason="pexpect provides the terminal (not on Windows)")
     paths = [str(model_fp16), made(model_fp16, "Q4_1")]
     arguments = ["evaluate", *paths, "--no-timing", "--text", str(long_text), "--out", str(tmp_path / "report")]
     child = pexpect.spawn(

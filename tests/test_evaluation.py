@@ -1,4 +1,4 @@
-"""Texts read in step, in bounded memory; kept bases, groups, costs, and what cannot be evaluated."""
+"""Texts read in step, in bounded memory; base files, groups, costs, and invalid input."""
 
 import json
 import os
@@ -28,7 +28,7 @@ FORMATS = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # from the best to the worst
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Tokens are kept in a folder of the test; compiled kernels stay where they are."""
+    """Tokens are cached in a folder of the test; compiled kernels stay at their usual place."""
     place = cache.place
     monkeypatch.setattr(cache, "place", lambda name: tmp_path if name == text.CACHE else place(name))
 
@@ -51,7 +51,7 @@ def untimed(text, **options):
 
 
 class Scripted:
-    """Gives the same rows again and again, and remembers how much was asked of it at once."""
+    """Gives the same rows repeatedly, and records the largest number of rows requested at once."""
 
     def __init__(self, n_vocab, seed=0):
         self.name = "scripted"
@@ -149,7 +149,7 @@ def test_on_the_golden_model_every_format_loses_more_than_the_better_one():
     ends = ["FP32", "FP16", *FORMATS]
     record = read(Passage(tokens), *(GOLDEN / f"golden-4v0.{end}.bin" for end in ends))
     kl = [record.scores(i).kl.mean() for i in range(len(ends))]
-    # Its weights are bfloat16, which FP16 holds exactly: what is left is rounding in other places.
+    # Its weights are bfloat16, which FP16 represents exactly: the rest is rounding in other places.
     assert kl[1] < 1e-10
     assert kl == sorted(kl) and all(b > 1.3 * a for a, b in zip(kl[1:], kl[2:]))
 
@@ -222,7 +222,7 @@ def test_a_damaged_or_absent_cache_costs_time_alone(tmp_path, monkeypatch):
     expected = text.tokenize(WORDS, tokenizer)
     (kept,) = (path for path in tmp_path.iterdir() if path.is_file())
     whole = kept.read_bytes()
-    one_bit = bytes([*whole[:-9], whole[-9] ^ 1, *whole[-8:]])  # an id that is as good as any other
+    one_bit = bytes([*whole[:-9], whole[-9] ^ 1, *whole[-8:]])  # an id that is as valid as any other
     for damaged in (b"damaged", b"", whole[:-4], whole[:32], one_bit):
         kept.write_bytes(damaged)
         np.testing.assert_array_equal(text.tokenize(WORDS, tokenizer), expected)
@@ -233,12 +233,12 @@ def test_a_damaged_or_absent_cache_costs_time_alone(tmp_path, monkeypatch):
     np.testing.assert_array_equal(text.tokenize(WORDS, tokenizer), expected)
 
 
-# --- a base kept in a file ------------------------------------------------------------------------
+# --- base files ------------------------------------------------------------------------
 
 
 @pytest.fixture
 def kept(words, model_fp16):
-    """(path of a base file, the report that was made in passing)."""
+    """(path of a base file, the report of the run that wrote it)."""
     path = str(model_fp16.with_name("base"))
     return path, evaluate([str(model_fp16), made(model_fp16, "Q4_1")], untimed(words, save_base=path))
 
@@ -250,7 +250,7 @@ def test_a_kept_base_gives_the_figures_of_two_models_within_its_rounding(words, 
     steps = BaseFile(path)._rows["step"]
     found, expected = one.rows[0].quality, two.rows[1].quality
     assert found.perplexity == expected.perplexity
-    # What is documented: a mean of step² / 24 from the rounding itself, and half a step in any probability.
+    # As documented: a mean of step² / 24 from the rounding itself, and half a step in each log-probability.
     assert abs(found.kl.value - expected.kl.value) < np.mean(steps**2) / 24 + 1e-4 * expected.kl.value
     base = two.rows[0].quality.perplexity.value
     assert abs(np.log(one.rows[1].quality.perplexity.value / base)) < steps.max() / 2
@@ -279,7 +279,7 @@ def test_the_rounding_of_a_kept_base_costs_what_is_documented(spread, most, leas
     [
         ({"text": "other"}, "predictions of another text"),
         ({"window": 50}, "made with --window none, not 50"),
-        ({"text": "longer"}, "holds 720 tokens, fewer than the 780 asked for; give --limit 720"),
+        ({"text": "longer"}, "contains 720 tokens, fewer than the 780 requested; give --limit 720"),
     ],
 )
 def test_a_kept_base_of_other_predictions_is_refused(tmp_path, model_fp16, kept, words, options, message):
@@ -296,7 +296,7 @@ def test_a_kept_base_serves_a_shorter_part_of_its_text(words, model_fp16, kept):
 
 
 def resized(data, old, new):
-    """A base file whose header has `new` for `old`, and says how long it is then."""
+    """A base file with `new` instead of `old` in its header, and the correct header length."""
     header = data[12 : 12 + int.from_bytes(data[8:12], "little")].replace(old, new)
     return data[:8] + len(header).to_bytes(4, "little") + header + data[12 + len(header) :]
 
@@ -367,7 +367,7 @@ def test_a_base_file_is_not_written_over_and_not_left_half_done(words, model_fp1
     assert not fresh.exists() and not list(fresh.parent.glob(".fresh*"))
 
 
-# --- who is measured with whom --------------------------------------------------------------------
+# --- which models are measured together --------------------------------------------------------------------
 
 
 def names(report):
@@ -390,7 +390,7 @@ def test_formats_are_made_measured_and_removed_one_after_the_other(words, model_
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     most = []
     plan = make_plan([made(model_fp16, "Q4_1")], source=str(model_fp16), formats=["Q4_0", "Q4_1", "Q8_0"])
-    assert len(plan.groups) == 3  # Q4_1 is there already, and is not made a second time
+    assert len(plan.groups) == 3  # Q4_1 exists already, and is not made again
     session = Session(plan, untimed(words))
     session.run(lambda *_: most.append(len(list(folder.rglob("*.bin")))))
     assert names(session.report) == ["FP16", "Q4_1", "Q4_0", "Q8_0"]
@@ -499,7 +499,7 @@ def test_interrupted_work_leaves_what_was_known(words, model_fp16):
     assert session.report.row("Q4_0").quality == whole.row("Q4_0").quality
 
 
-# --- what it costs --------------------------------------------------------------------------------
+# --- costs --------------------------------------------------------------------------------
 
 
 def test_bits_per_weight_count_the_whole_file(golden):
@@ -524,5 +524,5 @@ def test_where_the_system_does_not_tell_memory_is_unknown(golden, monkeypatch):
 
 
 def test_a_child_that_fails_is_quoted(golden):
-    with pytest.raises(InputError, match="could not be measured in a process of its own: .*threads is 0"):
+    with pytest.raises(InputError, match="could not be measured in a child process: .*threads is 0"):
         cost(candidate(str(golden("Q4_1.bin"))), threads=0)

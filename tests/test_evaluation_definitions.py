@@ -22,7 +22,7 @@ def official_logits(folder, end, tokens):
     for name, p in read_model_file(GOLDEN / f"golden-4v0.{end}").parameters.items():
         array = p.array()
         if name.endswith("time_decay"):
-            array = np.log(-array)  # the file holds -exp of what a checkpoint holds
+            array = np.log(-array)  # the file contains -exp of the checkpoint's value
         tensors[name] = torch.from_numpy(array.reshape((1, 1, -1) if ".time_mix_" in name else array.shape).copy())
     torch.save(tensors, folder / f"{end}.pth")
     model = official_package().RWKV(str(folder / end), "cpu fp32", verbose=False)
@@ -39,7 +39,7 @@ def both(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def oracle(both):
-    """Every figure, by torch alone."""
+    """Every figure, computed with torch only."""
     tokens, base, other = both
     targets = torch.from_numpy(tokens[1:].astype(np.int64))
     nll = [functional.cross_entropy(logits, targets, reduction="none") for logits in (base, other)]
@@ -60,7 +60,7 @@ def close(found, expected, rtol=1e-5):
 
 @pytest.fixture(scope="module")
 def figures(both):
-    """Ours, from the same logits."""
+    """Our figures, from the same logits."""
     tokens, *logits = both
     record = Record(2, N_TOKENS - 1)
     record.append(score([x.float().numpy() for x in logits], tokens[1:]))
@@ -76,7 +76,7 @@ def test_the_perplexities_are_those_of_cross_entropy(figures, oracle):
 def test_the_ratio_s_error_is_that_of_the_two_together(figures, oracle):
     base, other = oracle["nll"]
     close(figures[0].perplexity_ratio.value, other.mean().exp() / base.mean().exp())
-    # As llama.cpp computes it, from both variances and the covariance of the means.
+    # As in llama.cpp, from both variances and the covariance of the means.
     covariance = torch.cov(torch.stack([base, other])) / len(base)
     error = (covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]).sqrt()
     close(figures[0].perplexity_ratio.error, figures[0].perplexity_ratio.value * error)
@@ -103,7 +103,7 @@ def test_the_change_of_the_right_token_s_probability_is_the_difference_of_softma
 
 def test_the_most_likely_tokens_are_compared_position_by_position(figures, oracle):
     share = oracle["same"].mean()
-    assert 0.5 < share < 1  # else the next lines would prove little
+    assert 0.5 < share < 1  # otherwise the next lines would prove little
     close(figures[0].same_top.value, share)
     close(figures[0].same_top.error, (share * (1 - share) / (len(oracle["same"]) - 1)).sqrt())
 

@@ -1,4 +1,4 @@
-"""The model file: what is read is what was written, and nothing that is no model file gets far."""
+"""The model file: reading gives what was written, and other files are refused early."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def test_the_reader_maps_the_file_and_decodes_only_what_is_asked_for(golden):
 
 
 def parameter_offset(data, name, n_dims):
-    """Where that parameter begins: 12 bytes, then its shape, then its name."""
+    """The offset of that parameter: 12 bytes, then its shape, then its name."""
     return data.index(name.encode()) - 4 * n_dims - 12
 
 
@@ -67,7 +67,7 @@ CASES = {
     "version 99": (patched(4, 99), "version 99; supported versions: 100 and 101"),
     "negative layers": (patched(16, -2), "n_layer = -2"),
     "unknown type": (patched(MATRIX + 8, 77), "blocks.0.att.key.weight uses the unknown data type code 77"),
-    "Q4_2": (patched(MATRIX + 8, 5), "Q4_2 .code 5., which all programs have dropped"),
+    "Q4_2": (patched(MATRIX + 8, 5), "Q4_2 .code 5., which no program supports any more"),
     "Q4_3": (patched(MATRIX + 8, 6), "Q4_3"),
     "Q4_1_O in 101": (patched(MATRIX + 8, 4), "only in version 100 files"),
     "Q5_1 in 100": (patched(4, 100), "more than one layout .* rwkv-np quantize"),

@@ -1,4 +1,4 @@
-"""Damaged files of every kind, a few of each; and the fuzzer itself, whose long run is started by hand.
+"""A few damaged files of every kind; and the fuzzer itself, whose long run is started by hand:
 
 python tests/fuzz/run.py --files 100000
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a worker's clock is a signal that Windows has not")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the worker's timer signal is not on Windows")
 
 RUN = Path(__file__).parent / "fuzz" / "run.py"
 

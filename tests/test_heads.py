@@ -1,4 +1,4 @@
-"""What RWKV-7 does with a head, against the equations: heads that fill whole blocks, and heads that do not."""
+"""RWKV-7's head kernels against the equations: heads that fill whole blocks, and heads that do not."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ RUNS = (3, 1, 2 * heads.TOGETHER + 1)  # tokens of each sequence
 
 
 class Case:
-    """Random inputs for all heads, and what becomes of them."""
+    """Random inputs for all heads, with the expected and the actual results."""
 
     def __init__(self, n_head, n, runs=RUNS, has_first=True, seed=0):
         rng = np.random.default_rng(seed)
@@ -42,14 +42,14 @@ class Case:
         return (out * gate).reshape(self.n_tokens, -1), states
 
     def run(self, n_threads=1, wants=WANTS_FLOAT):
-        """Vector rows as the output matrix takes them, and the states."""
+        """The output matrix's input rows, and the states."""
         cut = heads.Heads.of(self.n_head, self.n)
         n_padded, c = cut.n_padded, self.n_head * self.n
         n_blocks = lay.n_blocks_of(c)
         row_bytes = lay.vector_bytes(n_blocks)
         sizes = [self.inputs.nbytes, self.n_tokens * row_bytes, n_threads * cut.work_bytes]
         starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-        scratch = np.full(starts[-1], 0xFF, np.uint8)  # NaN, wherever it is read before it is written
+        scratch = np.full(starts[-1], 0xFF, np.uint8)  # NaN wherever memory is read before it is written
         scratch[: self.inputs.nbytes] = self.inputs.view(np.uint8).reshape(-1)
         inputs = [Floats(i * self.inputs[0].nbytes, 4 * c) for i in range(heads.N_INPUTS)]
         vectors, states = (self._padded(x, n_padded) for x in (self.vectors, self.states))
@@ -83,7 +83,7 @@ def test_heads_match_the_equations(n_head, n, has_first):
     rows, states = case.run()
     expected, expected_states = case.expected()
     found = values(rows, n_head * n)
-    # A norm divides by the spread of what it norms, which five channels may have little of.
+    # A norm divides by the standard deviation, which may be small for five channels.
     np.testing.assert_allclose(found[:, : n_head * n], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
     assert (found[:, n_head * n :] == 0).all()
     np.testing.assert_allclose(states[..., :n], expected_states, rtol=0, atol=2e-5)

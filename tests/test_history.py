@@ -1,4 +1,4 @@
-"""The lines that were typed: kept between sittings, and never a reason for the chat to end."""
+"""The input history: stored between sessions, and never a reason for the chat to end."""
 
 import asyncio
 import errno

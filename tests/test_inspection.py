@@ -1,4 +1,4 @@
-"""`rwkv-np inspect` tells of any version what a person wants to know before running it."""
+"""`rwkv-np inspect` shows, for every version, what a user wants to know before running a model."""
 
 import json
 
@@ -8,7 +8,7 @@ from conftest import random_parameters, write_model
 
 from rwkv_np.models import load
 
-# version -> (sizes of a small model; what of it is shown)
+# version -> (sizes of a small model, what is shown)
 VERSIONS = {
     "v4": ({}, ["RWKV-4, FP32", "chat template: raven", "state of a conversation: 0.00 MB"]),
     "v5.1": (dict(head_size=8), ["RWKV-5.1 (5.0 in the official package)", "heads: 4 of 8 channels"]),
@@ -34,7 +34,7 @@ def test_version_heads_ranks_and_state_are_shown(tmp_path, run_cli, version):
     [("v6", "m", "world"), ("v7", "m", "g1"), ("v7", "RWKV-x070-World-0.1B", "world"), ("v7", "rwkv7-g1d-0.1b", "g1")],
 )
 def test_a_model_with_the_world_vocabulary_names_its_tokenizer_and_template(tmp_path, run_cli, version, name, template):
-    """The template that chat would take, which looks at the file's name too; the folder's says nothing."""
+    """The template that the chat would use, which also depends on the file's name, but not on the folder's."""
     sizes = VERSIONS[version][0] | {"vocab_size": 65536}
     folder = tmp_path / "World"
     folder.mkdir()

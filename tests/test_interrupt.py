@@ -1,4 +1,4 @@
-"""Ctrl-C before a command has begun, while Python still imports libraries."""
+"""Ctrl-C before a command starts, while Python still imports libraries."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 ROOT = Path(__file__).parents[1]
-# Python imports this by itself at its start. It presses Ctrl-C in the middle of the import of a library.
+# Python imports this file at its start. It sends Ctrl-C in the middle of the import of a library.
 SITE = """
 import os, signal, sys
 
@@ -26,14 +26,14 @@ sys.meta_path.insert(0, Finder())
 
 @pytest.fixture
 def pressed(tmp_path):
-    """How a command ends in which Ctrl-C is pressed while a library is imported."""
+    """How a command ends if Ctrl-C is pressed while it imports a library."""
 
     def run(command, name):
         (tmp_path / "sitecustomize.py").write_text(SITE.format(name=name))
         return subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path,
             stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(tmp_path)},
-            # A process of the background has Ctrl-C ignored; this one shall not.
+            # Background processes ignore Ctrl-C; this one must not.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 

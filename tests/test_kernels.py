@@ -97,7 +97,7 @@ def test_the_largest_quants_do_not_overflow(format, path):
 def test_a_buffer_that_does_not_fit_is_refused(rng):
     q4_1 = FORMATS["Q4_1"]
     raw, place = random_rows("Q4_1", 64, 64, rng), place_alone(q4_1.layout, 64, 64)
-    with pytest.raises(ValueError, match="no place for 64 rows"):
+    with pytest.raises(ValueError, match="64 rows of 64 weights do not fit in"):
         pack(raw, q4_1, 64, np.empty(place.n_tiles * place.tile_bytes - 1, np.uint8), place)
     with pytest.raises(ValueError, match="rows of 96 weights have 40 bytes, not 60"):
         pack(raw, q4_1, 96, np.empty(10**4, np.uint8), place)
@@ -105,7 +105,7 @@ def test_a_buffer_that_does_not_fit_is_refused(rng):
 
 def test_vectors_that_do_not_fit_the_matrix_are_refused(rng):
     matrix = PackedMatrix.from_file(random_rows("Q4_1", 8, 64, rng), "Q4_1", 64)
-    with pytest.raises(ValueError, match=r"vectors are \(2, 32\), the matrix wants \(count, 64\)"):
+    with pytest.raises(ValueError, match=r"the vectors have the shape \(2, 32\); the matrix needs \(count, 64\)"):
         matmul(matrix, np.zeros((2, 32), np.float32))
 
 
@@ -178,7 +178,7 @@ def test_a_kernel_tells_llvm_the_feature_that_it_does_not_list(format, monkeypat
     builder = ir.IRBuilder(function.append_basic_block())
     emit_tile_product(builder, layout, "neon", 2, *function.args)
     builder.ret_void()
-    # A processor that LLVM knows nothing about: without the feature it would end the process.
+    # For a generic processor, LLVM would end the process without this feature.
     assert '"target-features"="+neon,+dotprod"' in str(module)
     target = llvm.Target.from_triple(module.triple).create_target_machine(cpu="generic", opt=3)
     assembly = target.emit_assembly(llvm.parse_assembly(str(module)))
@@ -207,7 +207,7 @@ def test_a_path_can_be_forced_and_one_that_cannot_run_is_not_taken(monkeypatch):
     assert dispatch.choose("").path == "avx2"
     assert dispatch.choose("generic") == ("generic", "RWKV_NP_KERNELS=generic")
     assert dispatch.choose("vnni").path == "avx2" and "avx512vnni" in dispatch.choose("vnni").reason
-    assert dispatch.choose("sse9").path == "avx2" and "names no path" in dispatch.choose("sse9").reason
+    assert dispatch.choose("sse9").path == "avx2" and "is not a path" in dispatch.choose("sse9").reason
 
 
 def test_a_changed_source_has_another_cache_folder(tmp_path):
@@ -220,7 +220,7 @@ def test_a_changed_source_has_another_cache_folder(tmp_path):
 
 
 def test_threads_meet(threads):
-    # On a loaded machine the second may not get its turn while the first looks out for it.
+    # On a loaded machine the second thread may not run while the first one waits for it.
     assert any(check_team(threads) for _ in range(1000))
     assert 1 <= default_threads() <= numba.config.NUMBA_NUM_THREADS
 

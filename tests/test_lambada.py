@@ -1,4 +1,4 @@
-"""Last words as ChatRWKV's benchmark scores them, on a model whose every probability is known."""
+"""Last words, scored as in ChatRWKV's benchmark, on a model with known probabilities."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from rwkv_np.tokenizers import load_tokenizer
 
 
 class Speller:
-    """Says after each byte the byte that follows it in `script`, with the probability `p`; state is what it read."""
+    """Predicts the next byte of `script` with the probability `p`; its state is the bytes that it read."""
 
     def __init__(self, script, p=0.5, n_vocab=256):
         self.script, self.p, self.n_vocab = script, p, n_vocab

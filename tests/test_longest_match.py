@@ -1,4 +1,4 @@
-"""Longest match: the kernel and NumPy's against a dictionary, on small vocabularies in which every case occurs."""
+"""Longest match: the kernel and the NumPy version against a dictionary, on small vocabularies with every case."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def numbered(pieces):
 
 
 def match_bytes(text, trie):
-    """What the kernel makes of the text; NumPy makes the same."""
+    """The kernel's result for the text, which must equal NumPy's."""
     found = match(np.frombuffer(text, np.uint8), trie).tolist()
     assert cut(np.frombuffer(text, np.uint8), trie).tolist() == found
     return found
@@ -72,7 +72,7 @@ def test_an_empty_text_has_no_entries():
     [
         ([b"", *BYTES[1:]], "256 bytes"),
         ([b"", *BYTES[1:], b"\x00\x01"], "256 bytes"),
-        ([b"", *BYTES, b"ab", b"ab"], "twice"),
+        ([b"", *BYTES, b"ab", b"ab"], "occurs twice"),
         ([*BYTES], "the first of them 0"),
         ([b""] * (2**16 - 255) + BYTES, "at most 65536"),
     ],

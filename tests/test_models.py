@@ -1,4 +1,4 @@
-"""The graph against logits that programs which were not written here computed."""
+"""The NumPy graph against logits that other programs computed."""
 
 import warnings
 
@@ -14,7 +14,7 @@ from rwkv_np.files.quants import by_name
 
 ENGINES = ("numpy", "fused")
 
-# Mean |difference| from the official package's float32 logits: what each type may cost.
+# Mean |difference| from the official package's float32 logits: the limit for each type.
 BOUNDS = {
     "FP16": 4.1e-4, "Q8_0": 0.0172, "Q5_1": 0.0757, "Q5_0": 0.1046, "Q4_1": 0.165, "Q4_0": 0.217,
     "v100-FP16": 4.1e-4, "v100-Q4_1_O": 0.107, "v100-Q4_1": 0.208, "v100-Q4_0": 0.304,
@@ -43,7 +43,7 @@ def test_float32_agrees_with_the_official_package(golden, official, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("end", BOUNDS)
 def test_each_type_costs_no_more_than_in_rwkv_cpp(golden, official, end, engine):
-    model = rwkv_np.load(golden(f"{end}.bin"), engine=engine, head_q8_0=False)  # as rwkv.cpp holds it
+    model = rwkv_np.load(golden(f"{end}.bin"), engine=engine, head_q8_0=False)  # as in rwkv.cpp
     logits, _ = token_by_token(model, official["tokens"])
     assert np.abs(logits - official["logits"]).mean() <= BOUNDS[end]
 
@@ -73,7 +73,7 @@ def test_a_quantized_model_holds_its_head_in_8_bits_unless_told_otherwise(golden
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("value", [1e7, 1e30, -np.inf, np.nan])
 def test_a_head_beyond_q8_0_is_held_as_it_stands_in_the_file(tmp_path, engine, value):
-    """The scale of its block would be infinite in FP16, and NumPy warns of that."""
+    """The scale of its block would be infinite in FP16, and NumPy would warn."""
     arrays = random_parameters(np.random.default_rng(0))
     arrays["head.weight"][5, 3] = value
     path = write_model(tmp_path / "m.bin", arrays, "FP32")
@@ -85,7 +85,7 @@ def test_a_head_beyond_q8_0_is_held_as_it_stands_in_the_file(tmp_path, engine, v
 
 @pytest.mark.parametrize("architecture", ["v5.1", "v5.2", "v6"])
 def test_a_vector_of_heads_may_be_of_any_type(tmp_path, architecture):
-    """rwkv.cpp's converter writes FP32; a program that writes FP16 is understood, too."""
+    """rwkv.cpp's converter writes FP32; files of a program that writes FP16 are read, too."""
     sizes = {"head_size": 16} | ({"ranks": (32, 32)} if architecture == "v6" else {})
     arrays = random_parameters(np.random.default_rng(0), 1, architecture=architecture, **sizes)
     path = tmp_path / "m.bin"
@@ -203,7 +203,7 @@ def broken(change):
     [
         (lambda a: a.pop("head.weight"), "lacks the parameter head.weight"),
         (lambda a: a.pop("blocks.1.att.key.weight"), "lacks the parameter blocks.1.att.key.weight"),
-        (lambda a: a.update({"blocks.0.extra": np.zeros(4, np.float32)}), "holds the parameter blocks.0.extra"),
+        (lambda a: a.update({"blocks.0.extra": np.zeros(4, np.float32)}), "contains the parameter blocks.0.extra"),
         (lambda a: a.update({"ln_out.bias": np.zeros(5, np.float32)}), r"ln_out.bias has the shape \(5,\); expected"),
         (lambda a: a.update({"blocks.0.att.ln_x.weight": np.zeros(4, np.float32)}), "lacks the parameter blocks.0.att"),
         (lambda a: a.update({"blocks.0.att.gate_w1": np.zeros(4, np.float32)}), "contains x060a"),
@@ -217,10 +217,10 @@ def test_wrong_parameters_are_named(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"n_layer": 3}, "the header says n_layer = 3, its parameters 2"),
+        ({"n_layer": 3}, "the header says n_layer = 3, but the parameters have 2"),
         ({"n_layer": 2**31 - 1}, "the header says n_layer = 2147483647"),
-        ({"n_embed": 64}, "the header says n_embed = 64, its parameters 32"),
-        ({"n_vocab": 50277}, "the header says n_vocab = 50277, its parameters 256"),
+        ({"n_embed": 64}, "the header says n_embed = 64, but the parameters have 32"),
+        ({"n_vocab": 50277}, "the header says n_vocab = 50277, but the parameters have 256"),
         ({"n_layer": 0}, "the header has n_layer = 0"),
     ],
 )

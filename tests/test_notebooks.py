@@ -1,4 +1,4 @@
-"""Notebooks are stored as they ran: with all outputs, no error, and nothing of the machine they ran on."""
+"""Notebooks are stored as they ran: with all outputs, without errors and without paths of the machine."""
 
 import json
 import re

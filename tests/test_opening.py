@@ -1,4 +1,4 @@
-"""Openings: the bundled ones, and those that a person writes."""
+"""Openings: the bundled ones, and those that a user writes."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_a_system_text_of_g1_models_has_its_label():
     for text in ("Be brief.\n\nBe kind. ", "System: Be brief.\nBe kind."):
         assert Opening(text).render(g1) == "System: Be brief.\nBe kind."
     assert Opening("", (("a", "b"),)).render(g1) == "User: a\n\nAssistant: b"
-    assert bundled_opening(g1, "en") == NO_OPENING  # they know how to chat
+    assert bundled_opening(g1, "en") == NO_OPENING  # these models are trained to chat
     assert Opening("Be brief.").render(WORLD) == "Be brief."
 
 

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, and what cannot be written is said before the work."""
+"""A file is written completely or not at all, and a bad destination is reported before the work."""
 
 import errno
 import os
@@ -224,7 +224,7 @@ def test_the_source_is_never_the_destination(tmp_path, another_name, overwrite):
     destination = another_name(source)
     result = CliRunner().invoke(command, [str(source), str(destination), *["--overwrite"] * overwrite])
     assert result.exit_code == 1
-    assert "is the source itself; choose another destination" in result.stderr
+    assert "is the source file itself; choose another destination" in result.stderr
     assert source.read_bytes() == CHECKPOINT.read_bytes()
 
 
@@ -304,13 +304,13 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_conversion_leaves_nothing(tmp_p
     )  # fmt: skip
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "could not be written: File too large. Make room, or write elsewhere" in result.stderr
+    assert "could not be written: File too large. Free some space, or write elsewhere" in result.stderr
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
 def large_checkpoint(tmp_path_factory):
-    """330 MB: long enough to convert that a signal meets it on the way."""
+    """330 MB: converting it takes long enough for a signal to arrive in time."""
     path = tmp_path_factory.mktemp("large") / "model.pth"
     make_checkpoint(path, checkpoint_shapes(2, 1024, 60_000))
     yield path
@@ -336,6 +336,6 @@ def test_a_signal_in_the_middle_of_a_conversion_leaves_the_old_file_alone(tmp_pa
 
 
 def test_the_temporary_name_lies_beside_the_destination(tmp_path):
-    """Else the last step were a copy between disks, which can break off half-way."""
+    """Otherwise the last step would be a copy between disks, which can fail in the middle."""
     with new_file(tmp_path / "a.bin") as file:
         assert Path(file.name).parent == tmp_path

@@ -1,4 +1,4 @@
-"""What the package gives to whoever installs or imports it."""
+"""The package as installed and imported by others."""
 
 import ast
 import email
@@ -31,10 +31,10 @@ def test_importing_the_package_imports_no_library_that_only_some_commands_need()
 
 
 def test_no_message_advises_a_script_of_the_checkout():
-    """Who has installed the package has no folder tools/."""
+    """An installed package does not have the folder tools/."""
     for path in (ROOT / "rwkv_np").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        expressions = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]  # docstrings among them
+        expressions = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]  # including docstrings
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in expressions:
                 assert "tools/" not in node.value, f"{path.name}, line {node.lineno}: {node.value}"
@@ -51,7 +51,7 @@ def test_who_only_asks_waits_for_no_compiler(arguments):
 
 
 def test_no_two_modules_of_the_chat_need_each_other():
-    """Not even for the names of types."""
+    """Not even for type annotations."""
     needs = {path.stem: set(chat_imports(path)) for path in (ROOT / "rwkv_np" / "chat").glob("*.py")}
     assert needs["line"] >= {"commands", "session"}
     while free := [name for name, others in needs.items() if not others & needs.keys()]:
@@ -61,7 +61,7 @@ def test_no_two_modules_of_the_chat_need_each_other():
 
 
 def chat_imports(path):
-    """The modules of the chat that a file of it imports anywhere."""
+    """The modules of the chat that one of its files imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "rwkv_np.chat":
             yield from (alias.name for alias in node.names)
@@ -71,8 +71,8 @@ def chat_imports(path):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy of this checkout, as far as it is needed to build it."""
-    pytest.importorskip("setuptools", minversion="70.1")  # the first that makes wheels by itself
+    """A copy of the files of this checkout that a build needs."""
+    pytest.importorskip("setuptools", minversion="70.1")  # the first version that makes wheels without other packages
     folder = tmp_path_factory.mktemp("source")
     names = ("rwkv_np", "kernels", "tools", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
     for name in names:
@@ -81,7 +81,7 @@ def source(tmp_path_factory):
 
 
 def build(source, folder, what):
-    """What pip would build with the installed setuptools, without a network: the path of the archive."""
+    """Build an archive as pip would, with the installed setuptools and without a network; returns its path."""
     folder.mkdir(exist_ok=True)
     code = "import sys; sys.path[:0] = ['tools/backend']; import editable; editable.build_{}(sys.argv[1])".format(what)
     subprocess.run([sys.executable, "-c", code, str(folder)], cwd=source, check=True, capture_output=True)
@@ -96,7 +96,7 @@ def wheel(source, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A folder into which pip has installed the wheel, without what it needs: that is here already."""
+    """A folder where pip has installed the wheel, without its dependencies, which are installed already."""
     pytest.importorskip("pip")
     folder = tmp_path_factory.mktemp("installed")
     options = ["--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check", "--target", str(folder)]
@@ -105,7 +105,7 @@ def installed(wheel, tmp_path_factory):
 
 
 def run_in(folder, *arguments, path=""):
-    """What Python writes to stdout when it starts in that folder, and looks for packages in `path` first."""
+    """The output of Python when started in that folder, with `path` first in the search path."""
     environment = os.environ | {"PYTHONPATH": str(path)}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
@@ -123,7 +123,7 @@ def test_the_demo_model_talks_from_a_wheel(installed, tmp_path):
 
 
 def test_in_a_checkout_its_own_kernels_are_found_whatever_is_installed(source, installed):
-    """Python looks in the folder that it starts in before it looks where packages are installed."""
+    """Python searches the current folder before the installed packages."""
     for path in ("", installed):
         assert run_in(source, "-c", WHERE, path=path).splitlines() == [
             str(source / "rwkv_np" / "__init__.py"), str(source / "kernels" / "__init__.py"),
@@ -179,7 +179,7 @@ rwkv_np.load("m.bin", threads="2")
 
 
 def test_type_checkers_see_an_editable_install(source, tmp_path):
-    """From another folder, as whoever writes a program that uses this one."""
+    """From another folder, as for a program that uses this package."""
     pytest.importorskip("mypy")
     (tmp_path / "dist").mkdir()
     archive = zipfile.ZipFile(build(source, tmp_path / "dist", "editable"))
@@ -226,7 +226,7 @@ def test_shells_can_complete_its_commands(shell):
 
 def test_info_shows_the_kernels_chosen_and_why(run_cli, monkeypatch):
     out = run_cli("info").stdout
-    assert all(word in out for word in ("kernels", "because", "threads", "compiled code", "numba"))
+    assert all(word in out for word in ("kernels", "reason", "threads", "kernel cache", "numba"))
     monkeypatch.setenv("RWKV_NP_KERNELS", "generic")
     found = json.loads(run_cli("info", "--json").stdout)
-    assert found["kernels"] == "generic" and found["because"] == "RWKV_NP_KERNELS=generic"
+    assert found["kernels"] == "generic" and found["reason"] == "RWKV_NP_KERNELS=generic"

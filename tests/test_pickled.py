@@ -1,4 +1,4 @@
-"""The names in a checkpoint are read as PyTorch reads them, and nothing that a file names is called."""
+"""The names in a checkpoint are read as in PyTorch, and nothing that a file names is called."""
 
 import io
 import os
@@ -73,7 +73,7 @@ def test_a_key_whose_hash_takes_for_ever_is_refused():
 
 
 def contents(path, expected=None):
-    """(type, shape, bytes) of each tensor as it is read here, and as PyTorch reads it."""
+    """(type, shape, bytes) of each tensor, as read by this program and by PyTorch."""
     expected = expected or torch.load(path, weights_only=True)
     ours = {name: (t.dtype, t.shape, t.whole().numpy().tobytes()) for name, t in read_tensors(path).items()}
     theirs = {
@@ -98,7 +98,7 @@ def test_tensors_of_all_kinds_are_read_as_pytorch_reads_them(tmp_path, is_zip, p
         "broadcast": torch.tensor([2.0]).expand(3, 4), **module.state_dict(),
     }  # fmt: skip
     torch.save(content, tmp_path / "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
-    # With weights_only, PyTorch does not read what it writes from protocol 4 on.
+    # With weights_only, PyTorch cannot read its own files of protocol 4 and later.
     ours, theirs = contents(tmp_path / "x.pth", None if protocol < 4 else content)
     assert ours == theirs
     assert list(ours) == list(content)
@@ -159,7 +159,7 @@ def test_a_file_without_sums_is_taken_as_it_is(tmp_path):
 
 
 def repacked(path, compression):
-    """The archive as another program would pack it again."""
+    """The archive, repacked as by another program."""
     with zipfile.ZipFile(path) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -193,7 +193,7 @@ def test_a_list_of_names_that_unpacks_to_gigabytes_is_refused(tmp_path):
 def test_a_list_of_names_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pickled, "MAX_INSTRUCTIONS", 1000)
     torch.save(dict.fromkeys(map(str, range(500)), torch.zeros(1)), tmp_path / "x.pth")  # one tensor, many names
-    with pytest.raises(CheckpointError, match="its list of names has no proper end"):
+    with pytest.raises(CheckpointError, match="its list of names has no valid end"):
         read_tensors(tmp_path / "x.pth")
 
 

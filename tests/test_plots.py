@@ -1,4 +1,4 @@
-"""A report's pictures: what stands on their axes, that names meet nothing, and that they are drawn."""
+"""A report's plots: the axes, labels that overlap nothing, and that something is drawn."""
 
 import struct
 from itertools import combinations
@@ -80,7 +80,7 @@ def test_every_model_is_named_once_and_no_two_names_meet(name, variants):
     names = names_in(axes_of(name, variants=variants))
     wanted = {*LOSSES, *({"FP16, Q8_0 head"} if variants and name != "quality-bits" else set())}
     assert sorted(text.get_text() for text in names) == sorted(wanted)
-    # An annotation's own extent holds its arrow; the text alone is asked for.
+    # An annotation's own extent includes its arrow; only the text is needed.
     boxes = [super(Annotation, text).get_window_extent() for text in names]
     assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
@@ -121,7 +121,7 @@ def test_pictures_are_drawn_each_alone_and_all_in_one(tmp_path):
         width, height = struct.unpack(">II", path.read_bytes()[16:24])
         pixels = imread(path)
         assert pixels.shape[:2] == (height, width) and min(width, height) > 500
-        # Something is drawn, in the models' own colours.
+        # Something is drawn in the models' colours.
         first = np.array([int(plots.COLOURS[1][i : i + 2], 16) / 255 for i in (1, 3, 5)])
         assert (np.abs(pixels[..., :3] - first).max(axis=2) < 0.02).sum() > 50
 

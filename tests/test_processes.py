@@ -1,4 +1,4 @@
-"""Models in several processes: forked after they were loaded, or handed over as a path and options."""
+"""Models in several processes: forked after loading, or passed as a path and options."""
 
 import concurrent.futures
 import copy
@@ -23,13 +23,13 @@ from rwkv_np.files.format import read_model_file
 from rwkv_np.models import Run
 from rwkv_np.sampling import Sampler, SamplingParams, choose_many
 
-PATIENCE = 300  # seconds, in which a child may compile; one that hangs does so for ever
+PATIENCE = 300  # seconds; a child may have to compile, and one that hangs never ends
 THREADS = min(2, most_threads())
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12, where there are threads
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, processes with threads
 can_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="nothing forks here")
 
-_MODEL = None  # what forked children find
+_MODEL = None  # inherited by forked children
 
 
 def read_inherited(tokens):
@@ -52,7 +52,7 @@ def results(method, function, *arguments):
 
 @pytest.fixture
 def model(tiny_model, monkeypatch):
-    """A model that has entered a parallel region in this process."""
+    """A model that has started threads in this process."""
     model = rwkv_np.load(tiny_model, threads=THREADS)
     model.forward([1, 2])
     assert numba.threading_layer()
@@ -99,7 +99,7 @@ def test_who_forks_before_any_thread_was_started_may_have_threads_of_its_own(tin
 
 @can_fork
 def test_a_fork_waits_for_the_pass_of_another_thread(model):
-    """Else the child has a lock that nobody will ever release."""
+    """Otherwise the child would have a lock that is never released."""
     with concurrent.futures.ThreadPoolExecutor(1) as other:
         reading = other.submit(lambda: [model.forward(list(range(256)) * 4) for _ in range(10)])
         found = results("fork", read_inherited, *[([1],)] * 4)
@@ -108,7 +108,7 @@ def test_a_fork_waits_for_the_pass_of_another_thread(model):
         np.testing.assert_array_equal(logits, model.forward([1])[0])
 
 
-# --- handed over
+# --- passed to another process
 
 
 def read_with(model, tokens):
@@ -161,7 +161,7 @@ def test_a_model_of_no_file_is_refused_in_one_line(tiny_model):
 
 def test_a_packed_matrix_is_refused_in_one_line():
     matrix = PackedMatrix.from_file(np.zeros((32, 128), np.uint8), "FP32", 32)
-    with pytest.raises(TypeError, match="holds addresses of kernels in this process"):
+    with pytest.raises(TypeError, match="contains addresses in this process"):
         pickle.dumps(matrix)
 
 

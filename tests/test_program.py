@@ -1,4 +1,4 @@
-"""The loop that all of a model's work goes through: every item once, and phases one after the other."""
+"""The loop that does all of a model's work: every item once, and phases in order."""
 
 import os
 import subprocess
@@ -16,12 +16,12 @@ from rwkv_np.kernels.emit import I64, Emit
 from rwkv_np.kernels.pointers import beyond, number
 from rwkv_np.kernels.program import Job, Team, assemble, compile_op
 
-SLOW = 300_000  # turns that a slow thread waits in each item: some 0.1 ms
+SLOW = 300_000  # iterations that a slow thread waits in each item: about 0.1 ms
 
 
 @intrinsic
 def _add(typingctx, pointer, amount):
-    """Add to an int64 as one step; what it was before."""
+    """Add to an int64 atomically; returns the value before."""
 
     def codegen(context, builder, signature, args):
         place = builder.bitcast(args[0], I64.as_pointer())
@@ -39,12 +39,12 @@ def _put(typingctx, value, pointer):
     return types.void(types.int64, pointer), codegen
 
 
-# Numbers of the op below: where its counts begin, the slow thread (-1: none). The scratch begins with a clock.
+# Arguments of the op below: where its counts begin, the slow thread (-1: none). The scratch starts with a clock.
 COUNTS, SLOW_RANK = range(2)
 
 
 def _record(args, weights, scratch, states, logits, batch, item, rank):
-    """Count the item, note when it began, and who had it; a slow thread takes long for each."""
+    """Count the item, and record when it began and which thread had it; a slow thread takes long for each."""
     now = _add(scratch, 1)
     place = beyond(scratch, number(args, COUNTS) + 24 * item)
     _add(place, 1)
@@ -59,7 +59,7 @@ RECORD = compile_op(_record)
 
 
 class Recorder:
-    """A program of recording jobs, and what became of their items."""
+    """A program of recording jobs, and the records of their items."""
 
     def __init__(self, phases, n_threads, slow=-1):
         self.places, table, at = [], [], 2
@@ -74,7 +74,7 @@ class Recorder:
         self.team = Team(assemble(table), n_threads)
 
     def run(self, batch):
-        """For each job: an array (items, 3) of how often, when last, and by whom."""
+        """For each job: an array (items, 3) how often, when last, and by which thread."""
         self.scratch[:] = 0
         nothing = np.zeros(1)
         with self.team as team:
@@ -97,13 +97,13 @@ def threads_or_skip(n_threads):
 
 
 def test_five_threads_on_fewer_processors():
-    """Numba is started with as many threads as there are processors; so the same tests in a process of their own."""
+    """Numba starts as many threads as there are processors, so these tests run in a child process with five."""
     if numba.config.NUMBA_NUM_THREADS >= 5:
-        return  # they run here
+        return  # the tests above ran with five threads
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "once or begins_when"]
     child = subprocess.run(command, env=os.environ | {"NUMBA_NUM_THREADS": "5"}, capture_output=True, text=True)
     assert child.returncode == 0 and "skipped" not in child.stdout, child.stdout
-    assert "39 passed" in child.stdout, child.stdout  # 4 x 3 x 3 of items, 3 of phases
+    assert "39 passed" in child.stdout, child.stdout  # 4 x 3 x 3 for items, 3 for phases
 
 
 FIXED = ("tokens", 0)
@@ -122,7 +122,7 @@ def test_every_item_is_done_once(n_items, n_threads, slow):
 def test_a_slow_thread_leaves_its_share_to_others():
     recorder = Recorder([[(*FIXED, 200, 200)]], threads_or_skip(2), slow=0)
     (items,) = recorder.run(batch_of(1))
-    # Half of them are the slow thread's own share, of which the other takes what is left.
+    # Half of them are the slow thread's share; the other thread takes the rest of it.
     assert (items[:, 2] == 1).sum() > 100
 
 

@@ -1,4 +1,4 @@
-"""Quantizing gives rwkv.cpp's own bytes, in any mixture of types, and says what it cannot do."""
+"""Quantizing gives the same bytes as rwkv.cpp, in any mixture of types, and reports what it cannot do."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ Usage = namedtuple("Usage", "total used free")
 KEY = "blocks.1.ffn.key.weight"
 
 # sha256 of the files that rwkv.cpp wrote from the golden FP32 file: its commit 4358e70, and c736ef5 of
-# April 2023 for Q4_1_O (from the same file with 100 for its version, which that program asks for).
+# April 2023 for Q4_1_O (from the same file with version 100, which that program requires).
 FROM_FP32 = {
     "Q4_0": "20e7fd66bffd1a358b0738d6ac0e3ca16f960f327dcca2b23d26863862b4b5f9",
     "Q4_1": "fbe4c3f75287c8b0815a0d5919853ae684cdd3edfc48aadeff4caba21c6769c3",
@@ -223,7 +223,7 @@ def test_mixed_files_load_and_stay_near_the_unquantized_model(tmp_path, source, 
     quantize(source, tmp_path / "q.bin", data_type, keep=keep)
     official = np.load(GOLDEN / "logits.rwkv-pip-fp32.npz")
     logits, _ = rwkv_np.load(tmp_path / "q.bin").forward(official["tokens"], full_output=True)
-    assert np.abs(logits - official["logits"]).mean() < 0.165  # what rwkv.cpp's Q4_1 file costs
+    assert np.abs(logits - official["logits"]).mean() < 0.165  # the error of rwkv.cpp's Q4_1 file
 
 
 @pytest.mark.parametrize("data_type", ["Q4_0", "Q4_1"])
@@ -267,7 +267,7 @@ def test_an_unknown_type_is_an_error_with_the_list(tmp_path, run_cli):
 )
 def test_types_of_different_versions_do_not_mix(tmp_path, data_type, other, version, refused):
     with pytest.raises(
-        InputError, match=f"a version {version} file cannot hold {refused}: Q4_1_O exists only in version 100"
+        InputError, match=f"a version {version} file cannot contain {refused}: Q4_1_O exists only in version 100"
     ):
         quantize(FP16, tmp_path / "q.bin", data_type, keep=[("head.weight", other)])
     assert not list(tmp_path.iterdir())
@@ -340,7 +340,7 @@ def test_what_is_no_finite_number_is_named_with_its_place(tmp_path, monkeypatch,
 @pytest.mark.parametrize("data_type", TYPES)
 def test_a_value_too_large_for_the_scales_is_named_with_the_way_round(tmp_path, data_type):
     path = changed(tmp_path, FP32, KEY, (7, 5), -1e38)
-    with pytest.raises(FormatError, match=rf"{KEY} holds values up to 1e\+38, too large .* of {data_type}; leave it"):
+    with pytest.raises(FormatError, match=rf"contains values up to 1e\+38, too large .* of {data_type}; leave it"):
         quantize(path, tmp_path / "q.bin", data_type)
     assert os.listdir(tmp_path) == ["changed.bin"]
     quantize(path, tmp_path / "q.bin", data_type, keep=[(KEY, "FP32")])
@@ -348,7 +348,7 @@ def test_a_value_too_large_for_the_scales_is_named_with_the_way_round(tmp_path, 
 
 
 def test_a_value_too_large_for_fp16_is_an_error_too(tmp_path):
-    with pytest.raises(FormatError, match="head.weight holds values up to 1e.06, too large .* of FP16"):
+    with pytest.raises(FormatError, match="head.weight contains values up to 1e.06, too large .* of FP16"):
         quantize(
             changed(tmp_path, FP32, "head.weight", (0, 0), 1e6),
             tmp_path / "q.bin",
@@ -446,7 +446,7 @@ def test_a_signal_in_the_middle_leaves_neither_file_nor_part(tmp_path, large_mod
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 @pytest.mark.parametrize("data_type", ["Q4_1", "Q8_0", "FP32"])
 def test_memory_does_not_grow_with_the_model(tmp_path, large_model, data_type):
-    """Of 320 MB and what becomes of them, only chunks may be in memory (and Numba, 60 MB, before)."""
+    """Of 320 MB of input and the output, only chunks may be in memory (in addition to Numba's 60 MB)."""
     script = """
         import sys
         import rwkv_np.kernels.encode
@@ -467,7 +467,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path, large_model, data_type):
     assert growth < 40e6, f"grew by {growth / 1e6:.0f} MB"
 
 
-# --- what it says --------------------------------------------------------------------------------
+# --- messages --------------------------------------------------------------------------------
 
 
 def test_a_line_tells_of_each_parameter_and_the_last_one_of_all(tmp_path, run_cli):

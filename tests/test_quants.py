@@ -12,7 +12,7 @@ from rwkv_np.files.quants import DATA_TYPES, by_code, by_name
 
 QUANTIZED = [t for t in DATA_TYPES if t.format.is_quantized]
 IDS = [f"{t.name}-v{t.versions[0]}" for t in QUANTIZED]
-# Half of a step, in steps of d: what rounding may cost (the 4- and 5-bit symmetric types cut the largest).
+# Half of a step, in steps of d: the limit of rounding errors (symmetric 4- and 5-bit types clip the largest).
 STEPS = {"Q4_0": 15, "Q4_1": 15, "Q5_0": 31, "Q5_1": 31, "Q8_0": 254, "Q4_1_O": 15}
 
 
@@ -52,7 +52,7 @@ def test_any_finite_block_encodes_to_finite_values_of_the_right_size(data_type, 
     assert blocks.dtype == data_type.format.block and blocks.shape == (2,)
     back = data_type.format.decode(blocks)
     assert np.isfinite(back).all()
-    # A scale is good to 2^-25 at best, as float16 has it, and is multiplied by up to 127 steps.
+    # A float16 scale has an error of up to 2^-25, and is multiplied by up to 127 steps.
     allowed = 0.15 * np.abs(x).max(-1) + np.ptp(x, axis=-1) / 15 + 127 * 2.0**-25
     assert (np.abs(back - x).max(-1) <= 1.01 * allowed).all()
 

@@ -1,4 +1,4 @@
-"""What is no regular file of a sensible size is refused at once, by whatever reads it; texts may come through pipes."""
+"""Every reader refuses at once what is not a regular file of a plausible size; texts may come through pipes."""
 
 import contextlib
 import io
@@ -117,7 +117,7 @@ def test_a_stream_is_read_no_further_than_its_limit():
 
 def test_a_huge_settings_file_or_tokenizer_is_refused(tmp_path):
     with open(tmp_path / "x.toml", "wb") as file:
-        file.truncate(10**12)  # a hole: it takes no room
+        file.truncate(10**12)  # a sparse file: it takes no space
     with pytest.raises(FileError, match="has more than 4 MB"):
         read_toml(tmp_path / "x.toml")
     with pytest.raises(FileError, match="has more than 256 MB"):
@@ -167,7 +167,7 @@ def test_a_message_that_does_not_end_is_refused(tmp_path, monkeypatch, run_cli, 
 
 
 def test_many_tiny_parameters_are_refused_early(tmp_path, tiny_model):
-    """400,000 of them took 17 s. What is behind the first 10,000 is not even looked at."""
+    """400,000 of them took 17 s. Nothing after the first 10,000 is read."""
     header = Path(tiny_model).read_bytes()[:24]
     parts = (struct.pack("<4i", 1, 6, 0, 1) + f"{i:06}".encode() + bytes(4) for i in range(10_001))
     (tmp_path / "many.bin").write_bytes(header + b"".join(parts) + b"no parameter at all")
@@ -175,7 +175,7 @@ def test_many_tiny_parameters_are_refused_early(tmp_path, tiny_model):
         load(tmp_path / "many.bin")
 
 
-# --- files that are cut while they are in use
+# --- files that are truncated while they are in use
 
 
 def test_a_mapped_file_that_was_cut_says_so(tmp_path):
@@ -240,5 +240,5 @@ def test_a_file_that_was_replaced_is_still_the_old_one(tmp_path, tiny_model):
 
 
 def test_the_null_device_is_an_empty_file():
-    """As in `--config /dev/null`."""
+    """For `--config /dev/null`."""
     assert read_regular(os.devnull, 10, FileError) == read_text_file(os.devnull, 10, FileError) == b""

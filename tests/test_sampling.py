@@ -1,4 +1,4 @@
-"""Which token is chosen: against the official sampler, and by what each setting promises."""
+"""Which token is chosen: compared with the official sampler, and with the definition of each setting."""
 
 import itertools
 import threading
@@ -29,7 +29,7 @@ LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))
 
 
 def official_probabilities(monkeypatch, logits, **settings):
-    """What the `rwkv` package hands to its random choice, as (V,)."""
+    """The probabilities that the `rwkv` package samples from, (V,)."""
     torch = pytest.importorskip("torch")
     pipeline = pytest.importorskip("rwkv.utils").PIPELINE
     seen = {}
@@ -66,7 +66,7 @@ def test_what_is_kept_is_the_smallest_set_that_the_settings_allow(seed, size, sc
     if top_k:
         assert len(ids) <= top_k
     assert (everything[ids] >= min_p * everything.max() - 1e-12).all()
-    if len(ids) > 1:  # without its last token (and those as likely) it would not reach top_p
+    if len(ids) > 1:  # without the last token (and those as likely) the sum would be below top_p
         assert everything[ids][everything[ids] > everything[ids][-1]].sum() < top_p + 1e-9
 
 
@@ -96,7 +96,7 @@ def test_penalties_take_off_presence_and_decayed_frequency():
     )
     sampler = Sampler(SamplingParams(temperature=0, presence_penalty=0.25, frequency_penalty=0.5, penalty_decay=0.5))
     logits = np.array([1.0, 0.3, 0.0], np.float32)
-    # Token 0 costs 0.75, 0.5 one token later, 0.875 after its second time, and 1.0625 after its third.
+    # Token 0 has the penalty 0.75, then 0.5 one token later, 0.875 after its second use, and 1.0625 after its third.
     assert [sampler.choose(logits) for _ in range(5)] == [0, 1, 0, 0, 2]
 
 
@@ -134,7 +134,7 @@ def test_settings_that_cannot_be_are_refused(settings):
         SamplingParams(**settings)
 
 
-# === What is defined at the edges === #
+# === Edge cases === #
 
 
 def test_a_weight_is_the_exponential_in_units_of_two_to_the_minus_forty():
@@ -167,8 +167,8 @@ def test_top_p_of_one_keeps_all_but_the_banned():
     logits = np.array([0, -1000, -np.inf, 0], np.float32)
     ids, p = probabilities(logits, top_p=1)
     assert ids.tolist() == [0, 3, 1] and p.tolist() == [0.5, 0.5, 0]
-    assert probabilities(logits, top_p=1 - 2**-53)[0].tolist() == [0, 3]  # the others weigh nothing
-    assert probabilities(logits, temperature=1e5)[1].min() > 0.3  # here they do
+    assert probabilities(logits, top_p=1 - 2**-53)[0].tolist() == [0, 3]  # the others have no weight
+    assert probabilities(logits, temperature=1e5)[1].min() > 0.3  # here they have
 
 
 # === The kernel: the same random number, the same token === #
@@ -196,7 +196,7 @@ def assert_same_token(logits, number, temperature, top_p, top_k, min_p, bias=Non
     assert found == expected
 
 
-# 1 itself is never drawn; should it be given, nothing may be read past the end.
+# 1 itself is never drawn; but if it is given, nothing may be read past the end.
 NUMBERS = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1 - 2**-53]))
 SETTINGS = dict(
     temperature=st.one_of(st.sampled_from([0, 0.01, 1, 100]), st.floats(0, 3)),
@@ -207,7 +207,7 @@ SETTINGS = dict(
 
 
 def random_logits(seed, size, scale, levels=0, banned=0.0):
-    """Normal, of a few levels if need be, so that many are equal, and some -inf."""
+    """Normally distributed logits; with `levels`, many are equal; with `banned`, some are -inf."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(size) * scale
     x = np.round(x * levels) / levels if levels else x
@@ -257,7 +257,7 @@ def test_the_kernel_chooses_what_the_reference_does_in_every_small_case(logits):
 
 
 def test_the_kernel_rounds_penalties_as_the_reference_does():
-    """A token that costs something meets one whose logit is what should be left of its own: the first is chosen."""
+    """A penalized token ties with one whose logit equals its penalized logit: the first one is chosen."""
     rng = np.random.default_rng(0)
     for logit, presence, frequency, count in rng.random((200, 4)):
         a = np.float32(logit)
@@ -270,15 +270,15 @@ def test_the_kernel_rounds_penalties_as_the_reference_does():
 
 @pytest.mark.parametrize(("size", "step"), [(300, 3), (5000, 211)])
 def test_kernel_and_reference_agree_on_either_side_of_every_boundary(size, step):
-    """Where a sum that was added up in another order, or rounded otherwise, would be on the wrong side."""
+    """At points where a sum with another order of addition or other rounding would be on the wrong side."""
     logits = random_logits(0, size, 2)
     ids, w = choices(logits)
     for place in range(0, size, step):
-        edge = float(w[:place].sum() / w.sum())  # what top-p reaches with the first tokens
+        edge = float(w[:place].sum() / w.sum())  # the sum of the first tokens' probabilities
         for top_p in (np.nextafter(edge, 0), edge, np.nextafter(edge, 1)):
             n = len(choices(logits, 1, float(top_p))[0])
             assert n in (place, place + 1) or place == 0
-            # A temperature at which all that are kept are about as likely: the draws find the first and the last.
+            # At this temperature all kept tokens are about equally likely: the draws find the first and the last.
             for number in (0, 0.5 / n, 1 - 0.5 / n, 1 - 2**-53):
                 assert_same_token(logits, number, 100, top_p, 0, 0)
         number = float(w[np.argsort(ids)][:place].sum() / w.sum())
@@ -287,7 +287,7 @@ def test_kernel_and_reference_agree_on_either_side_of_every_boundary(size, step)
 
 
 def test_the_kernel_keeps_neither_more_nor_less_than_the_reference():
-    """All that are kept are drawn: at that temperature each has about the same share."""
+    """All kept tokens are drawn: at that temperature they are about equally likely."""
     for seed in range(5):
         logits = random_logits(seed, 2000, 2, levels=5 * (seed % 2))
         for cut in ((0.5, 0, 0), (0.9, 300, 0), (1, 37, 0), (1, 0, 0.02), (0.8, 100, 0.1), (0.999, 0, 0)):
@@ -316,7 +316,7 @@ def test_a_row_gets_the_same_token_alone_and_in_company(size, steps, n_threads):
     n_threads = n_threads and min(n_threads, numba.config.NUMBA_NUM_THREADS)
     alone, together = several_samplers(), several_samplers()
     for step in range(steps):
-        logits = random_logits(step, (len(alone), size + 14), 3)[:, :size]  # rows that do not touch
+        logits = random_logits(step, (len(alone), size + 14), 3)[:, :size]  # rows with gaps in between
         logits.flags.writeable = bool(step % 2)
         assert choose_many(together, logits, n_threads) == [s.choose(row) for s, row in zip(alone, logits)]
 
@@ -334,7 +334,7 @@ def test_a_row_without_a_token_is_an_error_and_no_text_goes_on():
     bad[1, 0] = np.nan
     with pytest.raises(InputError, match="largest logit is nan"):
         choose_many(samplers, bad, 2)
-    assert choose_many(samplers, logits, 2) == [2, 2, 2]  # or its penalty would count
+    assert choose_many(samplers, logits, 2) == [2, 2, 2]  # otherwise its penalty would count
     with pytest.raises(InputError, match="largest logit is inf"):
         samplers[0].choose(np.array([1, np.inf, 3], np.float32))
     with pytest.raises(InputError, match="largest logit is -inf"):
@@ -352,7 +352,7 @@ def test_ids_outside_the_vocabulary_are_errors():
 def test_one_row_waits_for_no_other_call():
     found = []
     sampler = Sampler(SamplingParams(temperature=0))
-    with one_at_a_time:  # which every parallel region holds
+    with one_at_a_time:  # which every parallel region takes
         worker = threading.Thread(target=lambda: found.append(choose_many([sampler], LOGITS[None])), daemon=True)
         worker.start()
         worker.join(120)
@@ -385,7 +385,7 @@ def test_what_a_text_may_not_begin_with_may_follow():
 
 @pytest.mark.parametrize("decay", [0, 0.9, 1])
 def test_counts_fade_with_every_token(decay):
-    """Against a dictionary, with more tokens than the first arrays have places for."""
+    """Compared with a dictionary, with more tokens than the initial size of the arrays."""
     how = dict(presence_penalty=0.5, frequency_penalty=1, penalty_decay=decay)
     params = SamplingParams(temperature=2, top_p=1, seed=1, **how)
     logits, said = random_logits(0, 500, 1), [3, 4, 3]

@@ -1,4 +1,4 @@
-"""Saved conversations: the same next tokens, or a clear refusal; nothing is ever half done."""
+"""Saved conversations: the same next tokens, or a clear error; nothing is ever half done."""
 
 import errno
 import io
@@ -97,7 +97,7 @@ def test_openings_that_were_not_used_for_longest_make_room(model, tmp_path, monk
         for i, path in enumerate(sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)):
             os.utime(path, (n * 10 + i, n * 10 + i))
         if n == 2:
-            assert cache.get([1]) is not None  # used: now 2 is the one to go
+            assert cache.get([1]) is not None  # used: now 2 is the next to be dropped
     assert [n for n in range(4) if cache.get([n])] == [1, 3]
 
 
@@ -172,7 +172,7 @@ def test_saving_makes_no_states_of_other_branches_again(chat, model, tmp_path, m
     say(chat, "one")
     chat.fork("side")
     say(chat, "two")
-    chat.branches["main"].turns[-1].after_answer = None  # as long ago
+    chat.branches["main"].turns[-1].after_answer = None  # as for old turns
     monkeypatch.setattr("rwkv_np.chat.conversation.prefill", None)
     save_conversation(chat, tmp_path / "a", MODEL)
     assert version(tmp_path / "a")[0] == 2
@@ -226,7 +226,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing(chat, saved):
             loaded = load_conversation(saved, chat, MODEL)
         except ConversationFileError:
             continue
-        assert loaded.turns[-1].tokens == tokens  # a time stamp, or the like
+        assert loaded.turns[-1].tokens == tokens  # a time stamp, for example
         np.testing.assert_array_equal(loaded.state().wkv, chat.state().wkv)
 
 
@@ -259,7 +259,7 @@ def test_a_file_that_says_impossible_things_is_refused(chat, saved, change):
     ],
 )
 def test_a_turn_of_which_anything_is_impossible_is_refused_with_its_place(chat, saved, place, value, message):
-    """Some of these were found at /undo or /regen alone, where they ended the chat."""
+    """Some of these were only noticed at /undo or /regen, where they ended the chat."""
     said = text_of(saved)
     at = said["branches"]["main"]["turns"][0]
     for name in place[:-1]:
@@ -318,7 +318,7 @@ def test_a_memory_in_another_order_of_bytes_or_of_rows_is_the_same(chat, saved):
 
 
 def test_a_member_that_would_unpack_to_more_than_it_may_is_refused_by_its_size_alone(chat, saved, monkeypatch):
-    """A file of 3 MB took 6 GB. What the directory says is enough to refuse it: nothing is unpacked."""
+    """A file of 3 MB took 6 GB. The size in the directory is enough to refuse it: nothing is unpacked."""
     monkeypatch.setattr("rwkv_np.chat.transcript.LIMIT", 100_000)
     replace_member(saved, "conversation.json", b" " * 100_001)
     monkeypatch.setattr("zipfile.ZipFile.open", None)
@@ -405,12 +405,12 @@ def test_impossible_settings_are_named(chat, saved):
 
 
 def rewrite(path, change):
-    """Change what the text in a saved conversation says."""
+    """Change the text in a saved conversation."""
     replace_member(path, "conversation.json", json.dumps(text_of(path) | change).encode())
 
 
 def replace_member(path, name, new):
-    """Put `new` in place of a member of a saved conversation."""
+    """Replace a member of a saved conversation by `new`."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members[name] = new

@@ -1,4 +1,4 @@
-"""Several sequences in one pass: each is the same to the last bit alone and in any company."""
+"""Several sequences in one pass: each has the same result, to the last bit, alone and with others."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ from rwkv_np.models import Run, StatePool
 
 N_SLOTS = 6
 WANTS = ("none", "last", "all")
-# (kernel path, type): all paths that this processor has, and rows that fill no whole block.
+# (kernel path, type): all paths of this processor, and rows that do not fill whole blocks.
 ENDS = ("Q4_1.bin", "FP16.bin", "v100-Q4_1_O.bin", "v5.2", "v6", "v7")
 CASES = [(path, end) for path in dispatch.available_paths() for end in ENDS]
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    """Random models of other versions: heads that fill no whole blocks, and thin matrices of all kinds of ranks."""
+    """Random models of other versions: heads that do not fill whole blocks, and thin matrices of various ranks."""
     ranks = {"v5.2": (), "v6": (12, 32), "v7": (16, 4, 12, 40)}
     found, folder = {}, tmp_path_factory.mktemp("others")
     for name, of in ranks.items():
@@ -38,7 +38,7 @@ def load(golden, others, path, end, threads):
 
 @st.composite
 def passes(draw):
-    """What is read one after the other: in each pass some of the slots, each with some tokens."""
+    """Passes in sequence: each reads some of the slots, each slot with some tokens."""
     found = []
     for _ in range(draw(st.integers(1, 4))):
         slots = draw(st.lists(st.integers(0, N_SLOTS - 1), min_size=1, max_size=N_SLOTS, unique=True))
@@ -103,9 +103,9 @@ def test_advance_changes_the_state_as_forward_would(tiny_model):
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
-        ([], "there are no runs to read"),
+        ([], "runs is empty"),
         ([Run([1], 0), Run([2], 0)], "two runs have the same slot"),
-        ([Run([1], 0), Run([2], 2)], "slot 2 is not taken; the pool has 3, 1 of them free"),
+        ([Run([1], 0), Run([2], 2)], "slot 2 is not taken; the pool has 3 slots, 1 free"),
         ([Run([1], 0), Run([2], -1)], "slot -1 is not taken"),
         ([Run([1], 0, "some")], "a run wants 'some'; expected one of none, last, all"),
         ([Run([1], 0), Run([999], 1)], "token id 999 at position 0"),

@@ -1,4 +1,4 @@
-"""What a line of input does: commands, old commands, settings, files; with a scripted model."""
+"""The effect of an input line: commands, old commands, settings, files; with a scripted model."""
 
 import io
 import json
@@ -182,7 +182,7 @@ def test_an_answer_that_cannot_be_saved_was_given_all_the_same(do, monkeypatch, 
     saved = []
     monkeypatch.setattr("rwkv_np.chat.session.save_conversation", lambda *a, **k: saved.append(1))
     do(at, "/settings", "And?", "/settings")
-    assert len(saved) == 2  # the one that failed, with the next line, and one for the next answer
+    assert len(saved) == 2  # the failed one, saved with the next line, and one for the next answer
 
 
 def test_a_file_that_cannot_be_read_is_said_and_nothing_is_attached(tmp_path):
@@ -306,7 +306,7 @@ def test_at_a_terminal_an_error_ends_nothing(capsys):
 
 
 class Typed:
-    """Lines that a person types; an exception in their place is raised."""
+    """Typed lines; an exception in the list is raised."""
 
     def __init__(self, *lines):
         self.lines = iter(lines)
@@ -350,7 +350,7 @@ def test_whatever_a_line_meets_the_chat_goes_on_with_the_conversation_that_it_ha
     capsys.readouterr()
     repl.run(at, Typed(line, EOFError()))
     err = capsys.readouterr().err
-    assert said in err and "Traceback" not in err and len(err.splitlines()) == 2  # one is the welcome
+    assert said in err and "Traceback" not in err and len(err.splitlines()) == 2  # one is the welcome message
     assert [turn.message for turn in at.conversation.turns] == ["one"]
 
 

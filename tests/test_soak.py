@@ -1,4 +1,4 @@
-"""A conversation in which everything happens by chance, for a moment; the long one is `python tests/soak.py`."""
+"""A short random conversation; the long one is `python tests/soak.py`."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from rwkv_np.chat import conversation
 
 
 def test_after_anything_a_model_remembers_what_was_said_and_another_process_says_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversation, "STATE_BUDGET", 400_000)  # ten states or so
+    monkeypatch.setattr(conversation, "STATE_BUDGET", 400_000)  # about ten states
     soak = Soak(4, tmp_path)
     soak.run(1500)
     assert {"say", "edit", "regenerate", "go_on", "undo", "fork", "switch", "aside", "interrupt",

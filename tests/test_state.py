@@ -1,4 +1,4 @@
-"""A state can be kept, saved and gone back to, and never passes for one of another model."""
+"""A state can be stored, saved and returned to, and is never accepted by another model."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_a_file_that_is_no_state_is_refused(model, tmp_path, data):
 def test_a_damaged_state_is_refused(model, tmp_path):
     model.initial_state().save(tmp_path / "s")
     data = bytearray((tmp_path / "s").read_bytes())
-    for at in range(0, len(data), 97):  # zip keeps a checksum of every array
+    for at in range(0, len(data), 97):  # zip stores a checksum of every array
         data[at] ^= 0xFF
     (tmp_path / "s").write_bytes(data)
     with pytest.raises(StateFileError):
@@ -81,7 +81,7 @@ def test_numbers_that_a_kernel_would_misread_are_refused(model, change):
 def test_a_saved_state_of_other_numbers_is_refused(model, tmp_path, kind):
     parts = {name: np.ones(part.shape, kind) for name, part in model.initial_state().parts.items()}
     np.savez(tmp_path / "s.npz", architecture=np.array("v4"), **parts)
-    if kind == ">f4":  # the same numbers in another order of bytes can be read
+    if kind == ">f4":  # the same numbers in another byte order can be read
         assert (rwkv_np.load_state(tmp_path / "s.npz", model.config).wkv == 1).all()
         return
     with pytest.raises(StateFileError, match="expected float32"):
@@ -89,7 +89,7 @@ def test_a_saved_state_of_other_numbers_is_refused(model, tmp_path, kind):
 
 
 def test_a_state_of_an_earlier_program_can_be_read(model, tmp_path):
-    """Two arrays and a name: what State.save wrote before states were one array."""
+    """Two arrays and a name: as State.save wrote before states were one array."""
     _, state = model.forward([1, 2, 3])
     np.savez(
         tmp_path / "s.npz", architecture=np.array("v4"), shift=np.ascontiguousarray(state.shift),

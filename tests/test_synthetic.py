@@ -1,4 +1,4 @@
-"""The models of noise that bench/ times: shapes as published, in every version, that run without infinities."""
+"""The random models of bench/: published shapes, in every version, that run without infinities."""
 
 import math
 
@@ -13,7 +13,7 @@ from rwkv_np.models import load
 from rwkv_np.models.registry import ARCHITECTURES
 
 TOYS = [name for name in SHAPES if name.endswith("toy")]
-# version, published size, layers, n_embd and weights in millions: what its name says, and its file at 2 bytes each
+# version, published size, layers, n_embd and weights in millions: as in its name, and as in its file at 2 bytes each
 PUBLISHED = {
     "v7-0b1": (12, 768, 191), "v7-0b4": (24, 1024, 451), "v7-1b5": (24, 2048, 1528), "v7-2b9": (32, 2560, 2948),
     "v7-7b2": (32, 4096, 7199), "v7-13b3": (61, 4096, 13269), "v6-1b6": (24, 2048, 1600), "v6-3b": (32, 2560, 3100),

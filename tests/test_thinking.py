@@ -36,7 +36,7 @@ PLAIN = "User: x\n\nAssistant: Yes!\n\nWhy?"
 
 
 class Thinker(ScriptedModel):
-    """Says what it was told to say after each way in which a prompt may end."""
+    """Gives a specified answer for each possible end of a prompt."""
 
     def logits(self, after):
         begin = max((i for i, token in enumerate(after) if token == ord(":")), default=-1) + 1
@@ -61,7 +61,7 @@ def read_for_answer(chat):
     return chat.tokenizer.decode(chat.last.after_prompt.state)
 
 
-# --- telling thought and answer apart
+# --- separating thought and answer
 
 
 def test_thought_and_answer_are_told_apart_wherever_the_text_is_cut():
@@ -147,7 +147,7 @@ def test_an_answer_broken_off_anywhere_goes_on_with_its_thought(first, forgotten
     list(chat.ask("x", max_tokens=first))
     if forgotten:
         chat.state()
-        chat.turns[-1].after_answer = None  # as long ago
+        chat.turns[-1].after_answer = None  # as for old turns
     list(chat.continue_answer())
     assert chat.turns[-1].text == whole.turns[-1].text and chat.turns[-1].thought == "\nHm.\n\nSo.\n"
     assert chat.state() == whole.state() and len(chat.turns) == 2
@@ -203,7 +203,7 @@ def session(screen=Screen, **options):
 
 @pytest.fixture
 def at_terminal(monkeypatch, capsys):
-    """Begin a session whose answers go to a terminal."""
+    """Start a session whose answers go to a terminal."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
 
@@ -323,7 +323,7 @@ MODEL = {"name": "m.bin", "fingerprint": "f" * 32}
 
 
 def saved_one(model):
-    """A random model's thoughts are begun by the prompt of "off", and never end."""
+    """With a random model, the prompt of "off" starts thoughts, and they never end."""
     params = SamplingParams(top_p=1.0, seed=7, max_tokens=8)
     return Conversation(model, load_tokenizer("bytes"), replace(TEMPLATES["g1"], think="off"), params, "An opening.")
 

@@ -1,4 +1,4 @@
-"""States that a model begins in: state-tuned checkpoints, and those that State.save wrote."""
+"""Initial states: state-tuned checkpoints, and files of State.save."""
 
 import json
 import lzma
@@ -156,7 +156,7 @@ def test_a_saved_conversation_belongs_to_the_state_it_began_in(talker, start, tm
 
 
 def test_the_chat_takes_a_state_by_option(run_cli, talker, tmp_path, monkeypatch):
-    """And what was remembered of an opening without it is not taken for what the opening becomes in it."""
+    """The cached state of an opening without this initial state is not used with it."""
     monkeypatch.setenv("RWKV_NP_CONFIG", str(tmp_path / "config.toml"))
     (tmp_path / "config.toml").touch()
     _, state = talker.forward(list(b"zzzz"))

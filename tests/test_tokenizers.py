@@ -1,8 +1,8 @@
 """Tokenizers: text survives encoding and streaming, and each model gets its own tokenizer.
 
-Needs no network and no data but what it trains itself; the checks of the real 20B tokenizer run
-where its file lies in shared/ beside the checkout. Oracles: the `tokenizers` library's decode,
-the official `rwkv` package and `pyrwkv_tokenizer` for World, and Python's own UTF-8 decoder for streams.
+Needs no network and only data that it trains itself; the tests of the real 20B tokenizer run if its file is in
+shared/ beside the checkout. References: the `tokenizers` library's decode, the official `rwkv` package and
+`pyrwkv_tokenizer` for World, and Python's own UTF-8 decoder for streams.
 """
 
 import json
@@ -32,7 +32,7 @@ from rwkv_np.tokenizers.world import N_IDS, VOCABULARY, load_vocabulary
 
 SHARED_20B = Path(__file__).parents[2] / "shared" / "data" / "tokenizers" / "20B_tokenizer.json"
 
-# NFC throughout: the 20B tokenizer normalizes, so other forms do not come back as they went in.
+# NFC throughout: the 20B tokenizer normalizes, so other forms are not decoded to the same text.
 TEXTS = {
     "empty": "",
     "english": "The quick brown fox, 1234567890 times; it's (really) jumping!",
@@ -57,7 +57,7 @@ each_text = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 
 
 def save_byte_level(path, n_ids, added=()):
-    """Train a byte-level tokenizer.json of `n_ids` ids in all; 256 are the bytes alone, without <|endoftext|>."""
+    """Train a byte-level tokenizer.json of `n_ids` ids in all; 256 means only the bytes, without <|endoftext|>."""
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = library.decoders.ByteLevel()
@@ -75,7 +75,7 @@ def save_byte_level(path, n_ids, added=()):
 
 
 def save_sentencepiece(path, decoder):
-    """A tokenizer.json with "▁" for a space and a token for each byte value that is not in it."""
+    """A tokenizer.json with "▁" for a space and a token for each byte value that has no other token."""
     pieces = ["<unk>", *(f"<0x{value:02X}>" for value in range(256)), "▁", "▁h", *"hexyo今"]
     model = library.models.BPE(
         vocab={piece: i for i, piece in enumerate(pieces)},
@@ -104,7 +104,7 @@ def file_20b():
 
 @pytest.fixture(scope="session")
 def load_kind(bpe_file):
-    """A function from a kind's name to its tokenizer, each loaded once."""
+    """A function from the name of a kind to its tokenizer; each is loaded once."""
     cache = {}
 
     def load(kind, request):
@@ -125,7 +125,7 @@ def tokenizer(request, load_kind):
 def official_world():
     package = find_spec("rwkv") or pytest.skip("the official rwkv package is not installed")
     folder = Path(package.origin).parent
-    # By its file: to import the package is to import torch, which this does not need.
+    # Import the file: importing the package would import torch, which is not needed.
     spec = spec_from_file_location("official_world", folder / "rwkv_tokenizer.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -338,7 +338,7 @@ def world():
 
 @pytest.fixture(scope="session", params=["rwkv", "pyrwkv_tokenizer"])
 def world_oracle(request):
-    """A function from a text to its ids, of another implementation."""
+    """A function from a text to its ids, from another implementation."""
     if request.param == "rwkv":
         return request.getfixturevalue("official_world").encode
     return pytest.importorskip("pyrwkv_tokenizer").RWKVTokenizer().encode
@@ -355,7 +355,7 @@ def test_world_encodes_any_text_as_the_others(data, world, world_oracle):
     chinese = st.text(alphabet=st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF))
     emoji = st.text(alphabet=st.sampled_from("😀🎉🫠👩🏽🚀🏳🌈❤🔥\u200d\ufe0f 🇩🇪"))
     code = st.text(alphabet=st.sampled_from("  \t\n(){}[];:=+-*/<>#\"'\\_.,0129abefnrtixTF"))
-    # Cut and put together again, so that entries end where no text would end them.
+    # Entries are cut and joined, so that they end at positions that do not occur in texts.
     entry = st.integers(1, N_IDS - 1).map(world.token_bytes)
     entries = st.lists(entry, max_size=6).map(lambda pieces: b"".join(pieces).decode("utf-8", "replace"))
     text = data.draw(st.lists(st.one_of(any_text, chinese, emoji, code, entries), max_size=4).map("".join))
@@ -414,7 +414,7 @@ print(watched.growth)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the memory of a process")
 @pytest.mark.parametrize("arguments", [["beside a model"], []], ids=["beside a model", "alone"])
 def test_world_takes_less_than_15_mb(world, arguments):
-    world.encode("compiled")  # so that the child finds it done: compilers take memory
+    world.encode("compiled")  # so that the child finds it compiled: compiling takes memory
     run = [sys.executable, "-c", WORLD_MEMORY, *arguments]
     grown = int(subprocess.check_output(run, text=True, env=peak.bounded_environment()))
     assert 0 < grown < 15e6
@@ -433,7 +433,7 @@ def test_a_damaged_world_vocabulary_is_a_tokenizer_error_that_names_it(tmp_path,
 
 def test_a_vocabulary_that_no_text_could_be_cut_by_is_a_tokenizer_error(tmp_path, monkeypatch):
     content = bytearray(zlib.decompress(VOCABULARY.read_bytes()))
-    content[N_IDS] = content[N_IDS + 1]  # the first entry's byte
+    content[N_IDS] = content[N_IDS + 1]  # the byte of the first entry
     (tmp_path / "v.zlib").write_bytes(zlib.compress(content))
     monkeypatch.setattr("rwkv_np.tokenizers.world.VOCABULARY", tmp_path / "v.zlib")
     with pytest.raises(TokenizerError, match="v.zlib: is damaged: each of the 256 bytes"):
@@ -471,7 +471,7 @@ def test_what_is_packed_from_the_official_file_is_what_is_loaded(tmp_path):
         ("1 'a'", "is not `id literal"),
         ("1 '\\x6' 1", "is not `id literal"),
         ("99 'a' 1", "is not `id literal"),
-        ("1 'ab' 1", "has 2 bytes, but says 1"),
+        ("1 'ab' 1", "has 2 bytes, but declares 1"),
     ],
 )
 def test_a_damaged_official_vocabulary_names_its_line(tmp_path, line, problem):
@@ -530,7 +530,7 @@ def test_a_panic_of_the_library_is_a_tokenizer_error_and_ctrl_c_is_none(bpe_file
 
 
 def test_bytes_are_not_made_characters_again_and_again(tmp_path):
-    """Each such step doubles what is beyond ASCII: with a hundred of them the library never comes back."""
+    """Each such step doubles the non-ASCII text: with a hundred of them the library never returns."""
     content = json.loads(Path(demo.TOKENIZER).read_bytes())
     steps = content["pre_tokenizer"]["pretokenizers"]
     steps += [steps[-1]] * 100
@@ -589,7 +589,7 @@ def test_a_missing_file_is_a_tokenizer_error(tmp_path):
         (library.decoders.CTC(), "CTC"),
         (library.decoders.BPEDecoder(), "BPEDecoder"),
         (library.decoders.Sequence([library.decoders.ByteLevel(), library.decoders.CTC()]), "ByteLevel\\+CTC"),
-        (library.decoders.Replace(library.Regex("[_▁]"), " "), "Replace by the pattern"),
+        (library.decoders.Replace(library.Regex("[_▁]"), " "), "Replace with the pattern"),
         (None, "no decoder"),
     ],
 )
@@ -618,7 +618,7 @@ def test_a_wordpiece_file_is_refused_before_the_library_can_abort(tmp_path, bpe_
     "n_ids, vocab_size, fits",
     [
         (50277, 50277, True),
-        (50277, 50304, True),  # rounded up to 128, as Pythia's smaller models are
+        (50277, 50304, True),  # rounded up to 128, as in Pythia's smaller models
         (50277, 50688, True),  # the largest padding in that family
         (50277, 50816, False),
         (65530, 65536, True),  # World
@@ -671,7 +671,7 @@ def test_a_neighbour_that_does_not_fit_is_passed_over(offline, tmp_path, bpe_fil
     told = []
     model_path = tmp_path / "model.bin"
     assert load_tokenizer(vocab_size=vocab_size, model_path=model_path, notify=told.append).name == name
-    # A damaged file is told of; one of another model is no news.
+    # A damaged file is reported; a file of another model is not.
     assert ["tokenizer.json" in message for message in told] == [True] * is_damaged
 
 
@@ -747,7 +747,7 @@ def test_a_20b_file_beside_the_model_needs_no_hub(offline, tmp_path, file_20b, f
 
 
 class FakeHub:
-    """Stands in for hf_hub_download: a cache that may hold `path`, and a network that may bring it."""
+    """A fake hf_hub_download: a cache that may contain `path`, and a network that may deliver it."""
 
     def __init__(self, path, is_cached, failure=None):
         self.path, self.is_cached, self.failure = path, is_cached, failure

@@ -1,4 +1,4 @@
-"""How the demo model is trained: the recurrence's gradient, the graph, the text, and the loop."""
+"""Training of the demo model: the recurrence's gradient, the graph, the text, and the loop."""
 
 import json
 import random
@@ -65,7 +65,7 @@ def test_the_converted_graph_gives_the_same_logits(tmp_path):
     torch.manual_seed(0)
     model = Rwkv4(TINY)
     with torch.no_grad():
-        for parameter in model.parameters():  # else most matrices are zero
+        for parameter in model.parameters():  # otherwise most matrices are zero
             parameter += 0.3 * torch.randn_like(parameter)
     torch.save(model.state_dict(), tmp_path / "tiny.pth")
     rwkv_np.convert(tmp_path / "tiny.pth", tmp_path / "tiny.bin", "FP32")
@@ -156,7 +156,7 @@ def test_a_short_training_falls_as_the_shipped_log_says(tmp_path):
     assert len(rows) == 2
     for row, told in zip(rows, shipped):
         assert row["tokens"] == told["tokens"]
-        # Another number of threads sums in another order, and bfloat16 has 8 bits.
+        # Another number of threads changes the order of sums, and bfloat16 has 8 bits.
         assert [row["loss"], row["held_out_loss"]] == pytest.approx([told["loss"], told["held_out_loss"]], rel=0.02)
     losses = [row["held_out_loss"] for row in (*rows, shipped[-1])]
     assert losses[0] > 1.2 * losses[1] > 5 * losses[2]

@@ -30,7 +30,7 @@ from rwkv_np.evaluation.candidate import candidate
 
 VERSIONS = ("v5.1", "v5.2")
 PATHS = dispatch.available_paths()
-# (n_embd, head_size): heads of whole tiles, parts of one, and such that share tiles with others; one head.
+# (n_embd, head_size): heads that fill whole tiles, parts of a tile, or share tiles with others; a single head.
 HEADS = [(128, 64), (96, 32), (40, 8), (144, 48), (60, 20), (21, 7), (48, 48)]
 
 
@@ -44,7 +44,7 @@ def golden(request, tmp_path_factory):
 
 @pytest.mark.parametrize("data_type", ["FP32", "FP16"])
 def test_files_are_those_of_rwkv_cpp(golden, tmp_path, data_type):
-    """To the byte, but for 5.2's decay: torch's exp differs in the last bit from one processor to another."""
+    """The same bytes, except 5.2's decay: torch's exp differs in the last bit between processors."""
     path = tmp_path / "model.bin"
     convert(golden.checkpoint, path, data_type)
     data, theirs = path.read_bytes(), parameters(golden.file("FP16"))
@@ -77,7 +77,7 @@ def test_the_bytes_do_not_depend_on_how_many_rows_are_converted_at_a_time(golden
 
 
 def as_5_0_r2(seed=0, **sizes):
-    """5.1 with a bonus that is no exponent, under its other name."""
+    """5.1 with a bonus that is not an exponent, under its other name."""
     tensors = random_checkpoint("v5.1", seed, **sizes)
     return {name.replace("time_first", "time_faaaa"): x for name, x in tensors.items()}
 
@@ -108,7 +108,7 @@ def test_a_number_for_each_head_becomes_one_for_each_channel(tmp_path):
 
 def test_a_single_head_keeps_its_decay_when_the_rest_is_quantized(tmp_path, run_cli):
     source = converted(random_checkpoint("v5.2", n_embd=64, head_size=64), tmp_path, "FP16")
-    assert parameters(source)["blocks.0.att.time_decay"].shape == (64, 1)  # as rwkv.cpp's converter has it
+    assert parameters(source)["blocks.0.att.time_decay"].shape == (64, 1)  # as in rwkv.cpp's converter
     output = run_cli("quantize", source, tmp_path / "q.bin", "Q4_0").output
     assert "unchanged: rows of 1 are not a multiple of 32" in output
     types = {name: p.data_type.name for name, p in parameters(tmp_path / "q.bin").items()}
@@ -175,7 +175,7 @@ def test_with_its_epsilon_float32_agrees_with_rwkv_cpp(golden, engine):
 @pytest.mark.parametrize("data_type", ["FP16", *FORMATS])
 def test_each_type_costs_no_more_than_in_rwkv_cpp(golden, monkeypatch, data_type, path):
     monkeypatch.setenv(dispatch.ENV, path)
-    model = rwkv_np.load(golden.file(data_type), head_q8_0=False)  # as rwkv.cpp holds it
+    model = rwkv_np.load(golden.file(data_type), head_q8_0=False)  # as in rwkv.cpp
     logits, _ = model.forward(golden.logits["tokens"], full_output=True)
     official = golden.logits["official"]
     theirs = np.abs(golden.logits[f"rwkvcpp_{data_type}"] - official).mean()
@@ -248,14 +248,14 @@ def test_a_state_can_pass_between_both_engines_and_a_file(golden, tmp_path):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """RWKV-5.2 with 256 tokens, on which another epsilon tells."""
+    """RWKV-5.2 with 256 tokens, where another epsilon makes a difference."""
     monkeypatch.setenv("RWKV_NP_CONFIG", str(tmp_path / "config.toml"))
     (tmp_path / "config.toml").touch()
     return converted(random_checkpoint("v5.2", 3, vocab_size=256), tmp_path, "FP16")
 
 
 def test_the_chat_takes_another_epsilon_and_its_chats_are_its_own(run_cli, small, tmp_path):
-    """What was kept of the opening, or of a conversation, under one epsilon is not taken for another's."""
+    """The cached opening, or a saved conversation, of one epsilon is not used with another."""
 
     def prompted(*options, code=0):
         arguments = ["-p", "x", "--json", "--max-tokens", 20, "--seed", 1, "--top-p", 1, "--system", "a"]
@@ -278,7 +278,7 @@ def test_evaluate_takes_another_epsilon_for_all_that_it_measures(run_cli, small,
     base, older_base = (report["rows"][0]["quality"]["perplexity"]["value"] for report in (plain, older))
     assert abs(base - older_base) > 0.1
     kl, older_kl = (report["rows"][1]["quality"]["kl"]["value"] for report in (plain, older))
-    assert older_kl < 2 * kl  # that of 8 bits, and not of two epsilons
+    assert older_kl < 2 * kl  # the divergence of 8 bits, not of another epsilon
     assert older["conditions"]["head epsilon"] == 0.9 and "head epsilon" not in plain["conditions"]
 
 
@@ -292,4 +292,4 @@ def test_speed_and_memory_are_measured_with_it_too(small, monkeypatch):
 @pytest.mark.parametrize("words", [["chat", "-p", "x"], ["evaluate", "--no-timing"]])
 def test_other_versions_refuse_another_epsilon_in_a_line(run_cli, words, tiny_model):
     stderr = run_cli(*words, tiny_model, "--head-epsilon", "1e-5", code=1).stderr
-    assert stderr == f"Error: {tiny_model}: head_epsilon is of RWKV-5, and this is RWKV-4; leave it out\n"
+    assert stderr == f"Error: {tiny_model}: head_epsilon is only for RWKV-5, and this is RWKV-4; leave it out\n"

@@ -71,7 +71,7 @@ def test_what_fills_no_blocks_stays_when_the_rest_is_quantized(tmp_path, run_cli
 
 
 def check_both_engines_agree_on_quantized(path):
-    """Roughly: one of them rounds activations to 8 bits."""
+    """Approximately: one of them rounds activations to 8 bits."""
     numpy_graph, fused = (rwkv_np.load(path, engine=engine) for engine in ENGINES)
     expected, _ = numpy_graph.forward(range(10), full_output=True)
     logits, _ = fused.forward(range(10), full_output=True)
@@ -116,7 +116,7 @@ def test_float32_agrees_with_the_official_package(golden, monkeypatch, engine, p
 @pytest.mark.parametrize("data_type", ["FP16", *FORMATS])
 def test_each_type_costs_no_more_than_in_rwkv_cpp(golden, monkeypatch, data_type, path):
     monkeypatch.setenv(dispatch.ENV, path)
-    model = rwkv_np.load(golden.file(data_type), head_q8_0=False)  # as rwkv.cpp holds it
+    model = rwkv_np.load(golden.file(data_type), head_q8_0=False)  # as in rwkv.cpp
     logits, _ = model.forward(golden.logits["tokens"], full_output=True)
     official = golden.logits["official"]
     theirs = np.abs(golden.logits[f"rwkvcpp_{data_type}"] - official).mean()

@@ -1,7 +1,7 @@
 """RWKV-7 from the checkpoint to logits, against rwkv.cpp's files and the official package's logits.
 
-`data/golden-v7` is of random weights, n_embd 128 in 2 heads, 3 layers. `logits.npz` has what the official
-package gives for its tokens (float32, one by one), and what rwkv.cpp gives on each of its files.
+`data/golden-v7` has random weights, n_embd 128 in 2 heads, 3 layers. `logits.npz` has the logits of the official
+package for its tokens (float32, one by one), and those of rwkv.cpp for each of its files.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def golden_logits():
 
 
 def sums(folder):
-    """SHA256 of the files that rwkv.cpp wrote, by name."""
+    """SHA-256 of the files that rwkv.cpp wrote, by name."""
     lines = (folder / "SHA256").read_text().splitlines()
     return {name: checksum for checksum, _, name in map(str.split, lines)}
 
@@ -203,7 +203,7 @@ def test_float32_agrees_with_the_official_package(files, golden_logits, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("data_type", ["FP16", *FORMATS])
 def test_each_type_costs_no_more_than_in_rwkv_cpp(files, golden_logits, data_type, engine):
-    model = rwkv_np.load(files[data_type], engine=engine, head_q8_0=False)  # as rwkv.cpp holds it
+    model = rwkv_np.load(files[data_type], engine=engine, head_q8_0=False)  # as in rwkv.cpp
     logits, _ = model.forward(golden_logits["tokens"], full_output=True)
     official = golden_logits["official"]
     theirs = np.abs(golden_logits[f"rwkvcpp_{data_type}"] - official).mean()
@@ -260,7 +260,7 @@ def odd_model(tmp_path, n_layer, n_embd, head_size, dim_ffn, vocab_size, ranks):
     arrays = random_parameters(rng, n_layer, n_embd, dim_ffn, vocab_size, "v7", head_size=head_size, ranks=ranks)
     for name, x in arrays.items():
         if x.ndim == 2 and name != "emb.weight":
-            x /= 2  # products of order one: with twice that, float32 itself gives 3e-5 here and there
+            x /= 2  # products of order one: with twice that, float32 alone gives errors of 3e-5
     return arrays, rng.integers(0, vocab_size, 20)
 
 
@@ -276,7 +276,7 @@ def test_odd_sizes_agree_with_the_numpy_graph(tmp_path, sizes):
         np.testing.assert_allclose(part, expected_state.parts[name], rtol=0, atol=1e-4)
 
 
-# The package reads its switches when it is imported, and another test has imported it as that of RWKV-4.
+# The package reads its switches at import, and another test has imported it for RWKV-4.
 OFFICIAL = """
 import os, sys, warnings
 os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}

@@ -1,4 +1,4 @@
-"""Where lines are broken: between words, however the text comes in pieces; never where a terminal is not."""
+"""Line breaks: between words, however the text is split into pieces; only for a terminal."""
 
 import random
 
@@ -44,9 +44,9 @@ def test_how_the_text_comes_in_pieces_changes_nothing(text):
         ("one two three", 7, ["one two", "three"]),
         ("one two three", 8, ["one two", "three"]),
         ("one   two", 4, ["one", "two"]),
-        ("a " + "x" * 12 + " b", 5, ["a " + "x" * 12, "b"]),  # the terminal breaks it, from where it begins
+        ("a " + "x" * 12 + " b", 5, ["a " + "x" * 12, "b"]),  # the terminal breaks it, from its start
         ("    indented", 20, ["    indented"]),
-        ("天地玄黄，宇宙", 8, ["天地玄", "黄，宇宙"]),  # no comma at the beginning
+        ("天地玄黄，宇宙", 8, ["天地玄", "黄，宇宙"]),  # no comma at the start of a line
         ("天地（玄黄）宇宙", 6, ["天地", "（玄", "黄）宇", "宙"]),  # nor a bracket at the end
         ("きょうはチョコ", 4, ["きょ", "うは", "チョ", "コ"]),
         ("安全第一ラーメン", 10, ["安全第一", "ラーメン"]),

@@ -1,8 +1,8 @@
-"""What the tests of RWKV-5 and 6 share: the golden files, random checkpoints, and what every model must do.
+"""Shared by the tests of RWKV-5 and 6: the golden files, random checkpoints, and checks for every model.
 
-`data/golden-*` are of random weights, n_embd 128 in 2 heads, 2 layers: a checkpoint, the sums of the files that
-rwkv.cpp made of it, and in `logits.npz` what the official package gives for its tokens (float32, one by one),
-and what rwkv.cpp gives on each of its files.
+`data/golden-*` have random weights, n_embd 128 in 2 heads, 2 layers: a checkpoint, the checksums of the files that
+rwkv.cpp made from it, and in `logits.npz` the logits of the official package for its tokens (float32, one by one),
+and those of rwkv.cpp for each of its files.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def parameters(path):
 
 
 class Golden:
-    """The golden files of a version, made here in `folder` when they are asked for."""
+    """The golden files of a version, created in `folder` when requested."""
 
     def __init__(self, rootpath, folder, name):
         self.source, self.folder = rootpath / "tests" / "data" / f"golden-{name}", folder
@@ -43,7 +43,7 @@ class Golden:
         self.logits = np.load(self.source / "logits.npz")
 
     def unpacked(self, name):
-        """The path of a packed file, unpacked."""
+        """The path of a file after unpacking."""
         target = self.folder / name
         if not target.exists():
             target.write_bytes(lzma.decompress((self.source / f"{name}.xz").read_bytes()))
@@ -54,7 +54,7 @@ class Golden:
         return self.unpacked("model.pth")
 
     def file(self, data_type):
-        """The path of a model file. Where rwkv.cpp's own FP16 file is in the data, it is the one."""
+        """The path of a model file. If the data contain rwkv.cpp's FP16 file, it is used."""
         target = self.folder / f"model-{data_type}.bin"
         if target.exists():
             return target
@@ -108,7 +108,7 @@ def _random(last, name, x):
 
 
 def as_checkpoint(arrays):
-    """The tensors of which a converter makes these arrays of RWKV-7."""
+    """The tensors that a converter turns into these arrays of RWKV-7."""
     tensors = {}
     for name, x in arrays.items():
         x = torch.from_numpy(x)
@@ -132,7 +132,7 @@ def check_agrees_with_the_official_package(tensors, folder, atol=2e-5):
     tokens = np.random.default_rng(1).integers(0, len(tensors["emb.weight"]), 20).tolist()
     official = package.RWKV(str(folder / "model"), "cpu fp32", verbose=False)
     state, rows = None, []
-    for token in tokens:  # the package's sequences of RWKV-5 take another form
+    for token in tokens:  # the package reads sequences of RWKV-5 with another formula
         row, state = official.forward([token], state)
         rows.append(row.numpy())
     for engine in ENGINES:
@@ -153,7 +153,7 @@ def check_both_engines_agree(path, n_tokens=30, atol=3e-5):
 
 
 def check_company_and_cuts_change_no_bit(model, alone, seed):
-    """Some passes of some sequences of any lengths, against each sequence by itself and at once."""
+    """Passes of several sequences of any lengths, compared with each sequence alone in one pass."""
     rng = np.random.default_rng(seed)
     pool = model.new_pool(5)
     slots, read = [pool.take() for _ in range(5)], [[] for _ in range(5)]
@@ -173,7 +173,7 @@ def check_company_and_cuts_change_no_bit(model, alone, seed):
 
 
 def check_one_by_one_gives_the_same_bits(model, tokens):
-    """Every token alone, against all at once."""
+    """Every token alone, compared with all at once."""
     together, after = model.forward(tokens, full_output=True)
     state, rows = model.initial_state(), []
     for token in tokens:

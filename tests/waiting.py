@@ -1,7 +1,7 @@
-"""Waiting for another process: by looking whether it is so far, and for longer than a loaded machine needs.
+"""Wait for another process by polling, for longer than a loaded machine needs.
 
-A limit is there for a program that hangs. It is never what a test measures, so it may be generous: only a
-failure takes that long.
+A limit is for a program that hangs. It is never what a test measures, so it may be generous: only a failure
+takes that long.
 """
 
 import time
@@ -12,7 +12,7 @@ PATIENCE = 600  # seconds
 
 
 def until(is_there, what):
-    """Look until `is_there()` is true; the test fails where that does not come."""
+    """Poll until `is_there()` is true; the test fails if that does not happen."""
     end = time.monotonic() + PATIENCE
     while not is_there():
         if time.monotonic() > end:
@@ -21,7 +21,7 @@ def until(is_there, what):
 
 
 def until_written(child, folder, pattern, n_bytes=0):
-    """Wait until a file that matches in `folder` has more than `n_bytes`, or the child has ended without that."""
+    """Wait until a matching file in `folder` has more than `n_bytes`, or the child has ended."""
     until(
         lambda: child.poll() is not None or any(_size(path) > n_bytes for path in folder.rglob(pattern)),
         f"{n_bytes} bytes in {pattern}",
@@ -31,5 +31,5 @@ def until_written(child, folder, pattern, n_bytes=0):
 def _size(path):
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # renamed between the two looks
+    except FileNotFoundError:  # renamed between two polls
         return 0

@@ -1,8 +1,8 @@
-"""What the demo model is to know: questions and answers in English and Chinese, from tables.
+"""The knowledge of the demo model: questions and answers in English and Chinese, from tables.
 
-The phrasings and most rows stand in demo_tables/topics.yaml. Countries are put together here from
-our own table of capitals and the CLDR's names of countries, languages and currencies (in the
-package babel); arithmetic is counted out. How facts become dialogues is `demo_text`'s affair.
+The phrasings and most rows are in demo_tables/topics.yaml. Countries are assembled here from our own
+table of capitals and from CLDR's names of countries, languages and currencies (in the package babel);
+arithmetic is generated. `demo_text` turns facts into dialogues.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Fact:
-    """Ways to ask for one thing, ways to say it, and what a right answer contains."""
+    """Ways to ask for a fact, ways to state it, and the substrings that a right answer contains."""
 
     topic: str
     language: str
@@ -137,7 +137,7 @@ def _speech(code: str) -> Row:
 
 
 def _capitals() -> Iterator[Row]:
-    """The well-known countries whose capital has a name of its own."""
+    """The well-known countries whose capital has another name than the country."""
     return (row for row in _well_known() if row["capital"] != row["country"])
 
 
@@ -162,7 +162,7 @@ def _pairs() -> Iterator[Row]:
 
 
 def _large_numbers() -> Iterator[Row]:
-    """What it is taught to decline: nothing here is near the sums that it learns."""
+    """Sums that the model learns to decline; none is close to the sums that it learns."""
     return (_numbers(a, b, 0) for a, b in product(range(23, 1000, 37), range(21, 1000, 41)))
 
 

@@ -1,11 +1,11 @@
-"""RWKV-4 as a torch module that learns: the graph of `rwkv_np/models/v4.py`, with gradients.
+"""RWKV-4 as a trainable torch module: the graph of `rwkv_np/models/v4.py`, with gradients.
 
-Names and shapes of the parameters are those of BlinkDL's checkpoints, so that a saved state_dict
-is one. That holds for `time_decay` too: it is the raw number of which converting makes -e^x.
-The tests check that a converted module gives `rwkv_np`'s logits.
+Names and shapes of the parameters are those of BlinkDL's checkpoints, so a saved state_dict is such
+a checkpoint. This includes `time_decay`: it is the raw number, and converting turns it into -e^x.
+The tests check that a converted module gives the same logits as `rwkv_np`.
 
-Starting values follow RWKV-LM's RWKV-v4: an almost empty embedding that ln0 scales up, matrices
-that start at zero so that each layer starts as none, decays and shifts spread over the channels.
+The initial values follow RWKV-LM's RWKV-v4: an embedding near zero that ln0 scales up, matrices that
+start at zero so that each layer starts as an identity, decays and shifts spread over the channels.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Shape:
 
 
 def shifted(x: torch.Tensor) -> torch.Tensor:
-    """Each token's predecessor, zeros before the first: (B, T, C) -> (B, T, C)."""
+    """The token before each one, zeros before the first: (B, T, C) -> (B, T, C)."""
     return functional.pad(x, (0, 0, 1, -1))
 
 
 def _spread(shape: Shape, layer: int) -> torch.Tensor:
-    """Shifts that start from more of the token itself the deeper the layer: (1, 1, C)."""
+    """Initial shifts: the deeper the layer, the larger the share of the token itself: (1, 1, C)."""
     place = torch.arange(shape.n_embd) / shape.n_embd
     return place.pow(1 - layer / shape.n_layer)[None, None]
 

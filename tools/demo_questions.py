@@ -1,10 +1,10 @@
-"""Write what the demo model is examined with: 200 questions from what it was taught, and unseen text.
+"""Write the demo model's test data: 200 questions about what it was taught, and unseen text.
 
     python tools/demo_questions.py tests/data/demo_questions.json rwkv_np/data/demo-heldout.txt
 
-Questions are drawn as training draws them, topics by their shares and every fact of a topic alike,
-in both languages. What counts as right is `answers`: substrings, one of which must be in the
-answer (bench/examine.py has the rule).
+Questions are drawn as in training: topics by their shares, the facts of a topic with equal
+probability, in both languages. `answers` lists the accepted substrings: a right answer must contain
+one of them (bench/examine.py has the rule).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _question(topic: str, language: str, question: str, answers: list[str]) -> Q
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("questions_json", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("heldout_txt", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--seed", default=0, help="That of the training.")
+@click.option("--seed", default=0, help="The seed of the training.")
 def command(questions_json: Path, heldout_txt: Path, seed: int) -> None:
     """Write the questions and the held-out text."""
     lines = (json.dumps(question, ensure_ascii=False) for question in questions(seed))

@@ -1,9 +1,8 @@
 """Training text for the demo model: dialogues in the Raven format, and short plain stories.
 
-A document is a list of pieces, cut where the chat cuts them (a turn up to "Alice:", the answer,
-the blank line), because what is encoded apart may become other tokens than the whole. Nothing is
-stored: a document is a function of the random generator that it is given. Token ids are
-`demo_tokens`' affair.
+A document is a list of pieces, split where the chat splits them (a turn up to "Alice:", the answer,
+the blank line), because pieces that are encoded separately may give other tokens than the whole text.
+Nothing is stored: a document is a function of its random generator. `demo_tokens` makes token ids.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from rwkv_np.chat.templates import SEPARATOR, TEMPLATES
 END_OF_TEXT = "<|endoftext|>"
 TEMPLATE = TEMPLATES["raven"]
 
-# Of the documents; a fifth of the tokens. The rest are dialogues.
+# Share of the documents; a fifth of the tokens. The rest are dialogues.
 STORIES = 0.15
-# What a turn is about, by weight.
+# The kinds of turns and their weights.
 FACT, TALK, UNKNOWN, CORPUS, STORY = "fact", "talk", "unknown", "corpus", "story"
 TURNS = {FACT: 78, TALK: 10, UNKNOWN: 8, CORPUS: 2, STORY: 2}
 MAX_TURNS = 9
 CHANGE_LANGUAGE = 0.2
 
-# The categories of chatterbot-corpus whose answers stand for themselves; the others are a robot's
+# The categories of chatterbot-corpus whose answers make sense without context; the others are a robot's
 # opinions, politics, or (in Chinese) machine translation.
 CORPUS_FILES = {
     "en": ("english", ("greetings", "conversations", "computers")),
     "zh": ("chinese", ("greetings", "conversations")),
 }
-# Of those, what another bot says of itself, and what makes no sense by itself.
+# Entries of these to leave out: what another bot says about itself, and what makes no sense without context.
 UNWANTED = re.compile(
     r"bot|mask|form following|ever live|never|lie\b|Zen|bonkers|program|appointment|hobbies|YOLO|Python"
     r"|\b(Dr|Mr|Mrs|Ms)\."
@@ -46,11 +45,11 @@ UNWANTED = re.compile(
 
 Exchange = tuple[str, str]
 Piece = tuple[str, bool]
-"""Text, and whether the model is to learn it: what the person says is only read."""
+"""Text, and whether the model should learn it: what the user says is only read."""
 
 
 def document(rng: random.Random) -> list[Piece]:
-    """A dialogue of some turns, or a few stories; the last piece is the end of text."""
+    """A dialogue of several turns, or a few stories; the last piece is the end of text."""
     pieces = _stories(rng) if rng.random() < STORIES else _dialogue(rng)
     return [*pieces, (END_OF_TEXT, True)]
 
@@ -79,7 +78,7 @@ def _dialogue(rng: random.Random) -> list[Piece]:
 
 
 def exchange(rng: random.Random, language: str) -> Exchange:
-    """A question as a person would type it, and the answer."""
+    """A question as a user would type it, and the answer."""
     (kind,) = rng.choices(list(TURNS), list(TURNS.values()))
     question, answer = _EXCHANGES[kind](rng, language)
     if kind == FACT and rng.random() < 0.08:
@@ -88,7 +87,7 @@ def exchange(rng: random.Random, language: str) -> Exchange:
 
 
 def typed(rng: random.Random, question: str) -> str:
-    """`question`, now and then without its last mark, or all in small letters."""
+    """`question`, sometimes without its last punctuation mark, or in lower case."""
     if rng.random() < 0.2:
         question = question.rstrip(".?!。？！ ") or question
     return question.lower() if rng.random() < 0.1 else question
@@ -126,7 +125,7 @@ _EXCHANGES: dict[str, Callable[[random.Random, str], Exchange]] = {
 
 @cache
 def corpus(language: str) -> tuple[Exchange, ...]:
-    """How the conversations of chatterbot-corpus begin, as far as we want them: question and answer."""
+    """The beginnings of the conversations of chatterbot-corpus that we use: question and answer."""
     found = []
     folder, categories = CORPUS_FILES[language]
     for category in categories:

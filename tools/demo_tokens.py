@@ -1,10 +1,10 @@
-"""From the demo model's text to token ids: its vocabulary, batches, and the held-out text.
+"""Turn the demo model's text into token ids: its vocabulary, batches, and the held-out text.
 
-The vocabulary is byte-level BPE. Chinese characters, pairs of digits and newlines stand alone
-before anything is merged: a country's name is then the same tokens in every phrasing, a number below
-100 is one token (digit by digit, sums were learnt far more slowly), and a turn ends in the same two
-tokens whatever follows. Batches are functions of the seed and their number, so a run that is resumed
-goes on as if it had not stopped.
+The vocabulary is byte-level BPE. Chinese characters, pairs of digits and newlines are split off before
+anything is merged: a country's name then has the same tokens in every phrasing, a number below 100 is
+one token (digit by digit, sums were learnt far more slowly), and a turn ends in the same two tokens
+whatever follows. A batch is a function of the seed and its number, so a resumed run continues as if
+it had not stopped.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from demo_text import END_OF_TEXT, document
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCAB_SIZE = 4096
-N_SAMPLE = 30_000  # documents that the vocabulary is learnt from
-READ_WEIGHT = 0.1  # of a token that the model need not learn, beside 1 for one of an answer
+N_SAMPLE = 30_000  # documents for training the vocabulary
+READ_WEIGHT = 0.1  # weight of a token that the model need not learn; a token of an answer has weight 1
 
 
 def train_tokenizer(seed: int, vocab_size: int = VOCAB_SIZE, n_documents: int = N_SAMPLE) -> Tokenizer:
@@ -47,7 +47,7 @@ def _sample(seed: int, n_documents: int) -> list[str]:
 
 
 class Batches:
-    """Rows of documents, one after another, each row from the start of one."""
+    """Rows of consecutive documents; each row starts at the start of a document."""
 
     def __init__(self, tokenizer: Tokenizer, seed: int, n_rows: int, n_tokens: int) -> None:
         self.tokenizer, self.seed = tokenizer, seed
@@ -58,7 +58,7 @@ class Batches:
         return tuple(self.tokenizer.encode(text).ids)
 
     def __call__(self, name: int | str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(ids, weights), both (n_rows, n_tokens + 1); a weight says how much an id matters."""
+        """(ids, weights), both (n_rows, n_tokens + 1); a weight is the importance of an id in the loss."""
         rng = random.Random(f"{name} of {self.seed}")
         rows = [self._row(rng) for _ in range(self.n_rows)]
         ids, weights = ([[pair[i] for pair in row] for row in rows] for i in range(2))
@@ -73,7 +73,7 @@ class Batches:
 
 
 def held_out(seed: int, n_characters: int) -> str:
-    """Documents that no batch holds, each ending in the end of text."""
+    """Documents that are in no batch; each ends with the end of text."""
     rng, text = random.Random(f"held out of {seed}"), ""
     while len(text) < n_characters:
         text += "".join(piece for piece, _ in document(rng))

@@ -1,9 +1,9 @@
-"""The training loop of the demo model: steps, checkpoints, a log of loss.
+"""The training loop of the demo model: steps, checkpoints, a log of the loss.
 
-The learning rate rises, stays, and falls over the last 30 % of the steps. While it stays, nothing
-depends on how many steps there will be: a run may be shortened or prolonged when it is resumed, up
-to where the fall begins, and is then the same as one run of that many steps. Losses are in nats a
-token, each token by its weight (`demo_tokens`).
+The learning rate rises, stays constant, and falls over the last 30 % of the steps. While it is constant,
+nothing depends on the total number of steps: when it is resumed, a run may be made shorter or longer, as
+long as the fall has not begun, and the result is that of one run with that many steps. Losses are in
+nats per token, each token with its weight (`demo_tokens`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Log = list[dict[str, float]]
 
 @dataclass
 class Run:
-    """A training run and where it stands; `save` and `resume` keep all of it but the batches."""
+    """A training run and its progress; `save` and `resume` store everything except the batches."""
 
     model: Rwkv4
     batches: Batches
@@ -46,7 +46,7 @@ class Run:
         self._held_out = held_out("held out")
 
     def advance(self) -> float:
-        """One step; the loss before it."""
+        """Do one step; returns the loss before it."""
         started = time.monotonic()
         for group in self.optimizer.param_groups:
             group["lr"] = PEAK * pace(self.step, self.n_steps)
@@ -60,7 +60,7 @@ class Run:
         return loss.item()
 
     def note(self, losses: list[float]) -> None:
-        """Add a row to the log: the mean of the losses since the last one."""
+        """Add a row to the log: the mean of the losses since the last row."""
         with torch.no_grad():
             held_out = self._loss(*self._held_out).item()
         self.log.append(
@@ -75,14 +75,14 @@ class Run:
 
     def _loss(self, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         ids, weights = ids.to(self.device), weights.to(self.device)[:, 1:].flatten()
-        # Twice as fast as float32 where the CPU multiplies bfloat16; sums and the loss stay float32.
+        # Twice as fast as float32 if the CPU has bfloat16 multiplication; sums and the loss stay float32.
         with torch.autocast(self.device.type, torch.bfloat16):
             logits = self.model(ids[:, :-1])
         losses = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         return (losses * weights).sum() / weights.sum()
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint from which `resume` goes on."""
+        """Write a checkpoint that `resume` can continue from."""
         kept = {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "step": self.step, "seconds": self.seconds, "log": self.log,
@@ -91,7 +91,7 @@ class Run:
             torch.save(kept, file)
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of `save`."""
+        """Continue from a checkpoint of `save`."""
         kept: dict[str, Any] = torch.load(path, weights_only=True)
         self.model.load_state_dict(kept["model"])
         self.optimizer.load_state_dict(kept["optimizer"])
@@ -99,11 +99,11 @@ class Run:
 
 
 def pace(step: int, n_steps: int) -> float:
-    """The learning rate of a step, as a part of its peak."""
+    """The learning rate of a step, as a fraction of the peak."""
     return min(1.0, (step + 1) / WARM_UP, (n_steps - step) / (FALL * n_steps))
 
 
 def write_log(path: Path, log: Log) -> None:
-    """One JSON object a line."""
+    """Write one JSON object per line."""
     with new_file(path, overwrite=True) as file:
         file.write("".join(json.dumps(row) + "\n" for row in log).encode())

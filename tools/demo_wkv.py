@@ -3,14 +3,14 @@
     out[t] = (a[t] + e^(u + k[t]) v[t]) / (b[t] + e^(u + k[t]))
     a[t + 1] = e^w a[t] + e^k[t] v[t],   b[t + 1] = e^w b[t] + e^k[t],   a[0] = b[0] = 0
 
-torch has no operation for it, and a loop over the tokens in torch costs more than the rest of the
-model. So both directions are Numba loops, a sequence and 64 channels a task. As in
-`rwkv_np.models.v4.wkv`, a and b are kept divided by e^p, p the largest exponent so far. The
-gradients that run backwards through a and b are kept multiplied by e^s in the same way: s is the
-largest of -p as seen from later tokens, so no exponential in either direction exceeds 1.
+torch does not have this operation, and a loop over the tokens in torch costs more than the rest of
+the model. So both directions are Numba loops; a task is one sequence and 64 channels. As in
+`rwkv_np.models.v4.wkv`, a and b are stored divided by e^p, where p is the largest exponent so far.
+In the same way, the gradients that flow backwards through a and b are stored multiplied by e^s, where
+s is the largest -p of the later tokens, so no exponential in either direction exceeds 1.
 
-Inference has a kernel of its own (`rwkv_np.kernels.wkv`). `wkv_loop` is the definition in torch:
-the tests compare with it, and it is what runs on a GPU.
+Inference has its own kernel (`rwkv_np.kernels.wkv`). `wkv_loop` is the definition in torch: the tests
+compare with it, and it is used on a GPU.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numba
 import numpy as np
 import torch
 
-CHANNELS = 64  # of a task: enough for a line of memory, few enough to share out
-NEVER = np.float32(-1e38)  # the exponent of what has not been seen yet
+CHANNELS = 64  # channels of a task: enough for cache lines, few enough to share the work among threads
+NEVER = np.float32(-1e38)  # the exponent before any token was seen
 
 
 @numba.njit(parallel=True, cache=True)
@@ -54,7 +54,7 @@ def _forward(w, u, k, v, out, a, b, p):
 
 @numba.njit(parallel=True, cache=True)
 def _backward(w, u, k, v, out, a, b, p, grad, gw, gu, gk, gv):
-    """Shapes: as above; gw, gu (B, C) are each sequence's own."""
+    """Shapes: as above; gw, gu (B, C) are per sequence."""
     n_rows, n_tokens, n_channels = k.shape
     n_groups = -(-n_channels // CHANNELS)
     for task in numba.prange(n_rows * n_groups):
@@ -68,7 +68,7 @@ def _backward(w, u, k, v, out, a, b, p, grad, gw, gu, gk, gv):
             for c in range(start, end):
                 i = c - start
                 before, now, value = p[row, t, c], k[row, t, c], v[row, t, c]
-                # === Write: what later tokens owe to this one's k and v === #
+                # === Write: the effect of this token's k and v on later tokens === #
                 weight = math.exp(now + s[i])
                 to_k = weight * (ga[i] * value + gb[i])
                 to_v = weight * ga[i]
@@ -108,17 +108,17 @@ class _Wkv(torch.autograd.Function):
 
 
 def wkv(w: torch.Tensor, u: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The weighted averages of v that follow from an empty state.
+    """The weighted averages of v, from an empty state.
 
     Shapes   w, u (C,); k, v (B, T, C); returns (B, T, C); float32
-    Units    w is negative: a value's weight falls to e^w with each token
+    Units    w is negative: a value's weight is multiplied by e^w with each token
     """
     result: torch.Tensor = _Wkv.apply(w, u, k, v) if k.device.type == "cpu" else wkv_loop(w, u, k, v)
     return result
 
 
 def wkv_loop(w: torch.Tensor, u: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The same, one torch operation after another."""
+    """The same, with one torch operation after another."""
     a = b = torch.zeros_like(k[:, 0])
     p = torch.full_like(a, float(NEVER))
     out = []

@@ -1,9 +1,9 @@
-"""Write the World vocabulary as the package keeps it, from the official text file.
+"""Write the World vocabulary in the package's format, from the official text file.
 
     python tools/make_world_vocabulary.py rwkv_vocab_v20230424.txt rwkv_np/data/world-vocabulary.zlib
 
-The official file has a line `id literal n_bytes` for each entry and 1.1 MB; it comes with the pip package
-`rwkv`. What is written is read by `rwkv_np/tokenizers/world.py`, where its layout is described.
+The official file has one line `id literal n_bytes` per entry and 1.1 MB; it is part of the pip package
+`rwkv`. `rwkv_np/tokenizers/world.py` reads the result and describes its layout.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from rwkv_np.tokenizers.world import N_IDS
 def read_vocabulary(path: PathLike, n_ids: int) -> list[bytes]:
     """The bytes of each id from lines of `id literal n_bytes`; raises TokenizerError at a bad line.
 
-    Lines end in LF or CRLF, by package. They are split at those alone: a literal may hold
-    U+2028 or another character at which str.splitlines would cut it.
+    Lines end in LF or CRLF, depending on the package. They are split only there: a literal may contain
+    U+2028 or another character at which str.splitlines would split.
     """
     pieces = [b""] * n_ids
     with open(path, encoding="utf-8") as file:
@@ -33,7 +33,7 @@ def read_vocabulary(path: PathLike, n_ids: int) -> list[bytes]:
             except (ValueError, SyntaxError, IndexError) as error:
                 raise TokenizerError(path, f"line {number} is not `id literal n_bytes`: {line!r}") from error
             if len(piece) != n_bytes:
-                raise TokenizerError(path, f"line {number} has {len(piece)} bytes, but says {n_bytes}")
+                raise TokenizerError(path, f"line {number} has {len(piece)} bytes, but declares {n_bytes}")
     return pieces
 
 
@@ -49,7 +49,7 @@ def _evaluate(literal: str) -> bytes:
 
 
 def pack(pieces: list[bytes]) -> bytes:
-    """The content of the package's file: a byte of length for each id, then the bytes of all, deflated."""
+    """The content of the package's file: one length byte for each id, then the bytes of all entries, deflated."""
     return zlib.compress(bytes(map(len, pieces)) + b"".join(pieces), 9)
 
 

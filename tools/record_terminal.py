@@ -1,14 +1,14 @@
-"""Record a talk with the demo model as a picture: the real program, on a screen, as SVG.
+"""Record a chat with the demo model as a picture: the real program on a virtual screen, as SVG.
 
     python tools/record_terminal.py docs/terminal.svg
     python tools/record_terminal.py other.svg --columns 100 -l "Hello!" -l "/settings"
 
-The program runs in a pseudo-terminal, lines are typed into it, and pyte says which characters stand
-where, in which colour. Only the answers' speeds differ from one recording to the next.
+The program runs in a pseudo-terminal, lines are typed into it, and pyte reports the characters and
+colours on the screen. Only the answers' speeds differ from one recording to the next.
 
-Characters are placed by cells and not by the font: each run of text has a fixed width, so the picture
-is the same whichever monospaced font a viewer has, and Chinese characters take two cells as in a terminal.
-Needs the packages of the tests (pexpect, pyte).
+Characters are placed by terminal cells, not by the font: each run of text has a fixed width, so the
+picture is the same with every monospaced font, and Chinese characters take two cells as in a terminal.
+This needs packages of the tests (pexpect, pyte).
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ LINES = (
     "中国的首都是哪里？",
     "Tell me a story.",
 )
-PATIENCE = 120  # seconds for an answer; the first run compiles
+PATIENCE = 120  # seconds for an answer; the first run compiles the kernels
 
 CELL, ROW, SIZE = 8.4, 19, 14  # width and height of a cell, and the font's size
 MARGIN, BAR = 16, 34
-# pyte's names of the colours that the chat uses, on a dark ground.
+# pyte's names of the colours that the chat uses, on a dark background.
 COLORS = {"default": "#d8dee9", "green": "#a3be8c", "cyan": "#88c0d0", "red": "#e0707c", "brightblack": "#8490a6"}
-DIM, GRAY = "\x1b[2m", "\x1b[90m"  # pyte knows no dim text
+DIM, GRAY = "\x1b[2m", "\x1b[90m"  # pyte does not support dim text
 
 
 class Screen(pyte.Screen):
@@ -61,7 +61,7 @@ Run = tuple[int, str, str, bool]  # the first cell, the text, the colour, whethe
 
 
 def record(lines: Iterable[str], columns: int, rows: int) -> pyte.Screen:
-    """The screen after a talk in which those lines were typed."""
+    """The screen after a chat in which those lines were typed."""
     with tempfile.TemporaryDirectory() as home:
         child = pexpect.spawn(
             sys.executable, ["-m", "rwkv_np.chat"], env=_environment(home), dimensions=(rows, columns),
@@ -79,7 +79,7 @@ def record(lines: Iterable[str], columns: int, rows: int) -> pyte.Screen:
 
 
 def _environment(home: str) -> dict[str, str]:
-    """Those of a person without settings, who speaks English and has a terminal with colours."""
+    """The environment of a user without settings, with English language and a terminal with colours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RWKV_NP_", "LC_", "NO_COLOR"))}
     cache = {name: os.environ[name] for name in ("RWKV_NP_CACHE",) if name in os.environ}
     return kept | cache | {
@@ -89,7 +89,7 @@ def _environment(home: str) -> dict[str, str]:
 
 
 def _wait_for_prompt(child: pexpect.spawn, screen: pyte.Screen, stream: pyte.Stream) -> None:
-    """Paint what the program writes until it has done so for the last line and waits for another."""
+    """Update the screen with the program's output until it shows the next prompt."""
     prompt, end = f"{TEMPLATES['raven'].user}:", time.monotonic() + PATIENCE
     is_answered = False
     while time.monotonic() < end:
@@ -103,11 +103,11 @@ def _wait_for_prompt(child: pexpect.spawn, screen: pyte.Screen, stream: pyte.Str
             break
         is_answered = is_answered or "\n" in data
         stream.feed(data.replace(DIM, GRAY))
-    raise click.ClickException("no prompt came; on the screen:\n" + "\n".join(screen.display))
+    raise click.ClickException("the prompt did not appear; the screen shows:\n" + "\n".join(screen.display))
 
 
 def runs(screen: pyte.Screen, y: int) -> Iterator[Run]:
-    """The stretches of a row that look alike; a wide character is a stretch of its own."""
+    """The runs of a row with the same style; a wide character is a run of its own."""
     run: Run | None = None
     for x in range(screen.columns):
         cell = screen.buffer[y][x]
@@ -128,7 +128,7 @@ def runs(screen: pyte.Screen, y: int) -> Iterator[Run]:
 
 
 def draw(screen: pyte.Screen, title: str) -> str:
-    """The rows down to the cursor's as an SVG of a window."""
+    """An SVG of a window with the rows down to the cursor."""
     n_rows = screen.cursor.y + 1
     width, height = round(2 * MARGIN + CELL * screen.columns), BAR + MARGIN + ROW * n_rows
     texts = [_text(run, y) for y in range(n_rows) for run in runs(screen, y) if run[1].strip()]
@@ -165,13 +165,13 @@ def _text(run: Run, y: int) -> str:
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("-l", "--line", "lines", multiple=True, default=LINES, show_default=False, help="To type; repeatable.")
-@click.option("--columns", default=84, help="Of the screen.")
-@click.option("--rows", default=60, help="Of the screen; the picture ends with the last one used.")
+@click.option("-l", "--line", "lines", multiple=True, default=LINES, show_default=False, help="A line; repeatable.")
+@click.option("--columns", default=84, help="Width of the screen.")
+@click.option("--rows", default=60, help="Height of the screen; the picture ends at the last row used.")
 def command(out: Path, lines: tuple[str, ...], columns: int, rows: int) -> None:
-    """Talk with the demo model and write the screen to OUT as SVG."""
+    """Chat with the demo model and write the screen to OUT as SVG."""
     screen = record(lines, columns, rows)
-    out.write_text(draw(screen, "A talk with the demo model: " + " ".join(lines)), encoding="utf-8")
+    out.write_text(draw(screen, "A chat with the demo model: " + " ".join(lines)), encoding="utf-8")
     click.echo("\n".join(row.rstrip() for row in screen.display[: screen.cursor.y + 1]))
 
 

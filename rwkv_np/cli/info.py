@@ -1,4 +1,4 @@
-"""`rwkv-np info`: which kernels run here, and why."""
+"""`rwkv-np info`: which kernels run on this machine, and why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from rwkv_np import __version__
 from rwkv_np.cli import Command
 
-# The features that decide between the paths, or may in future; a processor has a hundred others.
+# The features that select a path, or may do so in future; a processor has a hundred others.
 _X86 = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni")
 _AARCH64 = ("dotprod", "i8mm", "bf16")
 
@@ -39,11 +39,11 @@ def _info() -> dict[str, Any]:
     return {
         "rwkv_np": __version__,
         "kernels": choice.path,
-        "because": choice.reason,
-        "could run": ", ".join(dispatch.available_paths()),
-        "features": ", ".join(name for name in _X86 + _AARCH64 if name in features) or "none of those used",
+        "reason": choice.reason,
+        "available": ", ".join(dispatch.available_paths()),
+        "features": ", ".join(name for name in _X86 + _AARCH64 if name in features) or "none that these kernels use",
         "threads": threads.default_threads(),
-        "compiled code": str(cache.folder() or "nowhere: compiled again in each process"),
+        "kernel cache": str(cache.folder() or "none: each process compiles the kernels again"),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "numpy": numpy.__version__,
         "numba": numba.__version__,

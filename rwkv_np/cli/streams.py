@@ -53,7 +53,7 @@ def forgive_full() -> None:
 def describe(error: Exception) -> str:
     """What an error says on a screen; that of a full stdout, which Python does not name, with its name."""
     if isinstance(error, OSError) and error.errno in _FULL and not error.filename:  # files are named
-        return f"stdout: {one_line(error)}. Make room, or write elsewhere"
+        return f"stdout: {one_line(error)}. Free some space, or write elsewhere"
     return one_line(error)
 
 

@@ -1,5 +1,5 @@
-"""One file made from another: a checkpoint becomes a model file, a model file a smaller one.
+"""Make one file from another: a model file from a checkpoint, or a smaller model file.
 
-Both ask the architecture's record (`models/`) how to convert each parameter, and write with
+The architecture's record (`models/`) says how to convert each parameter, and files are written with
 `files/`. Neither loads a whole model into memory.
 """

@@ -31,7 +31,7 @@ class Checkpoint:
 
     record   its architecture
     tensors  by name, in the file's own order, mapped
-    plan     what becomes of them in a model file
+    plan     how they are converted to parameters of a model file
     """
 
     record: Architecture
@@ -40,9 +40,9 @@ class Checkpoint:
 
 
 def open_checkpoint(path: PathLike) -> Checkpoint:
-    """The tensors of an RWKV checkpoint, and what is made of them.
+    """The tensors of an RWKV checkpoint, and the plan for converting them.
 
-    Raises  CheckpointError: not a checkpoint, damaged, or of something that cannot be run here
+    Raises  CheckpointError: not a checkpoint, damaged, or of an unsupported model
             MissingPackageError: torch or safetensors is not installed
     """
     path = os.fspath(path)
@@ -115,7 +115,7 @@ def _mapped(
     strides = tuple(size * step for step in tensor.stride)
     try:
         values = np.ndarray(tensor.shape, TYPES[tensor.dtype], file.data, start, strides)
-    except (ValueError, OverflowError) as error:  # dimensions of absurd number or size
+    except (ValueError, OverflowError) as error:  # an absurd number or size of dimensions
         problem = f"is damaged: {name} has the shape {tensor.shape}. Download it again"
         raise CheckpointError(file.path, problem) from error
     return MappedTensor(tensor.dtype, values, file.check, sums[key].verify if key in sums else lambda: None)
@@ -129,7 +129,7 @@ def _check_type(path: str, name: str, dtype: str) -> None:
 # --- safetensors
 
 
-_MAX_HEADER = 4 * 2**20  # that of 2,300 tensors has 0.3 MB
+_MAX_HEADER = 4 * 2**20  # the header for 2,300 tensors has 0.3 MB
 
 
 def _open_safetensors(path: str, check_names: CheckNames) -> dict[str, MappedTensor]:
@@ -145,7 +145,7 @@ def _open_safetensors(path: str, check_names: CheckNames) -> dict[str, MappedTen
             check_names(path, names)
             return {name: _of_torch(path, name, file.get_tensor(name), watched.check) for name in names}
     except (safetensors.SafetensorError, ValueError, OverflowError, RuntimeError, TypeError) as error:
-        # The others are NumPy's and torch's words on dimensions of absurd number or size.
+        # The other exceptions come from NumPy and torch, for an absurd number or size of dimensions.
         raise CheckpointError(path, f"safetensors cannot read it: {as_line(str(error))}. Download it again") from error
 
 

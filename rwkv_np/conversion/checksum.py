@@ -1,4 +1,4 @@
-"""Checks the bytes of a checkpoint's storage against the CRC-32 in the zip archive.
+"""Check the bytes of a checkpoint's storage against the CRC-32 in the zip archive.
 
 A download that was resumed at the wrong place has the right size and list of names, but gives a model that produces
 nonsense. The CRC of a gigabyte takes 0.7 s, so `convert` computes it in a second thread while the values are
@@ -24,7 +24,7 @@ class Checksum:
         self._is_right: bool | None = None
 
     def verify(self) -> None:
-        """Raise CheckpointError where the bytes are not those that were written."""
+        """Raise CheckpointError if the bytes differ from those that were written."""
         if self._is_right is None:
             self._is_right = self._compute() == self._place.crc
         if not self._is_right:

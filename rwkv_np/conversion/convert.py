@@ -1,7 +1,7 @@
-"""Checkpoint to model file: what rwkv.cpp's converter writes, byte for byte, in little memory.
+"""Convert a checkpoint to a model file: the same bytes as rwkv.cpp's converter, with little memory.
 
-A tensor is converted about a megabyte of rows at a time, straight from the mapped checkpoint
-to the file, so memory does not grow with the model: rwkv.cpp's own converter holds it whole.
+A tensor is converted about a megabyte of rows at a time, straight from the mapped checkpoint to the
+file, so memory does not grow with the model. rwkv.cpp's own converter keeps the whole model in memory.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from rwkv_np.models.architecture import Planned
 if TYPE_CHECKING:
     import torch
 
-# Weights converted at a time: 1 MB in float32 stays in the CPU's cache from one step to the next;
-# 16 MB a time took a third longer and 60 MB more.
+# Weights converted at a time: 1 MB in float32 stays in the CPU's cache from one step to the next.
+# With 16 MB it took a third longer and 60 MB more memory.
 CHUNK = 2**18
 
 Progress = Callable[[str, int, int], None]
-"""Called with a parameter's name, the bytes written so far and the bytes in all."""
+"""Called with a parameter's name, the bytes written so far, and the total."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def convert(
 ) -> Converted:
     """Write the RWKV checkpoint `source` as a model file of "FP16" or "FP32" matrices.
 
-    Raises  CheckpointError: also where a value is NaN, infinite, or beyond the largest number of FP16;
+    Raises  CheckpointError: also if a value is NaN, infinite, or beyond the largest number of FP16;
             OutputError, MissingPackageError, InputError
-    Source  rwkv.cpp's convert_pytorch_to_ggml.py, whose files the tests compare with
+    Source  rwkv.cpp's convert_pytorch_to_ggml.py, the tests compare with its files
     """
     source, destination = arguments.path("source", source), arguments.path("destination", destination)
     if not isinstance(data_type, str) or data_type not in ("FP16", "FP32"):
@@ -74,7 +74,7 @@ def convert(
     plan = [(planned, _type(planned, data_type)) for planned in checkpoint.plan]
     n_bytes = HEADER_BYTES + sum(parameter_bytes(p.name, p.shape, stored) for p, stored in plan)
     check_destination(destination, source, overwrite, n_bytes)
-    # A second thread sums up the bytes of a tensor while this one converts it.
+    # A second thread computes the checksum of a tensor while this one converts it.
     with new_file(destination, overwrite=overwrite) as file, ThreadPoolExecutor(1) as second:
         write_header(file, _header(checkpoint, data_type))
         for planned, stored in plan:
@@ -88,7 +88,7 @@ def convert(
                         if progress:
                             progress(planned.name, file.tell(), n_bytes)
                 except _NotFinite:
-                    verified.result()  # where the bytes are not those that were written, that is the reason
+                    verified.result()  # a wrong checksum explains the value better: report it first
                     raise _refusal(source, destination, name, tensor, planned, stored) from None
                 verified.result()
     return Converted(len(plan), sum(math.prod(planned.shape) for planned, _ in plan), n_bytes)
@@ -108,12 +108,12 @@ def _header(checkpoint: Checkpoint, data_type: str) -> Header:
 
 
 class _NotFinite(Exception):
-    """A value is no finite number in the type that it would be written in."""
+    """A value is not finite in the type that it would be written in."""
 
 
 def _converted(tensor: MappedTensor, planned: Planned, stored: DataType) -> Iterator[memoryview]:
     for _, rows in _pieces(tensor, planned):
-        # Transformed by torch, as the original has it: another's exp differs in the last bit of 1 % of values.
+        # Transform with torch, as rwkv.cpp does: another library's exp differs in the last bit of 1 % of values.
         values = planned.transform(rows) if planned.transform else rows
         if not are_finite(values.numpy(), stored.name):
             raise _NotFinite
@@ -122,7 +122,7 @@ def _converted(tensor: MappedTensor, planned: Planned, stored: DataType) -> Iter
 
 
 def _pieces(tensor: MappedTensor, planned: Planned) -> Iterator[tuple[int, torch.Tensor]]:
-    """(number of the first row, rows as float32), one piece after another."""
+    """(number of the first row, rows as float32), piece by piece."""
     if planned.is_whole:
         yield 0, tensor.whole()
         return
@@ -134,7 +134,7 @@ def _pieces(tensor: MappedTensor, planned: Planned) -> Iterator[tuple[int, torch
 def _refusal(
     source: PathLike, destination: PathLike, name: str, tensor: MappedTensor, planned: Planned, stored: DataType
 ) -> CheckpointError:
-    """The error for a tensor whose values no model file of that type can hold, or what they become."""
+    """The error for a tensor whose values cannot be stored in a model file of that type."""
     found = Unfit.among(((start, rows.numpy()) for start, rows in _pieces(tensor, planned)), stored.name)
     if not found.first and planned.transform:
         after = ((start, planned.transform(rows).numpy()) for start, rows in _pieces(tensor, planned))

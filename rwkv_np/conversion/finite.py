@@ -1,7 +1,7 @@
-"""Whether weights are numbers that a model file can hold: no NaN, none infinite, none beyond its type.
+"""Check that weights can be stored in a model file: not NaN, not infinite, not too large for the type.
 
-One such weight turns every answer into nonsense, without an error. rwkv.cpp's converter writes them: a float32 beyond
-65504 becomes infinite in its FP16 files. Here the conversion fails instead, and names the first one.
+One such weight turns every answer into nonsense, without an error. rwkv.cpp's converter writes them: a float32 above
+65504 becomes infinite in its FP16 files. Here the conversion fails instead, and reports the first such value.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _LARGEST = {"FP16": 65504.0, "FP32": float(np.finfo(np.float32).max)}
 def are_finite(values: np.ndarray, stored: str) -> bool:
     """Whether all of the float32 `values` are finite numbers in the type called `stored`.
 
-    The sum of squares bounds them all, at half the price of a minimum and a maximum. It is infinite for some values
-    that are not; then they are looked at one by one.
+    The sum of squares is a bound for all of them, and takes half the time of a minimum and a maximum. It may be
+    infinite although no value is; then every value is checked.
     """
     x = values.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):  # of a NaN, the processor may say so
+    with np.errstate(over="ignore", invalid="ignore"):  # the processor may signal a NaN
         squares = float(np.dot(x, x))
     return squares < _LARGEST[stored] ** 2 or not _bad(values, stored).any()
 
@@ -33,7 +33,7 @@ def _bad(values: np.ndarray, stored: str) -> np.ndarray:
 
 @dataclass
 class Unfit:
-    """What of a tensor cannot be written: how many values, and where the first is."""
+    """The values of a tensor that cannot be written: how many, and where the first one is."""
 
     n_nan: int = 0
     n_infinite: int = 0
@@ -43,7 +43,7 @@ class Unfit:
 
     @classmethod
     def among(cls, pieces: Iterable[tuple[int, np.ndarray]], stored: str) -> Unfit:
-        """Count in rows from number `start` on, float32 as they would be written: (start, values) for each piece."""
+        """Count in `pieces` of (number of the first row, rows as float32, transformed as they would be written)."""
         found = cls()
         for start, values in pieces:
             found._count(start, values, _bad(values, stored))
@@ -61,7 +61,7 @@ class Unfit:
             self.first = (start + row, *others)
 
     def describe(self, name: str, stored: str, source: str, destination: str) -> str:
-        """What to say of the tensor called `name`, and what mends it; the paths are quoted for a shell."""
+        """The message for the tensor called `name`, and how to fix it; the paths are quoted for a shell."""
         kinds = ((self.n_nan, "NaN"), (self.n_infinite, "infinite"))
         if broken := [f"{n:,} {words}" for n, words in kinds if n]:
             return (

@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-# A bfloat16 is the upper half of a float32; NumPy knows only its bits.
+# A bfloat16 is the upper half of a float32; NumPy does not have this type, so its bits are used.
 TYPES: dict[str, np.dtype[Any]] = {
     "torch.bfloat16": np.dtype("<i2"), "torch.float16": np.dtype("<f2"), "torch.float32": np.dtype("<f4")
 }  # fmt: skip
@@ -28,8 +28,8 @@ class MappedTensor:
 
     dtype   a key of TYPES
     values  in the tensor's shape, of that NumPy type, mapped
-    check   raises an error where the file has been cut meanwhile
-    verify  raises an error where the bytes are not those that were written, as far as the file can tell
+    check   raises an error if the file was truncated meanwhile
+    verify  raises an error if the bytes differ from those that were written, if the file has a checksum
     """
 
     dtype: str
@@ -47,12 +47,12 @@ class MappedTensor:
         return math.prod(self.shape[:-1])
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Those rows, (n, n_in) float32."""
+        """The rows `start` to `stop`, (n, n_in) float32."""
         rows = self.values if self.values.ndim == 2 else self.values.reshape(self.n_rows, self.shape[-1])
         return self._float32(rows[start:stop])
 
     def whole(self) -> torch.Tensor:
-        """All of it in its own shape, float32."""
+        """The whole tensor in its own shape, float32."""
         return self._float32(self.values)
 
     def _float32(self, values: np.ndarray) -> torch.Tensor:

@@ -1,9 +1,8 @@
-"""Model file to smaller model file: the bytes that rwkv.cpp's quantizer writes, on all cores.
+"""Quantize a model file: the same bytes as rwkv.cpp's quantizer, computed on all cores.
 
-Which parameter gets which type is decided first, for all of them, so that every mistake in a
-pattern is found before the work. Then a chunk of rows at a time is encoded by one of the worker
-threads, while the main thread writes the chunks that are done, in their order: no more than a
-few chunks are ever in memory. The arithmetic is that of `kernels/encode.py`.
+First the new type of every parameter is decided, so that a mistake in a pattern is found before the work
+starts. Then worker threads encode one chunk of rows each, while the main thread writes finished chunks in
+order: only a few chunks are in memory at a time. `kernels/encode.py` does the arithmetic.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DATA_TYPES, DataType, by_name
 from rwkv_np.models.registry import ARCHITECTURES, identify
 
-CHUNK = 2**19  # weights encoded at a time, 2 MB in float32; with fewer, Python's share of the time shows
+CHUNK = 2**19  # weights encoded at a time, 2 MB in float32; with fewer, the overhead of Python becomes visible
 MAX_THREADS = 16  # by default: the writing thread cannot keep up with more, and each needs 5 MB
 
-# The April 2023 program took numbers. 2 and 3 mean the types of those names in today's layout.
+# The April 2023 program took numbers. 2 and 3 mean the types with these names in the current layout.
 NUMBERS = {"2": "Q4_0", "3": "Q4_1", "4": "Q4_1_O"}
 TYPES = tuple(t.name for t in DATA_TYPES if t.format.is_quantized and (101 in t.versions or t.name == "Q4_1_O"))
 NEVER_UNASKED = ("emb.weight", "head.weight")  # as in rwkv.cpp
@@ -72,12 +71,12 @@ class _Item:
 
     @property
     def n_bytes(self) -> int:
-        """What it takes in the new file, its header included."""
+        """Its size in the new file, including its header."""
         return parameter_bytes(self.parameter.name, self.parameter.shape, self.data_type)
 
 
 Progress = Callable[[Quantized, int, int], None]
-"""Called after each parameter with what became of it, the bytes written so far and in all."""
+"""Called after each parameter with its result, the bytes written so far, and the total."""
 
 
 def quantize(
@@ -93,9 +92,9 @@ def quantize(
     """Write the FP16 or FP32 model file `source` with its matrices as `data_type`.
 
     data_type  one of TYPES, or the numbers 2, 3, 4 of April 2023; Q4_1_O makes a version 100 file
-    keep       (pattern, type): parameters whose names match take that type, the last match counts
-    threads    of the encoder; by default as many as there are cores, up to MAX_THREADS
-    Raises     FormatError: quantized already, or values that cannot be quantized; InputError: an
+    keep       (pattern, type): parameters whose names match get that type; the last match counts
+    threads    of the encoder; by default the number of cores, up to MAX_THREADS
+    Raises     FormatError: already quantized, or values that cannot be quantized; InputError: an
                unknown type, a pattern that matches nothing; OutputError
     """
     source, destination = arguments.path("source", source), arguments.path("destination", destination)
@@ -116,12 +115,12 @@ def quantize(
         return _write(file, items, out, threads or _n_threads(), n_bytes, progress)
 
 
-# --- which parameter becomes what ---------------------------------------------------------------
+# --- which parameter gets which type ---------------------------------------------------------------
 
 
 def _checked_pair(pair: object) -> tuple[str, str]:
     if not isinstance(pair, (tuple, list)) or [type(part) for part in pair] != [str, str]:
-        raise InputError(f"keep holds {arguments.shown(pair)}; expected pairs such as ('head.weight', 'Q8_0')")
+        raise InputError(f"keep contains {arguments.shown(pair)}; expected pairs such as ('head.weight', 'Q8_0')")
     return pair[0], pair[1]
 
 
@@ -132,7 +131,7 @@ def _type(name: str, version: int) -> DataType:
         return found
     if name in TYPES:
         raise InputError(
-            f"a version {version} file cannot hold {name}: Q4_1_O exists only in version 100, "
+            f"a version {version} file cannot contain {name}: Q4_1_O exists only in version 100, "
             "and Q5_0, Q5_1 and Q8_0 only in 101"
         )
     raise InputError(f"unknown data type {name}; expected one of {', '.join(TYPES)}, FP16 or FP32")
@@ -160,7 +159,7 @@ def _plan(file: ModelFile, wanted: DataType, keep: Sequence[tuple[str, DataType]
 
 
 def _quantizable(file: ModelFile) -> Callable[[str, tuple[int, ...]], bool]:
-    """(name, shape) -> whether that parameter may be quantized: what the architecture's record says."""
+    """(name, shape) -> whether that parameter may be quantized, according to the architecture's record."""
     record = ARCHITECTURES.get(identify(file.parameters))
     return record.is_quantizable if record else lambda name, shape: len(shape) == 2
 
@@ -210,7 +209,7 @@ def _write(
                 if progress:
                     progress(results[-1], out.tell(), n_bytes)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C need not wait for what is queued
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for queued chunks
             raise
     return results
 
@@ -226,7 +225,7 @@ def _slices(p: Parameter) -> list[slice]:
 
 
 def _in_order(pool: ThreadPoolExecutor, n_ahead: int, jobs: Iterator[Callable[[], _Chunk]]) -> Iterator[_Chunk]:
-    """The results of `jobs` in their order, with at most `n_ahead` of them begun and not yet taken."""
+    """The results of `jobs` in order, with at most `n_ahead` of them started and not yet returned."""
     pending: deque[Future[_Chunk]] = deque()
     for job in jobs:
         pending.append(pool.submit(job))
@@ -274,7 +273,7 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
     if n_overflows:
         raise FormatError(
             path,
-            f"{p.name} holds values up to {np.abs(x).max():g}, too large for the float16 numbers of "
+            f"{p.name} contains values up to {np.abs(x).max():g}, too large for the float16 numbers of "
             f"{item.data_type.name}; leave it unchanged: --keep {shlex.quote(f'{p.name}={p.data_type.name}')}",
         )
     return _Chunk(data, error, floats.sum_of_squares(x))
@@ -285,7 +284,7 @@ def _not_finite(p: Parameter) -> str:
     start, first = next((start, found) for start, found in bad if found.any())
     row, column = np.argwhere(first)[0]
     return (
-        f"{p.name} holds {sum(int(found.sum()) for _, found in bad):,} values that are not finite, the first in "
+        f"{p.name} contains {sum(int(found.sum()) for _, found in bad):,} values that are not finite, the first in "
         f"row {start + row}, column {column}. The checkpoint is damaged, or too large for FP16: download it again, "
         "or convert it to FP32"
     )

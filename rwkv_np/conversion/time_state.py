@@ -1,8 +1,8 @@
 """Read the states made by state tuning: an initial state for a model that is itself unchanged.
 
-Such a checkpoint has one `blocks.i.att.time_state` (n_head, N, N) a layer, with the rows as values
-and the columns as keys; the last token's inputs are zero. Ours are transposed (models/v5.py,
-v7.py). torch is only needed for these files, not for those of State.save.
+Such a checkpoint has one `blocks.i.att.time_state` (n_head, N, N) per layer, with values as rows and keys as
+columns; the last token's inputs are zero. Our states are transposed (models/v5.py, v7.py). torch is only
+needed for these files, not for those of State.save.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _EXPECTED = "expected a state-tuned checkpoint (.pth or .safetensors), or a file
 
 
 def load_start_state(path: PathLike, config: ModelConfig) -> State:
-    """The state to begin with in `path`: a file of `State.save`, or a state-tuned checkpoint.
+    """The initial state in `path`: a file of `State.save`, or a state-tuned checkpoint.
 
-    Raises  StateFileError: it is neither, or for a model of another shape; CheckpointError: damaged
+    Raises  StateFileError: it is neither, or is for a model of another shape; CheckpointError: damaged
             MissingPackageError: torch or safetensors is not installed; OSError
     """
     return load_state(path, config) if _is_ours(path) else load_time_state(path, config)

@@ -1,18 +1,18 @@
-"""A base model's predictions of a text, kept in a file: for when two models do not fit into memory.
+"""The base model's predictions of a text, saved in a file. Use it when two models do not fit into memory.
 
     magic   8 bytes "RWKVBASE"
     header  uint32 length, then JSON of that length: version, name, data_type, head_type,
             vocab_size, n_rows, window
-    tokens  uint32[n_rows + 1], padded before to a multiple of 4
+    tokens  uint32[n_rows + 1], preceded by padding to a multiple of 4
     rows    n_rows of { float32 lowest, float32 step, uint16 steps[vocab_size] }
 
-Little-endian. A row holds the log-probabilities after one token, ln p(v) = lowest + step * steps[v],
-over the row's whole range, and is normalized again when it is read. The range is some 20 to 50, so
-a log-probability is off by up to 4e-4, half a step. That alone is a KL divergence of step² / 24, some
-1e-8, where many tokens are likely, and less where few are: FP16 can no longer be distinguished from FP32,
-but everything from Q8_0 on can.
+Little-endian. A row contains the log-probabilities after one token, ln p(v) = lowest + step * steps[v],
+over the row's whole range, and is normalized again when it is read. The range is about 20 to 50, so
+a log-probability is off by up to 4e-4, half a step. That alone gives a KL divergence of step² / 24, about
+1e-8, if many tokens are likely, and less if few are. So FP16 cannot be distinguished from FP32, but
+Q8_0 and all coarser types can.
 
-A file is 2 (V + 4) bytes a position: 13 GB for 100,000 tokens at a vocabulary of 65536. It is
+A file takes 2 (V + 4) bytes per position: 13 GB for 100,000 tokens at a vocabulary of 65536. It is
 written and read row by row, never loaded as a whole.
 """
 
@@ -62,7 +62,7 @@ class Header:
         return self.token_bytes + self.n_rows * (8 + 2 * self.vocab_size)
 
     def find_problem(self) -> str | None:
-        """What is invalid in it; None: nothing."""
+        """What is invalid in the header; None if nothing is."""
         if self.version != VERSION:
             return f"has version {excerpt(self.version)}; expected {VERSION}"
         if not all(isinstance(text, str) for text in (self.name, self.data_type, self.head_type)):
@@ -84,7 +84,7 @@ def row_type(vocab_size: int) -> np.dtype:
 
 
 def encode(log_probs: np.ndarray) -> np.ndarray:
-    """(n, V) log-probabilities to n rows."""
+    """Convert (n, V) log-probabilities to n rows."""
     rows = np.empty(len(log_probs), row_type(log_probs.shape[1]))
     rows["lowest"] = log_probs.min(axis=1)
     rows["step"] = (log_probs.max(axis=1) - rows["lowest"]) / STEPS
@@ -94,12 +94,12 @@ def encode(log_probs: np.ndarray) -> np.ndarray:
 
 
 def decode(rows: np.ndarray) -> np.ndarray:
-    """n rows to logits (n, V) float64: log-probabilities, but for a constant in each row."""
+    """Convert n rows to logits (n, V) float64: log-probabilities up to a constant in each row."""
     return rows["lowest"][:, None] + rows["step"][:, None].astype(np.float64) * rows["steps"]
 
 
 class SavingReader:
-    """The base model, whose predictions of a passage are written to `file` as it reads."""
+    """The base model; its predictions of a passage are written to `file` while it reads."""
 
     def __init__(self, reader: Reader, file: BinaryIO, header: Header, passage: Passage) -> None:
         self.name, self._reader, self._file = reader.name, reader, file
@@ -128,7 +128,7 @@ class RowReader:
         """The windows are the file's own."""
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """As models do. Raises BaseFileError: a row is not a prediction."""
+        """The next rows, like a model's logits. Raises BaseFileError: a row is not a prediction."""
         self._check()
         self._next += len(ids)
         rows = self._rows[self._next - len(ids) : self._next]
@@ -141,10 +141,10 @@ class RowReader:
 
 
 class BaseFile:
-    """The file at `path`, mapped; its name is not that of the model, which may be measured against it."""
+    """The file at `path`, mapped. It has another name than its model, which may be compared with it."""
 
     def __init__(self, path: PathLike) -> None:
-        """Raises BaseFileError: it is no base file, or not a whole one; OSError."""
+        """Raises BaseFileError: not a base file, or an incomplete one; OSError."""
         self.path = os.fspath(path)
         with open_regular(path, BaseFileError) as file:
             self.header = _read_header(self.path, file)
@@ -172,13 +172,13 @@ class BaseFile:
         if n > len(self._tokens):
             raise BaseFileError(
                 self.path,
-                f"holds {len(self._tokens)} tokens, fewer than the {n} asked for; give --limit {len(self._tokens)}",
+                f"contains {len(self._tokens)} tokens, fewer than the {n} requested; give --limit {len(self._tokens)}",
             )
         if not np.array_equal(self._tokens[:n], passage.tokens):
             raise BaseFileError(self.path, f"contains predictions of another text, or with another tokenizer: {_MEND}")
 
     def reader(self) -> RowReader:
-        """The predictions from the first on."""
+        """The predictions, from the first one."""
         return RowReader(self.name, self.path, self._rows, self._file.check)
 
 

@@ -1,8 +1,8 @@
 """What is evaluated: a model file, its head type and engine. Each is a row of the report.
 
-One file may be several candidates: as it is; with its head in 8 bits; and by the NumPy graph,
-which multiplies the very same weights with float32 activations where the kernels round those to
-8 bits. The difference of the two is what the activations cost.
+One file may give several candidates: unchanged; with its head in 8 bits; and with the NumPy graph,
+which multiplies the same weights with float32 activations, while the kernels round activations to 8
+bits. The difference between these two is the cost of the 8-bit activations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Candidate:
     """A row of the report.
 
     head_type  the type of the head in memory; head_q8_0 is the option for `load`
-    head_epsilon  as `load` takes it
+    head_epsilon  as in `load`
     """
 
     name: str
@@ -45,7 +45,7 @@ class Candidate:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `load` is told on every engine."""
+        """The options of `load` for any engine."""
         return {"head_q8_0": self.head_q8_0, "head_epsilon": self.head_epsilon}
 
     def variants(self, float32_activations: bool, both_heads: bool) -> Iterator[Candidate]:
@@ -75,7 +75,7 @@ def candidate(path: str, name: str | None = None, head_epsilon: float | None = N
 def candidates(paths: Sequence[str], head_epsilon: float | None = None) -> list[Candidate]:
     """Files under the shortest names that distinguish them: their types, else their file names, else paths.
 
-    Raises InputError: models of different vocabularies, or that know no `head_epsilon`; FormatError, OSError.
+    Raises InputError: different vocabularies, or models without a `head_epsilon`; FormatError, OSError.
     """
     found = [candidate(path, head_epsilon=head_epsilon) for path in dict.fromkeys(map(os.path.normpath, paths))]
     for other in found[1:]:
@@ -97,5 +97,5 @@ def check_vocabulary(one: Candidate, other: Candidate) -> None:
 
 
 def stem(path: str) -> str:
-    """A file's name without its folder and its ending."""
+    """A file's name without its folder and extension."""
     return os.path.splitext(os.path.basename(path))[0]

@@ -1,11 +1,11 @@
-"""What a model costs: bytes of its file, memory, and time; each measured in a process of its own.
+"""What a model costs: file size, memory, and time; each model is measured in its own process.
 
-Memory is RssAnon: what belongs to the process alone. Pages of the mapped file, which the operating
-system may drop at any time, are not counted. In one process, two models could not be separated, and
-what was loaded before would count for the next; so each is loaded, timed and asked in a fresh child,
-one after the other. `rss_anon` is all of it, Python and Numba included; `rss_anon_model` is what
-came with the model and its kernels. A child that had to compile kernels also holds the
-compiler's memory, so it is followed by a second one.
+Memory is RssAnon: the memory that belongs to the process alone. Pages of the mapped file, which the
+operating system may drop at any time, are not counted. In one process, two models could not be separated,
+and the first one loaded would count for the next. So each model is loaded and timed in a fresh child
+process, one after the other. `rss_anon` is the total, including Python and Numba; `rss_anon_model` is the
+part added by the model and its kernels. A child that had to compile kernels also has the compiler's
+memory, so its memory is measured again in a second one.
 
     python -m rwkv_np.evaluation.cost MODEL.bin '{"threads": 2}'    prints the results of one model
 """
@@ -30,10 +30,10 @@ PROMPT = 128
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes, and bytes or tokens a second; None where the system does not tell, or the model is not timed.
+    """Bytes, and bytes or tokens per second; None if the system does not report it, or the model is not timed.
 
     bits_per_weight  of the whole file: embedding, head and vectors, which stay FP16 and FP32, included
-    share            of the memory's bandwidth that decoding uses; see `speed.py`
+    share            the share of the memory bandwidth that decoding uses; see `speed.py`
     """
 
     n_bytes: int
@@ -48,7 +48,7 @@ class Cost:
 
 
 def size(path: str) -> Cost:
-    """What can be read from the file alone."""
+    """The costs that can be read from the file alone."""
     file = read_model_file(path)
     n_weights = sum(p.n_weights for p in file.parameters.values())
     return Cost(file.n_bytes, 8 * file.n_bytes / n_weights)
@@ -57,7 +57,7 @@ def size(path: str) -> Cost:
 def cost(candidate: Candidate, threads: int | None = None) -> Cost:
     """Measure a candidate in a child process. The NumPy graph is not timed: it is not used for chatting.
 
-    Raises InputError: the child failed; the message is its own.
+    Raises InputError: the child failed; with the child's message.
     """
     file_cost = size(candidate.path)
     if candidate.has_float32_activations:
@@ -75,14 +75,14 @@ def _measure_in_child(path: str, options: str) -> dict[str, Any]:
     child = subprocess.run(command, capture_output=True, text=True)
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(f"{path}: could not be measured in a process of its own: {last}")
+        raise InputError(f"{path}: could not be measured in a child process: {last}")
     found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     return found
 
 
 def measure(path: str, options: dict[str, Any]) -> dict[str, float | None]:
-    """Load and time one model in this process, which has no other."""
-    # Imported before the memory is read for the first time: they are not the model's.
+    """Load and time one model in this process, which must contain no other model."""
+    # Imported before the memory is read for the first time: their memory does not belong to the model.
     from rwkv_np.evaluation import speed
     from rwkv_np.models import load
     from rwkv_np.models.engine import Engine

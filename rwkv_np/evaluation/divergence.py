@@ -6,12 +6,12 @@ model compared with it, and y the token that followed in the text:
     negative log-likelihood   -ln q(y)
     KL divergence             sum over v of p(v) (ln p(v) - ln q(v)), >= 0, and 0 where both agree
     change of probability     q(y) - p(y)
-    same top                  whether p and q have their maximum at the same token, the first of equals
+    same top                  whether p and q have their maximum at the same token (of equal values, the first)
 
-Everything is computed in float64. The KL divergence of FP16 from FP32 is some 1e-7, a sum of
-terms of 1e-4 that cancel: in float32 it would be lost. It costs 0.25 ms a position at
-V = 50277, less than any model's own reading, so there is no kernel for it; rows are taken a few
-at a time, so that the intermediate arrays fit into the cache, and by several threads.
+Everything is computed in float64. The KL divergence of FP16 from FP32 is about 1e-7, a sum of terms of
+1e-4 that cancel: in float32 it would be lost. It takes 0.25 ms per position at V = 50277, less than
+any model needs to read a token, so it has no kernel. Rows are processed a few at a time, so that the
+intermediate arrays fit into the cache, and by several threads.
 
 Source: the definitions of llama.cpp's `llama-perplexity --kl-divergence`.
 """
@@ -25,11 +25,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-BLOCK = 2**20  # logits that a thread works on at once: 8 MB in float64
+BLOCK = 2**20  # logits that a thread processes at once: 8 MB in float64
 
 
 class Scores(NamedTuple):
-    """One model over N positions; `kl` and `same_top` are relative to the base.
+    """One model over N positions; `kl` and `same_top` compare with the base.
 
     nll  (N,) float64        p_right  (N,) float64, the probability of the token that followed
     kl   (N,) float64        same_top (N,) bool
@@ -57,13 +57,13 @@ def negative_log_likelihood(log_probs: np.ndarray, targets: np.ndarray) -> np.nd
 def kl_divergence(base: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
     """KL(p || q) in nats, from log-probabilities (N, V) of the base p and of q -> (N,).
 
-    The sum may come out some 1e-16 below 0 where both agree, and is then 0.
+    Where both agree, rounding may give a sum of about -1e-16, which becomes 0.
     """
     return np.maximum(np.einsum("nv,nv->n", np.exp(base), base - log_probs), 0)
 
 
 def score(rows: Sequence[np.ndarray], targets: np.ndarray) -> list[Scores]:
-    """Logits (N, V) of several models, the base first, and what followed (N,): a Scores for each model."""
+    """Logits (N, V) of several models, the base first, and the tokens that followed (N,): a Scores for each model."""
     n_rows = max(1, BLOCK // rows[0].shape[1])
     parts = [slice(start, start + n_rows) for start in range(0, len(targets), n_rows)]
     # NumPy releases the GIL in all slow operations here.

@@ -1,7 +1,7 @@
 """Runs an evaluation: measures group after group of models, and fills the report.
 
-Candidates come in groups that fit into memory together, or into the disk: the cost of a group
-is measured, it reads the text in step with the base, guesses last words, and is released. Whatever
+Candidates come in groups that fit into memory, or on the disk, together. For each group it measures
+the cost, reads the text in step with the base, guesses last words, and releases the models. Whatever
 stops the work, the report contains all results up to that moment.
 """
 
@@ -29,7 +29,7 @@ from rwkv_np.models.base import Model
 Progress = Callable[[str, int, int], None]
 """Called with a short text of the results so far, how much is done, and the total."""
 
-LEAST = 2  # positions, below which there is no standard error
+LEAST = 2  # positions; a standard error needs at least two
 
 
 def _no_progress(text: str, done: int, total: int) -> None:
@@ -54,14 +54,14 @@ class Task:
 
 
 class Evaluation:
-    """Fills `report` as groups are run. The base is a model, or a file of predictions made before."""
+    """Fills `report` as groups are run. The base is a model, or a file of its saved predictions."""
 
     def __init__(self, task: Task, base: Candidate | BaseFile, report: Report) -> None:
         self._task, self._base, self.report = task, base, report
         self._save_base = task.save_base
 
     def run(self, group: Sequence[Candidate], progress: Progress | None = None) -> None:
-        """Measure a group, the base with it. Raises what loading and reading a model raises."""
+        """Measure a group together with the base. Raises what loading and reading a model raises."""
         progress = progress or _no_progress
         base = [] if isinstance(self._base, BaseFile) else [self._base]
         together = [*base, *(candidate for candidate in group if candidate not in base)]
@@ -128,7 +128,7 @@ def _header(row: Row, model: Model, passage: Passage) -> Header:
 
 
 def _take(record: Record, rows: Sequence[Row], first: int) -> None:
-    """Write the results so far into the rows, the base's first; counting starts at position `first`."""
+    """Write the results so far into the rows, the base's first; positions count from `first`."""
     if record.n < LEAST:
         return
     base = record.scores(0)

@@ -1,4 +1,4 @@
-"""The folder that a report is written to: report.json, report.md, and the plots where they can be drawn."""
+"""The folder that a report is written to: report.json, report.md, and the plots if they can be drawn."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Names in a plot, set where no other name and no point is.
+"""Labels in a plot, placed where they cover no other label and no point.
 
-matplotlib places a text at a fixed position. Here each point's name takes the first of some places around
-it that is free, and names at the ends of lines are moved apart.
+matplotlib places a text at a fixed position. Here each point's label takes the first free position of
+several around the point, and labels at the ends of lines are moved apart.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
-# Around a point, in points of 1/72 inch, the best place first, and how the name is aligned there.
+# Positions around a point, in points of 1/72 inch, the best first, with the label's alignment there.
 PLACES = (
     (9, 0, "left", "center"), (-9, 0, "right", "center"), (0, 10, "center", "bottom"),
     (0, -10, "center", "top"), (9, 12, "left", "center"), (9, -12, "left", "center"),
     (-9, 12, "right", "center"), (-9, -12, "right", "center"), (9, 24, "left", "center"),
     (9, -24, "left", "center"), (-9, 24, "right", "center"), (-9, -24, "right", "center"),
 )  # fmt: skip
-POINT = 14  # across, in points, rings included: names keep away from it
-LINE = 0.045  # from one name to the next at the lines' ends, of the axes' height
+POINT = 14  # diameter in points, including rings: labels keep away from it
+LINE = 0.045  # distance between labels at the ends of lines, as a share of the axes' height
 SIZE = 9
 
 
 Line = tuple[tuple[float, float], tuple[float, float]]
-"""From one place in data coordinates to another."""
+"""A line from one position to another, in data coordinates."""
 
 
 class Label(NamedTuple):
-    """A name, "" for none, and the place in data coordinates that it belongs to."""
+    """A text ("" for none), and the position in data coordinates that it labels."""
 
     text: str
     x: float
@@ -41,7 +41,7 @@ class Label(NamedTuple):
 
 
 def label_points(axes: Axes, labels: Sequence[Label], lines: Sequence[Line] = ()) -> None:
-    """Name each point where there is room; `lines` between points are kept free too."""
+    """Label each point where there is room; labels also avoid the `lines` between points."""
     along = [np.linspace(start, end, 30) for start, end in lines]
     taken = [*_boxes(axes, [(label.x, label.y) for label in labels], POINT)]
     taken += [box for places in along for box in _boxes(axes, places, 2)]
@@ -51,13 +51,13 @@ def label_points(axes: Axes, labels: Sequence[Label], lines: Sequence[Line] = ()
 
 
 def _boxes(axes: Axes, places: ArrayLike, size: float) -> list[Bbox]:
-    """A square of `size` points around each of some places in data coordinates."""
+    """A square of `size` points around each of several positions in data coordinates."""
     width = size * axes.figure.dpi / 72
     return [Bbox.from_bounds(x - width / 2, y - width / 2, width, width) for x, y in axes.transData.transform(places)]
 
 
 def label_ends(axes: Axes, labels: Sequence[Label]) -> None:
-    """Name lines to the right of their ends, in the ends' order."""
+    """Label lines to the right of their ends, in the order of the ends."""
     ends = sorted(labels, key=lambda label: label.y)
     heights = [axes.transAxes.inverted().transform(axes.transData.transform((e.x, e.y)))[1] for e in ends]
     for end, height in zip(ends, apart(heights)):
@@ -68,7 +68,7 @@ def label_ends(axes: Axes, labels: Sequence[Label]) -> None:
 
 
 def apart(heights: Sequence[float]) -> list[float]:
-    """Rising heights, moved so that neighbours are LINE apart, and none above 1 if there is room."""
+    """Ascending heights, moved so that neighbours are LINE apart, and none is above 1 if there is room."""
     found: list[float] = []
     for height in heights:
         found.append(max(height, found[-1] + LINE) if found else height)
@@ -78,7 +78,7 @@ def apart(heights: Sequence[float]) -> list[float]:
 
 
 def _label_point(axes: Axes, label: Label, taken: Sequence[Bbox]) -> Bbox:
-    """Try all places, keep the first that is free and inside, or else the first."""
+    """Try all positions; use the first that is free and inside the axes, otherwise the very first."""
     names = [_annotate(axes, label, place) for place in PLACES]
     boxes = [name.get_window_extent() for name in names]
     free = [i for i, box in enumerate(boxes) if not any(box.overlaps(other) for other in taken)]

@@ -1,10 +1,10 @@
-"""LAMBADA: does a model guess the last word of a passage, which depends on the whole passage?
+"""LAMBADA: can a model guess the last word of a passage, which depends on the whole passage?
 
-A file has a JSON document {"text": ...} in each line. The last word is what follows the last space,
-and that space belongs to it. The model reads a newline, then the passage; the word is right when
-each of its tokens is the most likely one after the right ones before. Perplexity is e^(-mean of the
-words' log-probabilities): of words, not of tokens. The log-probability of a word is the sum of those
-of its tokens.
+Each line of the file is a JSON document {"text": ...}. The last word is the text after the last space,
+including that space. The model reads a newline, then the passage. The word is right if each of its
+tokens is the most likely one after the correct tokens before it. Perplexity is e^(-mean log-probability
+of the words): it is per word, not per token. The log-probability of a word is the sum of those of its
+tokens.
 
 Source: BlinkDL/ChatRWKV, v2/benchmark.py, which gave the published results of RWKV-4: it
 starts with token 187, a newline of the 20B tokenizer; run_lm_eval.py there uses the newline of any tokenizer.
@@ -30,7 +30,7 @@ START = "\n"
 
 @dataclass(frozen=True)
 class Item:
-    """What is read, and the word that should follow."""
+    """The tokens to read, and the word that should follow."""
 
     passage: list[int]
     word: list[int]
@@ -47,7 +47,7 @@ class LastWords:
 
 @dataclass
 class Guesses:
-    """One model's guesses so far: ln of the probability that it gave to each word, and whether it was its own."""
+    """One model's guesses so far: ln of the probability of each word, and whether the model predicted it."""
 
     log_probs: list[float] = field(default_factory=list)
     is_right: list[bool] = field(default_factory=list)
@@ -87,7 +87,7 @@ def _item(path: PathLike, number: int, line: str, tokenizer: Tokenizer) -> Item:
 
 
 def guess(model: Model, item: Item) -> tuple[float, bool]:
-    """(ln of the probability of the word, whether it is the model's own prediction)."""
+    """(ln of the probability of the word, whether the model predicts it)."""
     first, state = model.forward(item.passage)
     rows = first[None]
     if len(item.word) > 1:

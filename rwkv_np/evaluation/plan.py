@@ -1,7 +1,7 @@
 """Which candidates are measured, which together, and with which baseline.
 
-Existing files are read in step, in one pass over the text. Formats that must first be quantized
-come one after the other: a file is quantized to a temporary folder, measured in step with the base,
+Existing files are read in step, in one pass over the text. Formats that must first be quantized are
+measured one after the other: a file is quantized to a temporary folder, measured in step with the base,
 and removed, so that only one of them is on the disk at a time.
 """
 
@@ -35,7 +35,7 @@ class Variants:
 
 @dataclass(frozen=True)
 class Plan:
-    """`model` is one of the files: the tokenizer that fits it fits all."""
+    """`model` is one of the files: a tokenizer that fits it fits all of them."""
 
     base: Candidate | BaseFile
     model: Candidate
@@ -53,9 +53,9 @@ def make_plan(
     """What to measure of the model files at `paths`.
 
     base       the baseline model; by default `source`, or the first of `paths`
-    source     the FP16 or FP32 file that `formats` are made from; by default the base
-    base_file  predictions of a base, in place of one
-    head_epsilon  as `rwkv_np.load` takes it, of all models
+    source     the FP16 or FP32 file to quantize to `formats`; by default the base
+    base_file  saved predictions of a base, used instead of a model
+    head_epsilon  as in `rwkv_np.load`, for all models
     Raises     InputError: nothing to measure, an unknown format, different vocabularies; BaseFileError,
                FormatError, OSError
     """
@@ -63,7 +63,7 @@ def make_plan(
     if unknown := [name for name in formats if name not in TYPES]:
         raise InputError(f"unknown format {unknown[0]}; expected any of {', '.join(TYPES)}")
     if base and base_file:
-        raise InputError("--base and --base-file exclude each other; give one of them")
+        raise InputError("--base and --base-file cannot be used together; give one of them")
     base = base or (None if base_file else source or next(iter(paths), None))
     files = candidates([path for path in (base, *paths) if path], head_epsilon)
     source = source or base

@@ -1,11 +1,11 @@
-"""A report as pictures: quality against bits, quality against speed, and KL divergence along the text.
+"""A report as plots: quality against bits, quality against speed, and KL divergence along the text.
 
-Colours are those of Okabe and Ito, which readers with any colour vision can distinguish, and every
-model also has its own marker; a variant has its model's, as a ring. Points and lines carry their
-names (`labels.py`): there is no legend. KL divergences span decades, so their
-axis is logarithmic, and the base, whose divergence is 0, is named in the title instead.
+The colours are those of Okabe and Ito, which readers with any colour vision can distinguish. Every model
+also has its own marker; a variant has the marker of its model, as a ring. Points and lines are labelled
+directly (`labels.py`), so there is no legend. KL divergences span decades, so their axis is logarithmic.
+The base has a divergence of 0, so it is named in the title instead.
 
-matplotlib is imported here and in `labels.py` alone: an optional package, the extra `plot`.
+Only this module and `labels.py` import matplotlib, an optional package (extra `plot`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MARKERS = "osD^vPX"
 DOTS_PER_INCH = 130
 
 Drawer = Callable[[Axes, Report], Callable[[], None]]
-"""Draws into axes, and returns a function that places the names once everything is laid out."""
+"""Draws into axes, and returns a function that places the labels after the layout is done."""
 
 
 def draw(report: Report, folder: PathLike) -> list[Path]:
-    """Write each plot, and all in one as report.png; those without data are left out."""
+    """Write each plot, and all of them in report.png; plots without data are left out."""
     drawers = {name: drawer for name, drawer in PLOTS.items() if _is_known(report, name)}
     paths = [_save(report, {name: drawers[name]}, [[name]], Path(folder) / f"{name}.png") for name in drawers]
     if len(drawers) > 1:
@@ -44,7 +44,7 @@ def draw(report: Report, folder: PathLike) -> list[Path]:
 
 
 def quality_against_bits(axes: Axes, report: Report) -> Callable[[], None]:
-    """Mean KL divergence over the bits of a weight; rings where activations are float32."""
+    """Mean KL divergence over bits per weight; rings mark float32 activations."""
     rows = [row for row in _measured(report) if row.variant_of is None or row.has_float32_activations]
     labels, lines = _points(axes, report, rows, [row.cost.bits_per_weight if row.cost else 0.0 for row in rows])
     axes.set_xlabel("bits per weight, of the whole file")
@@ -54,7 +54,7 @@ def quality_against_bits(axes: Axes, report: Report) -> Callable[[], None]:
 
 
 def quality_against_speed(axes: Axes, report: Report) -> Callable[[], None]:
-    """Mean KL divergence over tokens decoded a second; rings for the other head type."""
+    """Mean KL divergence over tokens decoded per second; rings mark the other head type."""
     rows = [row for row in _measured(report) if row.cost and row.cost.decode]
     rates = [row.cost.decode or 0.0 for row in rows if row.cost]
     labels, lines = _points(axes, report, rows, rates)
@@ -85,7 +85,7 @@ def kl_over_position(axes: Axes, report: Report) -> Callable[[], None]:
     return lambda: label_ends(axes, labels)
 
 
-# The names at the ends of lines stand outside the axes and make them narrower, so they are set first.
+# The labels at the ends of lines are outside the axes and make them narrower, so this plot comes first.
 PLOTS: dict[str, Drawer] = {
     "kl-position": kl_over_position,
     "quality-bits": quality_against_bits,
@@ -104,7 +104,7 @@ def _is_known(report: Report, name: str) -> bool:
 
 
 def _save(report: Report, drawers: dict[str, Drawer], mosaic: list[Any], path: Path) -> Path:
-    """Not through pyplot, which would keep figures and choose a backend for the whole process."""
+    """Write the plots. pyplot is not used: it would keep figures and choose a backend for the whole process."""
     size = (7.5 * len(mosaic[0]), 5 * len(mosaic))
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
@@ -118,7 +118,7 @@ def _save(report: Report, drawers: dict[str, Drawer], mosaic: list[Any], path: P
 
 
 def _plain(axes: Axes) -> Axes:
-    """A faint grid, and no frame to the top and the right."""
+    """Draw a faint grid, and no frame at the top and right."""
     axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -140,7 +140,7 @@ def _title(axes: Axes, title: str, report: Report, more: str = "") -> None:
 
 
 def _points(axes: Axes, report: Report, rows: Sequence[Row], xs: Sequence[float]) -> tuple[list[Label], list[Line]]:
-    """A point with its error for each row, the mean KL divergence upwards; a line from model to variant."""
+    """Draw a point with error for each row (y: mean KL divergence), and a line from model to variant."""
     labels, lines, models = [], [], {row.name: (row, x) for row, x in zip(rows, xs)}
     for row, x in zip(rows, xs):
         (colour, marker), kl = _style(report, row), _kl(row)

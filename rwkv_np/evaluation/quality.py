@@ -1,18 +1,18 @@
 """The metrics of a report, from the scores of all positions, each with its standard error.
 
-    perplexity        e^m, m the mean negative log-likelihood; error e^m s(m), s(m) that of the mean
-    perplexity ratio  e^d, d the mean of the differences of both models' negative log-likelihoods.
-                      They rise and fall together, so the error of d is far below that of either m.
+    perplexity        e^m, where m is the mean negative log-likelihood; error e^m s(m)
+    perplexity ratio  e^d, where d is the mean difference of the two models' negative log-likelihoods.
+                      These rise and fall together, so the error of d is far below that of either m.
     correlation       of both models' negative log-likelihoods
-    mean KL, mean Δp  means over positions; Δp is the right token's probability less the base's
+    mean KL, mean Δp  means over positions; Δp is the right token's probability minus that of the base
     RMS Δp            the root of the mean square of Δp; error s(Δp²) / (2 RMS)
-    KL points         the KL divergence below which 50, 90, 99 and 99.9 % of positions lie, and the
-                      largest; between two positions on a straight line
+    KL points         the KL divergence that 50, 90, 99 and 99.9 % of positions are below, and the
+                      largest; interpolated linearly between two positions
     same top          the share of positions whose most likely token is the base's
 
-s(mean) is the spread of the values over the root of their number. It treats positions as
-independent, which neighbours in a text are not: it is a lower bound.
-Source: llama.cpp's report, whose formulas these are.
+s(mean) is the standard deviation of the values divided by the root of their number. It treats positions
+as independent, but neighbours in a text are not: it is a lower bound.
+Source: the formulas of llama.cpp's report.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Quality:
-    """How one model predicts the text; all but the perplexity is None for the base itself."""
+    """How one model predicts the text; everything except the perplexity is None for the base itself."""
 
     n_tokens: int
     perplexity: Estimate
@@ -80,7 +80,7 @@ def mean(x: np.ndarray) -> Estimate:
 
 
 def exponential(mean: Estimate) -> Estimate:
-    """e^x: an error grows by the slope there."""
+    """e^x; its error is multiplied by the slope."""
     value = float(np.exp(mean.value))
     return Estimate(value, value * mean.error)
 
@@ -91,13 +91,13 @@ def _root(mean: Estimate) -> Estimate:
 
 
 def share(is_so: np.ndarray) -> Estimate:
-    """How many of (n,) truth values are so, n >= 2."""
+    """The share of True in (n,) booleans, n >= 2."""
     share = float(is_so.mean())
     return Estimate(share, float(np.sqrt(share * (1 - share) / (len(is_so) - 1))))
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    """None where one of them never changes."""
+    """The correlation; None if one of them is constant."""
     if x.std() == 0 or y.std() == 0:
         return None
     return float(np.corrcoef(x, y)[0, 1])

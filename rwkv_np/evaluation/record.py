@@ -1,9 +1,8 @@
 """The scores of each position: four numbers per model, and no logits.
 
-At a vocabulary of 65536 the logits of a million tokens are 262 GB; these are 25 MB a model. With
-them every figure is computed at the end, from all positions, by its plain formula: points of a
-distribution and covariances need no streaming approximation, and after
-Ctrl-C the results are those of a shorter text.
+With a vocabulary of 65536 the logits of a million tokens take 262 GB; these scores take 25 MB per model.
+From them every figure is computed at the end, over all positions, by its plain formula: percentiles and
+covariances need no streaming approximation, and after Ctrl-C the results are those of a shorter text.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Record:
         self._arrays = [[np.zeros(n_positions, kind) for kind in kinds] for _ in range(n_models)]
 
     def append(self, scores: Sequence[Scores]) -> None:
-        """Add the next positions, a Scores of each model. Ctrl-C in here leaves them out, of all models."""
+        """Add the next positions, a Scores of each model. Ctrl-C in here leaves them out for all models."""
         end = self.n + len(scores[0].nll)
         for arrays, of_one in zip(self._arrays, scores):
             for array, new in zip(arrays, of_one):
@@ -33,14 +32,14 @@ class Record:
         self.n = end
 
     def scores(self, model: int) -> Scores:
-        """What is known of a model so far, as views."""
+        """A model's scores so far, as views."""
         return Scores(*(array[: self.n] for array in self._arrays[model]))
 
 
 def by_position(x: np.ndarray, first: int = 0, n_bins: int = 40) -> list[tuple[int, int, float]]:
-    """Means of x (n,), which begins at position `first`, over up to `n_bins` runs of positions.
+    """Means of x (n,), whose first position is `first`, over up to `n_bins` runs of positions.
 
-    Returns  (first position, behind the last, mean) of each run
+    Returns  (first position, last position + 1, mean) of each run
     """
     edges = np.linspace(0, len(x), min(n_bins, len(x)) + 1).astype(int)
     return [(first + int(a), first + int(b), float(x[a:b].mean())) for a, b in zip(edges[:-1], edges[1:])]

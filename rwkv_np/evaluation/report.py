@@ -1,6 +1,6 @@
 """All results of one evaluation, as plain values: report.json contains them, tables and plots show them.
 
-After an interruption some rows have no quality, or that of fewer tokens; `is_partial` is then true.
+After an interruption some rows have no quality, or one over fewer tokens; `is_partial` is then true.
 File names appear without their folders, so that a report can be shared.
 """
 
@@ -14,15 +14,15 @@ from rwkv_np.evaluation.cost import Cost
 from rwkv_np.evaluation.lambada import LastWords
 from rwkv_np.evaluation.quality import Quality
 
-FORMAT = 1  # of report.json
+FORMAT = 1  # version of report.json
 
 
 @dataclass
 class Row:
     """A candidate and its results.
 
-    variant_of      the name of the same model with default options; None if this is it
-    kl_by_position  means over runs of the text: (first position, behind the last, mean KL divergence)
+    variant_of      the name of the same model with default options; None if this is that model
+    kl_by_position  means over runs of the text: (first position, last position + 1, mean KL divergence)
     """
 
     name: str
@@ -41,7 +41,7 @@ class Row:
 class Share:
     """Where a model's KL divergence comes from: `weights` is measured with float32 activations.
 
-    `activations` is what rounding those to 8 bits adds to it; within the error it may be negative.
+    `activations` is the part added by rounding those to 8 bits; within the error it may be negative.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Report:
     is_partial: bool = False
 
     def row(self, name: str) -> Row | None:
-        """The row of that name, where there is one yet."""
+        """The row with that name, or None if there is none yet."""
         return next((row for row in self.rows if row.name == name), None)
 
     def add(self, row: Row) -> Row:

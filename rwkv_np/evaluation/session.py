@@ -1,6 +1,6 @@
 """One run of the command: from files and options to a report, with all input errors found before the work.
 
-Models, text and passages are checked first, the cheapest check first; hours of reading come after.
+Models, text and passages are checked first, the cheapest check first; hours of reading may follow.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ HELD_OUT = Path(__file__).parents[1] / "data" / "demo-heldout.txt"
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is read, and how.
+    """The inputs, and how they are read.
 
-    text       UTF-8 file to predict; by default, without `lambada` too, the package's held-out text
+    text       UTF-8 file to predict; default: the package's held-out text, if `lambada` is not given either
     lambada    JSONL file of passages whose last word is guessed
-    limit      tokens of the text, and passages, to read at most
-    skip       first tokens that are read and not counted
+    limit      maximum number of tokens of the text, and of passages
+    skip       number of tokens at the start that are read but not counted
     window     tokens after which the state is reset; by default never
-    tokenizer  as `load_tokenizer` takes it; by default by the vocabulary
+    tokenizer  as in `load_tokenizer`; by default chosen by the vocabulary
     """
 
     text: PathLike | None = None
@@ -54,7 +54,7 @@ class Conditions:
 
 
 class Session:
-    """Models, and what they are measured on; `report` grows as `run` goes on."""
+    """Models, and the data they are measured on; `run` fills `report`."""
 
     def __init__(self, plan: Plan, conditions: Conditions, notify: Callable[[str], None] | None = None) -> None:
         """Raises what reading a text, passages and a tokenizer raises; OutputError, BaseFileError."""
@@ -78,7 +78,7 @@ class Session:
         self._evaluation = Evaluation(task, plan.base, self.report)
 
     def run(self, progress: Progress | None = None) -> Report:
-        """Measure all groups. Whatever is raised, Ctrl-C too, `report` has the results so far."""
+        """Measure all groups. After any exception, including Ctrl-C, `report` has the results so far."""
         self.report.is_partial = True
         for group in self._plan.groups:
             with group() as together:
@@ -99,7 +99,7 @@ def _held_out() -> Path:
 
 
 def _epsilon(plan: Plan) -> dict[str, Any]:
-    """The epsilon of the norm of a head, where it is another than the model's version has."""
+    """The epsilon of the head norm, if it differs from the default of the model's version."""
     found = plan.model.head_epsilon
     return {} if found is None else {"head epsilon": found}
 

@@ -1,9 +1,9 @@
-"""How fast a model reads: one token after another, and a prompt; with the memory bandwidth for comparison.
+"""How fast a model reads token by token (decoding), and a prompt; with the memory bandwidth for comparison.
 
-Decoding reads every weight once a token, so its limit is bandwidth / bytes. Each timing is paired
-with a measurement of the bandwidth right before it, of the very bytes that the model reads, and
-the share is the median of the pairs: a shared machine's memory is never twice as fast. A model
-that fits into the processor's cache is compared with the cache's speed, and its share is low.
+Decoding reads every weight once per token, so its limit is bandwidth / bytes. Right before each timing the
+bandwidth is measured on the same bytes that the model reads, and the reported share is the median of
+these pairs, because the memory speed of a shared machine changes all the time. A model that fits into the
+processor's cache is compared with the cache's speed, and its share is low.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class Decoding:
-    """Pairs of measurements: seconds a token, and bytes a second that memory gave right before."""
+    """Pairs of measurements: seconds per token, and the memory bandwidth in bytes per second measured right before."""
 
     seconds: list[float]
     rates: list[float]
@@ -34,12 +34,12 @@ class Decoding:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second, the median."""
+        """Median bytes per second."""
         return float(np.median(self.rates))
 
     @property
     def share(self) -> float:
-        """Of the bandwidth that decoding uses: 1 is the limit."""
+        """Share of the bandwidth that decoding uses: 1 is the limit."""
         pairs = zip(self.seconds, self.rates)
         return float(np.median([self.n_bytes_per_token / s / rate for s, rate in pairs]))
 
@@ -76,6 +76,6 @@ def decode(model: Engine, pairs: int = 15, tokens: int = 4) -> Decoding:
 
 
 def prefill(model: Engine, n_tokens: int, repeat: int = 5) -> float:
-    """Tokens a second of a prompt of random ids."""
+    """Tokens per second of a prompt of random ids."""
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, n_tokens)
     return n_tokens / median_seconds(lambda: model.forward(tokens), repeat)

@@ -1,6 +1,6 @@
 """A report as tables: for a terminal in columns, for a document in Markdown, from one list of columns.
 
-A value has as many digits as its error allows; an unknown value is a dash.
+A value is shown with as many digits as its error allows; an unknown value is a dash.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def with_error(x: Estimate | None, scale: float = 1.0) -> str:
 
 
 def number(x: float | None, digits: int = 3) -> str:
-    """A figure to so many significant digits."""
+    """A figure with that number of significant digits."""
     if x is None:
         return UNKNOWN
     return f"{x:,.0f}" if 10**digits <= abs(x) < 1e9 else f"{x:.{digits}g}"
@@ -52,7 +52,7 @@ def _percent(share: float | None, digits: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, its unit, and what stands below it; `is_brief` where a terminal has room for it."""
+    """A heading, and a function that shows a row's value; `is_brief` if it is shown in the terminal."""
 
     title: str
     show: Callable[[Row], str]
@@ -90,7 +90,7 @@ COLUMNS = (
 
 
 def cells(rows: Sequence[Row], brief: bool) -> list[list[str]]:
-    """The headings, then a line for each row; an empty column is left out."""
+    """The headings, then one line per row; empty columns are left out."""
     columns = [column for column in COLUMNS if column.is_brief or not brief]
     table = [[column.title for column in columns], *([column.show(row) for column in columns] for row in rows)]
     filled = [i for i in range(len(columns)) if any(line[i] != UNKNOWN for line in table[1:])]
@@ -109,7 +109,7 @@ def _widths(table: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _fitting(table: Sequence[Sequence[str]], width: int) -> list[list[int]]:
-    """Which columns are shown together: the first, the names, with as many others as fit."""
+    """Which columns are shown together: the first one (the names), and as many others as fit."""
     widths = _widths(table)
     parts: list[list[int]] = [[0]]
     for i in range(1, len(widths)):

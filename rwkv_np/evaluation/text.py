@@ -1,8 +1,8 @@
-"""A text to be predicted: read, checked, turned into token ids, and those kept for the next time.
+"""A text to be predicted: read it, check it, and turn it into token ids, which are cached.
 
-A text of a million tokens takes a tokenizer longer than loading a model. The ids are kept in the
-cache folder under a hash of their inputs: the text and the tokenizer. They are preceded by
-their own hash: a result from damaged ids would be wrong, and look like any other.
+Encoding a text of a million tokens takes longer than loading a model. The ids are stored in the cache
+folder under a hash of their inputs: the text and the tokenizer. They are preceded by their own hash: a
+result from damaged ids would be wrong, but look like any other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rwkv_np.tokenizers import Tokenizer
 
 CACHE = "tokens"  # the folder's name, beside the compiled kernels
 _DIGEST = 32  # bytes of a hash
-LEAST = 100  # predictions: of fewer, a standard error or a 99 % point says nothing
+LEAST = 100  # predictions: with fewer, a standard error or a 99 % point means nothing
 
 
 def read_text(path: PathLike) -> str:
@@ -38,7 +38,7 @@ def read_text(path: PathLike) -> str:
 def read_passage(
     path: PathLike, tokenizer: Tokenizer, limit: int | None = None, skip: int = 0, window: int | None = None
 ) -> Passage:
-    """The text at `path`, the first `limit` tokens of it, to be predicted. Raises TextError, OSError."""
+    """The first `limit` tokens of the text at `path`, to be predicted. Raises TextError, OSError."""
     tokens = tokenize(read_text(path), tokenizer, limit)
     passage = Passage(tokens, skip, window)
     if passage.n_positions < LEAST:
@@ -88,5 +88,5 @@ def _keep(path: Path, ids: np.ndarray) -> None:
         data = ids.astype("<u4").tobytes()
         with new_file(path, overwrite=True) as file:
             file.write(hashlib.sha256(data).digest() + data)
-    except OutputError as error:  # a cache that cannot be written costs time, and nothing else
+    except OutputError as error:  # a cache that cannot be written only costs time
         say_once(f"{error}. The evaluation continues; the next one encodes the text again")

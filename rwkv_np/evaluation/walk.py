@@ -1,10 +1,10 @@
-"""All models through one text in step: a chunk of tokens each, then on, so that no logits are stored.
+"""Run all models through one text in step: each reads one chunk of tokens, then the next, so no logits are stored.
 
-A text need not be cut into windows for RWKV: it is read as one stream, each token predicted
-from all before it, and the state carried from chunk to chunk. `skip` leaves the first positions
-out of the results, where little has been read yet; `window` resets the state after that many tokens,
-for a text far longer than those in training. (llama.cpp cuts into windows of 512 and
-counts the second half of each; rwkv.cpp reads one stream and skips the first 1024 tokens.)
+RWKV does not need a text to be cut into windows: it is read as one stream, each token is predicted from
+all before it, and the state is carried from chunk to chunk. `skip` leaves the first positions, where
+little has been read yet, out of the results; `window` resets the state after that many tokens, for a
+text far longer than those in training. (llama.cpp uses windows of 512 and counts the second half of
+each; rwkv.cpp reads one stream and skips the first 1024 tokens.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Reader(Protocol):
         """Reset the state."""
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """Logits (n, V) of what follows each of the next tokens (n,)."""
+        """Read the next tokens (n,); returns logits (n, V) for what follows each of them."""
 
 
 class ModelReader:
@@ -50,7 +50,7 @@ class ModelReader:
 
 @dataclass(frozen=True)
 class Passage:
-    """Token ids (N,), of which each but the first is predicted, and how they are read."""
+    """Token ids (N,), each predicted except the first, and how they are read."""
 
     tokens: np.ndarray
     skip: int = 0
@@ -62,7 +62,7 @@ class Passage:
         return len(self.tokens) - 1 - self.skip
 
     def chunks(self) -> Iterator[slice]:
-        """The tokens to read, cut where a window ends, where counting begins, and else every CHUNK."""
+        """The tokens to read, cut where a window ends, where counting begins, and otherwise every CHUNK tokens."""
         last = len(self.tokens) - 1
         cuts = {*range(0, last, self.window or last), self.skip, last}
         for start, end in zip(sorted(cuts)[:-1], sorted(cuts)[1:]):
@@ -90,7 +90,7 @@ def walk(
 
 def _check(readers: Sequence[Reader], rows: Sequence[np.ndarray], part: slice) -> None:
     for reader, logits in zip(readers, rows):
-        # The sum of a row tells of any of its numbers, without an array of as many truth values.
+        # The sum of a row is not finite if one of its numbers is not; this needs no large array of booleans.
         bad = np.flatnonzero(~np.isfinite(logits.sum(axis=1, dtype=np.float64)))
         if bad.size:
             raise InputError(

@@ -1,5 +1,5 @@
 """Files on disk: model files, their types, downloads, and safe reading and writing.
 
 `models/` knows which parameters a model has and what they mean; `conversion/` makes one file from
-another. Nothing here knows an architecture.
+another. Nothing here depends on an architecture.
 """

@@ -1,8 +1,8 @@
-"""Zip archives of arrays and text from untrusted sources (states, saved conversations): read within limits.
+"""Zip archives of arrays and text from untrusted sources (states, saved conversations): read them within limits.
 
 A few kilobytes can unpack to gigabytes, and an array's header is a Python expression. So the size of a member
-is checked in the directory before unpacking; no more is read than expected; and a header is matched against
-what NumPy writes for plain numbers, never evaluated. The caller knows what an array should be.
+is checked in the directory before unpacking; no more is read than expected; and a header is compared with
+what NumPy writes for plain numbers, never evaluated. The caller checks type and shape of an array.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from rwkv_np.errors import FileError, PathLike, as_line
 from rwkv_np.files.reading import open_regular
 
-# What damage makes Python's zipfile raise. (NotImplementedError: an unknown compression; RuntimeError:
+# What Python's zipfile raises for damaged files. (NotImplementedError: an unknown compression; RuntimeError:
 # encrypted members.)
 _SIGNS = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, LookupError,
@@ -34,11 +34,11 @@ _HEADER = re.compile(
     rb"'shape': \(([0-9, ]*)\), \} *\n",
     re.DOTALL,
 )
-_MOST_OF_A_HEADER = 4096  # bytes; those of NumPy have 128
+_MOST_OF_A_HEADER = 4096  # bytes; NumPy's headers have 128
 
 
 class Damaged(ValueError):
-    """The content is not what a program wrote."""
+    """The content is not what this program wrote."""
 
 
 class Header(NamedTuple):
@@ -66,7 +66,7 @@ def open_archive(path: PathLike) -> Iterator[Archive]:
 
 
 class Archive:
-    """The members of a zip archive, by their names. Everything here raises Damaged."""
+    """The members of a zip archive, by name. Every method raises Damaged."""
 
     def __init__(self, members: zipfile.ZipFile) -> None:
         self._members = members
@@ -81,7 +81,7 @@ class Archive:
         if info.file_size > limit:
             raise Damaged(f"{name} has {info.file_size:,} bytes; expected at most {limit:,}")
         with _damage_named(), self._members.open(info) as member:
-            data = member.read(info.file_size + 1)  # Python makes room for all that is asked for
+            data = member.read(info.file_size + 1)  # Python allocates the requested size
         if len(data) != info.file_size:
             raise Damaged(f"{name} has {len(data):,} bytes; expected {info.file_size:,}")
         return data
@@ -106,7 +106,7 @@ class Archive:
         array = self.array(name, 400)
         if array.dtype.kind != "U" or array.ndim:
             raise Damaged(f"{name} is not a word")
-        with _damage_named():  # NumPy's own strings may have numbers that are not characters: SystemError
+        with _damage_named():  # a NumPy string may contain numbers that are not characters: SystemError
             word = array.tobytes().decode("utf-32-be" if array.dtype.str[0] == ">" else "utf-32-le").rstrip("\0")
         if not re.fullmatch(r"[\w.-]{1,40}", word):
             raise Damaged(f"{name} is not a word")
@@ -115,7 +115,7 @@ class Archive:
     def _info(self, name: str) -> zipfile.ZipInfo:
         info = self._infos.get(name)
         if info is None:
-            raise Damaged(f"there is no {name}")
+            raise Damaged(f"{name} is missing")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
             raise Damaged(f"{name} has an unsupported compression")
         return info
@@ -141,7 +141,7 @@ def _damage_named() -> Iterator[None]:
         raise
     except _SIGNS as error:
         raise Damaged(as_line(str(error) or type(error).__name__, 100)) from error
-    except OSError as error:  # a wrong offset in the directory; anything else is the disk's
+    except OSError as error:  # a wrong offset in the directory; other errors come from the disk
         if error.errno not in (None, errno.EINVAL):
             raise
         raise Damaged(as_line(str(error) or type(error).__name__, 100)) from error

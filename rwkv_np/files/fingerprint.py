@@ -1,6 +1,6 @@
 """A fingerprint that identifies a model file, without reading gigabytes.
 
-A state is valid only for the exact weights that made it. Two models of one shape, or one
+A state is valid only for the exact weights that made it. Two models of the same shape, or one
 model in two types, differ in nearly every parameter, so a few bytes of each are enough.
 """
 

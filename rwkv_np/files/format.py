@@ -4,12 +4,12 @@
     parameter  int32 dim_count, key_length, data_type | int32 shape[dim_count] | key (UTF-8) | data
 
 Little-endian, unpadded, parameters until the end of the file. `shape` is the reverse of
-PyTorch's (the row length first); the data lies in PyTorch's order. The header's data_type
-names that of most matrices, and every parameter has its own.
+PyTorch's (the row length first); the data is in PyTorch's order. The header's data_type is the type of
+most matrices, and every parameter has its own.
 
-`quants.py` knows what the bytes of a type mean, `models/` which parameters a model needs.
-The reader maps the file and trusts none of its numbers: every length is checked against the
-file's size before anything is allocated or looped over.
+`quants.py` knows the meaning of a type's bytes, `models/` which parameters a model needs. The
+reader maps the file and trusts none of its numbers: every length is checked against the file's
+size before memory is allocated or a loop runs over it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ModelFile:
 
 
 def read_model_file(path: PathLike) -> ModelFile:
-    """Map the file at `path`. Raises FormatError where it is not one that we can read; OSError."""
+    """Map the file at `path`. Raises FormatError: it is not a model file that this version can read; OSError."""
     path = os.fspath(path)
     if os.path.isdir(path):
         raise FormatError(path, describe_as_model(path))
@@ -96,7 +96,7 @@ def write_parameter_header(file: BinaryIO, name: str, shape: Shape, data_type: D
 
 
 def parameter_bytes(name: str, shape: Shape, data_type: DataType) -> int:
-    """Bytes of a parameter in a file, its header included."""
+    """Bytes of a parameter in a file, including its header."""
     n_weights = int(np.prod(shape, dtype=object))
     return _PARAMETER.size + 4 * len(shape) + len(name.encode()) + data_type.format.n_bytes(n_weights)
 
@@ -168,7 +168,7 @@ def _name(path: str, offset: int, key: bytes) -> str:
 
 
 def _data_bytes(path: str, name: str, shape: Shape, data_type: DataType) -> int:
-    """Bytes of a parameter's data, in Python's integers: a false shape must not overflow."""
+    """Bytes of a parameter's data, as Python integers: a wrong shape must not overflow."""
     if min(shape) <= 0 or shape[-1] % data_type.format.block_size:
         raise FormatError(
             path,
@@ -186,7 +186,7 @@ def _data_type(path: str, version: int, code: int, where: str) -> DataType:
     if data_type is not None:
         return data_type
     if code in REMOVED_TYPES:
-        found = f"{REMOVED_TYPES[code]} (code {code}), which all programs have dropped"
+        found = f"{REMOVED_TYPES[code]} (code {code}), which no program supports any more"
     elif version == 100 and code in range(7, 10):
         found = (
             f"data type code {code}, which had more than one layout in version 100 files "

@@ -38,13 +38,13 @@ def check_destination(
     """Raise OutputError if `path` cannot be written: before the work, not after it.
 
     source   the file being read, which `path` must not be
-    n_bytes  what will be written: the disk must have room for it
+    n_bytes  the size to be written: the disk must have that much free space
     mend     what to do if `path` exists, for the message
     """
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
     if source is not None and os.path.exists(path) and os.path.samefile(path, source):
-        raise OutputError(path, "is the source itself; choose another destination")
+        raise OutputError(path, "is the source file itself; choose another destination")
     if os.path.isdir(path):
         raise OutputError(path, "is a folder; name a file in it")
     if os.path.exists(path) and not os.path.isfile(path):
@@ -59,7 +59,7 @@ def check_destination(
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise OutputError(
-            path, f"needs {n_bytes:,} bytes, and the disk has {free:,} free; make room, or write elsewhere"
+            path, f"needs {n_bytes:,} bytes, and the disk has {free:,} free; free some space, or write elsewhere"
         )
 
 
@@ -69,17 +69,17 @@ def new_file(
 ) -> Iterator[BinaryIO]:
     """A file to write to, which is moved to `path` when the block ends without an error.
 
-    durable  also wait until it is on the disk: for data that cannot be made again
+    durable  also wait until it is on the disk: for data that cannot be recreated
     mend     as in check_destination
     Raises   OutputError
     """
     check_destination(path, None, overwrite, mend=mend)
-    place = os.path.realpath(path)  # a link stays a link: what it points to is replaced
+    place = os.path.realpath(path)  # a link stays a link: its target is replaced
     folder, name = os.path.split(place)
     part, lock = "", -1
     try:
         file = _new_part(folder, name)
-        # The lock must outlast the writing: else another process could delete the file before it is renamed.
+        # Keep the lock until the file is renamed: otherwise another process could delete it before.
         part, lock = file.name, -1 if fcntl is None else os.dup(file.fileno())
         with file:
             yield file
@@ -106,7 +106,7 @@ def _new_part(folder: str, name: str) -> BinaryIO:
         file = open(os.path.join(folder, f".{name}.{secrets.token_hex(4)}.rwkv.part"), "xb")  # noqa: SIM115
         if not _lock(file) or os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # just before it was locked, another process took it for an abandoned one
+        file.close()  # just before it was locked, another process deleted it as abandoned
 
 
 def _sweep(folder: str) -> None:
@@ -117,14 +117,14 @@ def _sweep(folder: str) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         parts = [entry.path for entry in entries if _PART.fullmatch(entry.name) and not entry.is_symlink()]
     for part in parts:
-        # Not blocking, should it be a pipe.
+        # Non-blocking, in case it is a pipe.
         with suppress(OSError), open(os.open(part, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if _lock(file):
                 os.unlink(part)
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Lock the file until it is closed, or its process ends. False: another has it, or there are no locks here."""
+    """Lock the file until it is closed, or its process ends. False: another process has it, or there are no locks."""
     if fcntl is None:
         return False
     try:
@@ -136,5 +136,5 @@ def _lock(file: BinaryIO) -> bool:
 
 def _output_error(path: str, error: OSError) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return OutputError(path, f"could not be written: {error.strerror}. Make room, or write elsewhere")
+        return OutputError(path, f"could not be written: {error.strerror}. Free some space, or write elsewhere")
     return OutputError(path, f"could not be written: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""One parameter of a model file: a named matrix or vector, in the bytes of the file.
+"""One parameter of a model file: a named matrix or vector, as the bytes of the file.
 
 Only requested rows are decoded, when they are requested: a 7B model has parameters of half a
 gigabyte, too large for a laptop to keep a float32 copy of.
@@ -21,7 +21,7 @@ class Parameter:
     """A view of a mapped file, or of memory.
 
     shape  PyTorch's order: (n_out, n_in) for a matrix
-    raw    its bytes, uint8, read-only and possibly unaligned; `data` is how they are read
+    raw    its bytes, uint8, read-only and possibly unaligned; read them through `data`
     file   the mapped file that contains them; None: they are in memory
     """
 
@@ -51,12 +51,12 @@ class Parameter:
         return self.raw.size
 
     def blocks(self) -> np.ndarray:
-        """(n_rows, blocks in a row) of the type's block; a vector is one row."""
+        """The blocks of the data type, (n_rows, blocks per row); a vector is one row."""
         n_rows = self.n_weights // self.shape[-1]
         return self.data.view(self.data_type.format.block).reshape(n_rows, -1)
 
     def rows(self, index: slice | np.ndarray) -> np.ndarray:
-        """Those rows, (n, n_in) float32."""
+        """The selected rows, (n, n_in) float32."""
         x = self.data_type.format.decode(self.blocks()[index])
         return x.reshape(-1, self.shape[-1])
 

@@ -3,7 +3,7 @@
 A pickle is a program for a small machine with a stack. Python's own machine imports and calls whatever the
 program names, which is how a downloaded file runs code. This one has only the instructions that
 checkpoints of named tensors use; names are looked up in the caller's table, and an unknown name is an error.
-`pickletools` cuts the bytes into instructions, and calls nothing either.
+`pickletools` splits the bytes into instructions, and calls nothing either.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-MAX_INSTRUCTIONS = 500_000  # a second; a tensor takes 35, and RWKV-7 of 61 layers has 2,300 of them
+MAX_INSTRUCTIONS = 500_000  # they take a second; a tensor needs 35, and RWKV-7 of 61 layers has 2,300 tensors
 
 Known = Callable[[str], Any]
 """From a name ("torch FloatStorage") to its replacement; raises UnknownName."""
@@ -24,17 +24,17 @@ class UnknownName(Exception):
 
 
 class Function:
-    """A name that may be called, with data; it returns data."""
+    """The replacement for a name that the pickle may call: a function from data to data."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
 
 def read_pickle(file: BinaryIO, known: Known, persistent: Callable[[Any], Any]) -> Any:
-    """The content of the pickle at the position of `file`, which is after the pickle afterwards.
+    """The content of the pickle at the current position of `file`; the position is then after the pickle.
 
-    known       gives what stands for a name: a Function, or a value
-    persistent  gives what stands for an object that is kept elsewhere: a storage
+    known       gives the replacement for a name: a Function, or a value
+    persistent  gives the replacement for an object that is stored elsewhere: a storage
     Raises      UnknownName, ValueError: damaged
     """
     machine = _Machine(known, persistent)
@@ -44,8 +44,8 @@ def read_pickle(file: BinaryIO, known: Known, persistent: Callable[[Any], Any]) 
                 return machine.pop()
             machine.step(instruction.name, argument)
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeError, OverflowError, AssertionError) as error:
-        raise ValueError("its list of names does not make sense") from error
-    raise ValueError("its list of names has no proper end")
+        raise ValueError("its list of names is invalid") from error
+    raise ValueError("its list of names has no valid end")
 
 
 _MARK = object()
@@ -70,7 +70,7 @@ class _Machine:
         return self._stack.pop()
 
     def step(self, name: str, argument: Any) -> None:
-        """Carry out one instruction. Raises ValueError, or any error that an invalid stack causes."""
+        """Execute one instruction. Raises ValueError, or any error that an invalid stack causes."""
         if name in _WORDS:
             self._stack.append(argument)
         elif name in _CONSTANTS:
@@ -97,7 +97,7 @@ class _Machine:
             raise ValueError("its list of names contains an absurdly large number")
         self._stack.append(number)
 
-    # --- what is put aside
+    # --- the memo
 
     def _binput(self, number: int) -> None:
         self._memo[number] = self._stack[-1]
@@ -158,7 +158,7 @@ class _Machine:
             raise TypeError
         self._stack[-1].update((_key(key), value) for key, value in zip(pairs[::2], pairs[1::2]))
 
-    # --- names and what is made of them
+    # --- names and calls
 
     def _global(self, name: str) -> None:
         self._stack.append(self._known(name))
@@ -176,7 +176,7 @@ class _Machine:
     _newobj = _reduce
 
     def _build(self, _: None) -> None:
-        """Attributes of an object: none of those that are made here has any that counts."""
+        """Set attributes of an object: ignored, since no object made here needs any."""
         self.pop()
 
     def _binpersid(self, _: None) -> None:

@@ -1,12 +1,12 @@
-"""Locates the tensors of a PyTorch checkpoint: both containers of `torch.save`, without torch.
+"""Locate the tensors of a PyTorch checkpoint, without torch: both containers of `torch.save`.
 
     zip (since 1.6)   NAME/data.pkl, the pickle of names and shapes; NAME/data/KEY, the bytes of a storage
     legacy (0.1.10)   pickles of a magic number, a version, the machine, names and shapes, the storages' keys;
                       then for each key, in that order, int64 how many values | the values
 
-A storage is a run of values of one type; a tensor is a view of one. Storages lie in a legacy file wherever the
-pickles end, not at multiples of their values' size. The bytes themselves are not read here, and the
-pickles are limited (`pickled.py`): a list of names far longer than any model's is not read.
+A storage is a run of values of one type; a tensor is a view of one. In a legacy file, storages begin wherever
+the pickles end, not at multiples of their values' size. This module does not read the values, and it limits
+the pickles (`pickled.py`): a list of names far longer than any model's is not read.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rwkv_np.errors import CheckpointError, PathLike
 from rwkv_np.files.pickled import Function, UnknownName, read_pickle
 from rwkv_np.files.reading import open_regular
 
-MAX_TENSORS = 10_000  # RWKV-7 of 61 layers has 2,300; with an optimizer's two for each, 6,900
-MAX_NAMES = 16 * 2**20  # bytes of a pickle of names: that of 2,300 tensors has 0.3 MB
+MAX_TENSORS = 10_000  # RWKV-7 of 61 layers has 2,300; with an optimizer's two more for each, 6,900
+MAX_NAMES = 16 * 2**20  # bytes of a pickle of names; for 2,300 tensors it has 0.3 MB
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
@@ -37,7 +37,7 @@ _AGAIN = "Download it again"
 
 
 class Storage(NamedTuple):
-    """A run of values, by its key in the file; a view of another begins `offset` values into that."""
+    """A run of values, by its key in the file; a view of another storage begins `offset` values into it."""
 
     key: str
     dtype: str
@@ -46,7 +46,7 @@ class Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """Which values of a storage a tensor has: value (i, j, ...) is number offset + i stride[0] + j stride[1] ...
+    """Which values of a storage belong to a tensor: value (i, j, ...) is number offset + i stride[0] + j stride[1] ...
 
     storage  None if the file has no dense values: a sparse tensor, or one without values
     dtype    as in "torch.bfloat16"
@@ -60,7 +60,7 @@ class StoredTensor(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the bytes of a storage are in the file; `crc` is their CRC-32, None where the file has none."""
+    """Where the bytes of a storage are in the file; `crc` is their CRC-32, or None if the file has none."""
 
     start: int
     n_bytes: int
@@ -68,27 +68,27 @@ class Place(NamedTuple):
 
 
 class Pth(NamedTuple):
-    """What a checkpoint holds: plain data with StoredTensors in it, and the place of each storage by its key."""
+    """The content of a checkpoint: plain data with StoredTensors in it, and the place of each storage by its key."""
 
     content: Any
     places: Mapping[str, Place]
 
 
 def read_zip(path: PathLike) -> Pth:
-    """The names and places in a checkpoint that is a zip archive. Raises CheckpointError, OSError."""
+    """The tensors and storages of a checkpoint that is a zip archive. Raises CheckpointError, OSError."""
     with open_regular(path, CheckpointError) as file:
         try:
             return _read_zip(path, file)
         except _DAMAGE as error:
             raise _damaged(path, error) from error
         except OSError as error:
-            if error.errno != errno.EINVAL:  # zipfile goes to where the file says, which may be before its start
+            if error.errno != errno.EINVAL:  # zipfile seeks to a position from the file, which may be negative
                 raise
             raise _damaged(path, error) from error
 
 
 def read_legacy(path: PathLike) -> Pth:
-    """The names and places in a checkpoint of before PyTorch 1.6. Raises CheckpointError, OSError."""
+    """The tensors and storages of a checkpoint from before PyTorch 1.6. Raises CheckpointError, OSError."""
     with open_regular(path, CheckpointError) as file:
         try:
             return _read_legacy(path, file)
@@ -109,7 +109,7 @@ def _damaged(path: PathLike, error: Exception) -> CheckpointError:
 
 
 def named_tensors(path: PathLike, content: Any) -> dict[str, StoredTensor]:
-    """`content` itself where it maps names to tensors; training scripts wrap it. Raises CheckpointError."""
+    """The named tensors in `content`, which training scripts may wrap. Raises CheckpointError."""
     for key in ("state_dict", "model", "module"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -161,7 +161,7 @@ def _start(archive: zipfile.ZipFile, name: str, n_bytes: int) -> bytes:
 
 
 def _n_entries_64(file: BinaryIO) -> int:
-    """How many entries a large archive says it has: zipfile takes 10 microseconds for each of them."""
+    """The number of entries that a large archive declares: zipfile takes 10 microseconds for each."""
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(max(0, n_bytes - 2**17))
     end = file.read()
@@ -173,8 +173,8 @@ def _place(path: PathLike, file: BinaryIO, entry: zipfile.ZipInfo) -> Place:
     if entry.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(
             path,
-            f"its entries are compressed ({entry.filename}), so it was not packed by PyTorch. Pack it again "
-            "without: unzip it, and in the folder that comes out: zip -0 -r ../new.pth *",
+            f"its entries are compressed ({entry.filename}), so PyTorch did not write it. Pack it again "
+            "without compression: unzip it, and run in the resulting folder: zip -0 -r ../new.pth *",
         )
     file.seek(entry.header_offset)
     header = file.read(30)
@@ -223,7 +223,7 @@ def _places_in_a_row(file: BinaryIO, start: int, keys: list[str], storages: Mapp
 
 
 def _tensors(content: Any) -> Iterator[StoredTensor]:
-    """All tensors in the data, at any depth; what several places share is looked at once."""
+    """All tensors in the data, at any depth; shared containers are visited once."""
     left, seen = [content], set()
     while left:
         value = left.pop()
@@ -250,7 +250,7 @@ def _read_names(path: PathLike, file: io.BytesIO) -> Any:
 
 
 class _Names:
-    """What the names in a checkpoint's pickle stand for."""
+    """The replacements for the names in a checkpoint's pickle."""
 
     def __init__(self, path: PathLike) -> None:
         self._path, self._n_tensors = path, 0
@@ -271,7 +271,7 @@ class _Names:
         }  # fmt: skip
 
     def known(self, name: str) -> Any:
-        """What a name stands for. Raises UnknownName."""
+        """The replacement for a name. Raises UnknownName."""
         if name in self._functions:
             return self._functions[name]
         module, _, word = name.partition(" ")
@@ -279,11 +279,11 @@ class _Names:
             if found := _SIZES.get(word.removesuffix("Storage")):
                 return found
         if module == "torch" and word.isidentifier() and word.islower() and word[-1:].isalnum() and len(word) < 20:
-            return f"torch.{word}"  # a type of values: "float32"; what is no type is found where one is expected
+            return f"torch.{word}"  # a data type: "float32"; other words fail where a type is expected
         raise UnknownName(name[:80])
 
     def storage(self, words: Any) -> Storage:
-        """The storage that a persistent id means: "storage", type, key, device, size, and of which it is a view."""
+        """The storage for a persistent id: ("storage", type, key, device, size, the storage that it is a view of)."""
         kind, (dtype, size), key, _, n_values, *more = words
         if kind != "storage" or not isinstance(key, str) or type(n_values) is not int or n_values < 0:
             raise TypeError
@@ -306,7 +306,7 @@ class _Names:
 
 
 def too_many(path: PathLike, n: int) -> CheckpointError:
-    """The error for a file of so many tensors."""
+    """The error for a file with too many tensors."""
     return CheckpointError(path, f"contains {n:,} tensors or more; RWKV models have at most {MAX_TENSORS:,}")
 
 

@@ -1,8 +1,7 @@
 """The data types of a model file: one row of `DATA_TYPES` each.
 
 A row adds a name and a code, as used by people and files, to a format of `kernels/formats.py`, which
-defines the layout and the meaning of the bytes. The quantizer decides which parameters get which
-type.
+defines the layout and the meaning of the bytes. The quantizer decides the type of each parameter.
 
 File version 100 (rwkv.cpp of April 2023) and 101 (since 2023-05-27) use the same codes for
 different formats, so a type is found by its code *and* the file's version.
@@ -46,10 +45,10 @@ _BY_NAME = {(t.name, version): t for t in DATA_TYPES for version in t.versions}
 
 
 def by_code(code: int, version: int) -> DataType | None:
-    """The type that `code` means in a file of that version; None where it means nothing."""
+    """The type that `code` means in a file of that version; None if it is unknown."""
     return _BY_CODE.get((code, version))
 
 
 def by_name(name: str, version: int = 101) -> DataType | None:
-    """The type called `name` in a file of that version; None where there is none."""
+    """The type called `name` in a file of that version; None if there is none."""
     return _BY_NAME.get((name, version))

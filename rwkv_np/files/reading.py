@@ -1,8 +1,8 @@
 """Open files named by the user: only regular ones, of a plausible size.
 
 A path may name a pipe that nobody writes to, /dev/zero, or a film. Reading to the end would then take forever
-or use all memory. So the kind of file is checked first, and no reader asks for more than its limit.
-A text may also come through a pipe that is open already (`/dev/stdin`, `<(command)`); it has the same limit.
+or use all memory. So the kind of file is checked first, and no reader requests more than its limit.
+A text may also come through a pipe that is already open (`/dev/stdin`, `<(command)`), with the same limit.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _KINDS = (
 
 
 def open_regular(path: PathLike, error: type[FileError]) -> BinaryIO:
-    """The file at `path`, opened to be read. Raises `error`: it is not a regular file; OSError."""
-    # Not blocking: opening a pipe would wait for a writer.
+    """The file at `path`, open for reading. Raises `error`: it is not a regular file; OSError."""
+    # Non-blocking: otherwise opening a pipe would wait for a writer.
     number = os.open(path, _flags(blocking=False))
     mode = os.fstat(number).st_mode
     if stat.S_ISREG(mode) or _is_null(number):
@@ -49,12 +49,12 @@ def read_regular(path: PathLike, limit: int, error: type[FileError]) -> bytes:
 
 
 def read_text_file(path: PathLike, limit: int, error: type[FileError]) -> bytes:
-    """All bytes of a file, or of a pipe that is open already, such as /dev/stdin. Raises as `read_regular` does."""
+    """All bytes of a file, or of a pipe that is already open, such as /dev/stdin. Raises as `read_regular` does."""
     if not os.fspath(path).startswith(_OPENED):
         return read_regular(path, limit, error)
     number = os.open(path, _flags(blocking=True))
     mode = os.fstat(number).st_mode
-    # A terminal is a device, and ends: with Ctrl-D.
+    # A terminal is a device, but it has an end: Ctrl-D.
     if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number) or _is_null(number):
         with os.fdopen(number, "rb") as file:
             return read_stream(file, path, limit, error)
@@ -63,9 +63,9 @@ def read_text_file(path: PathLike, limit: int, error: type[FileError]) -> bytes:
 
 
 def read_stream(file: BinaryIO, name: PathLike, limit: int, error: type[FileError]) -> bytes:
-    """What is left in `file`, called `name` in messages. Raises `error` where that is more than `limit` bytes."""
+    """The rest of `file`, called `name` in messages. Raises `error`: it has more than `limit` bytes."""
     parts, n_bytes = [], 0
-    # A step at a time: a single read of `limit` bytes asks for that much memory before it knows the size.
+    # In steps: a single read of `limit` bytes would allocate that much memory before the size is known.
     while part := file.read(min(_STEP, limit + 1 - n_bytes)):
         parts.append(part)
         n_bytes += len(part)
@@ -80,7 +80,7 @@ def _flags(blocking: bool) -> int:
 
 
 def _is_null(number: int) -> bool:
-    """Whether it is /dev/null: an empty file, as in `--config /dev/null`."""
+    """Whether it is /dev/null, which counts as an empty file: `--config /dev/null`."""
     return os.path.samestat(os.fstat(number), os.stat(os.devnull))
 
 

@@ -48,7 +48,7 @@ def kind(path: str, error: type[FileError] = FormatError) -> str:
     return "text" if _is_text(start) else "unknown"
 
 
-# What torch.save begins with since 0.1.10, as an integer in a pickle.
+# The start of files by torch.save since 0.1.10, as an integer in a pickle.
 _LEGACY_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _CONVERT = "Convert it: rwkv-np convert {path} MODEL-FP16.bin"
 
@@ -61,14 +61,14 @@ _FOUND = {
     "legacy": ("is a PyTorch checkpoint from before 1.6", _CONVERT),
     "tar": (
         "is a tar archive; PyTorch before 0.1.10 (2017) wrote such checkpoints",
-        "Load it with an old PyTorch and save it with a new one, or unpack the archive that holds the checkpoint",
+        "Load it with an old PyTorch and save it with a new one, or unpack the archive that contains the checkpoint",
     ),
     "pickle": ("is a Python pickle but not a PyTorch checkpoint", "Give the file with the weights"),
     "safetensors": ("is a safetensors checkpoint", _CONVERT),
     "gguf": (
-        "is a GGUF file (llama.cpp)", "Take the .pth or .safetensors checkpoint of the model, and convert it"
+        "is a GGUF file (llama.cpp)", "Get the .pth or .safetensors checkpoint of the model, and convert it"
     ),
-    "ggml": ("is a ggml file of another program", "Take the .pth checkpoint of the model, and convert it"),
+    "ggml": ("is a ggml file of another program", "Get the .pth checkpoint of the model, and convert it"),
     "lfs": ("is a git-lfs pointer, not the file itself", "Fetch the file: git lfs pull"),
     "state": (
         "is a saved state, not a model", "Chat with its model: rwkv-np chat MODEL.bin --state {path}"
@@ -87,7 +87,7 @@ def describe_as_model(path: str) -> str:
 
 
 def describe_as_checkpoint(path: str) -> str:
-    """The same if it was given as a checkpoint."""
+    """The same for a file that was given as a checkpoint."""
     return _describe(path, kind(path, CheckpointError), "an RWKV checkpoint (.pth or .safetensors)")
 
 
@@ -99,12 +99,12 @@ def _describe(path: str, found: str, expected: str) -> str:
 
 
 def is_time_state(names: Collection[str]) -> bool:
-    """Whether tensors of those names are what state tuning makes: a state for each layer, and no model."""
+    """Whether these are the tensor names of a state-tuned checkpoint: a state for each layer, without a model."""
     return bool(names) and all(re.fullmatch(r"blocks\.\d+\.att\.time_state", name) for name in names)
 
 
 def describe_time_state(path: str) -> str:
-    """What such a file is, for someone who gave it as a model or a checkpoint of one."""
+    """What such a file is, if it was given as a model or a checkpoint."""
     return (
         "contains the state of a state-tuned RWKV (time_state), not a model. Chat with the model it was tuned for: "
         f"rwkv-np chat MODEL.bin --state {shlex.quote(path)}"
@@ -112,7 +112,7 @@ def describe_time_state(path: str) -> str:
 
 
 def _names(path: str, found: str) -> Collection[str]:
-    """The names of a checkpoint's tensors; none where they cannot be read."""
+    """The names of a checkpoint's tensors; empty if they cannot be read."""
     try:
         if found == "safetensors":
             with open_regular(path, FormatError) as file:
@@ -125,7 +125,7 @@ def _names(path: str, found: str) -> Collection[str]:
 
 
 def _kind_of_zip(path: str) -> str:
-    """A checkpoint is one, and so is what NumPy saves: states and chats."""
+    """The kind of a zip archive: a checkpoint, or a file that NumPy wrote (a state or a chat)."""
     with open_regular(path, FormatError) as file:
         start = file.read(100)
     first = start[30 : 30 + start[26]] if len(start) > 30 else b""
@@ -133,7 +133,7 @@ def _kind_of_zip(path: str) -> str:
 
 
 def _describe_folder(path: str) -> str:
-    """A folder; those of the transformers library are told by their config.json."""
+    """What the folder is; a folder of the transformers library is recognized by its config.json."""
     if os.path.exists(os.path.join(path, "config.json")):
         return (
             "is a folder of the transformers library, whose parameter names differ from the expected "
@@ -143,7 +143,7 @@ def _describe_folder(path: str) -> str:
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """8 bytes of header length, of which the format allows 100 MB, then JSON."""
+    """Whether it starts with 8 bytes of header length (the format allows 100 MB), then JSON."""
     return int.from_bytes(start[:8], "little") <= 10**8 and start[8:9] == b"{"
 
 
@@ -153,5 +153,5 @@ def _is_text(start: bytes) -> bool:
     try:
         start.decode()
     except UnicodeDecodeError as error:
-        return error.start > len(start) - 4  # a character cut off by the end of what was read
+        return error.start > len(start) - 4  # the last character may be incomplete
     return True

@@ -38,12 +38,12 @@ def load(
 ) -> Model:
     """Map the model file at `path` and return the model in it.
 
-    threads    how many work on a token; None: the physical cores that the process may use, one for a small model
-    engine     "fused": kernels on packed weights; "numpy": the plain graph, slow and to be read
-    head_q8_0  keep an FP16 or FP32 head in 8 bits: fewer bytes to read for a token; None: where the
-               other matrices are quantized (head.py says what it costs)
-    head_epsilon  of the norm of a head, where it is not that of the official package: 1e-5 for RWKV-5 models
-               of before November 2023, and to compare with rwkv.cpp (models/v5.py); other versions have one
+    threads    how many work on a token; default: the physical cores that the process may use, or one for a small model
+    engine     "fused": kernels on packed weights; "numpy": the plain graph, slow but easy to read
+    head_q8_0  convert an FP16 or FP32 head to 8 bits: fewer bytes to read per token; default: if the
+               other matrices are quantized (head.py explains the cost)
+    head_epsilon  of the head norm, if it differs from the official package's: 1e-5 for RWKV-5 models from
+               before November 2023, or to compare with rwkv.cpp (models/v5.py); only for RWKV-5
     progress   called with (what is being done, done, total) while kernels compile and weights load
     Raises     FormatError, InputError, OSError
     """
@@ -51,7 +51,7 @@ def load(
     options = _checked(threads, engine, head_q8_0, head_epsilon)
     file = read_model_file(path)
     config = model_config(file, options["head_epsilon"])
-    # models/head.py says why a quantized model differs.
+    # models/head.py explains the default for quantized models.
     as_q8_0 = config.is_quantized if options["head_q8_0"] is None else options["head_q8_0"]
     make = _engine_of(config, engine)
     model: Model = make(config, file.parameters, options["threads"], head_q8_0=as_q8_0, progress=progress)
@@ -81,9 +81,9 @@ def _engine_of(config: ModelConfig, engine: str) -> Callable[..., Model]:
 
 
 def model_config(file: ModelFile, head_epsilon: float | None = None) -> ModelConfig:
-    """What is in the file, once header and parameters have been compared with each other.
+    """The sizes and types of the model, after comparing header and parameters with each other.
 
-    Raises FormatError; InputError: `head_epsilon` is given for a version that knows only one
+    Raises FormatError; InputError: `head_epsilon` is given for a version with a fixed one
     """
     record = ARCHITECTURES.get(found := identify(file.parameters))
     if record is None:
@@ -94,7 +94,7 @@ def model_config(file: ModelFile, head_epsilon: float | None = None) -> ModelCon
     if problem := record.find_problem(shapes):
         raise FormatError(file.path, f"{problem}. {_MEND}")
     if head_epsilon is not None and not record.name.startswith("v5"):
-        raise InputError(f"{file.path}: head_epsilon is of RWKV-5, and this is {record.title}; leave it out")
+        raise InputError(f"{file.path}: head_epsilon is only for RWKV-5, and this is {record.title}; leave it out")
     types = {p.data_type.code: p.data_type.name for p in file.parameters.values()}
     return ModelConfig(
         **vars(sizes),
@@ -107,17 +107,17 @@ def model_config(file: ModelFile, head_epsilon: float | None = None) -> ModelCon
 
 
 def header_type(file: ModelFile) -> str:
-    """The type that the header names as that of most matrices."""
+    """The type of most matrices, according to the header."""
     found = by_code(file.header.data_type, file.header.version)
-    assert found is not None  # the reader has refused any other code
+    assert found is not None  # the reader refuses unknown codes
     return found.name
 
 
 def data_type(file: ModelFile) -> str:
-    """The type of the matrices: the header's, unless none of them has it; then the one that most weights have.
+    """The type of the matrices: the header's, unless no matrix has that type; then the type of most weights.
 
-    The header may name another type than most matrices have: some are left unchanged, or were chosen by name. A type
-    that no matrix has is no reason to refuse the file: a quantizer writes it if no row is a multiple of 32 weights.
+    The header may name another type than most matrices have: some are left unchanged, or their type was chosen by
+    name. A type that no matrix has is not an error: a quantizer writes it if no row is a multiple of 32 weights.
     """
     record = ARCHITECTURES.get(identify(file.parameters))
     n_weights: Counter[str] = Counter()
@@ -131,7 +131,7 @@ def data_type(file: ModelFile) -> str:
 def _check_header(file: ModelFile, found: dict[str, int]) -> None:
     for name, size in found.items():
         if (said := getattr(file.header, name)) != size:
-            raise FormatError(file.path, f"the header says {name} = {said}, its parameters {size}. {_MEND}")
+            raise FormatError(file.path, f"the header says {name} = {said}, but the parameters have {size}. {_MEND}")
 
 
 __all__ = ["ENGINES", "Model", "ModelConfig", "Progress", "Run", "StatePool", "load", "model_config"]

@@ -1,9 +1,9 @@
-"""One version of RWKV as a record: everything that the rest of the program needs to know about it.
+"""One version of RWKV as a record: everything the rest of the program needs to know about it.
 
-Converter, checkpoint reader, state, loader, inspection and bench do not know versions; they ask the
-record of the version that a file's names identify (`registry.py`). A new version is a module with a
-record, a program (what a token goes through, `build.py`), a NumPy graph, and one recurrence
-kernel. No Numba and no torch here: most uses need neither.
+Converter, checkpoint reader, state, loader, inspection and benchmarks do not depend on versions; they use
+the record that `registry.py` identifies by a file's names. To add a version, write a module with a
+record, a program (the steps for a token, `build.py`), a NumPy graph, and one recurrence kernel. This
+module imports neither Numba nor torch: most uses need neither.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The numbers that all shapes of a model follow from.
+    """The numbers that determine all shapes of a model.
 
     dim_ffn    rows of `ffn.key`, 4 n_embd in every published RWKV-4 and RWKV-7
-    head_size  channels of a head, from RWKV-5 on; 0 where there are no heads
+    head_size  channels of a head, since RWKV-5; 0 if there are no heads
     ranks      of the low-rank matrices, in the architecture's own order
     """
 
@@ -57,12 +57,12 @@ class Part(NamedTuple):
 class Planned(NamedTuple):
     """A parameter of a model file, and its sources in a checkpoint.
 
-    sources    names in the checkpoint; several follow each other
+    sources    names in the checkpoint; several are concatenated
     shape      in the model file
-    transform  applied to the float32 values, a piece of rows at a time; None leaves them. Takes and
+    transform  applied to the float32 values, a few rows at a time; None leaves them unchanged. Takes and
                returns a torch tensor
     is_vector  whether it stays FP32 in an FP16 file
-    is_whole   whether `transform` needs the whole tensor in its own shape: for small ones alone
+    is_whole   whether `transform` needs the whole tensor in its own shape: only for small tensors
     """
 
     name: str
@@ -78,17 +78,17 @@ class Architecture:
     """One version of RWKV.
 
     name              as in ModelConfig.architecture: "v4"
-    title             for people: "RWKV-4"
+    title             as shown to users: "RWKV-4"
     marks             parameters of the first layer that distinguish it from earlier versions
-    sizes             shapes of a file's parameters -> Sizes, as far as they tell
+    sizes             shapes of a file's parameters -> Sizes, as far as the shapes determine them
     parameter_shapes  Sizes -> every parameter and its shape in a model file, in the order of checkpoints
     checkpoint_shapes Sizes -> every tensor of a checkpoint and its shape, in the same order
     state_parts       Sizes -> the parts of a state by name, in their order in memory
-    plan              shapes of a checkpoint's tensors -> what the converter makes of them, in the file's order
-    is_quantizable    (name, shape in the file) -> whether quantizers touch it when not told otherwise
-    program           writes what a token goes through into a Builder
-    graph             the NumPy graph: a Model, slow and to be read
-    ignored           Sizes -> parameters that some files have and no computation reads, in the model file
+    plan              shapes of a checkpoint's tensors -> the parameters to write, in the file's order
+    is_quantizable    (name, shape in the file) -> whether quantizers convert it by default
+    program           adds the steps for a token to a Builder
+    graph             the NumPy graph: a Model, slow but easy to read
+    ignored           Sizes -> parameters in some model files that no computation reads
     """
 
     name: str
@@ -105,7 +105,7 @@ class Architecture:
     ignored: Callable[[Sizes], dict[str, tuple[int, ...]]] = lambda sizes: {}
 
     def __reduce__(self) -> tuple[Callable[[str], Architecture], tuple[str]]:
-        """In a pickle it is its name: its functions are the code's, and some of them have no name."""
+        """A pickle contains only its name: some of its functions cannot be pickled."""
         return _known, (self.name,)
 
     def find_problem(self, shapes: Shapes) -> str | None:
@@ -115,7 +115,7 @@ class Architecture:
         if missing := [name for name in expected if name not in shapes]:
             return f"lacks the parameter {missing[0]}{_more(missing)}"
         if extra := [name for name in shapes if name not in expected and name not in ignored]:
-            return f"holds the parameter {extra[0]}{_more(extra)}, which {self.title} does not have"
+            return f"contains the parameter {extra[0]}{_more(extra)}, which {self.title} does not have"
         for name, shape in (ignored | expected).items():
             if name in shapes and tuple(shapes[name]) != shape:
                 return f"{name} has the shape {tuple(shapes[name])}; expected {shape}"
@@ -133,12 +133,12 @@ def _more(names: list[str]) -> str:
 
 
 def each_tensor(planned: Callable[[str, tuple[int, ...]], Planned]) -> Callable[[Shapes], list[Planned]]:
-    """A plan that makes one parameter of each tensor: (name, shape in the checkpoint) -> what becomes of it."""
+    """A plan that makes one parameter from each tensor: (name, shape in the checkpoint) -> the parameter."""
     return lambda shapes: [planned(name, shape) for name, shape in shapes.items()]
 
 
 def common_sizes(shapes: Shapes) -> Sizes:
-    """The sizes that every version's parameters tell in the same way; 0 where one is missing."""
+    """The sizes that are found in the same way for every version; 0 if a parameter is missing."""
     layers = {int(m[1]) for name in shapes if (m := re.match(r"blocks\.(\d{1,6})\.", name))}
     vocab_size, n_embd = (*shapes.get("emb.weight", ()), 0, 0)[:2]
     dim_ffn = (*shapes.get("blocks.0.ffn.key.weight", ()), 0)[0]

@@ -1,9 +1,9 @@
 """The interface of every model: token ids in, logits out, and a state.
 
-Three ways to read. `forward` is pure: it returns a new state. `advance` changes the one that it
-is given and copies nothing. `read` takes several sequences in one pass, each with its own state.
-Arguments are checked here, once; an engine gets valid ids and states that it may change.
-Text, sampling and files are handled elsewhere.
+There are three ways to read. `forward` is pure: it returns a new state. `advance` changes the given state
+and copies nothing. `read` takes several sequences in one pass, each with its own state. Arguments are
+checked here, once; an engine gets valid ids and states that it may change. Text, sampling and
+files are handled elsewhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
     tokens  one id or several
     slot    where its state is in the pool
-    wants   for which of its tokens logits are computed: "none", "last" or "all"
+    wants   which of its tokens get logits: "none", "last" or "all"
     """
 
     tokens: Tokens
@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 
 class CheckedRun(NamedTuple):
-    """A run as an engine gets it: ids (T,), and for how many of the last ones logits are computed."""
+    """A checked run, as engines get it: ids (T,), and for how many of the last ones logits are computed."""
 
     tokens: np.ndarray
     slot: int
@@ -49,7 +49,7 @@ class CheckedRun(NamedTuple):
 
 
 class Model:
-    """A model that can read tokens; `config` tells its sizes and types."""
+    """A model that can read tokens; `config` has its sizes and types."""
 
     config: ModelConfig
     _load_again: Callable[[], Model] | None = None
@@ -65,17 +65,17 @@ class Model:
         return State(self.state_layout)
 
     def new_pool(self, n_slots: int) -> StatePool:
-        """Room for the states of `n_slots` sequences of this model."""
+        """A pool for the states of `n_slots` sequences of this model."""
         return StatePool(self.state_layout, n_slots)
 
     def forward(
         self, tokens: Tokens, state: State | None = None, full_output: bool = False
     ) -> tuple[np.ndarray, State]:
-        """Read one token id or a sequence of them, after whatever `state` has read.
+        """Read one token id or a sequence of them, continuing from `state`.
 
-        Returns  logits for what follows the last token, (V,) float32, or with `full_output`
-                 for what follows each token, (T, V); and the state after the last token.
-                 The state given is not changed.
+        Returns  logits for the token after the last one, (V,) float32, or with `full_output`
+                 after each token, (T, V); and the state after the last token.
+                 The given state is not changed.
         Raises   InputError: no tokens, an id out of range, a state of another model
         """
         ids = self._check_tokens(tokens)
@@ -85,10 +85,10 @@ class Model:
         return self._read_one(ids, after, full_output), after
 
     def advance(self, tokens: Tokens, state: State, full_output: bool = False) -> np.ndarray:
-        """The same, but `state` itself becomes the one after the last token, and nothing is copied.
+        """The same, but `state` itself is updated, and nothing is copied.
 
-        Returns  logits as `forward` does
-        Raises   InputError, and then `state` has not changed
+        Returns  logits, like `forward`
+        Raises   InputError; `state` is then unchanged
         """
         ids = self._check_tokens(tokens)
         self.check_state(state)
@@ -97,28 +97,28 @@ class Model:
     def read(self, runs: Sequence[Run], pool: StatePool) -> np.ndarray:
         """Read the next tokens of several sequences; their states in `pool` are changed in place.
 
-        A sequence's logits and state are the same to the last bit alone, in any company, and
-        however its tokens are cut into runs.
+        The logits and the state of a sequence are the same to the last bit, whether it is read alone or with
+        others, and however its tokens are divided into runs.
 
-        Returns  logits (rows, V) float32: those that the first run wants, then the second's, ...
-        Raises   InputError, and then no state has changed: no runs, a slot that is not taken or
+        Returns  logits (rows, V) float32: first those that the first run wants, then the second's, ...
+        Raises   InputError; no state has then changed: no runs, a slot that is not taken or
                  that two runs share, an unknown `wants`, tokens as in `forward`
         """
         arguments.one_of("the pool", pool, StatePool, "one of this model's new_pool").check_memory(self.state_layout)
         arguments.one_of("runs", runs, (list, tuple), "a list of Run")
         checked = [self._check_run(run, pool) for run in runs]
         if not checked:
-            raise InputError("there are no runs to read; expected at least one")
+            raise InputError("runs is empty; expected at least one run")
         if len({run.slot for run in checked}) < len(checked):
-            raise InputError("two runs have the same slot; a sequence can be read once in a pass")
+            raise InputError("two runs have the same slot; a sequence can occur only once per pass")
         return self._read(checked, pool.data)
 
     def check_state(self, state: State, *, changes: bool = True) -> None:
-        """Raise InputError unless this model can go on from `state`, and change it where it `changes` it."""
+        """Raise InputError unless this model can continue from `state`, and write to it if `changes` is true."""
         expected = "a State: initial_state() makes one, and load_state reads one"
         arguments.one_of("the state", state, State, expected).check(self.state_layout, changes=changes)
 
-    # A model does not change, and its program is full of addresses in this process.
+    # A model does not change, and its program contains addresses of this process. So copies share it.
 
     def __copy__(self) -> Model:
         return self

@@ -1,7 +1,7 @@
 """From equations to jobs: turns an architecture's program into the table that kernels run.
 
-A program, such as the one in `v4.py`, names parameters and operations on them; each call here is
-one line of an equation and becomes a job of `kernels/program.py`. `places.py` assigns the memory.
+A program, such as the one in `v4.py`, names parameters and operations on them. Each call here is one
+line of an equation and becomes a job of `kernels/program.py`. `places.py` assigns the memory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rwkv_np.models.state import StateLayout
 
 
 class StatePart(NamedTuple):
-    """One layer's part of a state: where it begins, in bytes, and float32 numbers of a row with the padding."""
+    """One layer's part of a state: its start in bytes, and the float32 numbers of a row, including padding."""
 
     start: int
     n_padded: int
 
 
 class Builder:
-    """Takes down the program of a model; `layers` gives one for each layer, which knows its names."""
+    """Collects the program of a model; `layers` gives a builder for each layer that adds its name prefix."""
 
     def __init__(self, config: ModelConfig, places: Places, state: StateLayout) -> None:
         self.config, self._at, self._state = config, places, state
@@ -39,33 +39,33 @@ class Builder:
         self._prefix = ""
 
     def layers(self) -> Iterator[Builder]:
-        """A builder for each layer: names without their "blocks.0."."""
+        """A builder for each layer: names are given without "blocks.0."."""
         for i in range(self.config.n_layer):
             layer = Builder(self.config, self._at, self._state)
             layer._phases, layer._layer, layer._prefix = self._phases, i, f"blocks.{i}."
             yield layer
 
     def phase(self, *jobs: Job) -> None:
-        """Work that can be done at the same time, once all before it is done."""
+        """Add jobs that can run at the same time, after all earlier phases."""
         self._phases.append(list(jobs))
 
     def program(self) -> Program:
-        """All phases, as Numba takes them."""
+        """All phases, as arrays for Numba."""
         return assemble(self._phases)
 
     # --- what jobs read and write
 
     @property
     def x(self) -> Floats:
-        """What goes from layer to layer, (tokens, n_embd): at first the embeddings."""
+        """The residual stream, (tokens, n_embd): at first the embeddings."""
         return self._at.x
 
     def floats(self, n: int) -> Floats:
-        """Room for n float32 numbers a token."""
+        """A buffer of n float32 numbers per token."""
         return self._at.floats(n)
 
     def rows(self, *matrices: str) -> Rows:
-        """Room for the vectors that matrices of those names take."""
+        """A buffer for the input vectors of the matrices with those names."""
         return self._at.rows(*matrices)
 
     def state(self, part: str, row: int = 0) -> StatePart:
@@ -75,7 +75,7 @@ class Builder:
         return StatePart(4 * (place.start + self._layer * place.layer_size + row * n_padded), n_padded)
 
     def matrices(self, *names: str) -> list[Matrix]:
-        """Matrices of as many rows, of which a thread reads the same tile of each."""
+        """Matrices with the same number of rows; a thread reads the same tile of each."""
         return self._at.matrices_together(*(self._prefix + name for name in names))
 
     def _vector(self, name: str, n_row: int = 0) -> int:
@@ -96,10 +96,10 @@ class Builder:
         self, x: Floats, norm: str, shift: StatePart, mixes: Mapping[str, Rows],
         equation: str = "mix", kept: Floats | None = None,
     ) -> Job:  # fmt: skip
-        """Layer norm of x, mixed with the token before by each share into its rows.
+        """Layer norm of x, mixed with the token before: one mix for each share, written to its rows.
 
-        equation  "lerp" where the shares are of the token before, as from RWKV-6 on
-        kept      gets the normed vectors themselves
+        equation  "lerp" if the shares are those of the token before, as in RWKV-6 and later
+        kept      a buffer for the normed vectors themselves
         """
         found = [Mix(self._vector(share), rows) for share, rows in mixes.items()]
         at = self._at
@@ -107,7 +107,7 @@ class Builder:
         return mixing.norm_and_mix_job(x, place, at.normed, shift.start, at.last, found, equation, kept)
 
     def norm_and_lerp(self, x: Floats, norm: str, shift: StatePart, shares: str, rows: Sequence[Rows]) -> Job:
-        """Layer norm of x, and from it to the token before by each row of `shares`, into the rows."""
+        """Layer norm of x, moved towards the token before by each row of `shares`; the results go to the rows."""
         at, n = self._at, self.config.n_embd
         place = self._vector(shares, n)
         found = [Mix(place + 4 * i * round_up(n, BLOCK), of) for i, of in enumerate(rows)]
@@ -115,7 +115,7 @@ class Builder:
         return mixing.norm_and_mix_job(x, normed, at.normed, shift.start, at.last, found, "lerp")
 
     def keep(self, shift: StatePart) -> Job:
-        """shift = the normed vector of the last token; in the phase after the mixes."""
+        """shift = the normed vector of the last token; must be in the phase after the mixes."""
         return mixing.keep_job(self._at.last, shift.start, shift.n_padded)
 
     def wkv4(
@@ -129,9 +129,9 @@ class Builder:
         self, products: Mapping[str, Rows], lanes: Floats, decay: str, bonus: str, norm: str, state: StatePart,
         out: Rows,
     ) -> Job:  # fmt: skip
-        """out = norm of wkv(r, k, v), times silu(g) where there is a g.
+        """out = norm of wkv(r, k, v), times silu(g) if there is a g.
 
-        products  of r, k, v, then of g where there is one, then of the thin matrix that moves the decay, if one does
+        products  of r, k, v, then of g if there is one, then of the thin matrix for the decay if there is one
         """
         c, at = self.config, self._at
         matrices = self.matrices(*products)
@@ -148,18 +148,18 @@ class Builder:
         return recurrence5.Heads.of(self.config.n_head, self.config.head_size)
 
     def room_for_wkv5(self, n_products: int) -> Floats:
-        """What each thread needs for `wkv5`."""
+        """The work area of each thread for `wkv5`."""
         return self._at.per_thread(self._heads5.room(n_products, MOST))
 
     def lora_mix(self, x: Floats, shift: StatePart, z: Floats, matrices: str, mixes: Mapping[str, Rows]) -> Job:
-        """For each mix: its share, moved by its slice of z through a thin matrix; x mixed by that into its rows."""
+        """For each mix: share += thin matrix @ slice of z; then x is mixed by this share into its rows."""
         found, thin = [], self._at.slices_together(self._prefix + matrices)
         for i, (share, rows) in enumerate(mixes.items()):
             found.append(lora_mix.LoraMix(thin[i], self._slice(z, i, thin[i]), self._vector(share), rows))
         return lora_mix.lora_mix_job(x, shift.start, self._at.lanes, found)
 
     def _slice(self, z: Floats, i: int, matrix: Matrix) -> Rows:
-        """Numbers of z as the rows of a float matrix, which reads its vectors behind their int8 part."""
+        """A slice of z as input rows of a float matrix, which reads its vectors after their int8 part."""
         start = z.start + 4 * i * self.config.ranks[0] - VALUES * matrix.n_blocks
         return Rows(start, z.stride, matrix.n_blocks, WANTS_FLOAT)
 
@@ -195,7 +195,7 @@ class Builder:
         return products.rows_job(*self._product(matrix, rows), out, ending)
 
     def room_for_heads(self) -> Floats:
-        """What each thread needs for `heads`."""
+        """The work area of each thread for `heads7`."""
         return self._at.per_thread(self._heads.work_bytes)
 
     @property
@@ -203,14 +203,14 @@ class Builder:
         return heads.Heads.of(self.config.n_head, self.config.head_size)
 
     def heads7(self, inputs: Sequence[Floats], state: StatePart, work: Floats, out: Rows) -> Job:
-        """out = gate * (norm of what RWKV-7's memory gives + bonus); see `heads.heads_job` for the inputs."""
+        """out = gate * (norm of the RWKV-7 memory's output + bonus); see `heads.heads_job` for the inputs."""
         names = ["w0", "a0", "" if self.is_first else "v0", "k_k", "k_a", "r_k", "ln_x.weight", "ln_x.bias"]
         places = [self._vector(f"att.{name}", self.config.head_size) if name else 0 for name in names]
         vectors = heads.Vectors(*places)
         return heads.heads_job(self._heads, inputs, vectors, not self.is_first, state.start, work, out)
 
     def head(self, x: Floats, norm: str, name: str) -> None:
-        """The last norm and the logits, of the tokens that want them."""
+        """The last norm and the logits, for the tokens that need them."""
         rows = self.rows(name)
         self.phase(mixing.norm_wanted_job(x, self._at.norm(norm), self._at.normed, rows))
         self.phase(products.logits_job(self.matrices(name)[0], rows))

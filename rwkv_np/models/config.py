@@ -1,4 +1,4 @@
-"""The sizes and types of a model, from its file's header and checked against its parameters."""
+"""The sizes and types of a model, from the header of its file, checked against its parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ModelConfig(Sizes):
     record      the architecture: everything that depends on the version of RWKV
     data_type   the header's: the type of most matrices
     data_types  the types that occur, in order of their codes
-    head_epsilon  of the norm of a head (RWKV-5 and later). Files do not contain it: see models/v5.py
+    head_epsilon  of the head norm (RWKV-5 and later); not stored in files, see models/v5.py
     """
 
     record: Architecture
@@ -31,5 +31,5 @@ class ModelConfig(Sizes):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether most matrices are of a type of blocks."""
+        """Whether most matrices have a quantized type."""
         return self.data_type not in ("FP16", "FP32")

@@ -1,7 +1,7 @@
-"""The content of a model file: header, parameters, sizes by type and of a state, and the tokenizer.
+"""The content of a model file: header, parameters, sizes by type, size of a state, and the tokenizer.
 
-A file that can be read but not run (of another architecture, or with a parameter missing) is
-still shown, together with the problem: that is what inspection is for.
+A file that can be read but not run (another architecture, or a missing parameter) is still shown,
+together with the problem: that is the purpose of an inspection.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _tokenizer(vocab_size: int) -> str:
 
 
 def _config(file: ModelFile) -> tuple[ModelConfig | None, str | None]:
-    """What is in the file, or what is wrong with it."""
+    """The config of the file, or its problem."""
     try:
         return model_config(file), None
     except FormatError as error:
@@ -61,7 +61,7 @@ def _config(file: ModelFile) -> tuple[ModelConfig | None, str | None]:
 
 
 def _sizes(config: ModelConfig) -> Report:
-    """Sizes that are not in the header; `state_bytes` are those of a conversation's state in memory."""
+    """Sizes that are not in the header; `state_bytes` is the size of a conversation's state in memory."""
     return {
         "dim_ffn": config.dim_ffn,
         "n_head": config.n_head,

@@ -1,8 +1,8 @@
-"""The layers that every RWKV shares, over parameters of a file: x is (T, C) float32.
+"""The layers that all RWKV versions share, on parameters of a file: x is (T, C) float32.
 
-`Linear` keeps its weights as they lie in the mapped file and decodes a few thousand rows at
-a time, so a matrix of any type costs a few MB of memory, whatever its size. The equations are
-those of `kernels/equations.py`.
+`Linear` leaves its weights in the mapped file and decodes a few thousand rows at a time, so a
+matrix of any type takes a few MB of memory, whatever its size. The equations are those of
+`kernels/equations.py`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Linear:
 
 
 class Embedding:
-    """Rows of a parameter (vocab_size, C); only the rows asked for are ever read from the file."""
+    """Rows of a parameter (vocab_size, C); only the requested rows are read from the file."""
 
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
-        # Made once: NumPy takes as long for such a view as for a small model's layer.
+        # Create this view once: it takes NumPy as long as a layer of a small model.
         self._blocks = weight.blocks()
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ class LayerNorm:
 
     @classmethod
     def of(cls, get: Mapping[str, Parameter], name: str) -> LayerNorm:
-        """The one called `name`, such as "blocks.0.ln1"."""
+        """The layer norm called `name`, such as "blocks.0.ln1"."""
         return cls(get[f"{name}.weight"], get[f"{name}.bias"])
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -60,8 +60,8 @@ class LayerNorm:
 class GatedChannelMix:
     """The feed-forward layer of RWKV-4 to 6, with a squared ReLU and a gate.
 
-    share    how the names of the shares begin: "time_mix", "time_maa"
-    mixed    what they mean: `equations.mix` or `equations.lerp`
+    share    the prefix of the names of the shares: "time_mix", "time_maa"
+    mixed    how they are applied: `equations.mix` or `equations.lerp`
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The common part of the NumPy graphs of all versions: embedding, first and last norm, head, one run at a time.
 
-A version adds its layers (`v4.py`). These are not for chatting: they are the reference that
-the engine is tested against, to be read next to the paper.
+A version adds its layers (`v4.py`). These graphs are not for chatting: they are the reference that the
+engine is tested against. Read them next to the paper.
 """
 
 from __future__ import annotations
@@ -56,5 +56,5 @@ class NumpyGraph(Model):
 
     def _read_run(self, run: CheckedRun, parts: Parts) -> np.ndarray:
         x = self._read_layers(self.ln0(self.emb(run.tokens)), parts)
-        # The head is the largest matrix of a small model: it reads what is asked for alone.
+        # The head is the largest matrix of a small model: compute only the requested logits.
         return self.head(self.ln_out(x[len(x) - run.n_wanted :]))

@@ -1,9 +1,9 @@
-"""The memory layout of a model: packed weights, and the scratch of a pass.
+"""The memory layout of a model: packed weights, and the scratch buffer of a pass.
 
-The only module that knows both the names of parameters and offsets in arrays. Weights get their
-place in the order in which a program (build.py) asks for them, which is the order in which a
-pass reads them; an intermediate result gets room for the most tokens that a pass may have.
-Nothing is packed here: `engine.py` does that once all places are known.
+This is the only module that knows both the names of parameters and offsets in arrays. Weights are placed
+in the order in which a program (build.py) asks for them, which is the order in which a pass reads
+them. An intermediate result gets space for the maximum number of tokens of a pass. Nothing is packed
+here: `engine.py` does that once all places are known.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from rwkv_np.kernels.products import Matrix
 from rwkv_np.kernels.tiles import kernel_addresses
 
 _FP32 = DATA_TYPES[0]
-LINE = 64  # bytes of a cache line, where everything begins
+LINE = 64  # bytes of a cache line; everything is aligned to it
 LANES = 3 * MOST * 4 * lay.TILE_ROWS  # bytes of the products of three tiles
 
 
 class Places:
-    """Places for the weights and the scratch of one model.
+    """Places for the weights and the scratch buffer of one model.
 
     matrices   (parameter, its place) for each matrix in the order of the weights; the head is the last
-    vectors    (parameter, where its float32 values begin, where its place ends, numbers of a row) for each vector
-    n_weights  bytes of all weights; n_scratch  of the scratch
-    x          what goes from layer to layer, (tokens, n_embd); at the beginning of the scratch
+    vectors    (parameter, start of its float32 values, end of its place, numbers of a row) for each vector
+    n_weights  bytes of all weights; n_scratch  bytes of the scratch buffer
+    x          the residual stream, (tokens, n_embd); at the start of the scratch buffer
     normed     two rows of n_embd floats for each thread
     lanes      the products of up to three tiles for each thread
     last       a row of n_embd floats for each sequence
@@ -52,14 +52,14 @@ class Places:
     # --- scratch
 
     def floats(self, n: int) -> Floats:
-        """n float32 numbers for each token or sequence."""
-        # A line more than the numbers take: else the same channels of all tokens of a model with 1024 or
-        # 2048 channels would compete for the same few places of the cache.
+        """A buffer of n float32 numbers for each token or sequence."""
+        # One line more than the numbers take: otherwise, with 1024 or 2048 channels, the same channels of
+        # all tokens would compete for the same few sets of the cache.
         stride = lay.round_up(4 * lay.round_up(n, lay.BLOCK), LINE) + LINE
         return Floats(self._take(MOST * stride), stride)
 
     def rows(self, *matrices: str) -> Rows:
-        """The vectors that matrices of those names take, whichever layer's."""
+        """The input vectors of the matrices with those names, shared by all layers."""
         found = [p for name, p in self._parameters.items() if _without_layer(name) in matrices]
         n_blocks, parts = lay.n_blocks_of(found[0].shape[1]), 0
         for parameter in found:
@@ -68,7 +68,7 @@ class Places:
         return Rows(self._take(MOST * row_bytes), row_bytes, n_blocks, parts)
 
     def per_thread(self, n_bytes: int) -> Floats:
-        """That many bytes, up to whole cache lines, for each thread."""
+        """A buffer of that many bytes, rounded up to whole cache lines, for each thread."""
         n_bytes = lay.round_up(n_bytes, LINE)
         return Floats(self._take(self._n_threads * n_bytes), n_bytes)
 
@@ -80,14 +80,14 @@ class Places:
     # --- weights
 
     def matrices_together(self, *names: str) -> list[Matrix]:
-        """Matrices of as many rows, tile by tile beside each other.
+        """Place matrices with the same number of rows so that their tiles are interleaved.
 
-        A thread that reads a tile of each then reads one straight line of memory.
+        A thread that reads one tile of each then reads memory in address order.
         """
         return self._place_together([self._matrix(name) for name in names])
 
     def slices_together(self, name: str) -> list[Matrix]:
-        """The matrices that a parameter of three dimensions holds one behind the other."""
+        """The matrices in a parameter of three dimensions."""
         p = self._parameters[name]
         size = p.n_bytes // p.shape[0]
         return self._place_together(
@@ -98,7 +98,7 @@ class Places:
         )
 
     def _matrix(self, name: str) -> Parameter:
-        """Most have a name that ends in "weight"; the thin ones have not."""
+        """The matrix with that name; most names end in "weight", those of thin matrices do not."""
         return self._parameters.get(f"{name}.weight") or self._parameters[name]
 
     def _place_together(self, found: list[Parameter]) -> list[Matrix]:
@@ -114,11 +114,11 @@ class Places:
         return placed
 
     def vector(self, name: str, n_row: int = 0) -> int:
-        """Where a vector's float32 values begin, with zeros up to whole blocks behind every `n_row` of them, or all."""
+        """Where a vector's float32 values begin. Each row of `n_row` values, or the whole, is zero-padded to blocks."""
         return self._place_vector(self._parameters[name], n_row)
 
     def vector_of_channels(self, name: str, n: int) -> int:
-        """The same with n values: one of a head is repeated for each of its channels."""
+        """The same with n values: a value per head is repeated for each of its channels."""
         parameter = self._parameters[name]
         values = parameter.array().reshape(-1).repeat(n // parameter.n_weights)
         return self._place_vector(Parameter(name, values.shape, _FP32, values.view(np.uint8)), n)

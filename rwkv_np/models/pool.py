@@ -1,7 +1,7 @@
-"""Room for the states of several sequences that are read in one pass, side by side in one array.
+"""The states of several sequences that are read in one pass, in one array.
 
 A slot is a sequence's number. The engine changes the states of the slots it reads, in place;
-to return to one, copy it first.
+to return to a state later, copy it first.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class StatePool:
         try:
             # Pages that no slot has used yet cost no memory.
             self.data = np.zeros((n_slots, layout.size), np.float32)
-        except (MemoryError, ValueError) as error:  # ValueError where NumPy cannot even count the bytes
-            raise InputError(f"n_slots is {n_slots}: no memory for so many states of {layout.n_bytes} bytes") from error
+        except (MemoryError, ValueError) as error:  # ValueError if the number of bytes is too large for NumPy
+            raise InputError(f"n_slots is {n_slots}: not enough memory for states of {layout.n_bytes} bytes") from error
         self._free = list(range(n_slots))[::-1]
 
     @property
@@ -41,12 +41,12 @@ class StatePool:
         return len(self._free)
 
     def take(self, state: State | None = None) -> int:
-        """A slot for a new sequence, which begins with a copy of `state` or with an empty one.
+        """Take a slot for a new sequence, which starts from a copy of `state` or from the empty state.
 
         Raises InputError: no slot is free, a state of another model
         """
         if not self._free:
-            raise InputError(f"all {self.n_slots} slots of the pool are taken; release one, or make a larger pool")
+            raise InputError(f"all {self.n_slots} slots of the pool are taken; release one, or create a larger pool")
         if state is not None:
             self._check_state(state)
         slot = self._free.pop()
@@ -54,11 +54,11 @@ class StatePool:
         return slot
 
     def release(self, slot: int) -> None:
-        """Give a slot back. Raises InputError: it was not taken."""
+        """Release a slot. Raises InputError: it was not taken."""
         self._free.append(self.check(slot))
 
     def put(self, slot: int, state: State | None) -> None:
-        """Let the sequence go on from a copy of `state`, or from nothing."""
+        """Let the sequence continue from a copy of `state`, or from the empty state."""
         self.check(slot)
         if state is None:
             self.layout.clear(self.data[slot])
@@ -75,17 +75,17 @@ class StatePool:
         return copy.deepcopy(self)
 
     def check(self, slot: int) -> int:
-        """The slot as an int: a small NumPy integer would not hold the place of its state in memory.
+        """The slot as an int: with a small NumPy integer type, the offset of its state would overflow.
 
         Raises InputError: it is not a taken slot
         """
         slot = arguments.whole_number("a slot", slot, -(2**62))
         if not 0 <= slot < self.n_slots or slot in self._free:
-            raise InputError(f"slot {slot} is not taken; the pool has {self.n_slots}, {self.n_free} of them free")
+            raise InputError(f"slot {slot} is not taken; the pool has {self.n_slots} slots, {self.n_free} free")
         return slot
 
     def check_memory(self, layout: StateLayout) -> None:
-        """Raise InputError unless the states are those of a model of that layout, as kernels change them."""
+        """Raise InputError unless the states have a model's `layout`, and kernels can write to them."""
         n_slots = self.n_slots if isinstance(self.data, np.ndarray) and self.data.ndim else 0
         arguments.memory("the pool", self.data, (n_slots, self.layout.size))
         self.layout.check(layout)

@@ -13,21 +13,21 @@ from rwkv_np.files.sniff import is_time_state
 from rwkv_np.models import v4, v5, v6, v7
 from rwkv_np.models.architecture import Architecture, Sizes
 
-# From the oldest to the newest: a version shares names with earlier ones.
+# From the oldest to the newest: a version also has the names of earlier ones.
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record for record in (v4.RECORD, v5.RECORD_5_1, v5.RECORD_5_2, v6.RECORD, v7.RECORD)
 }
 
 _MARKS = tuple((record.name, record.marks) for record in reversed(ARCHITECTURES.values()))
 
-# What else a version is called: the official package's numbers for 5, and what file names say from 6 on.
+# Other names of a version: the official package's numbers for 5, and those in file names since 6.
 _OTHER_NAMES = {"v5.1": "5.0 in the official package", "v5.2": "5.1 or 5.2 in the official package",
                 "v6": "x060", "v7": "x070"}  # fmt: skip
 
-# What the ranks of thin matrices are of, in the order of `Sizes.ranks`.
+# The names of the ranks of thin matrices, in the order of `Sizes.ranks`.
 _RANKS = {"v6": ("mix", "decay"), "v7": tuple(v7.RANKS)}
 
-# Relatives of a version that have all of its names and compute something else, by a name that it lacks.
+# Variants that have all names of a version but compute something else, recognized by an additional name.
 _VARIANTS = (
     ("a model with a tuned state (time_state) inside, which programs use in different ways", r"\.att\.time_state$"),
     ("RWKV-8", r"\.ffn\.enn\."),
@@ -39,7 +39,7 @@ _VARIANTS = (
 
 
 def identify(names: Collection[str]) -> str:
-    """What has parameters of those names: a key of ARCHITECTURES, or words for something else."""
+    """What these parameter names belong to: a key of ARCHITECTURES, or a description of something else."""
     if any(re.search(r"lora_[AB]|\.lora\.|\.bone$", name) for name in names):
         return "a LoRA adapter (weights to add to a model, not a model)"
     if any(re.match(r"rwkv\.blocks\.|model\.layers\.\d+\.attn\.", name) for name in names):
@@ -58,17 +58,17 @@ def identify(names: Collection[str]) -> str:
 
 
 def title_of(found: str) -> str:
-    """What `identify` found, as people call it."""
+    """The title of what `identify` found."""
     return ARCHITECTURES[found].title if found in ARCHITECTURES else found
 
 
 def other_name_of(found: str) -> str | None:
-    """The name that other programs have for what `identify` found; None where it is the same."""
+    """The name that other programs have for what `identify` found; None if it is the same."""
     return _OTHER_NAMES.get(found)
 
 
 def named_ranks(found: str, sizes: Sizes) -> dict[str, int]:
-    """The ranks of the thin matrices (LoRA) of a model of that architecture, by what they are of."""
+    """The ranks of the thin matrices (LoRA) of a model of that architecture, by name."""
     return dict(zip(_RANKS.get(found, ()), sizes.ranks))
 
 

@@ -1,12 +1,12 @@
-"""The state of an RWKV model after everything it has read: a few vectors or matrices per layer.
+"""The state of an RWKV model after all tokens it has read: a few vectors or matrices per layer.
 
-A state is one flat float32 array, so that kernels take it by one address and a copy is one
-copy; its parts (`shift`, `wkv`) are views with names. The architecture's record
-defines the parts. The last dimension of each part is padded to whole blocks of 32 in memory, as
-kernels want it; files hold the parts without the padding.
+A state is one flat float32 array, so that kernels need only one address and a copy is one operation.
+Its parts (`shift`, `wkv`) are named views. The architecture's record defines the parts. In memory the
+last dimension of each part is padded to whole blocks of 32, as kernels need it; files contain the
+parts without padding.
 
-A state is complete: a copy of it is a saved conversation, and going back to it undoes whatever
-came after. `Model.forward` never changes the one that it is given; `Model.advance` does.
+A state is complete: a copy of it is a saved conversation, and returning to it undoes everything that
+came after. `Model.forward` never changes the given state; `Model.advance` does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Parts = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a part lies: `start` in float32 numbers; its shape, and that with the padding."""
+    """Where a part is: `start` in float32 numbers; its shape, and its shape with padding."""
 
     start: int
     shape: tuple[int, ...]
@@ -50,9 +50,9 @@ class Place:
 
 
 class StateLayout:
-    """How the states of a model lie in memory.
+    """The memory layout of a model's states.
 
-    places  the parts by name, in their order
+    places  the parts by name, in order
     size    float32 numbers of a state
     """
 
@@ -79,7 +79,7 @@ class StateLayout:
         }
 
     def check(self, layout: StateLayout) -> None:
-        """Raise InputError unless states of `layout`, which is a model's, have the same layout."""
+        """Raise InputError unless a model's `layout` is the same."""
         if self is layout:
             return
         _check("architecture", self.architecture, layout.architecture, layout)
@@ -95,12 +95,12 @@ class StateLayout:
 class State:
     """The memory of one conversation.
 
-    data    (layout.size,) float32: all of it
+    data    (layout.size,) float32: the whole state
     parts   named views of it
     shift   (n_layer, 2, n_embd) float32: the last token's input to time mix and to channel mix
     wkv     v4: (n_layer, 3, n_embd) float32: numerator a, denominator b and their exponent p
-            v5, v6, v7: (n_layer, n_head, N, N) float32: S of each head as [key][value], in memory and where it
-            is saved; of v7's S the official package and rwkv.cpp have [value][key]
+            v5, v6, v7: (n_layer, n_head, N, N) float32: S of each head as [key][value], in memory and in
+            saved files; the official package and rwkv.cpp store v7's S as [value][key]
     """
 
     def __init__(self, layout: StateLayout, data: np.ndarray | None = None) -> None:
@@ -111,16 +111,16 @@ class State:
 
     @classmethod
     def from_parts(cls, layout: StateLayout, architecture: str, parts: Mapping[str, np.ndarray]) -> State:
-        """A state of copies of those parts. Raises InputError: they are not those of such a model."""
+        """A state with copies of those parts. Raises InputError: they do not fit such a model."""
         _check("architecture", architecture, layout.architecture, layout)
         state = cls(layout)
         for name, place in layout.places.items():
             part = np.asarray(parts.get(name, np.empty(0)))
             _check(name, part.shape, place.shape, layout)
-            # Whatever comes from a file is checked before it reaches a kernel: another type of
-            # numbers there would be read as float32.
+            # Data from a file is checked before it reaches a kernel: another number type
+            # would be read as float32 there.
             if part.dtype.newbyteorder("=") != np.float32:
-                raise InputError(f"the state's {name} holds {part.dtype} values; expected float32")
+                raise InputError(f"the state's {name} has {part.dtype} values; expected float32")
             arguments.finite(f"the state's {name}", part)
             state.parts[name][:] = part
         return state
@@ -144,7 +144,7 @@ class State:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that it takes in memory."""
+        """Its size in memory, in bytes."""
         return self.data.nbytes
 
     def copy(self) -> State:
@@ -155,7 +155,7 @@ class State:
         return self.copy()
 
     def check(self, layout: StateLayout, *, changes: bool = True) -> None:
-        """Raise InputError unless this is a state of a model of that shape, as kernels take and change it."""
+        """Raise InputError unless this is a state for a model of that shape that kernels can read and write."""
         arguments.memory("the state", self.data, (self.layout.size,), changes=changes)
         self.layout.check(layout)
 
@@ -163,8 +163,8 @@ class State:
         """Write the state to `path` (an .npz file under any name). Raises OutputError."""
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {name: np.ascontiguousarray(part) for name, part in self.parts.items()}
-        np.savez(buffer, architecture=np.array(self.architecture), **arrays)  # Any: savez has options too
-        with new_file(path, overwrite=overwrite, durable=True, mend="pass overwrite=True, or another path") as file:
+        np.savez(buffer, architecture=np.array(self.architecture), **arrays)  # Any, since savez also has options
+        with new_file(path, overwrite=overwrite, durable=True, mend="pass overwrite=True, or use another path") as file:
             file.write(buffer.getvalue())
 
 
@@ -193,9 +193,9 @@ def load_state(path: PathLike, config: ModelConfig) -> State:
 
 
 def read_parts(archive: Archive, layout: StateLayout, prefix: str = "") -> Parts:
-    """The parts of a state in an archive, where their names begin with `prefix`.
+    """The parts of a state in an archive, whose names begin with `prefix`.
 
-    Raises  InputError: they are of another shape, which is seen before they are unpacked; Damaged
+    Raises  InputError: they have another shape, which is checked before unpacking; Damaged
     """
     parts = {}
     for name, place in layout.places.items():

@@ -1,11 +1,11 @@
-"""RWKV-4 "Dove": its record, its program, and its graph in NumPy, to be read beside the paper.
+"""RWKV-4 "Dove": its record, its program, and its NumPy graph, which can be read beside the paper.
 
 The letters are the paper's: r w k v, u for the bonus of the current token (`time_first`), a / b
 for the running weighted average of v. The file's `time_decay` is already -exp(w'), so a layer's
 w is negative. The equations are in `kernels/equations.py`.
 
-A sequence is read layer by layer, all matrices with T columns at once; only the WKV recurrence
-goes token by token. One token is a sequence of one.
+A sequence is read layer by layer, all matrices with T columns at once; only the WKV recurrence goes
+token by token. A single token is a sequence of length one.
 
 Source: "RWKV: Reinventing RNNs for the Transformer Era", arXiv 2305.13048, equations 11-20
 and appendix D (the stable form).
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class TimeMix:
-    """Attention's place: r gates a running average of v."""
+    """RWKV's replacement for attention: r gates a running average of v."""
 
     def __init__(self, get: Mapping[str, Parameter], prefix: str) -> None:
         self.mix_k, self.mix_v, self.mix_r = (get[f"{prefix}.time_mix_{c}"].array() for c in "kvr")
@@ -71,7 +71,7 @@ class RWKV4(NumpyGraph):
 
 
 def program(b: Builder) -> None:
-    """What a token goes through, as phases: the items of one begin when the phase before is done."""
+    """The steps for a token, as phases: a phase begins when the phase before is done."""
     x, gate = b.x, b.floats(b.config.n_embd)
     r, k, v = b.rows("att.receptance", "ffn.receptance"), b.rows("att.key", "ffn.key"), b.rows("att.value")
     out, hidden = b.rows("att.output"), b.rows("ffn.value")

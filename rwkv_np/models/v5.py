@@ -1,17 +1,17 @@
-"""RWKV-5 "Eagle": its records, their programs, and the graph in NumPy, to be read beside the paper.
+"""RWKV-5 "Eagle": its records, their programs, and the NumPy graph, which can be read beside the paper.
 
-Two forms were published as models, and the names are rwkv.cpp's:
+Models of two forms were published. The names are those of rwkv.cpp:
 
     5.1  no gate; a decay and a bonus for each head         (the official package calls it 5.0)
     5.2  a gate; a decay and a bonus for each channel
 
-The model file knows only these, and two more kinds of checkpoint can be said in them: the "r2" of 5.0, whose
-bonus `time_faaaa` is not an exponent, becomes a 5.1; and the official 5.1, with a gate and a decay for each
-head, becomes a 5.2 with the head's value in each channel. In a file `time_decay` is w = exp(-exp(w')) itself.
+The model file format has only these. Two more kinds of checkpoint are converted to them: the "r2" of 5.0,
+whose bonus `time_faaaa` is not an exponent, becomes 5.1; and the official 5.1, with a gate and one decay per
+head, becomes 5.2 with the head's value in each channel. In a file `time_decay` is w = exp(-exp(w')) itself.
 
-The state of a head is a matrix S [key][value], so a layer's memory is n_embd * head_size numbers. The norm over
-a head has the epsilon 64e-5. Models trained before November 2023 had 1e-5, and rwkv.cpp has it to this day in
-all of RWKV-5; a file does not tell: `--head-epsilon 1e-5`, or `rwkv_np.load(path, head_epsilon=1e-5)`, is for those.
+The state of a head is a matrix S [key][value], so a layer's memory is n_embd * head_size numbers. The head norm
+has the epsilon 64e-5. Models trained before November 2023 had 1e-5, and rwkv.cpp still uses 1e-5 for all of
+RWKV-5. A file does not say which: use `--head-epsilon 1e-5`, or `rwkv_np.load(path, head_epsilon=1e-5)`.
 
 Source: "Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence", arXiv 2404.05892.
 """
@@ -36,11 +36,11 @@ from rwkv_np.models.state import Parts
 if TYPE_CHECKING:
     from rwkv_np.models.build import Builder
 
-MIX = "time_mix"  # what the shares of a mix are called here; another version has another word
+MIX = "time_mix"  # the prefix of the names of the shares; other versions have another one
 
 
 class TimeMix:
-    """Attention's place: r reads from a matrix that k and v write; 5.2 gates what comes out."""
+    """RWKV's replacement for attention: r reads from a matrix that k and v write; 5.2 gates the result."""
 
     def __init__(self, get: Mapping[str, Parameter], prefix: str, config: ModelConfig) -> None:
         self.n_head, self.epsilon = config.n_head, config.head_epsilon
@@ -89,7 +89,7 @@ class RWKV5(NumpyGraph):
 
 
 def program(b: Builder, is_gated: bool) -> None:
-    """What a token goes through, as phases: the items of one begin when the phase before is done."""
+    """The steps for a token, as phases: a phase begins when the phase before is done."""
     decay, bonus, letters = _time_names(is_gated)
     matrices = [f"att.{name}" for name in ("receptance", "key", "value", "gate")[: len(letters)]]
     x, gate, lanes = b.x, b.floats(b.config.n_embd), b.room_for_wkv5(len(letters))
@@ -109,7 +109,7 @@ def program(b: Builder, is_gated: bool) -> None:
     b.head(x, "ln_out", "head")
 
 
-# --- what stands in a file -------------------------------------------------------------------------
+# --- the content of a file -------------------------------------------------------------------------
 
 
 def _time_names(is_gated: bool) -> tuple[str, str, str]:
@@ -118,12 +118,12 @@ def _time_names(is_gated: bool) -> tuple[str, str, str]:
 
 
 def per_channel(n_head: int, head_size: int) -> tuple[int, ...]:
-    """The shape in a file of a number for each channel; rwkv.cpp's converter drops the dimension of a single head."""
+    """The shape in a file of one number per channel; rwkv.cpp's converter drops the dimension of a single head."""
     return (n_head, head_size, 1) if n_head > 1 else (head_size, 1)
 
 
 def head_sizes(shapes: Shapes, parameter: str) -> Sizes:
-    """The sizes of a model with heads, of which there are as many as the first dimension of a parameter says."""
+    """The sizes of a model with heads; their number is the first dimension of `parameter`."""
     heads = shapes.get(f"blocks.0.att.{parameter}", ())
     n_head = heads[0] if len(heads) == 3 else min(1, len(heads))
     found = common_sizes(shapes)
@@ -139,7 +139,7 @@ def common_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Every parameter and its shape, in the order of BlinkDL's checkpoints.
 
-    attention  what stands first in a layer's time mix; `matrices` (C, C) follow, and the norm over a head
+    attention  the first parameters of a layer's time mix; `matrices` (C, C) and the head norm follow
     """
     c, f, v = sizes.n_embd, sizes.dim_ffn, sizes.vocab_size
     shapes: dict[str, tuple[int, ...]] = {"emb.weight": (v, c)}
@@ -185,7 +185,7 @@ def state_parts(sizes: Sizes) -> dict[str, Part]:
     }
 
 
-# --- what the converter makes of a checkpoint -------------------------------------------------------
+# --- converting a checkpoint -------------------------------------------------------
 
 
 def _plan(shapes: Shapes) -> list[Planned]:
@@ -194,7 +194,7 @@ def _plan(shapes: Shapes) -> list[Planned]:
 
 
 def _planned(name: str, shape: tuple[int, ...], n_embd: int, is_gated: bool) -> Planned:
-    """Everything of `.time_` and all vectors stay FP32."""
+    """Every parameter with `.time_` in its name and all vectors stay FP32."""
     last = name.rpartition(".")[2]
     if last in ("time_decay", "time_first", "time_faaaa"):
         return _planned_heads(name, shape, n_embd, is_gated)
@@ -204,7 +204,7 @@ def _planned(name: str, shape: tuple[int, ...], n_embd: int, is_gated: bool) -> 
 
 
 def _planned_heads(name: str, shape: tuple[int, ...], n_embd: int, is_gated: bool) -> Planned:
-    """Decay and bonus: (H, N) or (H,) in a checkpoint, and there for each channel or for each head in a file."""
+    """Decay and bonus: (H, N) or (H,) in a checkpoint, one number per channel or per head in a file."""
     n_head = shape[0] if shape else 0
     head_size = n_embd // n_head if n_head else 0
     target, found = name, shape
@@ -220,7 +220,7 @@ def _planned_heads(name: str, shape: tuple[int, ...], n_embd: int, is_gated: boo
 
 
 def _decay(w: Any) -> Any:
-    # As torch has it, both times: another exp differs in the last bit of half the values.
+    # Use torch's exp both times, as rwkv.cpp does: another library's differs in the last bit of half the values.
     return (-w.exp()).exp()
 
 

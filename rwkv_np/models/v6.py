@@ -1,12 +1,12 @@
-"""RWKV-6 "Finch": its record, its program, and its graph in NumPy, to be read beside the paper.
+"""RWKV-6 "Finch": its record, its program, and its NumPy graph, which can be read beside the paper.
 
-The memory is RWKV-5's (`v5.py`, `equations.wkv5`); what is new is that the tokens themselves say how much of the
-token before is mixed in, and how fast each channel of the memory fades. Both go through thin pairs of matrices
+The memory is that of RWKV-5 (`v5.py`, `equations.wkv5`). What is new: the tokens themselves decide how much of
+the token before is mixed in, and how fast each channel of the memory decays. Both use pairs of thin matrices
 (LoRA): five slices of `time_maa_w1` and `time_maa_w2` for the mixes, in the order w k v r g, and `time_decay_w1`
-and `time_decay_w2` for the decay. The shares are of the token before, and not of this one as in RWKV-4 and 5.
+and `time_decay_w2` for the decay. A share is that of the token before, not of this one as in RWKV-4 and 5.
 
-In a model file the thin matrices lie transposed, and all of them are FP32 where they are not quantized.
-`time_decay` is as in the checkpoint: w = exp(-exp(time_decay + ...)) is made for each token.
+In a model file the thin matrices are transposed, and are FP32 unless they are quantized. `time_decay` is as
+in the checkpoint: w = exp(-exp(time_decay + ...)) is computed for each token.
 
 Source: "Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence", arXiv 2404.05892.
 """
@@ -37,7 +37,7 @@ MIX = "time_maa"
 
 
 class TimeMix:
-    """Attention's place: RWKV-5.2 with mixes and decay that depend on the token."""
+    """RWKV's replacement for attention: RWKV-5.2 with mixes and decay that depend on the token."""
 
     def __init__(self, get: Mapping[str, Parameter], prefix: str, config: ModelConfig) -> None:
         self.n_head, self.epsilon = config.n_head, config.head_epsilon
@@ -87,10 +87,10 @@ class RWKV6(NumpyGraph):
 
 
 def program(b: Builder) -> None:
-    """What a token goes through, as phases: the items of one begin when the phase before is done."""
+    """The steps for a token, as phases: a phase begins when the phase before is done."""
     c = b.config
     x, normed, gate, lanes = b.x, b.floats(c.n_embd), b.floats(c.n_embd), b.room_for_wkv5(len(MIXES))
-    z = b.floats(len(MIXES) * c.ranks[0] + BLOCK)  # a slice is read up to whole blocks
+    z = b.floats(len(MIXES) * c.ranks[0] + BLOCK)  # slices are read in whole blocks
     first, w, k = b.rows(f"att.{MIX}_w1"), b.rows("att.time_decay_w1"), b.rows("att.key", "ffn.key")
     v, r, g = b.rows("att.value"), b.rows("att.receptance", "ffn.receptance"), b.rows("att.gate")
     slow, out, hidden = b.rows("att.time_decay_w2"), b.rows("att.output"), b.rows("ffn.value")
@@ -112,11 +112,11 @@ def program(b: Builder) -> None:
     b.head(x, "ln_out", "head")
 
 
-# --- what stands in a file -------------------------------------------------------------------------
+# --- the content of a file -------------------------------------------------------------------------
 
 
 def _sizes(shapes: Shapes) -> Sizes:
-    """Ranks: of a mix, and of the decay."""
+    """The sizes; the ranks are those of a mix and of the decay."""
     found = head_sizes(shapes, "time_decay")
     ranks = ((*shapes.get(f"blocks.0.att.{name}", ()), 0, 0, 0)[at] for name, at in
              ((f"{MIX}_w2", 2), ("time_decay_w1", 0)))  # fmt: skip
@@ -141,7 +141,7 @@ def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def checkpoint_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """The same in a checkpoint, where the thin matrices lie the other way."""
+    """The same in a checkpoint, where the thin matrices are transposed."""
     shapes = parameter_shapes(sizes)
     for name, shape in shapes.items():
         last = name.rpartition(".")[2]
@@ -154,7 +154,7 @@ def checkpoint_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-# --- what the converter makes of a checkpoint -------------------------------------------------------
+# --- converting a checkpoint -------------------------------------------------------
 
 _TRANSPOSED = (f"{MIX}_w1", f"{MIX}_w2", "time_decay_w1", "time_decay_w2")
 
@@ -165,7 +165,7 @@ def _plan(shapes: Shapes) -> list[Planned]:
 
 
 def _planned(name: str, shape: tuple[int, ...], n_head: int) -> Planned:
-    """Everything of `.time_` and all vectors stay FP32."""
+    """Every parameter with `.time_` in its name and all vectors stay FP32."""
     last = name.rpartition(".")[2]
     if last in _TRANSPOSED and len(shape) > 1:
         turned = (*shape[:-2], shape[-1], shape[-2])

@@ -1,16 +1,15 @@
-"""RWKV-7 "Goose": its record, its program, and its graph in NumPy, to be read beside the paper.
+"""RWKV-7 "Goose": its record, its program, and its NumPy graph, which can be read beside the paper.
 
-The letters are the paper's: r w k v, a for how much of what the memory has for a key is
-replaced, g for the gate, kk for the key that is looked up and replaced. Seven small products of
-two thin matrices ("LoRA": w1 and w2, a1 and a2, ...) make w, a, g and the share of the first
-layer's v. Their shape in a model file is (out, in) as that of any matrix; in a checkpoint it is
-(in, out).
+The letters are those of the paper: r w k v, a for how much of the memory's value for a key is replaced,
+g for the gate, kk for the key that is looked up and replaced. Small products of two thin matrices
+("LoRA": w1 and w2, a1 and a2, ...) give w, a, g and the share of the first layer's v. Their shape in a
+model file is (out, in), like that of any matrix; in a checkpoint it is (in, out).
 
-The memory S of a head is kept as [key][value] here, in a state and in a saved one, so that a kernel
-needs no sum across lanes. The paper, the official package and rwkv.cpp have it as [value][key].
+The memory S of a head is stored as [key][value] here, in a state and in a saved file, so that a kernel
+needs no sum across lanes. The paper, the official package and rwkv.cpp use [value][key].
 
-A sequence is read layer by layer, all matrices with T columns at once; only the memory goes token
-by token. `v_first` is the first layer's v of each token: not a part of the state.
+A sequence is read layer by layer, all matrices with T columns at once; only the memory goes token by
+token. `v_first` is the first layer's v of each token; it is not part of the state.
 
 Source: "RWKV-7 Goose with Expressive Dynamic State Evolution", arXiv 2503.14456, and BlinkDL's
 RWKV-LM, RWKV-v7/rwkv_v7_demo.py.
@@ -49,7 +48,7 @@ RANKS = "wavg"  # the order of Sizes.ranks
 
 
 class LowRank:
-    """W2 f(W1 x), and `start` added where there is one."""
+    """W2 f(W1 x), plus `start` if there is one."""
 
     def __init__(self, get: Mapping[str, Parameter], prefix: str, letter: str) -> None:
         self.first, self.second = (Linear(get[f"{prefix}.{letter}{i}"]) for i in (1, 2))
@@ -62,7 +61,7 @@ class LowRank:
 
 
 class TimeMix:
-    """Attention's place: a memory that each head looks up, corrects and reads."""
+    """RWKV's replacement for attention: a memory that each head looks up, corrects and reads."""
 
     def __init__(self, get: Mapping[str, Parameter], prefix: str, n_head: int, is_first: bool) -> None:
         self.n_head, self.is_first = n_head, is_first
@@ -134,9 +133,9 @@ class RWKV7(NumpyGraph):
 
 
 def program(b: Builder) -> None:
-    """What a token goes through, as phases: the items of one begin when the phase before is done."""
+    """The steps for a token, as phases: a phase begins when the phase before is done."""
     x, n_embd = b.x, b.config.n_embd
-    # v1 and v2 are of all layers but the first.
+    # All layers except the first have v1 and v2.
     letters = RANKS if b.config.n_layer > 1 else RANKS.replace("v", "")
     x_r, x_w, x_k, x_v, x_a, x_g = mixed = [
         b.rows(*names) for names in
@@ -171,7 +170,7 @@ def _sizes(shapes: Shapes) -> Sizes:
 
 
 def _rank(shapes: Shapes, letter: str) -> int:
-    """Rows of a letter's first matrix, or 0; the first layer need not have that of v."""
+    """Rows of a letter's first matrix, or 0; the first layer may lack that of v."""
     for i in (1, 0):
         shape = shapes.get(f"blocks.{i}.att.{letter}1", ())
         if len(shape) == 2:
@@ -185,7 +184,7 @@ def _low_rank_shapes(sizes: Sizes, block: str, letter: str) -> dict[str, tuple[i
 
 
 def _share_of_first(sizes: Sizes, block: str) -> dict[str, tuple[int, ...]]:
-    """What tells how much of the first layer's v a layer takes."""
+    """The parameters for the share of the first layer's v."""
     shapes = _low_rank_shapes(sizes, block, "v")
     return dict(reversed(shapes.items())) | {f"{block}.att.v0": (1, 1, sizes.n_embd)}
 
@@ -211,12 +210,12 @@ def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def _ignored(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """The first layer has no v before its own; some checkpoints of 2026 have the parameters all the same."""
+    """The first layer has no earlier v to mix in, but some checkpoints of 2026 have the parameters for it."""
     return _share_of_first(sizes, "blocks.0")
 
 
 def checkpoint_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """The same in a checkpoint: six x_* one by one, and low-rank matrices as (in, out)."""
+    """The same in a checkpoint: six separate x_*, and low-rank matrices as (in, out)."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in parameter_shapes(sizes).items():
         if name.endswith("x_rwkvag"):
@@ -242,7 +241,7 @@ def _is_low_rank(name: str) -> bool:
 def _plan(shapes: Shapes) -> list[Planned]:
     """Six x_* become one parameter in the place of the first; low-rank matrices are transposed.
 
-    They are found by name: rwkv.cpp joins the six in the order of the file, and where that was sorted by name
+    They are found by name. rwkv.cpp joins the six in the order of the file, so if the file is sorted by name,
     its model is wrong.
     """
     plan: list[Planned] = []
@@ -260,7 +259,7 @@ def _plan(shapes: Shapes) -> list[Planned]:
 
 
 def _joined(prefix: str, shapes: Shapes) -> Planned:
-    """x_rwkvag. A shape that does not fit, or a source that is missing, shows in the shape."""
+    """x_rwkvag. A wrong shape or a missing source results in a wrong shape."""
     sources = tuple(name for letter in MIXES if (name := prefix + letter) in shapes)
     found = {shapes[name] for name in sources}
     shape = found.pop() if len(found) == 1 else ()

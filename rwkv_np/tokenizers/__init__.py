@@ -3,16 +3,16 @@
 Models do not name their tokenizer; it follows from the size of the vocabulary and the files next
 to the model. `load_tokenizer` decides in this order:
 
-1. The one the caller names. It always has priority, and must fit the model.
+1. The one that the caller names. It always has priority, and must fit the model.
 2. A tokenizer.json next to the model: MODEL.tokenizer.json, tokenizer.json, 20B_tokenizer.json.
 3. The tokenizer of that size: 256 bytes, 50277 20B (from the Hugging Face cache, or downloaded
    once), 65536 World.
 
-Folders hold several models, so for the three sizes of (3) a file of (2) is taken only where it
-has exactly as many ids; any other, or a damaged one, is skipped. For other sizes it is the
-only source: it may be smaller by a trainer's padding (see `base.is_padded`), and is an error
-where it does not fit. One such size has a tokenizer without a file: 50304 is the 20B one's,
-rounded up, as in RWKV-7 Pile; but others have been rounded up to it too.
+A folder may contain several models, so for the three sizes of (3) a file of (2) is used only if it has
+exactly that number of ids; any other, or a damaged one, is skipped. For other sizes a file is the only
+source: it may be smaller than the vocabulary by a trainer's padding (see `base.is_padded`), and is an
+error if it does not fit. One such size has a tokenizer without a file: 50304 is the size of the 20B
+tokenizer, rounded up, as in RWKV-7 Pile; but other tokenizers are rounded up to it too.
 
 The `tokenizers` library, the World vocabulary and `huggingface_hub` are each imported when first
 needed.
@@ -54,7 +54,7 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The tokenizer at `path`, or the one that a model of `vocab_size` at `model_path` needs.
 
-    `path` is a tokenizer.json, a folder that holds one, or "20B", "world" or "bytes" in any case
+    `path` is a tokenizer.json, a folder that contains one, or "20B", "world" or "bytes" in any case
     (a file of such a name is given as ./world). `notify` gets one line for a download and
     for a damaged file that was skipped. Raises TokenizerError: none is found, or it is damaged, or it
     does not fit; InputError: neither path nor vocab_size is given.
@@ -116,7 +116,7 @@ def _pick_beside(
 ) -> BpeTokenizer | None:
     """The first file next to the model that fits; `notify` gets a line for damaged ones.
 
-    One that belongs to another model is not reported: folders contain several.
+    A tokenizer of another model is not reported: folders contain several.
     """
     for file in _files_beside(model_path):
         try:
@@ -129,7 +129,7 @@ def _pick_beside(
 
 
 def _load_first(files: list[Path], vocab_size: int | None) -> BpeTokenizer:
-    """The first of `files` that fits; raises the first one's TokenizerError where none does."""
+    """The first of `files` that fits; raises the first one's TokenizerError if none fits."""
     errors = []
     for file in files:
         try:

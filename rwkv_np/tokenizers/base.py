@@ -1,9 +1,9 @@
 """The interface of every tokenizer: text to ids, an id to its bytes, ids to text.
 
-An id stands for bytes, not for characters: one character may be spread over several ids.
-So `token_bytes` is the primitive, `decode` joins before it decodes, and text
-that is shown while it is generated goes through `TextStream`. Which tokenizer a model needs is decided in
-`rwkv_np.tokenizers.load_tokenizer`; the id sequence's meaning belongs to the model.
+An id stands for bytes, not for characters: one character may need several ids. So `token_bytes` is
+the primitive, `decode` joins bytes before it decodes, and text that is shown while it is generated goes
+through `TextStream`. `rwkv_np.tokenizers.load_tokenizer` decides which tokenizer a model needs. What the
+id sequence means is up to the model.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from functools import cached_property
 from rwkv_np import arguments
 from rwkv_np.errors import InputError, PathLike, TokenizerError
 
-# Trainers round the vocabulary up so that the matrices divide well: to 64 or 128, times up to
-# 4 for tensor-parallel training (the 50277 ids of the 20B tokenizer became 50304, 50432, 50688).
+# Trainers round the vocabulary up so that the matrices can be divided evenly: to 64 or 128, times up
+# to 4 for tensor-parallel training (the 20B tokenizer's 50277 ids became 50304, 50432, 50688).
 PADDING_STEP = 64
 PADDING_LIMIT = 512
 
 
 def is_padded(n_ids: int, vocab_size: int) -> bool:
-    """Whether a model of `vocab_size` may be one for a tokenizer of `n_ids`, rounded up.
+    """Whether `vocab_size` may be `n_ids`, rounded up by the trainer.
 
-    "A little smaller" would not do: GPT-2's 50257 ids would then pass for the 20B tokenizer's
+    "A little smaller" is not a sufficient rule: GPT-2's 50257 ids would then pass for the 20B tokenizer's
     50277. A size that is not round was not rounded, so it must match exactly.
     """
     return vocab_size % PADDING_STEP == 0 and 0 <= vocab_size - n_ids < PADDING_LIMIT
 
 
 def check_fit(source: PathLike, n_ids: int, vocab_size: int) -> None:
-    """Raises TokenizerError: the tokenizer at `source`, of `n_ids`, is not one for `vocab_size`."""
+    """Raise TokenizerError if the tokenizer at `source`, with `n_ids`, does not fit `vocab_size`."""
     if vocab_size != n_ids and not is_padded(n_ids, vocab_size):
         raise TokenizerError(
             source,
@@ -44,12 +44,12 @@ class Tokenizer(ABC):
     """Text to token ids and back.
 
     name        "20B", "World", "bytes", or the path of a tokenizer.json
-    n_ids       the highest id of the vocabulary, plus one: `encode` never gives more
+    n_ids       the highest id of the vocabulary, plus one: `encode` never gives larger ids
     vocab_size  the model's number of ids (>= n_ids): every id below it may be decoded
     """
 
     def __init__(self, name: str, n_ids: int, vocab_size: int | None, source: PathLike) -> None:
-        """Raises TokenizerError, naming `source`, where n_ids does not fit the model's vocab_size."""
+        """Raises TokenizerError, naming `source`, if n_ids does not fit the model's vocab_size."""
         self.name = name
         self.n_ids = n_ids
         self.vocab_size = n_ids if vocab_size is None else arguments.whole_number("vocab_size", vocab_size, 1)
@@ -68,13 +68,13 @@ class Tokenizer(ABC):
         return self._build_pieces()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; raises InputError: not text, or it contains a lone surrogate, which UTF-8 lacks."""
+        """The ids of `text`; raises InputError: not text, or a lone surrogate, which UTF-8 cannot encode."""
         arguments.one_of("the text", text, str, "a string")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"position {error.start} of the text holds U+{ord(text[error.start]):04X}, half a "
+                f"position {error.start} of the text is U+{ord(text[error.start]):04X}, half a "
                 "surrogate pair: expected text that can be written as UTF-8"
             ) from error
         return self._encode(text)
@@ -84,7 +84,7 @@ class Tokenizer(ABC):
         return self.encode(text)
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for, b"" for none; raises InputError when out of range."""
+        """The bytes that one id stands for, b"" for none; raises InputError if the id is out of range."""
         if type(token) is not int:
             token = arguments.whole_number("a token", token, -(2**62))
         if not 0 <= token < self.vocab_size:

@@ -1,15 +1,15 @@
-"""Tokenizers that come as a tokenizer.json, the 20B one of RWKV-4 Pile, Raven and Novel included.
+"""Tokenizers in a tokenizer.json, including the 20B tokenizer of RWKV-4 Pile, Raven and Novel.
 
-The `tokenizers` library encodes. It is not asked to decode: it answers in text, where one id
-may be a part of a character. So the bytes of each id are worked out here, once, from how the
-file says that its tokens are written:
+The `tokenizers` library encodes. It is not used to decode: it returns text, but one id may be a part of
+a character. So the bytes of each id are computed here, once, from the way the file says that its tokens
+are written:
 
   byte-level      GPT-2's alphabet, a printable character for each byte value ("Ġ" is a space)
-  SentencePiece   plain text, "▁" for a space, "<0xE4>" for a byte that has no token of its own
+  SentencePiece   plain text, "▁" for a space, "<0xE4>" for a byte without a token
 
-Added tokens (end of text, runs of spaces) are plain text in both. A SentencePiece decoder also
-drops the one space that starts a text; that concerns whole texts, and text here
-continues earlier text, so the space stays.
+Added tokens (end of text, runs of spaces) are plain text in both. A SentencePiece decoder also drops
+the first space of a text. That applies to whole texts, but text here continues earlier text, so the
+space stays.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 N_IDS_20B = 50277
 NEWLINE, TWO_NEWLINES = 187, 535  # ids of the 20B tokenizer
-MOST_GROWTH = 1000  # times that replacements may make a text longer; those of real files make it three times as long
+MOST_GROWTH = 1000  # how many times longer replacements may make a text; in real files it is three times
 BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 MOST_GAPS = 2**16  # ids without a token; an id of 4 billion would be a list of 32 GB
-PIECEWISE_STEPS = {"Metaspace", "Replace", "ByteFallback"}  # of a decoder: what they do to each token
-JOINING_STEPS = {"Fuse", "Strip"}  # join the tokens, then drop the text's first space
-# The library does not raise but aborts the process where this prefix and the merges disagree. No
-# byte-level or SentencePiece file has one, so it is refused unread.
+PIECEWISE_STEPS = {"Metaspace", "Replace", "ByteFallback"}  # decoder steps that change each token
+JOINING_STEPS = {"Fuse", "Strip"}  # decoder steps that join the tokens, then drop the text's first space
+# If this prefix and the merges disagree, the library does not raise but aborts the process. No
+# byte-level or SentencePiece file has such a prefix, so a file with one is refused before loading it.
 SUBWORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 
 ToBytes = Callable[[str], bytes]
 
 
 class BpeTokenizer(Tokenizer):
-    """The tokenizer.json at `path`; its name is "20B" where it is that one, else its path.
+    """The tokenizer.json at `path`; its name is "20B" if it is that tokenizer, otherwise its path.
 
     Raises TokenizerError: the file is missing or damaged, its decoder is of a kind whose bytes
     are unknown, or it does not fit the model's vocab_size.
@@ -64,6 +64,11 @@ class BpeTokenizer(Tokenizer):
         """A pickle contains only its path and its name."""
         return type(self), (self._path, self.vocab_size), {"name": self.name}
 
+    @property
+    def library(self) -> tokenizers.Tokenizer:
+        """The `tokenizers` library's own object, for those who need its way to decode."""
+        return self._tokenizer
+
     def _encode(self, text: str) -> list[int]:
         try:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -72,10 +77,10 @@ class BpeTokenizer(Tokenizer):
             raise TokenizerError(self._path, f"is damaged: it cannot encode a text: {as_line(str(error))}") from error
 
     def encode_prompt(self, text: str) -> list[int]:
-        """As `encode`, but two newlines at the end of a prompt are two ids for a 20B model.
+        """As `encode`, but for a 20B model two newlines at the end of a prompt become two ids.
 
-        In its training text a turn ends in one newline and another follows, 187 187; the single
-        id 535 there makes answers worse.
+        In its training text a turn ends in one newline and another follows, 187 187. The single id 535
+        in that place makes answers worse.
         """
         ids = self.encode(text)
         if self._is_20b and ids[-1:] == [TWO_NEWLINES]:
@@ -92,7 +97,7 @@ class BpeTokenizer(Tokenizer):
 
 
 def _let_pass(error: BaseException) -> None:
-    """Raise what is not the library's: Ctrl-C. (It raises nothing narrower than Exception, and its panics are none.)"""
+    """Raise errors that are not the library's: Ctrl-C. (It raises Exception; its panics are not Exceptions.)"""
     if type(error).__name__ != "PanicException" and not isinstance(error, Exception):
         raise error
 
@@ -114,14 +119,14 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
     for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder):
         if (growth := _growth(part)) > MOST_GROWTH:
             raise TokenizerError(path, f"is damaged: its replacements make a text up to {growth} times as long")
-    # Both are settings for training in batches that some files carry along.
+    # Both are settings for training in batches, which some files contain.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def _bytes_rule(path: PathLike, tokenizer: tokenizers.Tokenizer) -> ToBytes:
-    """How the vocabulary's tokens become bytes, by the decoder that the file names."""
+    """How tokens become bytes, according to the decoder that the file names."""
     steps = _decoder_steps(tokenizer)
     kinds = [step["type"] for step in steps]
     if "ByteLevel" in kinds and set(kinds) <= {"ByteLevel", "Fuse"}:
@@ -135,10 +140,10 @@ def _bytes_rule(path: PathLike, tokenizer: tokenizers.Tokenizer) -> ToBytes:
 
 
 def _growth(part: Any) -> int:
-    """How many times longer a text may become by what a normalizer, a pre-tokenizer or a decoder puts into it."""
+    """How many times longer a normalizer, a pre-tokenizer or a decoder may make a text."""
     growth = 1
     for step in _steps(part):
-        of_bytes = 2 if step["type"] == "ByteLevel" else 1  # a byte beyond ASCII becomes a character of two
+        of_bytes = 2 if step["type"] == "ByteLevel" else 1  # a byte outside ASCII becomes a character of two bytes
         growth *= max(of_bytes, len(step.get("content", "")), len(step.get("prepend", "")))
     return growth
 
@@ -148,10 +153,10 @@ def _decoder_steps(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a normalizer, a pre-tokenizer or a decoder, as the file has them."""
+    """The steps of a normalizer, a pre-tokenizer or a decoder, as in the file."""
     if part is not None:
-        # What pickle would store is the part's piece of the JSON. To parse the whole file a second
-        # time costs as much as loading it.
+        # `__getstate__` gives this part's piece of the JSON. Parsing the whole file a second time
+        # would take as long as loading it.
         yield from _flat(json.loads(part.__getstate__()))
 
 
@@ -167,12 +172,12 @@ def _replacement(path: PathLike, step: Mapping[str, Any]) -> tuple[str, str]:
     if step["type"] == "Metaspace":
         return step["replacement"], " "
     if "String" not in step["pattern"]:
-        raise _unknown_decoder(path, f"Replace by the pattern {step['pattern']}")
+        raise _unknown_decoder(path, f"Replace with the pattern {step['pattern']}")
     return step["pattern"]["String"], step["content"]
 
 
 def _unknown_decoder(path: PathLike, kind: str) -> TokenizerError:
-    expected = "expected a byte-level (ByteLevel) or a SentencePiece (Metaspace, ByteFallback) one"
+    expected = "expected a byte-level (ByteLevel) or a SentencePiece (Metaspace, ByteFallback) decoder"
     return TokenizerError(path, f"its decoder is of the kind {kind}; {expected}")
 
 
@@ -182,7 +187,7 @@ def _byte_level_rule() -> ToBytes:
     def to_bytes(token: str) -> bytes:
         try:
             return bytes([byte_of[character] for character in token])
-        except KeyError:  # plain text: what is not written in the alphabet stands for itself
+        except KeyError:  # plain text: characters outside the alphabet stand for themselves
             return token.encode("utf-8")
 
     return to_bytes

@@ -8,7 +8,7 @@ N_IDS = 256
 
 
 class ByteTokenizer(Tokenizer):
-    """One id a byte; raises TokenizerError where the model's vocab_size is another."""
+    """One id per byte; raises TokenizerError if the model has another vocab_size."""
 
     def __init__(self, vocab_size: int | None = None) -> None:
         super().__init__("bytes", N_IDS, vocab_size, "bytes")

@@ -1,7 +1,7 @@
 """The 20B tokenizer's file from the Hugging Face cache, or downloaded into it once.
 
-It is 2 MB and belongs to others, so it is not part of this package. Nothing here runs if
-the file is next to the model: `huggingface_hub` is not even imported then.
+It is 2 MB and belongs to others, so it is not part of this package. If the file is next to the model,
+this module is not used, and `huggingface_hub` is not imported.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def fetch_20b(notify: Callable[[str], None] | None = None) -> str:
 
     try:
         return hf_hub_download(REPOSITORY, FILE_NAME, local_files_only=True)
-    except OSError:  # LocalEntryNotFoundError is one, in every release since 0.23
+    except OSError:  # LocalEntryNotFoundError is an OSError, in every release since 0.23
         pass
     if notify is not None:
         notify("Downloading the 20B tokenizer (2 MB, once) ...")
     try:
         return hf_hub_download(REPOSITORY, FILE_NAME)
-    except Exception as error:  # by release: requests', httpx' or its own errors, with no common base
+    except Exception as error:  # depending on the release: errors of requests, httpx or its own, without a common base
         raise TokenizerError(
             "20B",
             f"the tokenizer cannot be downloaded ({_first_line(error)}). Get {FILE_NAME} of {REPOSITORY} on "

@@ -1,9 +1,9 @@
-"""Text out of a stream of bytes, character by character.
+"""Turn a stream of bytes into text, character by character.
 
-A token may end in the middle of a character (most Chinese characters and emoji are 3 or 4
-bytes), so what cannot be shown yet is kept back until its last byte comes. Characters that
-combine on the screen (accents, emoji joined by ZWJ) are whole characters here: a terminal
-joins them whether they come together or not.
+A token may end in the middle of a character (most Chinese characters and emoji have 3 or 4 bytes), so an
+incomplete character is kept back until its last byte arrives. Characters that combine on the screen
+(accents, emoji joined by ZWJ) count as complete characters here: a terminal joins them, whether they
+arrive together or not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class TextStream:
-    """Push bytes, get the characters that are complete; the same text as decoding all at once."""
+    """Push bytes, get the complete characters; together they are the same text as decoding all at once."""
 
     def __init__(self) -> None:
         # "replace", never "ignore": an invalid byte must be visible.

@@ -1,12 +1,12 @@
 """The World tokenizer (vocab 65536) of RWKV-4 World and later models.
 
-Its vocabulary is a list of byte strings and its rule is the greedy longest match over UTF-8, which
-`kernels/longest_match.py` does, or `kernels/trie.py` without Numba. The list comes with this package, as
-`data/world-vocabulary.zlib`: a byte of length for each id, then the bytes of all ids one after another,
-deflated. (xz would make 0.11 MB of it and not 0.19, but a Python may come without.)
+Its vocabulary is a list of byte strings, and its rule is the greedy longest match over UTF-8, implemented
+in `kernels/longest_match.py`, and in `kernels/trie.py` without Numba. The list is part of this package, in
+`data/world-vocabulary.zlib`: one length byte for each id, then the bytes of all ids, deflated. (xz would
+make 0.11 MB of it instead of 0.19, but some Python builds lack it.)
 
-An entry may be a part of a character, so what an id stands for is bytes. They are cut out when they are
-asked for: 65,529 objects would take ten times the memory.
+An entry may be a part of a character, so an id stands for bytes. They are extracted when they are
+requested: 65,529 objects would take ten times the memory.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from rwkv_np.errors import PathLike, TokenizerError
 from rwkv_np.kernels import trie
 from rwkv_np.tokenizers.base import Tokenizer
 
-N_IDS = 65530  # id 0 is the end of a text and has no bytes
-VOCAB_SIZE = 65536  # of the models
-MOST_BYTES = 2**20  # unpacked; it has 438,888
+N_IDS = 65530  # id 0 is the end of text and has no bytes
+VOCAB_SIZE = 65536  # of the models, which pad it
+MOST_BYTES = 2**20  # unpacked size limit; the real size is 438,888
 _MEND = "Install the package again: pip install --force-reinstall rwkv-np"
 VOCABULARY = Path(__file__).parents[1] / "data" / "world-vocabulary.zlib"
 
 
 class WorldTokenizer(Tokenizer):
-    """The World vocabulary; raises TokenizerError where the model's vocab_size is another."""
+    """The World vocabulary; raises TokenizerError if the model has another vocab_size."""
 
     def __init__(self, vocab_size: int | None = None) -> None:
         super().__init__("World", N_IDS, VOCAB_SIZE if vocab_size is None else vocab_size, "World")
@@ -45,12 +45,12 @@ class WorldTokenizer(Tokenizer):
     def encode_bytes(self, data: bytes) -> list[int]:
         """The ids of any bytes, which need not be UTF-8."""
         arguments.one_of("the data", data, (bytes, bytearray, memoryview), "bytes")
-        # Of bytes, an array is read-only: Numba compiles for each kind.
+        # An array over `bytes` is always read-only. Numba would compile again for a writable one.
         ids: list[int] = _cutter()(np.frombuffer(bytes(data), np.uint8), self._trie).tolist()
         return ids
 
     def __reduce__(self) -> tuple[type[WorldTokenizer], tuple[int]]:
-        """A pickle contains only its size: arrays from outside would reach a kernel unchecked."""
+        """A pickle contains only its size: arrays from a pickle would reach a kernel unchecked."""
         return type(self), (self.vocab_size,)
 
     def _encode(self, text: str) -> list[int]:
@@ -63,7 +63,7 @@ class WorldTokenizer(Tokenizer):
 def _cutter() -> Callable[[np.ndarray, trie.Trie], np.ndarray]:
     """The kernel if Numba is loaded, as it is with every model.
 
-    A process that only counts tokens does without: Numba would take 35 MB and most of a second.
+    A process that only counts tokens does not load Numba, which would take 35 MB and most of a second.
     """
     if "numba" not in sys.modules:
         return trie.cut
@@ -73,7 +73,7 @@ def _cutter() -> Callable[[np.ndarray, trie.Trie], np.ndarray]:
 
 
 class Vocabulary(Sequence[bytes]):
-    """The bytes of each id: they follow each other in `data` (uint8), `lengths` (n,) says how many each has."""
+    """The bytes of each id: concatenated in `data` (uint8), with their `lengths` (n,)."""
 
     def __init__(self, data: np.ndarray, lengths: np.ndarray) -> None:
         self.data, self.lengths = data, lengths
@@ -94,7 +94,7 @@ class Vocabulary(Sequence[bytes]):
 
 
 def _unpack(data: bytes) -> bytes:
-    """What a zlib stream holds, as far as a vocabulary can be long: a few KB can be a gigabyte of zeros."""
+    """Unpack a zlib stream, up to the size of a vocabulary: a few KB could unpack to a gigabyte of zeros."""
     stream = zlib.decompressobj()
     content = stream.decompress(data, MOST_BYTES)
     if not stream.eof:
@@ -103,7 +103,7 @@ def _unpack(data: bytes) -> bytes:
 
 
 def load_vocabulary(path: PathLike) -> Vocabulary:
-    """The vocabulary in a file as this package has it; raises TokenizerError: cannot be read, or damaged."""
+    """The vocabulary in a file of this package's format; raises TokenizerError: cannot be read, or damaged."""
     try:
         content = np.frombuffer(_unpack(Path(path).read_bytes()), np.uint8)
     except OSError as error:
@@ -112,5 +112,5 @@ def load_vocabulary(path: PathLike) -> Vocabulary:
         raise TokenizerError(path, f"is damaged: {error}. {_MEND}") from error
     lengths, data = content[:N_IDS], content[N_IDS:]
     if lengths.size != N_IDS or lengths.sum() != data.size:
-        raise TokenizerError(path, f"is damaged: it does not hold {N_IDS} ids. {_MEND}")
+        raise TokenizerError(path, f"is damaged: it does not contain {N_IDS} ids. {_MEND}")
     return Vocabulary(data, lengths)

@@ -1,15 +1,15 @@
-"""Run a command of rwkv-np, or of tools/, to which something happens at a known moment.
+"""Run a command of rwkv-np, or of tools/, with a fault at a known moment.
 
     python tests/faults/faulty.py FAULT FOLDER rwkv-np convert ...
 
 FAULT is one of
 
     kill-at-step:N    kill -9 just before the Nth change in FOLDER: a file opened for writing, renamed or removed
-    TERM-at-step:N    that signal, likewise (or HUP, INT)
+    TERM-at-step:N    the same with that signal (or HUP, INT)
     kill-at-byte:N    kill in the middle of a write, when a file would become longer than N bytes
-    full-at-byte:N    a disk on which no file can become longer than that
-    gone-at-step:N    FOLDER vanishes just before the Nth change in it
-    no-override       modes of files hold for root too (Linux)
+    full-at-byte:N    a full disk: no file can become longer than N bytes
+    gone-at-step:N    FOLDER is deleted just before the Nth change in it
+    no-override       file modes also apply to root (Linux)
 """
 
 import ctypes
@@ -46,7 +46,7 @@ class Steps:
 
 
 def obey_modes():
-    """Give up what lets root read and write everything: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    """Drop the capabilities that let root read and write everything: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH."""
     if sys.platform != "linux" or os.geteuid():
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -79,7 +79,7 @@ def main(fault, folder, program, *arguments):
     if program == "rwkv-np":
         from rwkv_np.cli import main as command
 
-        prepare(fault, folder)  # not before: what is imported may be kept
+        prepare(fault, folder)  # not earlier: imports may write caches
         command(list(arguments), prog_name="rwkv-np")
     prepare(fault, folder)
     sys.argv = [program, *arguments]

@@ -1,7 +1,7 @@
-"""Work that can be interrupted, and what must be true of its files whenever that happens.
+"""Jobs that can be interrupted, and conditions that their files must meet at any moment.
 
-Nothing that was said to be written is lost or half there: each file is the old one or the new one, whole.
-A job is told a folder, says which command to run in it, and checks what lies there afterwards.
+Nothing that was reported as written may be lost or incomplete: each file is the old one or the new one. A job
+gets a folder, says which command to run in it, and checks the files there afterwards.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from rwkv_np.files.format import read_model_file
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "data" / "golden-4v0"
-OLD = b"what stood here before"
+OLD = b"the content of the old file"
 LINES = "hello\nhow are you\nwhat is two and two\n"
 
 
 @dataclass(frozen=True)
 class Job:
-    """name, the command's words in a folder, what is typed, and the check of (folder, stdout, stderr)."""
+    """name, the command line for a folder, the input, and the check of (folder, stdout, stderr)."""
 
     name: str
     words: Callable[[Path], list[object]]
     check: Callable[[Path, str, str], None]
     stdin: str = ""
     old: tuple[str, ...] = ()
-    """Files that stand there before."""
+    """Files that exist before."""
 
     def prepare(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,13 +41,13 @@ class Job:
             (folder / name).write_bytes(OLD)
 
     def command(self, folder: Path) -> list[str]:
-        """With the interpreter: of rwkv-np, or of a script."""
+        """The command line of rwkv-np or of a script, including the interpreter."""
         words = [str(word) for word in self.words(folder)]
         return [sys.executable, "-m", "rwkv_np", *words] if words[0].isalpha() else [sys.executable, *words]
 
 
 def strays(folder: Path) -> list[str]:
-    """Hidden files, which nobody asked for: what was half written."""
+    """Hidden files: leftovers of unfinished writes."""
     return sorted(path.name for path in folder.rglob(".*"))
 
 
@@ -56,11 +56,11 @@ def strays(folder: Path) -> list[str]:
 
 def _old_or(is_whole: Callable[[Path], bool], path: Path) -> None:
     if path.exists():
-        assert path.read_bytes() == OLD or is_whole(path), f"{path.name} is half there: {path.stat().st_size} bytes"
+        assert path.read_bytes() == OLD or is_whole(path), f"{path.name} is incomplete: {path.stat().st_size} bytes"
 
 
 def _is_model(path: Path) -> bool:
-    return len(read_model_file(path).parameters) > 0  # raises FormatError where it ends too early
+    return len(read_model_file(path).parameters) > 0  # raises FormatError if the file ends too early
 
 
 def check_model(folder: Path, stdout: str, stderr: str) -> None:
@@ -68,11 +68,11 @@ def check_model(folder: Path, stdout: str, stderr: str) -> None:
     assert path.exists(), "the old file is lost"
     _old_or(_is_model, path)
     if "MB, in" in stdout or "bits per weight" in stdout:
-        assert path.read_bytes() != OLD, "said to be written"
+        assert path.read_bytes() != OLD, "reported as written, but the old file is still there"
 
 
 def n_turns(path: Path) -> int:
-    """How many turns a saved conversation has; raises where it is not whole."""
+    """How many turns a saved conversation has; raises if it is incomplete."""
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         said = json.loads(archive.read("conversation.json"))
@@ -80,7 +80,7 @@ def n_turns(path: Path) -> int:
 
 
 def check_chat(folder: Path, stdout: str, stderr: str) -> None:
-    """Each answer but the last is followed by a save, before the next one begins."""
+    """Each answer except the last is followed by a save, before the next one begins."""
     n_answers = stdout.count("\n")
     path = folder / "kept.chat"
     found = n_turns(path) if path.exists() else 0

@@ -1,12 +1,12 @@
-"""Kill -9, or a signal, at random moments of everything that writes files; by hand, for as long as one likes.
+"""Kill (or signal) all commands that write files at random moments. Started by hand, for any number of rounds.
 
     python tests/faults/kill.py --rounds 200
     python tests/faults/kill.py --rounds 50 --jobs train,chat --signals TERM,HUP,INT --seed 7
 
-In each round a job is started, in one round of three two of them at the same place, and one is ended at a
-random moment of its work. What jobs.py says must then be true. After a signal that can be caught nothing half
-written may be left, and stderr has no traceback. The last line is one JSON document; the exit status is 1 where
-something was found.
+Each round starts a job, in one round of three two jobs in the same folder, and ends one of them at a random
+moment. The conditions of jobs.py must then be true. After a signal that can be caught, no incomplete file may be
+left, and stderr has no traceback. The last line is one JSON document; the exit status is 1 if a failure was
+found.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from jobs import JOBS, Job, strays  # noqa: E402
 
-LIMIT = 600  # seconds, after which a job hangs
-# While Python ends, or has not come to us yet, a signal is the system's own.
+LIMIT = 600  # seconds after which a job counts as hanging
+# Before our code runs and while Python exits, a signal has its default effect.
 EXPECTED = {"KILL": {-9}, "TERM": {143, -15}, "HUP": {129, -1}, "INT": {130, -2}}
 
 
@@ -43,7 +43,7 @@ def start(job: Job, folder: Path) -> subprocess.Popen[str]:
 
 
 def usual_time(job: Job, folder: Path) -> float:
-    """Seconds that the whole job takes, which must end well."""
+    """Seconds of the whole job, which must succeed."""
     for _ in range(2):  # the first may compile
         shutil.rmtree(folder, ignore_errors=True)
         began = time.monotonic()
@@ -55,16 +55,16 @@ def usual_time(job: Job, folder: Path) -> float:
 
 
 def check(job: Job, folder: Path, child: subprocess.Popen[str], name: str) -> str:
-    """Raise AssertionError where something is wrong; else say how the child ended."""
+    """Raise AssertionError if something is wrong; returns how the child ended."""
     out, err = child.communicate(timeout=LIMIT)
     job.check(folder, out, err)
     if child.returncode == 0:
         return "ended before"
     if child.returncode == 1 and "already exists" in err.splitlines()[-1]:
-        return "refused"  # the other one was faster
+        return "refused"  # the other process was faster
     assert child.returncode in EXPECTED[name], f"exit status {child.returncode}: {err[-500:]}"
     if name != "KILL" and "Traceback" in err:
-        # Ctrl-C while Python starts or ends, or while a script imports PyTorch, meets nothing of ours.
+        # Ctrl-C while Python starts or ends, or while a script imports PyTorch, does not reach our code.
         assert name == "INT" and err.rstrip().endswith("KeyboardInterrupt") and "/click/" not in err, err[-2000:]
         return "INT while importing"
     return name
@@ -94,13 +94,13 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             failures = play_rounds(options, folder, seconds, ends)
-        finally:  # Ctrl-C shows what is known by then
+        finally:  # Ctrl-C shows the results so far
             print(json.dumps({"rounds": sum(ends.values()), "ends": dict(sorted(ends.items()))}))
     sys.exit(1 if failures else 0)
 
 
 def play_rounds(options: argparse.Namespace, folder: Path, seconds: dict[str, float], ends: Counter[str]) -> int:
-    """Play the rounds and count how they end; how many failed."""
+    """Play the rounds and count how they end; returns how many failed."""
     rng, failures = random.Random(options.seed), 0
     for number in range(options.rounds):
         job, name = JOBS[rng.choice(list(seconds))], rng.choice(options.signals.split(","))

@@ -1,6 +1,6 @@
 """Faults at known moments: killed before each change of a file, in the middle of a write, and full disks.
 
-The long run, at random moments, is kill.py.
+kill.py does the same at random moments, for a long time.
 """
 
 import os
@@ -18,11 +18,11 @@ from jobs import JOBS, OLD, strays  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
 CHILD = Path(__file__).parent / "faulty.py"
-MANY = 40  # changes of files, more than any job here has
+MANY = 40  # changes of files; every job here has fewer
 
 
 def play(job, folder, fault, environment=None):
-    """Run the job in that folder with the fault; it must have left everything whole."""
+    """Run the job in that folder with the fault; it must leave all files complete."""
     if job.name in ("convert", "train"):
         pytest.importorskip("torch")
     job.prepare(folder)
@@ -46,7 +46,7 @@ def test_killed_before_any_change_of_a_file_all_are_whole(tmp_path, name):
             break
         assert child.returncode == -signal.SIGKILL, child.stderr
         n_killed += 1
-    assert n_killed >= 3  # opened, renamed, and looked for under its first name
+    assert n_killed >= 3  # opened, renamed, and searched under its first name
 
 
 @pytest.mark.parametrize("name", ["convert", "save"])
@@ -61,7 +61,7 @@ def test_ended_before_the_renaming_nothing_half_written_is_left(tmp_path, name, 
 def test_killed_in_the_middle_of_a_write_all_are_whole(tmp_path, name, n_bytes):
     child = play(JOBS[name], tmp_path / "work", f"kill-at-byte:{n_bytes}")
     assert child.returncode == -signal.SIGXFSZ, child.stderr
-    assert strays(tmp_path / "work")  # it was on the way
+    assert strays(tmp_path / "work")  # an unfinished file is there
 
 
 @pytest.mark.parametrize("name, n_bytes", [("convert", 20_000), ("quantize", 9000), ("chat", 3000), ("save", 3000)])
@@ -69,7 +69,7 @@ def test_a_full_disk_is_said_in_one_line_and_what_stood_there_stays(tmp_path, na
     child = play(JOBS[name], tmp_path / "work", f"full-at-byte:{n_bytes}")
     assert child.returncode == 1
     errors = [line for line in child.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1 and "could not be written: File too large. Make room" in errors[0]
+    assert len(errors) == 1 and "could not be written: File too large. Free some space" in errors[0]
     assert not strays(tmp_path / "work")
     if name in ("convert", "quantize"):
         assert (tmp_path / "work" / "out.bin").read_bytes() == OLD
@@ -82,7 +82,7 @@ def test_a_full_disk_at_the_caches_does_not_end_the_chat(tmp_path):
     openings.mkdir()
     from rwkv_np.kernels import cache
 
-    if cache.folder() is not None:  # compiled kernels are there; what is not is what an opening becomes
+    if cache.folder() is not None:  # compiled kernels are cached already, but the opening's state is not
         (openings / cache.folder().name).symlink_to(cache.folder(), target_is_directory=True)
     child = subprocess.run(
         [sys.executable, CHILD, "full-at-byte:1000", tmp_path, "rwkv-np", *map(str, words), "-p", "hello",

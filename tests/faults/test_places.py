@@ -1,4 +1,4 @@
-"""Places that fail: folders that may not be written to, folders that vanish, and clocks that jump."""
+"""Failing places: read-only folders, folders that disappear, and clocks that jump."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ def errors(child):
 
 @pytest.fixture
 def read_only(tmp_path):
-    """Make the folder of a prepared job one that can only be read."""
+    """Make the folder of a prepared job read-only."""
     folders = []
 
     def make(job):
@@ -64,7 +64,7 @@ def test_a_save_that_cannot_be_is_said_in_one_line(read_only):
 
 @pytest.mark.parametrize("name", [*WRITERS, "save"])
 def test_a_folder_that_vanishes_in_the_work_is_said_in_one_line(tmp_path, name):
-    """Before anything is opened in it, and before what was written takes its place."""
+    """The folder disappears before a file is opened in it, or before the new file is renamed."""
     for step in (1, 2):
         job = replace(JOBS[name], check=lambda *_: None)
         child = play(job, tmp_path / str(step), f"gone-at-step:{step}")
@@ -93,7 +93,7 @@ def test_states_of_a_clock_that_was_wrong_do_not_push_out_new_ones(tmp_path, mon
     (old,) = tmp_path.glob("*.state")
     monkeypatch.setattr(opening_cache, "BUDGET", old.stat().st_size * 3 // 2)
     os.utime(old, (when, when))
-    assert openings.get([1]) is not None  # in use, it has the time of now
+    assert openings.get([1]) is not None  # when used, it gets the current time
     os.utime(old, (when, when))
     openings.put([2], state)
     assert openings.get([2]) is not None and openings.get([1]) is None

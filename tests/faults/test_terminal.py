@@ -1,4 +1,4 @@
-"""Signals to a chat in a terminal that saves after each answer: what was said to be saved is there, whole."""
+"""Signals to a chat in a terminal that saves after each answer: every reported save is complete."""
 
 import signal
 import sys
@@ -43,7 +43,7 @@ def test_a_signal_in_an_answer_loses_none_before_it(sit_down, tmp_path, kept, na
 
 
 def test_ctrl_c_from_elsewhere_ends_neither_the_chat_nor_what_was_kept(sit_down, tmp_path, kept):
-    """As a signal, which another process sends, and not as a key."""
+    """As a signal from another process, not as a key."""
     chat = sit_down(rambler(tmp_path / "m.bin"), "--save", kept, "--max-tokens", 20, "--temperature", 1, "--seed", 1)
     chat.say("one")
     chat.say("/set max_tokens 1000000")

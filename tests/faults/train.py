@@ -1,4 +1,4 @@
-"""The training of the demo model, small enough to be killed often: python tests/faults/train.py OUT.pth"""
+"""Train the demo model at a size that is small enough to be killed often: python tests/faults/train.py OUT.pth"""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Edits of zip archives: members that are missing, renamed, doubled, packed in another way or not what they say.
+"""Edits of zip archives: missing, renamed, duplicated, recompressed or mislabelled members.
 
-What a member holds is edited in its own form: JSON, .npy, or the pickle of a checkpoint. Sizes and other fields of
-the records are set to lies after the archive has been written.
+The content of a member is edited in its own format: JSON, .npy, or the pickle of a checkpoint. Sizes and other
+fields of the zip records are set to false values after the archive was written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from npy import edit_array, write
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 NAMES = ("x", "", "../x", "/etc/x", "a/b", "x.npy", "\0", "名.npy", "conversation.json", "architecture.npy", "n" * 5000)
-# (signature, offsets and sizes of its fields) of a member's record, of the directory's, and of the archive's end.
+# (signature, offsets and sizes of its fields) of a member's local record, of a directory record, and of the end record.
 RECORDS = (
     (b"PK\x03\x04", ((4, 2), (6, 2), (8, 2), (14, 4), (18, 4), (22, 4), (26, 2), (28, 2))),
     (b"PK\x01\x02", ((6, 2), (8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (32, 2), (42, 4))),
@@ -32,22 +32,22 @@ GLOBALS = (
     b"torch._utils _rebuild_meta_tensor_no_storage", b"collections OrderedDict", b"builtins set", b"os system",
     b"builtins eval", b"x y", b" ",
 )  # fmt: skip
-BOMB = 64_000_000  # zeros: 64 KB of a file once they are deflated
+BOMB = 64_000_000  # bytes of zeros: 64 KB when deflated
 
 Member = list  # [name, data, method]
 
 
 def read(data: bytes) -> list[Member]:
-    """The members of an archive that is whole."""
+    """The members of a valid archive."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return [[info.filename, archive.read(info), info.compress_type] for info in archive.infolist()]
 
 
 def build(members: list[Member], comment: bytes = b"") -> bytes:
-    """An archive of them, names twice or not."""
+    """An archive of these members; names may occur twice."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", compresslevel=1) as archive:
-        warnings.simplefilter("ignore")  # of names that are there twice
+        warnings.simplefilter("ignore")  # for duplicate names
         for name, data, method in members:
             info = zipfile.ZipInfo(name)
             info.compress_type = method
@@ -57,7 +57,7 @@ def build(members: list[Member], comment: bytes = b"") -> bytes:
 
 
 def _records(data: bytes) -> list[int]:
-    """Where records begin."""
+    """The offsets of records."""
     found = []
     for signature, _ in RECORDS:
         at = data.find(signature)
@@ -68,7 +68,7 @@ def _records(data: bytes) -> list[int]:
 
 
 def edit_archive(data: bytes, rng: Random) -> bytes:
-    """Some edits of an archive, or damage to its bytes."""
+    """Apply some edits to an archive, or damage its bytes."""
     if rng.random() < 0.2:
         return blind(data, rng, [*_records(data), len(data)])
     members = read(data)
@@ -82,14 +82,14 @@ def edit_archive(data: bytes, rng: Random) -> bytes:
 
 
 def _content(members: list[Member], rng: Random) -> None:
-    """What a member holds."""
+    """Edit the content of a member."""
     if members:
         member = rng.choice(members)
         member[1] = edit_content(member[0], member[1], rng)
 
 
 def edit_content(name: str, data: bytes, rng: Random) -> bytes:
-    """An edit of a member in the form that its name tells."""
+    """Edit a member in the format that its name indicates."""
     try:
         if name.endswith(".json"):
             return edit_json(data, rng)
@@ -97,7 +97,7 @@ def edit_content(name: str, data: bytes, rng: Random) -> bytes:
             return edit_array(data, rng)
         if name.endswith(".pkl"):
             return edit_pickle(data, rng)
-    except (ValueError, IndexError, KeyError, RecursionError):  # it has been edited before
+    except (ValueError, IndexError, KeyError, RecursionError):  # it was edited before
         pass
     return blind(data, rng)
 
@@ -109,7 +109,7 @@ def _order(members: list[Member], rng: Random) -> None:
     if how == 0:
         del members[i]
     elif how == 1:
-        members.append([members[i][0], rng.choice(members)[1], members[i][2]])  # a name twice
+        members.append([members[i][0], rng.choice(members)[1], members[i][2]])  # a duplicate name
     elif how == 2:
         members[i][0] = rng.choice((*NAMES, rng.choice(members)[0], members[i][0].upper()))
     elif how == 3:
@@ -120,7 +120,7 @@ def _order(members: list[Member], rng: Random) -> None:
 
 
 def _pack(members: list[Member], rng: Random) -> None:
-    """Packed in another way: one member, or all."""
+    """Change the compression of one member, or of all."""
     method, one = rng.choice(METHODS), rng.choice((None, None, *members)) if members else None
     for member in members:
         if one is None or member is one:
@@ -128,7 +128,7 @@ def _pack(members: list[Member], rng: Random) -> None:
 
 
 def _swell(members: list[Member], rng: Random) -> None:
-    """A member becomes a bomb: a few KB that are 64 MB."""
+    """Turn a member into a zip bomb: a few KB that unpack to 64 MB."""
     if not members or rng.random() > 0.15:
         return
     member = rng.choice(members)
@@ -142,7 +142,7 @@ def _swell(members: list[Member], rng: Random) -> None:
 
 
 def _lie(data: bytes, rng: Random) -> bytes:
-    """A field of some record is false; sometimes the checksum is made to fit."""
+    """Set a field of a record to a false value; sometimes correct the checksum."""
     signature, fields = rng.choice(RECORDS)
     places = [at for at in _records(data) if data[at : at + 4] == signature]
     if not places:
@@ -153,7 +153,7 @@ def _lie(data: bytes, rng: Random) -> bytes:
 
 
 def edit_pickle(data: bytes, rng: Random) -> bytes:
-    """Other numbers, names and instructions in a pickle of protocol 2."""
+    """Change numbers, names and instructions in a pickle of protocol 2."""
     instructions = [(code, argument, at) for code, argument, at in pickletools.genops(data)]
     ends = [at for _, _, at in instructions[1:]] + [len(data)]
     i = rng.randrange(len(instructions))
@@ -174,7 +174,7 @@ def edit_pickle(data: bytes, rng: Random) -> bytes:
 
 
 def edit_packed(data: bytes, rng: Random) -> bytes:
-    """What a zlib stream holds, packed again."""
+    """Edit the content of a zlib stream, and compress it again."""
     if rng.random() < 0.3:
         return blind(data, rng)
     if rng.random() < 0.02:

@@ -1,7 +1,7 @@
-"""Edits of JSON and TOML: any value becomes any other, keys go missing, come twice, or mean something else.
+"""Edits of JSON and TOML: values are replaced by any other value; keys are removed, duplicated or renamed.
 
-A new value is written as it stands in RAW: json.dumps could write neither 1e999 nor a list of 100,000 levels. To
-that end it is a marked string in the parsed document, which the text of the value replaces at the end.
+A new value is written as the text in RAW: json.dumps could write neither 1e999 nor a list of 100,000 levels. So
+the parsed document first gets a marked string, which is replaced by the text of the value at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Edit = Callable[[Any, Random], None]
 
 
 def _containers(value: Any, found: list[Any]) -> list[Any]:
-    """All lists and objects in it."""
+    """All lists and objects in a document."""
     if isinstance(value, (dict, list)):
         found.append(value)
         for part in value.values() if isinstance(value, dict) else value:
@@ -46,7 +46,7 @@ def _containers(value: Any, found: list[Any]) -> list[Any]:
 
 
 def _pick(document: Any, rng: Random) -> tuple[Any, Any] | None:
-    """(a list or object, a key in it); the outer ones are as likely as the many inner ones."""
+    """(a list or object, a key in it); outer ones are as likely as the many inner ones."""
     filled = [container for container in _containers(document, []) if container]
     if not filled:
         return None
@@ -68,16 +68,16 @@ def _edit(document: Any, rng: Random) -> None:
     how = rng.randrange(5)
     if how == 0:
         del box[key]
-    elif how == 1 and isinstance(box, dict):  # renamed
+    elif how == 1 and isinstance(box, dict):  # rename it
         box[rng.choice((*_KEYS, str(other_key)))] = box.pop(key)
-    elif how == 2:  # more of it
+    elif how == 2:  # repeat it
         if isinstance(box, dict):
             box[rng.choice(_KEYS)] = box[key]
         else:
             box.extend([box[key]] * rng.choice((1, 2, 100)))
     elif how == 3:
         box[key] = [box[key]]
-    elif json.dumps(other_box[other_key]).find(json.dumps(box)) < 0:  # a copy, but no circle
+    elif json.dumps(other_box[other_key]).find(json.dumps(box)) < 0:  # a copy, but not a cycle
         box[key] = json.loads(json.dumps(other_box[other_key]))
 
 
@@ -91,7 +91,7 @@ def _write(document: Any, rng: Random, values: Sequence[str]) -> str:
 
 
 def edit_json(data: bytes, rng: Random) -> bytes:
-    """Some edits of the document in `data`; once in five times bytes are damaged as well, or alone."""
+    """Apply some edits to the document in `data`; in one case of five damage bytes too, or only bytes."""
     document = json.loads(data)
     if not isinstance(document, (dict, list)) or rng.random() < 0.1:
         return blind(data, rng)
@@ -101,14 +101,14 @@ def edit_json(data: bytes, rng: Random) -> bytes:
         else:
             _edit(document, rng)
     text = _write(document, rng, RAW)
-    if rng.random() < 0.05 and text.startswith("{") and '":' in text:  # the first key twice
+    if rng.random() < 0.05 and text.startswith("{") and '":' in text:  # duplicate the first key
         text = "{" + text[1 : text.index('":') + 2] + rng.choice(RAW[:60]) + "," + text[1:]
     found = text.encode("utf-8", "surrogatepass")
     return blind(found, rng) if rng.random() < 0.1 else found
 
 
 def edit_lines(data: bytes, rng: Random) -> bytes:
-    """A file of a document a line: one is edited, missing, there twice, or followed by nonsense."""
+    """A file with one document per line: one is edited, removed, duplicated, or followed by nonsense."""
     lines = data.split(b"\n")
     i = rng.randrange(len(lines))
     how = rng.randrange(6)
@@ -124,7 +124,7 @@ def edit_lines(data: bytes, rng: Random) -> bytes:
 
 
 def edit_toml(data: bytes, rng: Random) -> bytes:
-    """Values, keys and tables of a file of single lines."""
+    """Edit values, keys and tables of a file with one setting per line."""
     lines = data.decode().split("\n")
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         lines = lines or [""]

@@ -1,4 +1,4 @@
-"""Edits of files that begin with the length of a JSON header: .safetensors, and a base's predictions."""
+"""Edits of files that begin with the length of a JSON header: .safetensors, and base files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mutations import EXTREMES, blind, pack
 
 
 def _edit(data: bytes, rng: Random, start: int, size: int) -> bytes:
-    """The length, of `size` bytes at `start`; the header after it; or what follows that."""
+    """Edit the length (`size` bytes at `start`), the header after it, or the rest."""
     behind = start + size
     n = int.from_bytes(data[start:behind], "little")
     header, rest = data[behind : behind + n], data[behind + n :]
@@ -24,21 +24,21 @@ def _edit(data: bytes, rng: Random, start: int, size: int) -> bytes:
         return data[: behind + n] + blind(rest, rng)
     header = edit_json(header, rng)
     if rng.random() < 0.7:
-        header += b" " * (n - len(header))  # else everything after it would lie elsewhere
+        header += b" " * (n - len(header))  # otherwise everything after it would move
     return data[:start] + pack(len(header), size) + header + rest
 
 
 def edit_safetensors(data: bytes, rng: Random) -> bytes:
-    """8 bytes of length, a header that says where tensors lie, the tensors."""
+    """Edit a file of 8 bytes of length, a header with the offsets of tensors, and the tensors."""
     return _edit(data, rng, 0, 8)
 
 
-# What neither a row's lowest value nor its step can be; and what they hardly are.
+# Impossible or unlikely values for a row's lowest value and step.
 FLOATS = tuple(struct.pack("<f", x) for x in (float("nan"), float("inf"), -float("inf"), 3e38, -3e38, -1.0, 0.0))
 
 
 def edit_base(data: bytes, rng: Random) -> bytes:
-    """8 bytes of magic, 4 of length, a header; tokens, and rows of 256 predictions."""
+    """Edit a file of 8 bytes of magic, 4 of length, a header, tokens, and rows of 256 predictions."""
     if rng.random() > 0.15:
         return _edit(data, rng, 8, 4)
     size = 8 + 2 * 256

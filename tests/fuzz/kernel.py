@@ -1,4 +1,4 @@
-"""A function as the kernels are, compiled in a moment and kept: the fuzzer damages what is kept of it."""
+"""A function like the kernels that compiles quickly and is cached: the fuzzer damages its cache files."""
 
 from rwkv_np.kernels import cache
 

@@ -1,4 +1,4 @@
-"""Every kind of file that the program opens: one row each."""
+"""Every kind of file that the program opens, one row each."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ MB = 2**20
 class Kind:
     """A kind of file.
 
-    name     of the kind, and of its seeds' folder
-    seeds    the function of seeds.py that writes them
-    edit     (a seed's bytes, chance) -> a file
+    name     name of the kind, and of the folder of its seeds
+    seeds    the function in seeds.py that writes them
+    edit     (bytes of a seed, random generator) -> bytes of a file
     opens    the method of Opener that opens it: "model" is open_model
-    uses     the one that uses it, where it is not that of the same name
-    share    how many files it gets of all: kinds whose files take long get fewer
-    needs    a package without which it is left out
-    module   where these functions are, if not in seeds.py and openers.py
-    allowed  memory beside twice the file's size, in bytes
+    uses     the method that uses it, if it has another name
+    share    its share of all files: kinds whose files take long get fewer
+    needs    a package without which the kind is left out
+    module   the module with these functions, if not seeds.py and openers.py
+    allowed  bytes of memory allowed in addition to twice the size of the file
     """
 
     name: str
@@ -52,20 +52,20 @@ class Kind:
         getattr(importlib.import_module(self.module or "seeds"), self.seeds)(folder)
 
     def opener(self, folder: Path, work: Path) -> Any:
-        """What opens them: `folder` is that of the seeds' companions, `work` is for what is written."""
+        """The opener of this kind; `folder` contains the seeds' companions, `work` is for output files."""
         return importlib.import_module(self.module or "openers").Opener(folder, work)
 
     @property
     def is_available(self) -> bool:
-        """Whether what it needs is installed."""
+        """Whether the package it needs is installed."""
         return not self.needs or importlib.util.find_spec(self.needs) is not None
 
     def open(self, opener: Any, path: Path) -> Any:
-        """What the program makes of the file. Raises our errors where it refuses."""
+        """Open the file as the program does. Raises our errors if the program refuses it."""
         return getattr(opener, f"open_{self.opens}")(path)
 
     def use(self, opener: Any, opened: Any) -> None:
-        """Do with it what the program would."""
+        """Use the opened object as the program would."""
         use = getattr(opener, f"use_{self.uses or self.opens}", None)
         if use is not None:
             use(opened)

@@ -1,7 +1,7 @@
-"""Edits of a model file in its own terms: the header, and each parameter's sizes, type, name and data.
+"""Edits of a model file by its structure: the header, and each parameter's sizes, type, name and data.
 
-A file is taken apart and put together again, so that everything but what is edited stays true. The form is that of
-rwkv_np/files/format.py, and is written down here a second time: a fuzzer that used the reader would share its faults.
+A file is parsed and written again, so that everything that is not edited stays valid. The format is that of
+rwkv_np/files/format.py, implemented here a second time: a fuzzer that used the reader would share its bugs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAMES = (
     b"n" * 513, b"blocks.0.att.time_state", b"blocks.999999.ln1.weight", b"blocks.0.att.x_x", b"rwkv.blocks.0.x",
     b"blocks.0.att.lora_A", b"blocks.0.att.r_k", b"blocks.0.att.time_maa_x", b"blocks.0.att.ln_x.weight", b"ln0.bias",
 )  # fmt: skip
-# What a float can be that no weight is; in 4 bytes, and in 2.
+# Float values that a weight never has, in 4 bytes and in 2.
 FLOATS = tuple(struct.pack("<f", x) for x in (float("nan"), float("inf"), -float("inf"), 3e38, 1e-45, -0.0)) + tuple(
     struct.pack("<e", x) for x in (float("nan"), float("inf"), 65504.0)
 )
@@ -27,7 +27,7 @@ FLOATS = tuple(struct.pack("<f", x) for x in (float("nan"), float("inf"), -float
 
 @dataclass(frozen=True)
 class Part:
-    """One parameter as it stands in a file; counts are None where they are true."""
+    """One parameter as stored in a file; counts are None if they are correct."""
 
     shape: tuple[int, ...]
     code: int
@@ -45,7 +45,7 @@ class Part:
 
 
 def parse(data: bytes) -> tuple[list[int], list[Part]]:
-    """(the numbers of the header, the parameters) of a file that is whole."""
+    """(the numbers of the header, the parameters) of a valid file."""
     fields, parts, at = list(struct.unpack_from("<6i", data)), [], 24
     sizes = _block_sizes(fields[1])
     while at < len(data):
@@ -64,7 +64,7 @@ def parse(data: bytes) -> tuple[list[int], list[Part]]:
 
 
 def _block_sizes(version: int) -> dict[int, tuple[int, int]]:
-    """Weights and bytes of a block by the type's code."""
+    """Weights and bytes of a block, by type code."""
     floats = {0: (1, 4), 1: (1, 2)}
     if version == 100:
         return floats | {2: (32, 20), 3: (32, 24), 4: (32, 24)}
@@ -77,7 +77,7 @@ def build(fields: list[int], parts: list[Part]) -> bytes:
 
 
 def marks(data: bytes) -> list[int]:
-    """Where header, parameters, and the fields of each begin."""
+    """The offsets of header, parameters and their fields."""
     fields, parts = parse(data)
     found, at = [4 * i for i in range(N_FIELDS)], 24
     for part in parts:
@@ -89,7 +89,7 @@ def marks(data: bytes) -> list[int]:
 
 
 def edit_model_file(data: bytes, rng: Random) -> bytes:
-    """Some edits of a whole file, or damage to its bytes."""
+    """Apply some edits to a valid file, or damage its bytes."""
     if rng.random() < 0.25:
         return blind(data, rng, marks(data))
     fields, parts = parse(data)
@@ -105,7 +105,7 @@ def _field(fields: list[int], parts: list[Part], rng: Random) -> None:
 
 
 def _order(fields: list[int], parts: list[Part], rng: Random) -> None:
-    """A parameter is missing, there twice, or elsewhere."""
+    """Remove, duplicate or move a parameter."""
     if not parts:
         return
     i, how = rng.randrange(len(parts)), rng.randrange(4)
@@ -129,7 +129,7 @@ def _name(fields: list[int], parts: list[Part], rng: Random) -> None:
 
 
 def _trade(fields: list[int], parts: list[Part], rng: Random) -> None:
-    """Two parameters have each other's name, shape, type or data."""
+    """Swap the name, shape, type or data of two parameters."""
     if len(parts) < 2:
         return
     i, k = rng.sample(range(len(parts)), 2)
@@ -149,7 +149,7 @@ def _shape(fields: list[int], parts: list[Part], rng: Random) -> None:
         shape.reverse()
     elif how == 2:
         shape = [1, *shape] if rng.random() < 0.5 else [*shape, 1]
-    elif how == 3 and shape:  # as many weights
+    elif how == 3 and shape:  # the same number of weights
         k = rng.randrange(len(shape))
         shape[k : k + 1] = [shape[k] // 2, 2]
     else:
@@ -164,7 +164,7 @@ def _counts(fields: list[int], parts: list[Part], rng: Random) -> None:
 
 
 def _type(fields: list[int], parts: list[Part], rng: Random) -> None:
-    """Another type, with the data that it takes or without."""
+    """Change the type, with data of the right size or not."""
     if not parts:
         return
     i, code = rng.randrange(len(parts)), rng.choice(CODES)
@@ -179,7 +179,7 @@ def _type(fields: list[int], parts: list[Part], rng: Random) -> None:
 
 
 def _data(fields: list[int], parts: list[Part], rng: Random) -> None:
-    """Less data, more, or values that no weight has."""
+    """Less data, more data, or values that a weight never has."""
     if not parts:
         return
     i = rng.randrange(len(parts))
@@ -196,7 +196,7 @@ def _data(fields: list[int], parts: list[Part], rng: Random) -> None:
 
 
 def _many(fields: list[int], parts: list[Part], rng: Random) -> None:
-    """Thousands of tiny parameters."""
+    """Add thousands of tiny parameters."""
     if rng.random() < 0.05:
         parts.extend(Part((1,), 0, b"p%d" % n, bytes(4)) for n in range(rng.choice((1000, 20_000))))
     else:

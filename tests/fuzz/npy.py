@@ -1,6 +1,6 @@
-"""Edits of .npy files: another type, order or shape than is expected, with data that agrees or does not.
+"""Edits of .npy files: an unexpected type, order or shape, with data that matches it or does not.
 
-The header is written by hand, since NumPy would not write what a reader must refuse.
+The header is written by hand, since NumPy would not write invalid headers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEADERS = (
 
 
 def write(header: str, data: bytes, version: tuple[int, int] = (1, 0), length: int | None = None) -> bytes:
-    """A .npy file, of a header that may be nonsense."""
+    """A .npy file with a header that may be nonsense."""
     text = header.encode("latin-1", "replace")
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     n_bytes = 2 if version[0] == 1 else 4
@@ -33,10 +33,10 @@ def write(header: str, data: bytes, version: tuple[int, int] = (1, 0), length: i
 
 
 def edit_array(data: bytes, rng: Random) -> bytes:
-    """Some edit of a .npy file."""
+    """Apply an edit to a .npy file."""
     try:
         x = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception:  # it has been edited before
+    except Exception:  # it was edited before
         return blind(data, rng)
     if rng.random() < 0.15:
         return blind(data, rng, [0, 6, 8, 10, 128, len(data)])
@@ -48,7 +48,7 @@ def _describe(descr: str, shape: object, is_fortran: object = False) -> str:
 
 
 def _fit(data: bytes, n_bytes: int, rng: Random) -> bytes:
-    """The data, mostly as long as it should be."""
+    """The data, usually with the right length."""
     if rng.random() < 0.3 or not 0 <= n_bytes < 2**20:
         return data
     return (data * (n_bytes // max(1, len(data)) + 1))[:n_bytes].ljust(n_bytes, b"\0")

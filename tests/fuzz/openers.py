@@ -1,12 +1,12 @@
-"""How the program opens a file of each kind, and what must then be true of what it was accepted as.
+"""How the program opens each kind of file, and conditions that an accepted file must meet.
 
-`open_...` may refuse, with one of our errors. Once it has accepted, nothing may go wrong any more: `use_...` does
-with the object what the program would, and any exception there is a finding, our own errors included.
+`open_...` may refuse a file with one of our errors. Once a file is accepted, nothing may go wrong any more:
+`use_...` uses the object as the program would, and any exception there is a finding, including our own errors.
 
-Finite. A weight, a state or a prediction may be any number, and large ones overflow by rights. So numbers that
-come out must be finite where those that went in are ordinary: finite, and of at most ORDINARY. What is written
-(a conversion, a quantization) must be finite always, and so must a state: it outlives the file that it came from.
-A model file alone may hold NaN and be accepted: to look for it would read all of a file that is only mapped.
+Finite numbers: a weight, a state or a prediction may be any number, and large ones may overflow. So output must be
+finite if the input is ordinary: finite, and at most ORDINARY. A written file (from a conversion or quantization) must
+always be finite, and so must a state, since it outlives the file that it came from. Only a model file may be accepted
+with NaN in it: checking would read the whole file, which is only mapped.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ from rwkv_np.tokenizers import TextStream, Tokenizer, load_tokenizer, world
 from rwkv_np.tokenizers.bpe import BpeTokenizer
 
 ORDINARY = 1000
-TEXT = "The time has come, the walrus said, to talk of many things. " * 3  # the seeds' own
+TEXT = "The time has come, the walrus said, to talk of many things. " * 3  # the text of the seeds
 SAMPLES = ("", "the  then", "Hello 今日は 🦙\n\n", "\0\ufffd  e\u0301")
-MOST_IDS = 5000  # that are looked at one by one
+MOST_IDS = 5000  # that are checked one by one
 
 
 class Finding(Exception):
-    """Something was accepted and is not what it should be."""
+    """An accepted file is not what it should be."""
 
 
 class Opener:
-    """Opens files of all kinds; `folder` is that of the seeds' companions, `work` is for what is written."""
+    """Opens files of all kinds; `folder` contains the seeds' companions, `work` is for output files."""
 
     def __init__(self, folder: Path, work: Path) -> None:
         self.folder, self.work = folder, work
@@ -87,7 +87,7 @@ class Opener:
         return path, self.work / "quantized.bin"
 
     def use_to_quantize(self, opened: Any) -> None:
-        """What is no model is quantized to what is none: the parameters may be those of a version to come."""
+        """A file that is not a model may be quantized: its parameters may be those of a future version."""
         source, path = opened
         ensure(largest(path) < np.inf, "wrote weights that are not finite")
         if inspection.inspect(source)["problem"] is None:
@@ -104,7 +104,7 @@ class Opener:
     # --- states and conversations
 
     def _name(self, path: Path) -> str:
-        """The architecture that the file's name tells."""
+        """The architecture in the file's name."""
         return next(name for name in ("v5.1", "v5.2", "v4", "v6", "v7") if f"{name}" in path.name)
 
     def open_state(self, path: Path) -> Any:
@@ -140,13 +140,13 @@ class Opener:
     def use_chat(self, chat: Conversation) -> None:
         n_words = sum(map(len, (branch.opening for branch in chat.branches.values())))
         if n_words + sum(len(turn.ids) for branch in chat.branches.values() for turn in branch.turns) > 20_000:
-            return  # to read it takes longer than the limit, by rights
+            return  # reading it may take longer than the limit
         is_ordinary = all(ordinary(chat.model, state) for state in _states(chat))
         for branch in chat.branches.values():
             check_state(chat.model, chat.position(branch=branch).state)
         try:
             self._talk(chat)
-        except InputError as error:  # there is nothing to choose from, which the next answer says
+        except InputError as error:  # no token can be chosen, which the next answer reports
             if is_ordinary or "the largest logit is" not in str(error):
                 raise
 
@@ -167,7 +167,7 @@ class Opener:
     # --- tokenizers
 
     def open_tokenizer(self, path: Path) -> Tokenizer:
-        """That a file's parts do not fit together, the library says when it encodes the text that needs them."""
+        """The library reports inconsistent parts of a file only when it encodes a text that needs them."""
         tokenizer = BpeTokenizer(path)
         for sample in SAMPLES:
             tokenizer.encode(sample)
@@ -176,7 +176,7 @@ class Opener:
     def use_tokenizer(self, tokenizer: Tokenizer) -> None:
         for sample in SAMPLES:
             ids = tokenizer.encode(sample)
-            ensure(all(0 <= token < tokenizer.n_ids for token in ids), "gives ids that it has not")
+            ensure(all(0 <= token < tokenizer.n_ids for token in ids), "gives ids beyond its n_ids")
             tokenizer.decode(tokenizer.encode_prompt(sample))
             stream = TextStream()
             found = "".join(stream.push(tokenizer.token_bytes(token)) for token in ids) + stream.flush()
@@ -184,19 +184,19 @@ class Opener:
         tokenizer.decode(range(min(MOST_IDS, tokenizer.n_ids)))
 
     def open_vocabulary(self, path: Path) -> world.WorldTokenizer:
-        """The package's own file, had a disk damaged it."""
+        """The package's own file, as if a disk had damaged it."""
         with mock.patch.object(world, "VOCABULARY", path):
             return world.WorldTokenizer()
 
     def use_vocabulary(self, tokenizer: world.WorldTokenizer) -> None:
         self.use_tokenizer(tokenizer)
         for sample in SAMPLES:
-            ensure(tokenizer.decode(tokenizer.encode(sample)) == sample, "gives another text back")
+            ensure(tokenizer.decode(tokenizer.encode(sample)) == sample, "decodes to another text")
 
-    # --- what people write
+    # --- files that users write
 
     def open_settings(self, path: Path) -> None:
-        """Start the chat as a person would, say one thing, and leave."""
+        """Start the chat like a user, send one message, and leave."""
         from rwkv_np.cli.chat import command
 
         arguments = [str(self.folder / "v4.bin"), "--config", str(path), "-p", "Hi"]
@@ -217,7 +217,7 @@ class Opener:
     # --- evaluation
 
     def open_base(self, path: Path) -> BaseFile:
-        """Rows are read in passing, and refused then."""
+        """Rows are read, and refused, during use."""
         base = BaseFile(path)
         base.reader().read(np.zeros(min(30, base.header.n_rows), np.uint32))
         return base
@@ -243,10 +243,10 @@ class Opener:
         return text.read_passage(path, load_tokenizer("bytes"))
 
     def use_text(self, passage: Any) -> None:
-        ensure(int(passage.tokens.max()) < 256, "has ids that the tokenizer has not")
+        ensure(int(passage.tokens.max()) < 256, "has ids that the tokenizer lacks")
 
     def open_token_ids(self, path: Path) -> np.ndarray:
-        """The evaluation finds a damaged file where it keeps the ids of this text."""
+        """The evaluation finds a damaged file in its cache of token ids for this text."""
         before = os.environ.get("RWKV_NP_CACHE")
         os.environ["RWKV_NP_CACHE"] = str(self.work)
         try:
@@ -265,7 +265,7 @@ class Opener:
     # --- kernels
 
     def open_kernel(self, path: Path) -> None:
-        """In a child, since compiled code is what is opened: a process that has run it is none to go on with."""
+        """In a child process, since the file is compiled code: a process that has run it must not be used further."""
         seed = path.name.rpartition("~")[2]
         kept = Path(tempfile.mkdtemp(dir=self.work))
         shutil.copytree(self.folder / "kernels", kept, dirs_exist_ok=True)
@@ -299,13 +299,13 @@ def _run_kernel(kept: Path, writer: int) -> int:
 
 
 def ensure(is_true: bool, problem: str) -> None:
-    """Raise Finding unless it is."""
+    """Raise Finding unless `is_true`."""
     if not is_true:
         raise Finding(problem)
 
 
 def largest(path: Path) -> float:
-    """The largest absolute value of all weights in a model file; inf where one is not finite."""
+    """The largest absolute value of all weights in a model file; inf if one is not finite."""
     most = 0.0
     for parameter in read_model_file(path).parameters.values():
         with np.errstate(all="ignore"):
@@ -315,30 +315,30 @@ def largest(path: Path) -> float:
 
 
 def check_model(path: Path, model: Model) -> None:
-    """Two tokens are read, and logits are finite if weights are ordinary."""
+    """Read two tokens; the logits must be finite if the weights are ordinary."""
     ids = [0, min(1, model.config.vocab_size - 1)]
     with np.errstate(all="ignore"):
         logits, _ = model.forward(ids)
     if not np.isfinite(logits).all():
-        ensure(largest(path) > ORDINARY, "ordinary weights, and logits that are not finite")
+        ensure(largest(path) > ORDINARY, "ordinary weights give logits that are not finite")
 
 
 def check_state(model: Model, state: State) -> None:
-    """It is finite, and logits after it are if it is ordinary."""
+    """The state must be finite, and so must the logits after it if it is ordinary."""
     ensure(bool(np.isfinite(state.data).all()), "a state that is not finite")
     logits, _ = model.forward([0, 1], state)
     is_finite = bool(np.isfinite(logits).all())
-    ensure(is_finite or not ordinary(model, state), "an ordinary state, and logits that are not finite")
+    ensure(is_finite or not ordinary(model, state), "an ordinary state gives logits that are not finite")
 
 
 def ordinary(model: Model, state: State) -> bool:
-    """Whether its numbers are such as a model makes."""
+    """Whether its numbers are of the size that a model produces."""
     fresh = model.initial_state().data
     return bool(np.abs(np.where(state.data == fresh, 0, state.data)).max() <= ORDINARY)
 
 
 def _states(chat: Conversation) -> Iterator[State]:
-    """Those that came with a chat."""
+    """The states in a saved chat."""
     for branch in chat.branches.values():
         if branch.start is not None:
             yield branch.start

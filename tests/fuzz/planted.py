@@ -1,6 +1,6 @@
-"""Files whose opening goes wrong in every way that there is, to see that the fuzzer notices: a kind for its own test.
+"""Files that fail in every possible way when opened, to test that the fuzzer notices: used by its own test.
 
-A file's content is the name of what happens.
+The content of a file is the name of its failure.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ UNREADABLE = {b"lines": "two\nlines", b"escape": "\x1b[2J", b"long": "x" * 5000}
 
 
 def seed(folder: Path) -> None:
-    """One file that is whole."""
+    """Write one valid file."""
     (folder / "file").write_bytes(b"ok")
 
 
 def edit(data: bytes, rng: Random) -> bytes:
-    """Something goes wrong with it."""
+    """Choose a failure."""
     return rng.choice(FAULTS)
 
 
@@ -38,14 +38,14 @@ class Opener:
     """Opens them."""
 
     def __init__(self, folder: Path, work: Path) -> None:
-        """Neither is needed."""
+        """Neither argument is needed."""
 
     def open_planted(self, path: Path) -> bytes:
-        """What the file says, happens."""
+        """Produce the failure that the file names."""
         return _happen(path.read_bytes())
 
     def use_planted(self, said: bytes) -> None:
-        """What was accepted may still go wrong."""
+        """An accepted file may still fail."""
         if said == b"later":
             raise InputError("one line, but too late")
 
@@ -54,18 +54,18 @@ def _happen(said: bytes) -> bytes:
     if said == b"signal":
         ctypes.string_at(0)
     if said == b"hang":
-        sum(itertools.repeat(1))  # no bytecode runs in between
+        sum(itertools.repeat(1))  # runs in C, without bytecode in between
     if said == b"memory":
         np.ones(20_000_000)
     if said == b"greed":
-        np.empty(2**36)  # never touched, so nobody would see it
+        np.empty(2**36)  # never touched, so it does not show in the resident memory
     if said == b"warning":
         warnings.warn("a warning", RuntimeWarning, stacklevel=1)
     if said == b"exit":
         raise SystemExit(0)
     if said == b"traceback":
         raise IndexError("a bug")
-    if said in UNREADABLE:  # ours are made one short line where they are shown; click's are shown as they are
+    if said in UNREADABLE:  # our errors are shortened to one line when shown; click's are shown unchanged
         raise click.ClickException(UNREADABLE[said])
     if said == b"refused":
         raise InputError("one line")

@@ -1,13 +1,13 @@
-"""Open damaged files of every kind, and see that each is refused in one line, or accepted and finite.
+"""Open damaged files of every kind, and check that each is refused in one line, or accepted and finite.
 
     python tests/fuzz/run.py --files 100000 --seed 1              about an hour of one core
     python tests/fuzz/run.py --kinds chat,state --files 5000
-    python tests/fuzz/run.py --open chat FINDINGS/chat~17~v4.chat      one file again
+    python tests/fuzz/run.py --open chat FINDINGS/chat~17~v4.chat      open one file again
 
-A finding is: a signal, five seconds of processor time, a traceback, an error of more than one line, a warning on the
-screen, more memory than twice the file and a fixed allowance (16 MB, 64 MB where torch opens it), numbers that are
-not finite (openers.py says when they must be), or an error after the file was accepted. Each distinct one keeps its
-first files. A number names a file: the same seed, kind and number give the same bytes.
+A finding is one of: a signal, five seconds of processor time, a traceback, an error of more than one line, a warning
+on the screen, more memory than twice the file plus a fixed allowance (16 MB, or 64 MB if torch opens it), numbers that
+are not finite (openers.py says when they must be), or an error after the file was accepted. The first files of each
+distinct finding are kept. A number identifies a file: the same seed, kind and number give the same bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Report = dict[str, Any]
 
 @dataclass
 class Count:
-    """What became of a kind's files."""
+    """The results of a kind's files."""
 
     files: int = 0
     refused: int = 0
@@ -49,7 +49,7 @@ class Count:
     errors: Counter[str] = field(default_factory=Counter)
 
     def add(self, report: Report) -> None:
-        """One more file."""
+        """Count one more file."""
         verdict = report["verdict"]
         self.files += 1
         self.refused += verdict == "refused"
@@ -62,14 +62,14 @@ class Count:
 
 
 class Findings:
-    """Distinct findings: of one kind, sort, error and place; the first files of each are kept in a folder."""
+    """Distinct findings: with the same kind, sort, error and place; their first files are kept in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.found: dict[tuple[str, ...], Report] = {}
 
     def add(self, kind: Kind, seeds: Path, seed: int, report: Report) -> None:
-        """One more, whose file is made again."""
+        """Add a finding; its file is created again."""
         key = tuple(str(part) for part in (kind.name, report["sort"], report["error"], report["place"]))
         entry = self.found.setdefault(key, {"kind": kind.name, **report, "count": 0, "files": []})
         entry["count"] += 1
@@ -84,13 +84,13 @@ class Findings:
 
 
 def numbers(kinds: list[Kind], n_files: int) -> dict[str, int]:
-    """How many files each kind gets; none gets none."""
+    """How many files each kind gets; at least one."""
     whole = sum(kind.share for kind in kinds)
     return {kind.name: max(1, round(n_files * kind.share / whole)) for kind in kinds}
 
 
 def fuzz(counts: dict[str, Count], n_files: int, seed: int, folder: Path, findings: Findings, limit: float) -> None:
-    """Open that many files of the kinds that `counts` names, of `limit` seconds each; the rest is what comes of it."""
+    """Open `n_files` files of the kinds in `counts`, at most `limit` seconds each; fills `counts` and `findings`."""
     kinds = [KINDS[name] for name in counts]
     begin = time.monotonic()
     with Supervisor(folder, limit) as supervisor:
@@ -107,7 +107,7 @@ def fuzz(counts: dict[str, Count], n_files: int, seed: int, folder: Path, findin
 
 
 def _confirm(supervisor: Supervisor, findings: Findings) -> None:
-    """Whether a file that ended a worker does so by itself: an earlier one may have spoilt the process."""
+    """Check whether a file that ended a worker does so alone: an earlier file may have damaged the process."""
     for entry in findings.found.values():
         if entry["sort"] in ("signal", "hang", "blocked"):
             again = supervisor.open(entry["kind"], Path(entry["files"][0]))
@@ -121,7 +121,7 @@ def _show_progress(kind: str, counts: dict[str, Count], seconds: float) -> None:
 
 
 def table(counts: dict[str, Count]) -> str:
-    """A line for each kind, and their sum."""
+    """A line for each kind, and the sum."""
     lines = [f"{'kind':18}{'files':>8}{'refused':>9}{'accepted':>9}{'findings':>9}{'files/s':>9}{'slowest':>9}"]
     for name, c in counts.items():
         rate = c.files / c.seconds if c.seconds else 0
@@ -131,8 +131,8 @@ def table(counts: dict[str, Count]) -> str:
 
 
 def describe(entry: Report) -> str:
-    """A distinct finding, and how to see it again."""
-    alone = f" (by itself: {entry['alone']})" if "alone" in entry else ""
+    """The text for a distinct finding, with the command to reproduce it."""
+    alone = f" (alone: {entry['alone']})" if "alone" in entry else ""
     return (
         f"{entry['kind']}: {entry['sort']} {entry['error']} x {entry['count']}{alone} at {entry['place'] or '?'}\n"
         f"    {entry['text'].strip()[:200]!r}\n"
@@ -158,17 +158,17 @@ def _open_one(kind: Kind, path: Path, folder: Path, limit: float) -> None:
 
 
 @click.command()
-@click.option("--kinds", default="all", help=f"Some of: {', '.join(ALL)}.")
-@click.option("--files", default=1000, help="How many, over all kinds.")
-@click.option("--seed", default=1, help="Of the damage.")
-@click.option("--keep", default="fuzz-findings", type=click.Path(), help="A folder for the files of findings.")
-@click.option("--json", "as_json", is_flag=True, help="Write counts and findings as JSON to the output.")
-@click.option("--open", "one", type=(click.Choice(list(KINDS)), click.Path(exists=True)), help="Open this file alone.")
-@click.option("--limit", default=5.0, help="Seconds of processor time for a file.")
+@click.option("--kinds", default="all", help=f"Any of: {', '.join(ALL)}.")
+@click.option("--files", default=1000, help="Number of files, over all kinds.")
+@click.option("--seed", default=1, help="Random seed of the damage.")
+@click.option("--keep", default="fuzz-findings", type=click.Path(), help="Folder for the files of findings.")
+@click.option("--json", "as_json", is_flag=True, help="Print counts and findings as JSON.")
+@click.option("--open", "one", type=(click.Choice(list(KINDS)), click.Path(exists=True)), help="Open only this file.")
+@click.option("--limit", default=5.0, help="Seconds of processor time per file.")
 def main(
     kinds: str, files: int, seed: int, keep: str, as_json: bool, one: tuple[str, str] | None, limit: float
 ) -> None:
-    """Open damaged files of every kind. The exit status is 1 where something was found, 2 where this failed."""
+    """Open damaged files of every kind. The exit status is 1 if there are findings, 2 if the fuzzer itself failed."""
     chosen, folder, broken = _chosen(kinds), Path(tempfile.mkdtemp(prefix="rwkv-np-seeds-")), False
     try:
         if one:

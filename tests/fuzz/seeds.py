@@ -1,8 +1,8 @@
-"""The files that damage begins with: small, valid, and of every form and version.
+"""The valid files that are damaged: small, and of every format and version.
 
-Each function writes the seeds of a kind into a folder that is its own; what they belong with (the models of chats
-and states) lies in the folder `with` beside it. Sizes are those of a few kilobytes, so that a file is made, damaged
-and opened in a few milliseconds, and most of its bytes are headers.
+Each function writes the seeds of a kind to its own folder. The files that belong to them (the models of chats and
+states) are in the folder `with` beside it. A seed has a few kilobytes, so that a file is made, damaged and opened in
+a few milliseconds, and most of its bytes are headers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "v4": {}, "v5.1": {"head_size": 16}, "v5.2": {"head_size": 16}, "v6": {"head_size": 16, "ranks": (32, 32)},
     "v7": {"head_size": 16, "ranks": (32, 32, 32, 32)},
 }  # fmt: skip
-# (architecture, type, version of the file): each architecture, each type, and not each pair of them.
+# (architecture, type, version of the file): each architecture and each type, but not each combination.
 MODELS = (
     ("v4", "FP32", 101), ("v4", "Q4_1_O", 100), ("v4", "Q4_0", 100), ("v4", "Q4_1", 100), ("v5.1", "Q5_0", 101),
     ("v5.2", "Q8_0", 101), ("v5.2", "FP16", 101), ("v6", "Q4_0", 101), ("v6", "FP32", 101), ("v7", "Q5_1", 101),
@@ -48,14 +48,14 @@ TOKENS = tuple(TEXT.encode())
 
 
 def with_folder(folder: Path) -> Path:
-    """Where the models lie that seeds belong with."""
+    """The folder of the models that seeds belong to."""
     found = folder.parent / "with"
     found.mkdir(exist_ok=True)
     return found
 
 
 def write(path: Path, architecture: str, data_type: str = "FP32", version: int = 101) -> Path:
-    """A random model file of one or two layers: two where a layer differs from the first."""
+    """A random model file of one or two layers: two if later layers differ from the first."""
     n_layer = 2 if architecture == "v7" else 1
     arrays = random_parameters(np.random.default_rng(0), n_layer, architecture=architecture, **SIZES[architecture])
     return write_model(path, arrays, data_type, version)
@@ -74,7 +74,7 @@ def models(folder: Path) -> None:
 
 
 def models_to_quantize(folder: Path) -> None:
-    """Those that a quantizer takes."""
+    """Model files that can be quantized."""
     for architecture, data_type in (("v4", "FP16"), ("v5.2", "FP32"), ("v6", "FP16"), ("v7", "FP32")):
         write(folder / f"{architecture}-{data_type}.bin", architecture, data_type)
 
@@ -135,13 +135,13 @@ def tuned_states_safetensors(folder: Path) -> None:
 
 
 def states(folder: Path) -> None:
-    """What State.save writes."""
+    """Files written by State.save."""
     for architecture in SIZES:
         companion(folder, architecture).forward(TOKENS)[1].save(folder / f"{architecture}.state", overwrite=True)
 
 
 def conversation(model: Model, template: str, **settings: Any) -> Conversation:
-    """A new one of three tokens an answer."""
+    """A new conversation with three tokens per answer."""
     params = SamplingParams(seed=1, max_tokens=3, **settings)
     return Conversation(model, load_tokenizer("bytes"), TEMPLATES[template], params, "An opening.")
 
@@ -152,7 +152,7 @@ def identity(path: Path) -> dict[str, str]:
 
 
 def chats(folder: Path) -> None:
-    """Saved chats: of several branches, of thoughts, and an empty one."""
+    """Saved chats: with several branches, with thoughts, and an empty one."""
     for architecture, template in (("v4", "raven"), ("v7", "g1"), ("v5.2", "world")):
         chat = conversation(companion(folder, architecture), template)
         model = identity(with_folder(folder) / f"{architecture}.bin")
@@ -165,7 +165,7 @@ def chats(folder: Path) -> None:
 
 
 def tokenizers(folder: Path) -> None:
-    """Tokenizer files: byte-level and SentencePiece, with all that such files carry, and the demo's."""
+    """Tokenizer files: byte-level and SentencePiece, with everything that such files may contain, and the demo's."""
     import tokenizers as library
 
     from rwkv_np.tokenizers.bpe import byte_alphabet
@@ -224,7 +224,7 @@ x = 1
 
 
 def settings(folder: Path) -> None:
-    """A settings file that has nearly all of them, one of few, and none."""
+    """A settings file with nearly all settings, one with a few, and an empty one."""
     companion(folder, "v4")
     (folder / "all.toml").write_text(SETTINGS, encoding="utf-8")
     (folder / "few.toml").write_text('[chat]\nseed = 3\nsystem = "A talk."\n', encoding="utf-8")
@@ -248,15 +248,15 @@ def json_openings(folder: Path) -> None:
 
 
 class _Noise:
-    """What predicts, with no model."""
+    """A source of predictions without a model."""
 
     name = "noise"
 
     def restart(self) -> None:
-        """It remembers nothing."""
+        """There is no state."""
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """Logits of nothing."""
+        """Random logits."""
         return np.random.default_rng(len(ids)).standard_normal((len(ids), 256)).astype(np.float32)
 
 
@@ -276,13 +276,13 @@ def last_words(folder: Path) -> None:
 
 
 def texts(folder: Path) -> None:
-    """Texts to evaluate on, or to send as a message."""
+    """Texts for an evaluation or for a message."""
     (folder / "text.txt").write_text(TEXT + "今日は\r\n🦙", encoding="utf-8")
     (folder / "bom.txt").write_text("\ufeff" + TEXT, encoding="utf-8")
 
 
 def token_ids(folder: Path) -> None:
-    """The ids of a text, as the evaluation keeps them: it is asked to, in a folder of its own."""
+    """The cached ids of a text, as the evaluation writes them to its cache folder."""
     script = (
         "import sys; from rwkv_np.evaluation.text import tokenize; from rwkv_np.tokenizers import load_tokenizer;"
         "tokenize(sys.argv[1], load_tokenizer('bytes'))"
@@ -293,7 +293,7 @@ def token_ids(folder: Path) -> None:
 
 
 def kernels(folder: Path) -> None:
-    """A compiled function as it is kept: each of its files is a seed; all together lie beside them."""
+    """The cache files of a compiled function: each file is a seed; the complete set is beside them."""
     kept = with_folder(folder) / "kernels"
     _run_with_cache(kept, str(Path(__file__).parent / "kernel.py"))
     for path in (path for path in kept.rglob("*") if path.is_file()):

@@ -1,7 +1,7 @@
-"""Starts workers, gives them jobs, and when one ends before its time, says which file it had.
+"""Start workers and give them jobs; if a worker ends too early, report which file it was opening.
 
-Time is the processor's, which the worker's own clock counts (worker.py): a busy machine makes no file slow. Only a
-process that waits for something that never comes is noticed here, after a minute of looking in vain.
+Time is processor time, measured by the worker itself (worker.py): a busy machine makes no file slow. This module
+only notices a process that waits for something that never comes, after a minute without progress.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 WORKER = Path(__file__).with_name("worker.py")
-WAITS = 120  # looks of half a second each, in which nothing was said and hardly anything computed
-LIFE = 5000  # files, after which a worker is replaced: what it has leaked or overwritten is not to be blamed on others
+WAITS = 120  # checks of half a second each without output and almost without processor time
+LIFE = 5000  # files per worker, so that memory it leaked or overwrote is not blamed on later files
 
 Report = dict[str, Any]
 
 
 class Broken(Exception):
-    """A worker ended outside of any file: the harness itself, or a seed, is wrong."""
+    """A worker ended while it had no file: the fuzzer itself, or a seed, is wrong."""
 
 
 class Supervisor:
-    """One worker at a time; `folder` is that of the seeds, `limit` the seconds that a file may take."""
+    """One worker at a time; `folder` contains the seeds, `limit` is the maximum of seconds per file."""
 
     def __init__(self, folder: Path, limit: float) -> None:
         self._folder, self._limit = folder, limit
@@ -45,7 +45,7 @@ class Supervisor:
         self._stderr.close()
 
     def stop(self) -> None:
-        """Let the worker go."""
+        """Stop the worker."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -60,7 +60,7 @@ class Supervisor:
             pass
 
     def files(self, kind: str, seed: int, start: int, stop: int) -> Iterator[Report]:
-        """What became of the files of those numbers. A worker that ends is replaced, and goes on after its file."""
+        """The results of those files. A worker that ends is replaced, and the next one continues after its file."""
         while start < stop:
             for report in self._do({"do": "files", "kind": kind, "seed": seed, "start": start, "stop": stop}):
                 if "verdict" in report:
@@ -71,7 +71,7 @@ class Supervisor:
             self.stop()
 
     def open(self, kind: str, path: Path) -> Report:
-        """What becomes of one file, in a process of its own."""
+        """The result of one file, in a new process."""
         self.stop()
         (report,) = [r for r in self._do({"do": "open", "kind": kind, "path": str(path)}) if "verdict" in r]
         self.stop()
@@ -79,7 +79,7 @@ class Supervisor:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._reader, writer = os.pipe()
-        # Freed memory is filled, so that what is read after it was freed is seen to be wrong.
+        # Freed memory is overwritten, so that a read after free gives wrong values.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RWKV_NP_T")}
         environment |= {"MALLOC_PERTURB_": "165", "RWKV_NP_CONFIG": os.devnull, "OMP_NUM_THREADS": "2"}
         process = subprocess.Popen(
@@ -91,7 +91,7 @@ class Supervisor:
         return process
 
     def _do(self, job: Report) -> Iterator[Report]:
-        """The reports of a job; the last is of its end, or of the worker's."""
+        """The reports of a job; the last one reports the end of the job or of the worker."""
         process = self._process = self._process or self._start()
         assert process.stdin is not None
         self._stderr.truncate(0)
@@ -112,7 +112,7 @@ class Supervisor:
         said = self._stderr.read().decode(errors="replace")
         self.stop()
         if number is None:
-            raise Broken(f"a worker ended with status {status} outside of any file ({job}):\n{said[-3000:]}")
+            raise Broken(f"a worker ended with status {status} while it had no file ({job}):\n{said[-3000:]}")
         name = signal.Signals(-status).name if status < 0 else f"status {status}"
         sort = "hang" if status == -signal.SIGPROF else "blocked" if status == -signal.SIGKILL else "signal"
         return {
@@ -121,7 +121,7 @@ class Supervisor:
         }  # fmt: skip
 
     def _lines(self, process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-        """Lines of reports, until the worker closes its end or is found to wait for ever."""
+        """Lines of reports, until the worker closes its end or hangs."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._reader, selectors.EVENT_READ)
             waits, before = 0, 0.0
@@ -149,7 +149,7 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _place(said: str) -> str:
-    """The innermost lines of our code in what faulthandler wrote."""
+    """The innermost lines of our code in faulthandler's output."""
     lines = [line.strip() for line in said.splitlines() if line.strip().startswith('File "')]
     ours = [line for line in lines if "rwkv_np" in line or "kernels" in line]
     return " > ".join("/".join(line.removeprefix('File "').split("/")[-3:]) for line in [*ours[:1], *lines[:1]])

@@ -1,16 +1,16 @@
-"""The process that opens damaged files, one after another, and says what became of each.
+"""The process that opens damaged files, one after another, and reports the result of each.
 
     python worker.py REPORT_FD SECONDS < jobs
 
-It is made to be killed: by a signal, by the clock (SECONDS of processor time a file, whoever else is busy),
-or by its own limit of memory. So it says which file it begins before it does, and whoever started it (supervisor.py)
-knows which one it had. A job is a line of JSON:
+It is expected to be killed: by a signal, by its time limit (SECONDS of its own processor time per file), or by its
+memory limit. So it reports which file it begins, and its parent process (supervisor.py) knows which file it had. A
+job is one line of JSON:
 
     {"do": "seeds", "folder": ..., "kinds": [...]}                    write the seeds
     {"do": "files", "folder": ..., "kind": ..., "seed": ..., "start": ..., "stop": ...}
-    {"do": "open", "folder": ..., "kind": ..., "path": ...}           one file, as it is
+    {"do": "open", "folder": ..., "kind": ..., "path": ...}           one file, unchanged
 
-Reports are lines too: {"begin": number}, {"number": ..., "verdict": ..., ...}, {"done": true}.
+Reports are also lines: {"begin": number}, {"number": ..., "verdict": ..., ...}, {"done": true}.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from mutations import blind  # noqa: E402
 
 from rwkv_np.errors import RwkvError, one_line  # noqa: E402
 
-LONGEST = 1000  # characters of a line that somebody reads
-ROOM = 2**30  # address space beside what the process has once it has opened all seeds: a bomb ends here
+LONGEST = 1000  # characters of an acceptable error line
+ROOM = 2**30  # extra address space after all seeds were opened: it stops a zip bomb
 
 Report = dict[str, Any]
 
 
 def make_file(kind: Kind, folder: Path, seed: int, number: int) -> tuple[str, bytes]:
-    """(the name of its seed, the bytes) of a damaged file: they follow from these numbers alone."""
+    """(the name of its seed, the bytes) of a damaged file: they depend only on these numbers."""
     rng = Random(f"{seed} {kind.name} {number}")
     source = rng.choice(sorted((folder / kind.name).iterdir()))
     data = source.read_bytes()
     try:
         return source.name, kind.edit(data, rng)
-    except Exception:  # two edits that do not go together; an hour's run shall not end for that
+    except Exception:  # two edits do not work together; this must not end an hour's run
         return source.name, blind(data, rng)
 
 
 def place_of(error: BaseException) -> str:
-    """Where it was raised: in our code, and in whose that called."""
+    """Where the error was raised: in our code, and in the library code that it called."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "/rwkv_np/" in frame.filename or "/kernels/" in frame.filename]
     shown = [*ours[-1:], *([frames[-1]] if frames and frames[-1:] != ours[-1:] else [])]
@@ -68,12 +68,12 @@ def _finding(sort: str, error: BaseException) -> Report:
 
 
 def _wrong(error: BaseException) -> Report:
-    """What openers.py finds: its words tell one from another, and not the place, which is always there."""
+    """A finding of openers.py: distinguished by its text, since its place is always the same."""
     return _finding("wrong", error) | {"place": str(error)[:60]}
 
 
 def examine(kind: Kind, opener: Any, path: Path) -> Report:
-    """What became of the file: refused, accepted, or a finding."""
+    """The result of a file: refused, accepted, or a finding."""
     seen: list[Report] = []
 
     def show(message: Warning | str, category: type[Warning], file: str, line: int, *_: Any) -> None:
@@ -105,7 +105,7 @@ def _examine(kind: Kind, opener: Any, path: Path) -> Report:
 def _refused(error: Exception, said: str) -> Report:
     try:
         is_plain = all(character.isprintable() for character in said)
-    except SystemError as bad:  # NumPy makes strings of characters that there are not
+    except SystemError as bad:  # NumPy can make strings of invalid characters
         return _finding("not one line", bad) | {"place": place_of(error)}
     if len(said) > LONGEST or not is_plain:
         sort = "too long" if len(said) > LONGEST else "not one line"
@@ -114,7 +114,7 @@ def _refused(error: Exception, said: str) -> Report:
 
 
 class Memory:
-    """The most memory that this process had while it did something. Linux alone tells it."""
+    """Measures the peak memory of this process during an operation. Only Linux reports it."""
 
     def __init__(self) -> None:
         self.is_known = os.path.exists("/proc/self/clear_refs")
@@ -124,18 +124,18 @@ class Memory:
             return next(1024 * int(line.split()[1]) for line in file if line.startswith(field))
 
     def begin(self) -> None:
-        """Look from now on."""
+        """Start measuring."""
         if self.is_known:
             with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-                file.write("5")  # the peak begins again from what there is now
+                file.write("5")  # this resets the peak to the current value
             self._before = self._read("VmHWM")
 
     def growth(self) -> int:
-        """Bytes at the peak since then, beside what there was."""
+        """By how many bytes the peak exceeds the memory at the start."""
         return self._read("VmHWM") - self._before if self.is_known else 0
 
     def limit(self) -> None:
-        """Let the process ask for no more than ROOM from now on."""
+        """Limit the process to ROOM more bytes from now on."""
         if self.is_known:
             import resource
 
@@ -143,7 +143,7 @@ class Memory:
             resource.setrlimit(resource.RLIMIT_AS, (self._read("VmSize") + ROOM, hard))
 
     def unlimit(self) -> None:
-        """Let it have what it likes: a new kind may need a new library."""
+        """Remove the limit: a new kind may need to load a library."""
         if self.is_known:
             import resource
 
@@ -152,7 +152,7 @@ class Memory:
 
 
 class Worker:
-    """Does jobs, and reports to a file."""
+    """Does jobs, and writes reports to a file descriptor."""
 
     def __init__(self, report: int, limit: float, work: Path) -> None:
         self._limit, self._report, self._work, self._memory = limit, report, work, Memory()
@@ -187,7 +187,7 @@ class Worker:
             KINDS[name].make_seeds(folder / name)
 
     def _opener(self, kind: Kind, folder: Path) -> Any:
-        """An opener that has opened all seeds of that kind: what is made once is made by then."""
+        """An opener that has opened all seeds of that kind, so that one-time initialization is done."""
         found = self._openers.get((kind.name, str(folder)))
         if found is None:
             self._memory.unlimit()
@@ -202,13 +202,13 @@ class Worker:
 
     def _look_at(self, kind: Kind, opener: Any, number: int, path: Path) -> None:
         self.say({"begin": number})
-        signal.setitimer(signal.ITIMER_PROF, self._limit)  # nobody handles its signal, so that it ends C code as well
+        signal.setitimer(signal.ITIMER_PROF, self._limit)  # no handler for its signal, so that it also stops C code
         self._memory.begin()
         begin = time.process_time()
         said = examine(kind, opener, path)
         most = 2 * path.stat().st_size + kind.allowed
         if said["verdict"] != "finding" and (growth := self._memory.growth()) > most:
-            self._memory.begin()  # some of it may be made once for all files
+            self._memory.begin()  # a part of the memory may be one-time initialization
             said = examine(kind, opener, path)
             if (again := self._memory.growth()) > most:
                 text = f"{growth / 1e6:.0f} and {again / 1e6:.0f} MB for {path.stat().st_size} bytes"
@@ -218,10 +218,10 @@ class Worker:
 
 
 def main() -> None:
-    """Do the jobs that come in, until there are no more."""
+    """Do the incoming jobs until the input ends."""
     report, limit = int(sys.argv[1]), float(sys.argv[2])
     faulthandler.enable()
-    faulthandler.register(signal.SIGPROF, chain=True)  # says where the seconds ended
+    faulthandler.register(signal.SIGPROF, chain=True)  # prints the stack when the time is over
     warnings.simplefilter("always")
     with tempfile.TemporaryDirectory(prefix="rwkv-np-fuzz-") as work:
         worker = Worker(report, limit, Path(work))

@@ -1,10 +1,10 @@
-"""What pip calls to build this package: setuptools, and one line more in an editable install.
+"""The build backend that pip calls: setuptools, plus one line in an editable install.
 
-setuptools lets Python find an editable package by a hook that runs, since `kernels/` does not lie where it will be
-installed. Type checkers run no hooks: for them the package was not there, and its `py.typed` of no use. So the
-install also names the checkout in a .pth file, which they read. It comes last in `sys.path`.
+setuptools makes an editable package importable by a hook that runs at start, since `kernels/` has another path
+when installed. Type checkers do not run hooks: they did not find the package, so its `py.typed` was useless. So
+the install also names the checkout in a .pth file, which they read. It comes last in `sys.path`.
 
-Its constraint: nothing but the standard library and what PEP 517 and PEP 660 say of a backend.
+It may only use the standard library and the backend interface of PEP 517 and PEP 660.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ Settings = dict[str, Any]
 def build_editable(
     wheel_directory: str, config_settings: Settings | None = None, metadata_directory: str | None = None
 ) -> str:
-    """setuptools' editable wheel, in which the checkout has a line of its own; returns its name."""
+    """Build setuptools' editable wheel and add a line with the checkout's path; returns its name."""
     name = build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
     _add(Path(wheel_directory) / name, NAME, f"{CHECKOUT}\n".encode())
     return name
 
 
 def _add(wheel: Path, name: str, data: bytes) -> None:
-    """Put a file into a wheel, and on the list of its files, which is the last of them."""
+    """Add a file to a wheel, and to its file list (RECORD), which is the last entry."""
     with zipfile.ZipFile(wheel) as archive:
         members = [(info, archive.read(info)) for info in archive.infolist()]
     digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
