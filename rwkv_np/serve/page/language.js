@@ -24,11 +24,12 @@ export function speak(choice, tags = navigator.languages) {
     return LANGUAGES[current].tag;
 }
 
-/** A text with its {places} filled. */
+/** A text with its {places} filled; {n|one|more} is a word that depends on a number. */
 export function t(key, values = {}) {
     const text = LANGUAGES[current].texts[key];
     if (text === undefined) throw new Error(`there is no text ${key}`);
-    return text.replace(/\{(\w+)\}/g, (place, name) => (name in values ? String(values[name]) : place));
+    return text.replace(/\{(\w+)\|([^|}]*)\|([^}]*)\}/g, (_, name, one, more) => (String(values[name]) === "1" ? one : more))
+        .replace(/\{(\w+)\}/g, (place, name) => (name in values ? String(values[name]) : place));
 }
 
 /** The language tag of a text as far as its letters tell, or null: Chinese and Japanese shapes differ. */

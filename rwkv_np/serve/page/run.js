@@ -33,7 +33,7 @@ export class Run {
 
     /** Tokens a second, about: a piece is nearly always one token. */
     get rate() {
-        return this.pieces > 1 ? ((this.pieces - 1) * 1000) / (this._last - this.begun) : null;
+        return this.pieces > 1 && this._last > this.begun + 50 ? ((this.pieces - 1) * 1000) / (this._last - this.begun) : null;
     }
 
     /** Until the answer is complete or was stopped. Throws ServerError. */
@@ -96,6 +96,7 @@ export class Run {
         turn.prompt = this._usage?.prompt_tokens;
         turn.cached = this._usage?.prompt_tokens_details?.cached_tokens;
         const seconds = (this._last - this.begun) / 1000;
-        turn.rate = tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : undefined;
+        // A few tokens that came together say nothing about the speed.
+        turn.rate = tokens > 1 && seconds > 0.05 ? (tokens - 1) / seconds : undefined;
     }
 }

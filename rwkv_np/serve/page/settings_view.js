@@ -81,7 +81,8 @@ export class SettingsView {
                 this._content.querySelector("#set-language").focus();
             }
         });
-        return el("div", { class: "row" }, el("label", { for: `set-${name}` }, t(name)), select);
+        const hint = name === "think" && el("span", { class: "hint" }, t("thinkHint"));
+        return el("div", { class: "row" }, el("label", { for: `set-${name}` }, t(name)), hint, select);
     }
 
     _appearance() {

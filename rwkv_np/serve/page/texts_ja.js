@@ -4,6 +4,7 @@ export default {
     newChat: "新しい会話",
     search: "検索",
     conversations: "会話",
+    thread: "会話の内容",
     noConversations: "会話はここに表示されます。",
     nothingFound: "見つかりませんでした。",
     untitled: "新しい会話",

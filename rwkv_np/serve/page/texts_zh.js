@@ -4,6 +4,7 @@ export default {
     newChat: "新对话",
     search: "搜索",
     conversations: "对话",
+    thread: "对话内容",
     noConversations: "你的对话会显示在这里。",
     nothingFound: "没有找到。",
     untitled: "新对话",
