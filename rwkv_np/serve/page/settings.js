@@ -84,13 +84,13 @@ function _read() {
 
 /** The value as it is kept, or undefined. */
 function _checked(name, value) {
-    if (name in CHOICES) return CHOICES[name].includes(value) ? value : undefined;
+    if (Object.hasOwn(CHOICES, name)) return CHOICES[name].includes(value) ? value : undefined;
     if (name === "seed") {
         if (value === "") return "";
         const seed = Number(value);
         return Number.isSafeInteger(seed) ? seed : undefined;
     }
-    if (!(name in NUMBERS) || value === "" || !Number.isFinite(Number(value))) return undefined;
+    if (!Object.hasOwn(NUMBERS, name) || value === "" || !Number.isFinite(Number(value))) return undefined;
     const { min, max, step } = NUMBERS[name];
     const within = Math.min(max, Math.max(min, Number(value)));
     return step === 1 ? Math.round(within) : within;

@@ -135,7 +135,7 @@ function _fromMarkdown(text) {
     const title = /^# (.*)$/m.exec(lines[0])?.[1] ?? "";
     const messages = parts.map(({ role, lines }) => {
         const body = lines.slice(/^\*\*.*\*\*$/.test(lines[0] ?? "") ? 1 : 0).join("\n");
-        const plain = body.replace(/^\n/, "").replace(/\n{1,2}$/, "");
+        const plain = body.replace(/^\n/, "").replace(/\n$/, "");
         return { role, content: plain.replace(/^(<!-- rwkv-np\\*)\\(: (?:system|user|assistant) -->)$/gm, "$1$2") };
     });
     return [_fromMessages({ title, messages })];
