@@ -1,4 +1,4 @@
-"""A server of the page whose answers a test writes: for thoughts, errors and attacks, which the demo model does not have.
+"""A server of the page whose answers a test writes: for thoughts, errors and attacks, which the demo model lacks.
 
 It sends the page's files as the real server does, and streams of the same form. `reply(body)` gives the steps of an
 answer: a text, `Thought(text)`, `Pause(seconds)`, `Refuse(status, message, headers)`, `Hold()` until `release` is

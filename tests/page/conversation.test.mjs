@@ -36,9 +36,11 @@ test("a turn that is dropped leaves what was shown before", () => {
 test("messages for the server", () => {
     const { conversation, b, c } = talk();
     conversation.data.system = "Be brief.";
-    assert.deepEqual(conversation.messages(c), [{ role: "system", content: "Be brief." }, { role: "user", content: "a" },
+    assert.deepEqual(conversation.messages(c), [
+        { role: "system", content: "Be brief." }, { role: "user", content: "a" },
         { role: "assistant", content: "b" }, { role: "user", content: "c" }]);
-    assert.deepEqual(conversation.messages(b, true).at(-1), { role: "assistant", content: "b", reasoning_content: "hm" });
+    const begun = { role: "assistant", content: "b", reasoning_content: "hm" };
+    assert.deepEqual(conversation.messages(b, true).at(-1), begun);
 });
 
 test("a title is the first message's beginning until there is a name", () => {

@@ -3,7 +3,8 @@ import { test } from "node:test";
 
 import { Events } from "../../rwkv_np/serve/page/events.js";
 
-const STREAM = ": ping\n\ndata: {\"a\":1}\n\ndata:two\r\n\r\nevent: x\ndata: first\ndata: second\nid: 3\n\n: ping\n\ndata: [DONE]\n\n";
+const STREAM = ": ping\n\ndata: {\"a\":1}\n\ndata:two\r\n\r\nevent: x\ndata: first\ndata: second\nid: 3\n\n"
+    + ": ping\n\ndata: [DONE]\n\n";
 
 test("events from pieces that end anywhere", () => {
     for (let size = 1; size <= STREAM.length; size += 1) {

@@ -33,7 +33,9 @@ test("texts have the same keys and places in each language", () => {
     const { texts: english } = LANGUAGES.en;
     for (const { name, texts } of Object.values(LANGUAGES)) {
         assert.deepEqual(Object.keys(texts), Object.keys(english), name);
-        for (const [key, text] of Object.entries(texts)) assert.equal(places(text), places(english[key]), `${name} ${key}`);
+        for (const [key, text] of Object.entries(texts)) {
+            assert.equal(places(text), places(english[key]), `${name} ${key}`);
+        }
     }
 });
 

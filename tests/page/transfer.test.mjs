@@ -31,8 +31,9 @@ test("JSON keeps all versions, which is shown, the name and the system text", ()
 });
 
 test("Markdown keeps what is shown, whatever stands in the messages", () => {
-    for (const text of ["plain", "# title\n\n**You**\n\nx", "<!-- rwkv-np: user -->", "a\n<!-- rwkv-np: assistant -->\nb",
-        "<!-- rwkv-np\\: user -->", "**bold**\n", "```\ncode\n```", "\nfirst line is blank"]) {
+    for (const text of ["plain", "# title\n\n**You**\n\nx", "<!-- rwkv-np: user -->",
+        "a\n<!-- rwkv-np: assistant -->\nb", "<!-- rwkv-np\\: user -->", "**bold**\n", "```\ncode\n```",
+        "\nfirst line is blank"]) {
         const conversation = new Conversation();
         conversation.data.system = text;
         const a = conversation.add("", "user", text);
@@ -44,7 +45,8 @@ test("Markdown keeps what is shown, whatever stands in the messages", () => {
 });
 
 test("messages as other programs write them", () => {
-    const file = { messages: [{ role: "system", content: "s" }, { role: "user", content: [{ type: "text", text: "u" }] },
+    const file = { messages: [
+        { role: "system", content: "s" }, { role: "user", content: [{ type: "text", text: "u" }] },
         { role: "tool", content: "left out" }, { role: "assistant", content: "a" }, null, { role: "user" }] };
     for (const text of [JSON.stringify(file), JSON.stringify([file])]) {
         const [made] = fromFile(text);
@@ -62,7 +64,7 @@ test("files that hold nothing, or something else, are refused", () => {
 
 test("fields of other types, unknown fields, loops and strangers are left out", () => {
     const turns = [
-        { id: "1", parent: "", role: "user", text: "a", tokens: "9", finish: 3, thought: { a: 1 }, onclick: "x", created: NaN },
+        { id: "1", parent: "", role: "user", text: "a", tokens: "9", finish: 3, thought: { a: 1 }, onclick: "x" },
         { id: "1", parent: "", role: "user", text: "the same id" },
         { id: "2", parent: "3", role: "assistant", text: "after one that comes later" },
         { id: "3", parent: "1", role: "system", text: "a role that is none" },
@@ -71,7 +73,8 @@ test("fields of other types, unknown fields, loops and strangers are left out", 
         { id: 5, parent: "1", role: "assistant", text: "an id that is none" }, null, 7,
     ];
     const chosen = JSON.parse('{"__proto__": "1", "": "2", "1": "__proto__", "9": "1"}');
-    const [made] = fromFile(JSON.stringify({ conversations: [{ turns, title: 7, system: ["x"], chosen, id: "mine" }] }));
+    const data = { turns, title: 7, system: ["x"], chosen, id: "mine" };
+    const [made] = fromFile(JSON.stringify({ conversations: [data] }));
     assert.deepEqual(texts(made), ["user a", "assistant b"]);
     assert.equal(made.data.turns.length, 2);
     assert.deepEqual(Object.keys(made.data.turns[0]).sort(), ["created", "id", "parent", "role", "text"]);

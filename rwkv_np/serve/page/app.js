@@ -31,7 +31,7 @@ export class App {
             onFail: (error) => this.notices.show(t("saveFailed", { why: error?.message ?? String(error) })),
         });
         this.talk = new Talk({
-            request: () => ({ fields: { model: this.model.id || undefined, ...this.settings.fields() }, model: this.model.id }),
+            request: () => this._request(),
             onChange: (conversation) => this._changed(conversation),
             onPiece: (run) => this._grown(run),
             onFail: (conversation, turn, error) => this._failed(conversation, turn, error),
@@ -54,7 +54,7 @@ export class App {
     /** Show a conversation. */
     open(conversation) {
         this.current = conversation;
-        history.replaceState(null, "", conversation.isEmpty ? location.pathname + location.search : `#${conversation.id}`);
+        history.replaceState(null, "", conversation.isEmpty ? location.pathname : `#${conversation.id}`);
         this.thread.showError(null);
         this.composer.show(conversation.id);
         this.sidebar.close();
@@ -101,6 +101,10 @@ export class App {
     }
 
     // --- what happens
+
+    _request() {
+        return { fields: { model: this.model.id || undefined, ...this.settings.fields() }, model: this.model.id };
+    }
 
     _changed(conversation) {
         this.library.save(conversation);
@@ -201,14 +205,14 @@ export class App {
         this._showAll();
     }
 
-    async _remove(conversation) {
+    _remove(conversation) {
         this.talk.stop(conversation);
         const title = conversation.title || t("untitled");
-        await this.library.remove(conversation);
+        this.library.remove(conversation);
         if (conversation === this.current) this.open(new Conversation());
         else this._showList();
-        const undo = async () => {
-            await this.library.save(conversation);
+        const undo = () => {
+            this.library.save(conversation);
             this.open(conversation);
         };
         this.notices.show(t("removed", { title }), { label: t("undo"), act: undo });

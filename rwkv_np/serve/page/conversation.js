@@ -6,7 +6,8 @@
 
 /** A name that no other has. randomUUID is missing in pages that came without TLS. */
 export function newId() {
-    return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    const bytes = crypto.getRandomValues(new Uint8Array(12));
+    return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 const TITLE_LENGTH = 60;

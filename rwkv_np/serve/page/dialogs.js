@@ -1,16 +1,14 @@
-// A window over the page. The browser keeps the focus in it and closes it with Escape.
+// A window over the page. The browser keeps the focus in it, closes it with Escape, and gives the focus back.
 
 import { el, iconButton } from "./dom.js";
 import { t } from "./language.js";
 
 /** Open a dialog with a title and these nodes; it is gone when it closes. Returns its node. */
 export function openDialog(title, nodes, onClose = () => {}) {
-    const before = document.activeElement;
     const close = iconButton("close", t("close"), () => dialog.close());
     const dialog = el("dialog", { "aria-labelledby": "dialog-title", on: {
         close: () => {
             dialog.remove();
-            if (before?.isConnected) before.focus();
             onClose();
         },
         // A touch beside it: the dialog itself is hit only there, since its content fills it.

@@ -11,6 +11,6 @@ export function saveFile(name, text, type) {
 
 /** A title as a file's name. */
 export function fileName(title, ending) {
-    const plain = [...title.replace(/[\p{C}\\/:*?"<>|.]+/gu, " ").trim()].slice(0, 60).join("").trim();
+    const plain = [...title.replace(/[\s\p{C}\\/:*?"<>|.]+/gu, " ").trim()].slice(0, 60).join("").trim();
     return `${plain || "rwkv-np"}.${ending}`;
 }

@@ -1,4 +1,4 @@
-// Small things that the browser keeps: settings and the key. A browser may forbid it; then they last as long as the page.
+// Small things that the browser keeps: settings and the key. Where it forbids that, they last as long as the page.
 
 const memory = new Map();
 

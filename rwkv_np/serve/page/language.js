@@ -28,7 +28,8 @@ export function speak(choice, tags = navigator.languages) {
 export function t(key, values = {}) {
     const text = LANGUAGES[current].texts[key];
     if (text === undefined) throw new Error(`there is no text ${key}`);
-    return text.replace(/\{(\w+)\|([^|}]*)\|([^}]*)\}/g, (_, name, one, more) => (String(values[name]) === "1" ? one : more))
+    const word = (_, name, one, more) => (String(values[name]) === "1" ? one : more);
+    return text.replace(/\{(\w+)\|([^|}]*)\|([^}]*)\}/g, word)
         .replace(/\{(\w+)\}/g, (place, name) => (name in values ? String(values[name]) : place));
 }
 

@@ -146,7 +146,8 @@ export class MessageView {
         const ends = { length: t("cutShort"), stopped: t("stopped"), broken: t("errorCut") };
         const prompt = turn.cached ? t("promptCached", { n: number(turn.prompt), cached: number(turn.cached) })
             : turn.prompt && t("prompt", { n: number(turn.prompt) });
-        return [ends[turn.finish], turn.tokens && t(turn.isAbout ? "about" : "tokens", { n: number(turn.tokens) }),
-            turn.rate && t("rate", { n: number(turn.rate, turn.rate < 10 ? 1 : 0) }), prompt].filter(Boolean).join(" · ");
+        const tokens = turn.tokens && t(turn.isAbout ? "about" : "tokens", { n: number(turn.tokens) });
+        const rate = turn.rate && t("rate", { n: number(turn.rate, turn.rate < 10 ? 1 : 0) });
+        return [ends[turn.finish], tokens, rate, prompt].filter(Boolean).join(" · ");
     }
 }

@@ -4,8 +4,9 @@
 // again. So a selection stays, nothing flickers, and a token costs the same at the end of a long answer.
 
 import { copyButton, el } from "./dom.js";
+import { inlines } from "./inlines.js";
 import { t } from "./language.js";
-import { blocks, inlines, withoutUndecided } from "./markdown.js";
+import { blocks, withoutUndecided } from "./markdown.js";
 
 /** A text in Markdown, shown in `node`. */
 export class MarkdownView {
@@ -59,6 +60,9 @@ class Blocks {
     }
 }
 
+// A browser lays a whole paragraph out again when its end grows: a very long one is cut into boxes.
+const LINES = 30;
+
 /** Lines of a paragraph or a heading. */
 class Lines {
     constructor(block) {
@@ -83,22 +87,34 @@ class Lines {
 
     _line(i, { text, isNext }, isOpen) {
         const parts = inlines(text, isOpen);
+        const isPlain = parts.length === 1 && typeof parts[0] === "string";
         const old = this._lines[i];
-        const shown = old?.nodes.at(-1);
-        if (old && parts.length === 1 && typeof parts[0] === "string" && old.isPlain) {
-            if (parts[0].startsWith(shown.data)) shown.appendData(parts[0].slice(shown.data.length));
-            else shown.data = parts[0];
+        if (old?.plain && isPlain) {
+            if (parts[0].startsWith(old.plain.data)) old.plain.appendData(parts[0].slice(old.plain.data.length));
+            else old.plain.data = parts[0];
             Object.assign(old, { text, isOpen });
             return;
         }
+        // What follows is made again as well: the next lines come after this one.
+        for (const line of this._lines.splice(i)) line.nodes.forEach((node) => node.remove());
         const nodes = parts.map(inlineNode);
-        if (i > 0 && !isNext) nodes.unshift(el("br"));
-        if (old) {
-            // What follows is removed or made again: the next lines come after this one.
-            for (const line of this._lines.splice(i)) line.nodes.forEach((node) => node.remove());
+        const plain = isPlain ? nodes[0] : null;
+        const box = this._box(i, isNext);
+        if (box === null) {
+            const made = el("span", { class: "piece" }, ...nodes);
+            this.node.append(made);
+            this._lines.push({ text, isOpen, nodes: [made], plain, box: made });
+            return;
         }
-        this.node.append(...nodes);
-        this._lines[i] = { text, isOpen, nodes, isPlain: parts.length === 1 && typeof parts[0] === "string" };
+        if (i > 0) nodes.unshift(el("br"));
+        box.append(...nodes);
+        this._lines.push({ text, isOpen, nodes, plain, box });
+    }
+
+    /** Where a line's nodes go: with the line before, or (null) into a box of their own. */
+    _box(i, isNext) {
+        if (i === 0) return this.node;
+        return isNext || i % LINES === 0 ? null : this._lines[i - 1].box;
     }
 }
 

@@ -33,7 +33,8 @@ export class Run {
 
     /** Tokens a second, about: a piece is nearly always one token. */
     get rate() {
-        return this.pieces > 1 && this._last > this.begun + 50 ? ((this.pieces - 1) * 1000) / (this._last - this.begun) : null;
+        const seconds = (this._last - this.begun) / 1000;
+        return this.pieces > 1 && seconds > 0.05 ? (this.pieces - 1) / seconds : null;
     }
 
     /** Until the answer is complete or was stopped. Throws ServerError. */

@@ -67,13 +67,15 @@ export class SettingsView {
     }
 
     _row(name, ...fields) {
-        return el("div", { class: "row" }, el("label", { for: `set-${name}` }, t(name)),
-            el("span", { class: "hint", id: `hint-${name}` }, t(`${name}Hint`)), el("span", { class: "fields" }, ...fields));
+        const label = el("label", { for: `set-${name}` }, t(name));
+        const hint = el("span", { class: "hint", id: `hint-${name}` }, t(`${name}Hint`));
+        return el("div", { class: "row" }, label, hint, el("span", { class: "fields" }, ...fields));
     }
 
     _choice(name, label) {
-        const select = el("select", { id: `set-${name}` },
-            ...CHOICES[name].map((value) => el("option", { value, selected: value === this._settings.get(name) }, label(value))));
+        const chosen = this._settings.get(name);
+        const option = (value) => el("option", { value, selected: value === chosen }, label(value));
+        const select = el("select", { id: `set-${name}` }, ...CHOICES[name].map(option));
         select.addEventListener("change", () => {
             this._set(name, select.value);
             if (name === "language") {

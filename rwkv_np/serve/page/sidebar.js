@@ -5,6 +5,7 @@ const narrow = matchMedia("(max-width: 52rem)");
 export class Sidebar {
     constructor({ frame, list, page, button }) {
         Object.assign(this, { _frame: frame, _list: list, _page: page, _button: button });
+        list.querySelector(".close").addEventListener("click", () => this.close());
         button.addEventListener("click", () => (this._isOpen ? this.close() : this.open()));
         // What lies beside the open list takes a touch as "away with it".
         frame.addEventListener("pointerdown", (event) => {

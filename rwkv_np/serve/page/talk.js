@@ -1,4 +1,4 @@
-// What can be done in a conversation: say, answer, answer again, go on, edit. At most one answer of each comes at a time.
+// What can be done in a conversation: say, answer, answer again, go on, edit. One answer comes at a time in each.
 
 import { Run } from "./run.js";
 

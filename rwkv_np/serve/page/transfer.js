@@ -71,7 +71,8 @@ function _fromData(data) {
     }
     conversation.data.chosen = {};
     for (const [parent, child] of Object.entries(data.chosen ?? {})) {
-        if (ids.has(parent) && ids.has(child) && child !== "") conversation.data.chosen[ids.get(parent)] = ids.get(child);
+        if (!ids.has(parent) || !ids.has(child) || child === "") continue;
+        conversation.data.chosen[ids.get(parent)] = ids.get(child);
     }
     conversation.data.updated = _number(data.updated) ?? Date.now();
     return conversation;

@@ -8,8 +8,8 @@ import { fromFile, ImportError, LARGEST, toJson, toMarkdown } from "./transfer.j
 export class TransferView {
     constructor(library, notices, onImport) {
         Object.assign(this, { _library: library, _notices: notices, _onImport: onImport });
-        this._field = el("input", { type: "file", accept: ".json,.md,.txt,application/json,text/markdown", multiple: true,
-            hidden: true, id: "import-file", on: { change: () => this._chosen() } });
+        this._field = el("input", { type: "file", id: "import-file", multiple: true, hidden: true,
+            accept: ".json,.md,.txt,application/json,text/markdown", on: { change: () => this._chosen() } });
         document.body.append(this._field);
     }
 
