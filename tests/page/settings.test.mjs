@@ -28,4 +28,7 @@ test("values that make no sense are not taken, and others are brought within bou
     settings.set("max_tokens", "-3");
     settings.set("top_k", "3.6");
     assert.deepEqual([settings.get("top_p"), settings.get("max_tokens"), settings.get("top_k")], [1, 1, 4]);
+    settings.set("max_tokens", "20000"); // further than the slider goes
+    settings.set("penalty_decay", "0.5");
+    assert.deepEqual([settings.get("max_tokens"), settings.get("penalty_decay")], [20_000, 0.5]);
 });

@@ -135,6 +135,7 @@ export class App {
         const isCut = turn.role === "assistant";
         const act = () => (isCut ? this.talk.goOn(conversation, turn) : this.talk.answer(conversation, turn));
         if (error.kind === "key") askForKey(error.said, () => this._meet().then(act));
+        if (error.status === 404) this._meet(); // the server has another model since
         if (conversation !== this.current) return;
         const texts = { lost: t("errorLost"), broken: t("errorBroken"), busy: error.said || t("errorBusy"),
             key: error.said || t("keyTitle") };

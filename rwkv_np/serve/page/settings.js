@@ -11,15 +11,15 @@ const WORLD = { ...RAVEN, top_p: 0.3, presence_penalty: 0.5, frequency_penalty: 
 const G1 = { ...RAVEN, top_k: 100, presence_penalty: 0, frequency_penalty: 0, penalty_decay: 0.997, max_tokens: 4000 };
 export const FAMILIES = { raven: RAVEN, qa: RAVEN, instruction: RAVEN, world: WORLD, g1: G1 };
 
-/** Numbers: lowest and highest value, and the step of the slider. */
+/** Numbers: the slider's ends and step; who types may go further, from `least` to `most`. */
 export const NUMBERS = {
-    temperature: { min: 0, max: 2, step: 0.05 },
+    temperature: { min: 0, max: 2, step: 0.05, most: 100 },
     top_p: { min: 0, max: 1, step: 0.01 },
-    top_k: { min: 0, max: 500, step: 1 },
+    top_k: { min: 0, max: 500, step: 1, most: 1_000_000 },
     presence_penalty: { min: -2, max: 2, step: 0.05 },
     frequency_penalty: { min: -2, max: 2, step: 0.05 },
-    penalty_decay: { min: 0.9, max: 1, step: 0.001 },
-    max_tokens: { min: 1, max: 8192, step: 1 },
+    penalty_decay: { min: 0.9, max: 1, step: 0.001, least: 0 },
+    max_tokens: { min: 1, max: 8192, step: 1, most: 65_536 },
 };
 export const CHOICES = {
     think: ["auto", "on", "short", "off"],
@@ -91,7 +91,7 @@ function _checked(name, value) {
         return Number.isSafeInteger(seed) ? seed : undefined;
     }
     if (!Object.hasOwn(NUMBERS, name) || value === "" || !Number.isFinite(Number(value))) return undefined;
-    const { min, max, step } = NUMBERS[name];
-    const within = Math.min(max, Math.max(min, Number(value)));
+    const { min, max, step, least = min, most = max } = NUMBERS[name];
+    const within = Math.min(most, Math.max(least, Number(value)));
     return step === 1 ? Math.round(within) : within;
 }

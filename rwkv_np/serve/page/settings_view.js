@@ -39,10 +39,10 @@ export class SettingsView {
     }
 
     _number(name) {
-        const { min, max, step } = NUMBERS[name];
+        const { min, max, step, least = min, most = max } = NUMBERS[name];
         const value = String(this._settings.get(name));
-        const field = el("input", { type: "number", id: `set-${name}`, min, max, step, value, inputmode: "decimal",
-            "aria-describedby": `hint-${name}` });
+        const field = el("input", { type: "number", id: `set-${name}`, min: least, max: most, step: "any", value,
+            inputmode: "decimal", "aria-describedby": `hint-${name}` });
         const slider = el("input", { type: "range", min, max, step, value, "aria-label": t(name) });
         slider.addEventListener("input", () => {
             field.value = slider.value;
