@@ -86,7 +86,9 @@ def running(*, limits=None, key=None, drain_seconds=5, worker=None, **changes):
     if worker is None:
         worker = Worker(demo_model(), limits or EngineLimits(), outbox.hand_over)
     worker.outbox = outbox
-    made = service(submitter(worker), outbox, is_draining=lambda: worker.is_draining, **changes)
+    made = service(
+        submitter(worker), outbox, is_draining=lambda: worker.is_draining, is_alive=lambda: worker.is_alive, **changes
+    )
     listening = bind("127.0.0.1", 0)
     url = url_of(listening)
     server = Server(made, worker, listening, drain_seconds)

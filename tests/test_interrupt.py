@@ -43,6 +43,7 @@ def pressed(tmp_path):
 PROGRAMS = {
     "-m rwkv_np": ["-m", "rwkv_np", "info"],
     "-m rwkv_np.chat": ["-m", "rwkv_np.chat", "-p", "x"],
+    "-m rwkv_np.serve": ["-m", "rwkv_np.serve", "--port", "0"],
     "rwkv-np": ["{folder}/rwkv-np", "info"],
     "convert": [ROOT / "tools" / "convert.py", "a.pth", "b.bin"],
     "quantize": [ROOT / "tools" / "quantize.py", "a.bin", "b.bin"],

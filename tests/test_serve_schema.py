@@ -90,6 +90,14 @@ def test_a_schema_that_cannot_be_used_is_a_400(server, schema):
     assert (error["param"], error["code"]) == ("response_format", "invalid_schema") and "\n" not in error["message"]
 
 
+def test_a_schema_that_no_text_fits_is_a_400_too(server):
+    """That is found on the way."""
+    for stream in (False, True):
+        answer = server.chat(**of({"allOf": [{"$ref": "#"}]}), stream=stream)
+        found = answer.text
+        assert '"code":"invalid_schema"' in found, found
+
+
 def test_schemas_have_limits(server):
     deep = {"type": "string"}
     for _ in range(40):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 MB = 1_000_000
+BACKLOG = 2048  # connections that may wait to be taken, as uvicorn has it
 _STATES = b'{"rwkv_np": "states"'  # how a file of states begins
 
 
@@ -123,6 +124,7 @@ def _open(path: str, options: dict[str, Any]) -> Server:
     service.keys = keys
     if is_local and not keys:
         service.hosts = server.LOCAL_NAMES | {options["host"].lower()}
+    listening.listen(BACKLOG)  # before the line that says so: a script may ask at once
     _tell(server.url_of(listening), service.name, bool(keys))
     return server.Server(service, made[1], listening, options["drain_timeout"])
 
@@ -216,6 +218,7 @@ def _server(
     service = Service(
         options["name"] or Path(path).stem, f"fp_{fingerprint(path)[:12]}", tokenizer,
         Prompts(tokenizer, template, opening), submitter(worker), outbox, lambda: worker.is_draining,
+        lambda: worker.is_alive,
         think=options["think"], bounds=bounds, metrics=figures, origins=_origins(options["cors"] or ""),
         is_logged=options["log"],
     )  # fmt: skip

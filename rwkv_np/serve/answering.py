@@ -36,13 +36,14 @@ class Answering:
 
     def __init__(self, service: Service, exchange: Exchange, asked: Sequence[Asked], *, is_streamed: bool) -> None:
         self._service, self._exchange, self._asked, self._is_streamed = service, exchange, asked, is_streamed
-        self._mailbox = Mailbox(is_streamed=is_streamed, most=service.bounds.unread_pieces, timing=service.metrics)
+        self._n_open = sum(len(each.texts) for each in asked)
+        most = service.bounds.unread_pieces * self._n_open
+        self._mailbox = Mailbox(is_streamed=is_streamed, most=most, timing=service.metrics)
         self._mailbox.on_overflow = self._cut
         self._tickets: list[Ticket] = []
-        self._n_open = sum(len(each.texts) for each in asked)
         self.n_prompt = sum(int(each.request.prompt.size) for each in asked)
         self.n_cached = self.n_written = 0
-        self._was_quiet = False
+        self._has_spoken = False
 
     @property
     def is_open(self) -> bool:
@@ -75,7 +76,6 @@ class Answering:
 
     async def next(self) -> list[Read | Written | Quiet]:
         """What has come. Raises HangUp, and whatever made the engine fail."""
-        self._was_quiet = False
         found: list[Read | Written | Quiet] = []
         for event in await self._mailbox.take():
             if isinstance(event, Written):
@@ -88,6 +88,7 @@ class Answering:
                 raise event.error
             elif isinstance(event, HungUp):
                 raise HangUp
+            self._has_spoken = self._has_spoken or not isinstance(event, Quiet)
             found.append(event)
         return found
 
@@ -106,9 +107,9 @@ class Answering:
 
     def _tick(self) -> None:
         """Say that nothing was said, so that the connection is seen to be alive."""
-        if self._was_quiet:
+        if not self._has_spoken:
             self._mailbox.put(Quiet())
-        self._was_quiet = True
+        self._has_spoken = False
         self._timer = asyncio.get_running_loop().call_later(self._service.bounds.ping_seconds, self._tick)
 
 

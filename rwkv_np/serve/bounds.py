@@ -28,7 +28,7 @@ class Bounds:
     default_tokens   of a chat's answer whose request names no number
     seconds          until the last answer is complete, waiting included
     ping_seconds     after how long without a word a stream gets a comment, so that no proxy ends it
-    unread_pieces    of a stream whose client does not read: then it is cut
+    unread_pieces    of an answer whose client does not read its stream: then it is cut
     """
 
     body_bytes: int = 4_000_000

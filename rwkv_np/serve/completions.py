@@ -55,7 +55,8 @@ class _Plan:
         if body.best_of is not None and (body.best_of < self.n or body.stream and body.best_of > self.n):
             raise wrong("best_of", f"best_of is {body.best_of}; expected at least n, and n itself in a stream")
         self.is_priced = body.logprobs is not None
-        self.max_tokens = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+        default = min(DEFAULT_TOKENS, service.bounds.max_tokens)
+        self.max_tokens = default if body.max_tokens is None else body.max_tokens
         if self.max_tokens > service.bounds.max_tokens:
             raise wrong("max_tokens", f"max_tokens is {self.max_tokens}; expected at most {service.bounds.max_tokens}")
         given = _prompts(body.prompt)

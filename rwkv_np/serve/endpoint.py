@@ -12,11 +12,10 @@ import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from rwkv_np.serve.errors import ApiError, as_api_error
+from rwkv_np.serve.errors import ApiError, as_api_error, log_failure
 from rwkv_np.serve.exchange import Exchange, HangUp, Receive, Scope, Send
 from rwkv_np.serve.service import Service
 
-_log = logging.getLogger(__name__)
 access_log = logging.getLogger("rwkv_np.serve.access")
 
 Handle = Callable[[Service, Exchange], Awaitable[None]]
@@ -62,7 +61,7 @@ class Endpoint:
     async def _fail(self, exchange: Exchange, error: Exception) -> None:
         told = as_api_error(error)
         if told.status == 500:
-            _log.error("%s %s failed", exchange.id, self._route, exc_info=error)
+            log_failure(exchange.id, error)
         if told.status in (401, 403, 413, 429, 503):
             self._service.metrics.rejected.labels(told.code or str(told.status)).inc()
         if exchange.status is None:

@@ -7,12 +7,16 @@ cannot succeed is never one of these.
 
 from __future__ import annotations
 
+import logging
 import math
+import traceback
 
 import msgspec
 
 from rwkv_np.errors import InputError, MissingPackageError, RwkvError
 from rwkv_np.serve.request import Draining, Refused, TimedOut
+
+_log = logging.getLogger(__name__)
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -87,3 +91,9 @@ def as_api_error(error: Exception) -> ApiError:
         return wrong(None, str(error), "missing_package")
     # A bug's own words may repeat what somebody asked; they are in the log.
     return ApiError(500, str(error) if isinstance(error, RwkvError) else "the server has failed; its log says why")
+
+
+def log_failure(request: str, error: Exception) -> None:
+    """Write where a bug is, without what the exception says: that may repeat what somebody asked."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("%s failed: %s\n%s", request, type(error).__name__, where)

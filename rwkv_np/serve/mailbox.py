@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from rwkv_np.serve.answer_text import AnswerText, Priced
+from rwkv_np.serve.errors import wrong
 from rwkv_np.serve.request import Logprob
 from rwkv_np.serve.schema import JsonGuide
 
@@ -71,6 +72,7 @@ class Mailbox:
 
     def __init__(self, *, is_streamed: bool, most: int, timing: Timing) -> None:
         self._events: list[Event] = []
+        self._is_due = False  # whether something has come that is worth waking for
         self._waiter: asyncio.Future[None] | None = None
         self._is_streamed, self._most = is_streamed, most
         self._timing, self._last = timing, time.monotonic()
@@ -84,16 +86,18 @@ class Mailbox:
             self._take_time(now)
         if self._is_streamed and len(self._events) > self._most:
             self.on_overflow()
-        is_worth_it = self._is_streamed or type(event) is not Written or event.reason is not None
-        if is_worth_it and self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._is_streamed or type(event) is not Written or event.reason is not None:
+            self._is_due = True
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
     async def take(self) -> list[Event]:
         """The events since the last call; waits for one."""
-        if not self._events or not self._is_streamed:
+        if not self._is_due:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
             self._waiter = None
+        self._is_due = False
         events, self._events = self._events, []
         return events
 
@@ -161,7 +165,7 @@ class AnswerListener:
     def end(self, index: int, reason: str) -> None:
         text = self._texts[index]
         if self._guides and (problem := self._guides[index].problem):
-            self.fail(RuntimeError(problem))
+            self.fail(wrong(self._guides[index].param, problem, "invalid_schema"))
             return
         rest = text.finish()
         self._outbox.post(self._mailbox, Written(self._first + index, rest, text.take_priced(), reason, text.n_tokens))

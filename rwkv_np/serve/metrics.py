@@ -44,6 +44,7 @@ class Metrics(Observer):
         self._whole = self._histogram("request_seconds", "From a request to its end", _SECONDS)
         self._queue = self._histogram("queue_seconds", "Waiting before the prompt is read", _SECONDS)
         self._step = self._histogram("step_seconds", "One step of the engine", _STEPS)
+        self._choice = Counter("rwkv_np_choice_seconds", "Choosing the next tokens", registry=registry)
         self._columns = self._histogram("step_columns", "Tokens in one step", _COLUMNS)
 
     def watch(self, stats: Stats) -> None:
@@ -82,6 +83,10 @@ class Metrics(Observer):
         self._step.observe(seconds)
         self._columns.observe(n_writing + n_read)
         self.tokens.inc(n_writing)
+
+    def chose(self, seconds: float) -> None:
+        """The next tokens of a step were chosen."""
+        self._choice.inc(seconds)
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"rwkv_np_{name}", meaning, buckets=buckets, registry=self.registry)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 GROUP = 8  # columns that the kernels take together
 MOST = 128  # columns of a pass
+FORGET = 200  # steps after which a size is tried again: the one time that it was measured may have been a bad one
 
 
 class Pace:
@@ -28,9 +29,10 @@ class Pace:
         """A step of that many columns took so long."""
         self._n_steps += 1
         group = -(-columns // GROUP)
-        before = self._seconds.get(group, seconds)
-        # One slow step among many is another program's doing: it counts for little.
-        self._seconds[group] = before + 0.3 * (min(seconds, 2 * before) - before)
+        known = self._known(group)
+        before = seconds if known is None else known
+        # A slow step among quick ones is another program's doing: it counts for little.
+        self._seconds[group] = before + (0.5 if seconds < before else 0.1) * (min(seconds, 2 * before) - before)
         self._seen[group] = self._n_steps
         if columns > MOST // 2:
             rate = columns / seconds
@@ -62,6 +64,6 @@ class Pace:
 
     def _known(self, group: int) -> float | None:
         """Seconds of a step of that size; None if it was not measured, or long ago."""
-        if self._n_steps - self._seen.get(group, -(10**9)) > 1000:
+        if self._n_steps - self._seen.get(group, -(10**9)) > FORGET:
             return None
         return self._seconds[group]

@@ -37,6 +37,9 @@ class Observer:
     def stepped(self, seconds: float, n_writing: int, n_read: int) -> None:
         """A step carried one token of each of `n_writing` answers and `n_read` tokens of prompts."""
 
+    def chose(self, seconds: float) -> None:
+        """The next tokens of a step were chosen."""
+
 
 class Row(NamedTuple):
     """An answer whose next token is chosen in this step.
@@ -216,7 +219,9 @@ class Scheduler:
             return
         if logits is None or any(row.at != i or row.writing.guide for i, row in enumerate(rows)):
             logits = np.stack([allowed(row.writing, row.logits) for row in rows])
+        begin = time.perf_counter()
         tokens = choose_each([row.writing.sampler for row in rows], logits[: len(rows)], self._n_threads)
+        self._observer.chose(time.perf_counter() - begin)
         for row, token in zip(rows, tokens):
             if isinstance(token, InputError):
                 self.table.fail(row.writing.ticket, token)

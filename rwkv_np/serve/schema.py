@@ -24,22 +24,24 @@ from rwkv_np.tokenizers import Tokenizer
 if TYPE_CHECKING:
     import llguidance
 
+_PLAIN = '" "?'  # most models begin an answer with a space
+# What comes before the form where the prompt has a part of the answer (`Template.lead`).
 _PREFIXES = {
-    None: '" "?',  # most models begin an answer with a space
-    "": '" "?',
-    " <think": '">" /(.|\\n)*/ "</think>" /[ \\n]{0,2}/',
+    " <think": '">" thought /[ \\n]{0,2}/',
     " <think>\n</think": '">" /[ \\n]{0,2}/',
 }
+_THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/\n"
 
 
 class JsonGuide:
     """Which tokens one answer may go on with.
 
-    problem  why it cannot go on, where that is so: the grammar is too complex for a step's limits
+    param    the request's field that it is from
+    problem  why it cannot go on, where that is so: no text fits, or the grammar is too complex for a step's limits
     """
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, end: int) -> None:
-        self._matcher, self._vocab_size, self._end = matcher, vocab_size, end
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, end: int, param: str) -> None:
+        self._matcher, self._vocab_size, self._end, self.param = matcher, vocab_size, end, param
         self._bits = np.zeros((1, (vocab_size + 31) // 32), np.int32)
         self.problem = ""
 
@@ -59,7 +61,13 @@ class JsonGuide:
 
     def _look(self) -> None:
         if self._matcher.is_error():
-            self.problem = f"the schema cannot be followed further: {as_line(self._matcher.get_error())}"
+            self.problem = f"{self.param} cannot be followed further: {_said(self._matcher)}"
+
+
+def _said(matcher: llguidance.LLMatcher) -> str:
+    """What is wrong; not the state of the parser, which llguidance adds."""
+    said = matcher.get_error().split("<state>")[0]
+    return "no text fits it" if said.startswith("NoExtension") else as_line(said)
 
 
 class Grammars:
@@ -78,10 +86,9 @@ class Grammars:
 
         first = llguidance.LLMatcher(tokens, llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0)
         if first.is_error():
-            said = first.get_error().split("<state>")[0]
-            raise wrong(param, f"{param} cannot be used: {as_line(said)}", "invalid_schema")
+            raise wrong(param, f"{param} cannot be used: {_said(first)}", "invalid_schema")
         copies = [first, *(first.deep_copy() for _ in range(n - 1))]
-        return [JsonGuide(each, self._tokenizer.vocab_size, self._end) for each in copies]
+        return [JsonGuide(each, self._tokenizer.vocab_size, self._end, param) for each in copies]
 
     @cached_property
     def _tokens(self) -> llguidance.LLTokenizer:
@@ -113,7 +120,7 @@ class _Tokens:
 
 def json_grammar(schema: dict[str, Any], lead: str | None) -> str:
     """The grammar of an answer that fits `schema`, after what of it (`lead`) the prompt has."""
-    return f"start: {_PREFIXES[lead]} answer\nanswer: %json {_checked(schema, 'response_format')}\n"
+    return f"{_start(lead)} answer\nanswer: %json {_checked(schema, 'response_format')}\n"
 
 
 def call_grammar(functions: Sequence[tuple[str, dict[str, Any]]], lead: str | None) -> str:
@@ -124,7 +131,12 @@ def call_grammar(functions: Sequence[tuple[str, dict[str, Any]]], lead: str | No
         for i, (name, schema) in enumerate(functions)
     ]
     names = " | ".join(f"call_{i}" for i in range(len(calls)))
-    return f"start: {_PREFIXES[lead]} ({names})\n" + "".join(calls)
+    return f"{_start(lead)} ({names})\n" + "".join(calls)
+
+
+def _start(lead: str | None) -> str:
+    prefix = _PREFIXES.get(lead or "", _PLAIN)
+    return f"{_THOUGHT if 'thought' in prefix else ''}start: {prefix}"
 
 
 def _beginning(name: str) -> str:

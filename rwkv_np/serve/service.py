@@ -26,6 +26,7 @@ class Service:
     fingerprint   of its file
     think         whether a model that can think does so, where a request does not say
     is_draining   whether the server is about to end
+    is_alive      whether the engine's thread runs
     hosts         the names by which this server may be called; None: any
     origins       of web pages elsewhere that may ask
     """
@@ -37,6 +38,7 @@ class Service:
     submit: Submit
     outbox: Outbox
     is_draining: Callable[[], bool] = lambda: False
+    is_alive: Callable[[], bool] = lambda: True
     think: str = "auto"
     keys: Keys = field(default_factory=Keys)
     bounds: Bounds = field(default_factory=Bounds)

@@ -72,6 +72,8 @@ async def health(service: Service, exchange: Exchange) -> None:
     """GET /health: whether new work is taken."""
     if service.is_draining():
         raise again(503, "the server is shutting down", 10, "shutting_down")
+    if not service.is_alive():
+        raise again(503, "the engine has failed; start the server again", 60, "engine_failed")
     await exchange.reply(encode(Health()))
 
 

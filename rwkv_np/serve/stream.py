@@ -6,17 +6,14 @@ HTTP error. What fails later is an event with the error object, and there is no 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from rwkv_np.serve.answering import Answering
-from rwkv_np.serve.errors import as_api_error
+from rwkv_np.serve.errors import as_api_error, log_failure
 from rwkv_np.serve.exchange import Exchange, HangUp
 from rwkv_np.serve.mailbox import Quiet, Read, Written
-
-_log = logging.getLogger(__name__)
 
 _TYPE = b"text/event-stream; charset=utf-8"
 # Proxies keep a stream back until it has ended, unless told not to: nginx knows the second.
@@ -52,7 +49,7 @@ async def send_stream(
             raise
         told = as_api_error(error)
         if told.status == 500:
-            _log.exception("%s failed", exchange.id)
+            log_failure(exchange.id, error)
         await exchange.write(b"data: %b\n\n" % told.body, is_last=True)
         return
     await _write(exchange, b"".join([*last(), DONE]), is_last=True)

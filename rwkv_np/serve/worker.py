@@ -9,7 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from rwkv_np.models.base import Model
+from rwkv_np.sampling import Sampler, SamplingParams, choose_each
 from rwkv_np.serve.limits import EngineLimits
 from rwkv_np.serve.request import Draining, Listener, Refused, Request
 from rwkv_np.serve.scheduler import Observer, Scheduler
@@ -43,6 +46,8 @@ class Worker:
 
     def start(self) -> None:
         """Begin to answer."""
+        # Compiles the kernel that chooses, or fetches it from the cache: so that no answer waits for it.
+        choose_each([Sampler(SamplingParams())], np.zeros((1, self.model.config.vocab_size), np.float32))
         self._thread.start()
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
