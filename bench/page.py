@@ -54,7 +54,9 @@ def bullets(i: int) -> str:
 def table(i: int) -> str:
     if i == 0:
         return "| a | b |\n|---|---|\n"
-    return ("| " if i % 8 == 1 else "") + random.choice(WORDS) + (" |\n" if i % 8 == 0 else " | " if i % 8 == 4 else " ")
+    return (
+        ("| " if i % 8 == 1 else "") + random.choice(WORDS) + (" |\n" if i % 8 == 0 else " | " if i % 8 == 4 else " ")
+    )
 
 
 KINDS: dict[str, Callable[[int], str]] = {
