@@ -368,6 +368,18 @@ def test_a_server_that_has_gone_is_told(browser):
     visitor.context.close()
 
 
+def test_a_server_that_was_not_there_at_the_start_is_asked_again(scripted, visit):
+    visitor = visit(scripted.url)
+    page = visitor.page
+    page.route("**/v1/models", lambda route: route.abort())
+    page.reload()
+    assert "cannot be reached" in visitor.see(".error").inner_text()
+    page.unroute("**/v1/models")
+    page.click(".error button")
+    visitor.ready()
+    assert page.locator(".error").count() == 0
+
+
 # --- the list
 
 

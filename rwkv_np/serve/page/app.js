@@ -3,11 +3,12 @@
 import { key, readModel } from "./client.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { icon } from "./dom.js";
+import { failure } from "./failure.js";
 import { Follower } from "./follow.js";
 import { askForKey } from "./key_view.js";
 import { listen } from "./keyboard.js";
 import { number, speak, t } from "./language.js";
+import { labelPage } from "./labels.js";
 import { Library } from "./library.js";
 import { ListView } from "./list_view.js";
 import { Notices } from "./notices.js";
@@ -15,7 +16,7 @@ import { Settings } from "./settings.js";
 import { SettingsView } from "./settings_view.js";
 import { Sidebar } from "./sidebar.js";
 import { Talk } from "./talk.js";
-import { isDark, onSystemTheme, showTheme } from "./theme.js";
+import { ThemeSwitch } from "./theme.js";
 import { ThreadView } from "./thread_view.js";
 import { TransferView } from "./transfer_view.js";
 
@@ -42,7 +43,6 @@ export class App {
 
     async start() {
         this._speak();
-        showTheme(this.settings.get("theme"));
         await this.library.open();
         this.open(this.library.get(location.hash.slice(1)) ?? new Conversation());
         if (!this.library.isLasting) this.notices.show(t("notKept"));
@@ -117,6 +117,7 @@ export class App {
             $("status").textContent = t(isRunning ? "writing" : "finished");
         }
         this._showList();
+        if (!isRunning && !this.model.id) this._meet(); // it was not there at the start
     }
 
     _grown(run) {
@@ -137,12 +138,7 @@ export class App {
         if (error.kind === "key") askForKey(error.said, () => this._meet().then(act));
         if (error.status === 404) this._meet(); // the server has another model since
         if (conversation !== this.current) return;
-        const texts = { lost: t("errorLost"), broken: t("errorBroken"), busy: error.said || t("errorBusy"),
-            key: error.said || t("keyTitle") };
-        const text = texts[error.kind] ?? (error.said || (error.status ? t("errorStatus", { status: error.status })
-            : String(error.message)));
-        this.thread.showError({ title: t(isCut ? "errorCut" : "errorTitle"), text, act,
-            label: t(isCut && error.kind !== "key" ? "continue" : "retry") });
+        this.thread.showError({ ...failure(error, isCut), act });
         if (!error.kind) throw error; // a bug of ours: the console says where
     }
 
@@ -163,39 +159,24 @@ export class App {
         } catch (error) {
             if (error.kind === "key") askForKey("", () => this._meet());
             else if (this.current.isEmpty && error.kind) {
-                const text = error.said || t(error.kind === "lost" ? "errorLost" : "errorBusy");
                 const act = () => (this.thread.showError(null), this._meet());
-                this.thread.showError({ title: t("errorTitle"), text, act, label: t("retry") });
+                this.thread.showError({ ...failure(error, false), act });
             }
         }
     }
 
     _speak() {
         document.documentElement.lang = speak(this.settings.get("language"));
-        for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
-        for (const node of document.querySelectorAll("[data-label]")) {
-            node.setAttribute("aria-label", t(node.dataset.label));
-            if (node.tagName === "BUTTON") node.title = t(node.dataset.label);
-        }
-        for (const node of document.querySelectorAll("[data-hint]")) node.placeholder = t(node.dataset.hint);
-        this._showThemeButton();
+        labelPage();
+        this.themeSwitch.show();
     }
 
     _set(name) {
-        if (name === "theme") showTheme(this.settings.get("theme"));
-        if (name === "theme") this._showThemeButton();
+        if (name === "theme") this.themeSwitch.show();
         if (name !== "language") return;
         this._speak();
         this.thread.forget();
         this._showAll();
-    }
-
-    _showThemeButton() {
-        const dark = isDark(this.settings.get("theme"));
-        const label = t(dark ? "toLight" : "toDark");
-        $("theme").replaceChildren(icon(dark ? "sun" : "moon"));
-        $("theme").title = label;
-        $("theme").setAttribute("aria-label", label);
     }
 
     _rename(conversation, title) {
@@ -222,7 +203,7 @@ export class App {
     // --- parts
 
     _views() {
-        for (const node of document.querySelectorAll("[data-icon]")) node.replaceChildren(icon(node.dataset.icon));
+        this.themeSwitch = new ThemeSwitch($("theme"), this.settings);
         this.follower = new Follower($("scroller"), (isFollowing) => ($("latest").hidden = isFollowing));
         this.sidebar = new Sidebar({ frame: $("frame"), list: $("sidebar"), page: $("page"), button: $("open-list") });
         this.thread = new ThreadView($("thread"), this.follower, this._threadActs());
@@ -286,13 +267,8 @@ export class App {
     _listeners() {
         $("new").addEventListener("click", () => this.newChat());
         $("search").addEventListener("input", () => this._showList());
-        $("theme").addEventListener("click", () => {
-            this.settings.set("theme", isDark(this.settings.get("theme")) ? "light" : "dark");
-            this._set("theme");
-        });
         $("settings").addEventListener("click", () => this.settingsView.open());
         $("latest").addEventListener("click", () => this.follower.toEnd());
-        onSystemTheme(() => this._showThemeButton());
         window.addEventListener("pagehide", () => this.library.flush());
         document.addEventListener("visibilitychange", () => document.hidden && this.library.flush());
         window.addEventListener("beforeunload", (event) => this.talk.isBusy && event.preventDefault());
