@@ -78,7 +78,7 @@ def _say(page, line: str) -> None:  # type: ignore[no-untyped-def]
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--line", "-l", "lines", multiple=True, default=LINES, help="What is said; may be given several times.")
 @click.option("--width", default=1120, show_default=True)
-@click.option("--height", default=720, show_default=True)
+@click.option("--height", default=780, show_default=True)
 @click.option("--scheme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
 def command(out: Path, lines: tuple[str, ...], width: int, height: int, scheme: str) -> None:
     """Write the picture OUT."""

@@ -2,6 +2,8 @@
 
 import { answer } from "./client.js";
 
+const SHORTEST = 0.25; // seconds: what came together says nothing about the speed
+
 export class Run {
     /**
      * `turn`: of the assistant; `goesOn`: whether it has a beginning already, which is sent along.
@@ -34,7 +36,7 @@ export class Run {
     /** Tokens a second, about: a piece is nearly always one token. */
     get rate() {
         const seconds = (this._last - this.begun) / 1000;
-        return this.pieces > 1 && seconds > 0.05 ? (this.pieces - 1) / seconds : null;
+        return this.pieces > 1 && seconds > SHORTEST ? (this.pieces - 1) / seconds : null;
     }
 
     /** Until the answer is complete or was stopped. Throws ServerError. */
@@ -97,7 +99,6 @@ export class Run {
         turn.prompt = this._usage?.prompt_tokens;
         turn.cached = this._usage?.prompt_tokens_details?.cached_tokens;
         const seconds = (this._last - this.begun) / 1000;
-        // A few tokens that came together say nothing about the speed.
-        turn.rate = tokens > 1 && seconds > 0.05 ? (tokens - 1) / seconds : undefined;
+        turn.rate = tokens > 1 && seconds > SHORTEST ? (tokens - 1) / seconds : undefined;
     }
 }
