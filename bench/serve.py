@@ -27,7 +27,7 @@ from synthetic import write_synthetic
 
 HERE = Path(__file__).parent
 PARTS = ("clients", "stall", "turns", "poisson", "cache")
-PROMPT = 32
+PROMPT = 16
 
 
 @contextmanager
@@ -81,12 +81,13 @@ def by_clients(url: str, clients: list[int], tokens: int, vocab: int, is_ours: b
     found = {}
     for n in clients:
         before = kernel_seconds(url) if is_ours else (0.0, 0.0)
-        # One round: all answers are written side by side. A new seed, so that no prompt is known.
-        options = ("--clients", n, "--requests", n, "--prompt", PROMPT, "--tokens", tokens, "--vocab", vocab)
+        # One round, long enough for all to write side by side. A new seed, so that no prompt is known.
+        length = tokens + 3 * n
+        options = ("--clients", n, "--requests", n, "--prompt", PROMPT, "--tokens", length, "--vocab", vocab)
         row = load(url, *options, "--seed", n)
         if is_ours:
             kernels, written = (after - b for after, b in zip(kernel_seconds(url), before))
-            row["outside"] = 1 - kernels / (n * tokens / row["tokens_per_s"])
+            row["outside"] = 1 - kernels / (n * length / row["tokens_per_s"])
         found[n] = row
     return found
 

@@ -4,8 +4,11 @@ import pytest
 
 pytest.importorskip("msgspec")
 
+from rwkv_np.sampling import SamplingParams  # noqa: E402
 from rwkv_np.serve.answer_text import AnswerText, Pieces  # noqa: E402
+from rwkv_np.serve.bodies import ChatRequest, CompletionRequest, Message  # noqa: E402
 from rwkv_np.serve.request import Logprob  # noqa: E402
+from rwkv_np.serve.settings import sampling, stops  # noqa: E402
 from rwkv_np.serve.token_names import TokenNames  # noqa: E402
 from rwkv_np.stop_strings import StopStrings  # noqa: E402
 
@@ -69,3 +72,26 @@ def test_names_of_tokens_do_not_collide():
     assert found == [expected]
     chat = names.chat([priced._replace(logprob=Logprob(1, -0.5, ((1, -0.5), (0, -1.0))))])[0]
     assert (chat.token, chat.bytes) == ("\ufffd", [0xE4]) and chat.top_logprobs[1].bytes is None
+
+
+def test_what_is_not_given_is_neutral():
+    neutral = SamplingParams(
+        temperature=1,
+        top_p=1,
+        top_k=0,
+        min_p=0,
+        presence_penalty=0,
+        frequency_penalty=0,
+        penalty_decay=1,
+        stop_ids=(0,),
+    )
+    assert sampling(ChatRequest(messages=[Message(role="user", content="a")]), 10) == neutral
+    assert sampling(CompletionRequest(prompt="a"), 10) == neutral
+
+
+def test_what_is_given_reaches_the_sampler():
+    given = {"temperature": 0, "top_p": 0.25, "top_k": 3, "min_p": 0.5, "penalty_decay": 0.75, "logit_bias": {4: -1.5}}
+    given |= {"presence_penalty": 0.5, "frequency_penalty": 2.0}
+    body = CompletionRequest(prompt="a", seed=-1, ignore_eos=True, stop=["x", "", "y"], **given)
+    assert sampling(body, 10) == SamplingParams(seed=2**64 - 1, stop_ids=(), **given)
+    assert stops(body) == ("x", "y") and stops(CompletionRequest(prompt="a", stop="z")) == ("z",)
