@@ -203,6 +203,25 @@ def test_stop_keeps_what_has_come_and_the_server_hears_of_it(scripted, visit):
     assert visitor.texts()[1] == "Some words"
 
 
+def test_nothing_is_changed_while_an_answer_comes_and_nothing_written_is_lost(scripted, visit):
+    visitor = visit(scripted.url)
+    visitor.ask("one")
+    visitor.act(0, "edit")
+    visitor.page.fill(".editor textarea", "another one")
+    scripted.reply = lambda body: ["wait", Hold()]
+    visitor.write("two")
+    visitor.see(".assistant >> text=wait")
+    assert visitor.page.locator('.foot [data-act="edit"], .foot [data-act="regenerate"]').count() == 0
+    visitor.page.click(".editor .main")
+    assert visitor.page.locator(".editor textarea").input_value() == "another one"
+    scripted.release.set()
+    visitor.idle()
+    visitor.page.click(".editor .main")
+    visitor.see(".turn.user .versions >> text=2/2")
+    visitor.idle()
+    assert visitor.texts() == ["another one", "wait"]
+
+
 def test_an_answer_goes_on_while_another_conversation_is_shown(scripted, visit):
     scripted.reply = lambda body: ["slow ", Hold(), "end"] if "first" in str(body) else ["quick"]
     visitor = visit(scripted.url)

@@ -231,6 +231,7 @@ export class App {
 
     _threadActs() {
         return {
+            isBusy: () => Boolean(this.talk.run(this.current)),
             edit: (turn, text) => {
                 const made = this.talk.edit(this.current, turn, text);
                 if (made) this.thread.view(made)?.focus("edit");

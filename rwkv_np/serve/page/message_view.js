@@ -6,7 +6,10 @@ import { MarkdownView } from "./render.js";
 import { fit, isComposing } from "./typing.js";
 
 export class MessageView {
-    /** `acts`: what the buttons do, each called with the turn: edit (and the text), regenerate, goOn, step (and by). */
+    /**
+     * `acts`: what the buttons do, each called with the turn: edit (and the text), regenerate, answer, goOn, step
+     * (and by); and isBusy(), whether an answer comes.
+     */
     constructor(turn, acts) {
         Object.assign(this, { turn, _acts: acts });
         this._body = el("div", { class: "body" });
@@ -19,15 +22,19 @@ export class MessageView {
         if (this._markdown) this._body.append(this._markdown.node);
     }
 
-    /** Show the turn as it is now: `version` { index, count }, `isLast` of the path, `run` of its answer or null. */
-    update({ version, isLast, run }) {
+    /**
+     * Show the turn as it is now: `version` { index, count }, `isLast` of the path, `run` of its answer or null.
+     * `isBusy`: an answer comes in this conversation, and nothing can be changed until it ends.
+     */
+    update({ version, isLast, run, isBusy }) {
         this.showText(run);
         const { turn } = this;
-        const key = [version.index, version.count, isLast, Boolean(run), turn.finish, turn.tokens, turn.rate].join();
+        const { index, count } = version;
+        const key = [index, count, isLast, isBusy, Boolean(run), turn.finish, turn.tokens, turn.rate].join();
         if (key === this._key) return;
         this._key = key;
         this._isLast = isLast;
-        this._footer.replaceChildren(...this._feet(version, run));
+        this._footer.replaceChildren(...this._feet(version, run, isBusy));
     }
 
     /** Show the text alone; many times a second while it grows. */
@@ -81,12 +88,15 @@ export class MessageView {
         }
     }
 
+    /** Without a text, the old one stays. */
     _endEdit(text) {
+        const isNew = text !== undefined && text.trim() && text !== this.turn.text;
+        if (isNew && this._acts.isBusy()) return; // what was written stays in the field until the answer is there
         this._editor.remove();
         this._editor = null;
         this._body.hidden = this._footer.hidden = false;
         this.focus("edit");
-        if (text !== undefined && text.trim() && text !== this.turn.text) this._acts.edit(this.turn, text);
+        if (isNew) this._acts.edit(this.turn, text);
     }
 
     _setLanguage(text) {
@@ -114,27 +124,30 @@ export class MessageView {
         }
     }
 
-    _feet(version, run) {
+    _feet(version, run, isBusy) {
         if (run) return [];
         const { turn } = this;
         const button = (name, picture, label, act) => iconButton(picture, label, act, { "data-act": name });
         const isAnswer = turn.role === "assistant";
-        return [
-            version.count > 1 && this._versions(version, button),
-            copyButton(t("copy"), t("copied"), () => turn.text),
+        const changes = isBusy ? [] : [
             button("edit", "edit", t("edit"), () => this.edit()),
             isAnswer && button("regenerate", "again", t("regenerate"), () => this._acts.regenerate(turn)),
             isAnswer && this._isLast && button("goOn", "onward", t("continue"), () => this._acts.goOn(turn)),
             !isAnswer && this._isLast && button("regenerate", "again", t("answerNow"), () => this._acts.answer(turn)),
+        ];
+        return [
+            version.count > 1 && this._versions(version, button, isBusy),
+            copyButton(t("copy"), t("copied"), () => turn.text),
+            ...changes,
             isAnswer && el("span", { class: "figures" }, this._figures()),
         ].filter(Boolean);
     }
 
-    _versions({ index, count }, button) {
+    _versions({ index, count }, button, isBusy) {
         const earlier = button("earlier", "left", t("earlier"), () => this._acts.step(this.turn, -1));
         const later = button("later", "right", t("later"), () => this._acts.step(this.turn, 1));
-        earlier.disabled = index === 0;
-        later.disabled = index === count - 1;
+        earlier.disabled = isBusy || index === 0;
+        later.disabled = isBusy || index === count - 1;
         const label = t("version", { i: index + 1, n: count });
         return el("span", { class: "versions", role: "group", "aria-label": label }, earlier,
             el("span", { "aria-hidden": "true" }, `${index + 1}/${count}`), later);

@@ -94,7 +94,7 @@ export class ThreadView {
         }
         this._views.forEach((view, i) => view.update({
             version: this._conversation.version(view.turn), isLast: i === path.length - 1,
-            run: this._run?.turn === view.turn ? this._run : null,
+            run: this._run?.turn === view.turn ? this._run : null, isBusy: Boolean(this._run),
         }));
     }
 }
