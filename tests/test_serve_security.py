@@ -146,7 +146,7 @@ def test_the_page_s_files_have_strict_headers():
     page = {"/": PageFile(b"<p>", b"text/html; charset=utf-8", b'"tag"')}
     client = TestClient(App(service(None, Outbox()), page))
     answer = client.get("/")
-    assert answer.text == "<p>" and answer.headers["content-security-policy"].startswith("default-src 'self'")
+    assert answer.text == "<p>" and answer.headers["content-security-policy"].startswith("default-src 'none'")
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert client.get("/", headers={"if-none-match": '"tag"'}).status_code == 304
     for path in ("/../setup.cfg", "/%2e%2e/setup.cfg", "/index.html", "//etc/passwd", "/page/index.html"):

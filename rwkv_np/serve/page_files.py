@@ -12,13 +12,14 @@ _TYPES = {
     ".css": b"text/css; charset=utf-8", ".json": b"application/json", ".svg": b"image/svg+xml", ".png": b"image/png",
     ".ico": b"image/x-icon", ".webmanifest": b"application/manifest+json", ".woff2": b"font/woff2",
 }  # fmt: skip
+# Scripts, styles and requests of this server alone, and no text ever becomes markup or a script: whatever a model
+# writes, it can run and load nothing. index.html says the same for who puts another server before this one.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
 HEADERS = (
-    # Scripts, styles and requests of this server alone. Text of a model cannot load anything.
-    (
-        b"content-security-policy",
-        b"default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-        b"frame-ancestors 'none'",
-    ),
+    (b"content-security-policy", f"{POLICY}; frame-ancestors 'none'".encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
