@@ -66,8 +66,13 @@ def _success(route: Described, refs: dict[type[msgspec.Struct], Any]) -> dict[st
         return {"description": _STATUS[200], "content": {route.gives: {"schema": {"type": "string"}}}}
     content = {"application/json": {"schema": refs[route.gives]}}
     if route.streams is not None:
-        about = f"Events; each but the last, [DONE], is a {route.streams.__name__}."
-        content["text/event-stream"] = {"schema": {"type": "string", "description": about}}
+        about = f"A {route.streams.__name__} as JSON; of the last event: [DONE]."
+        event = {
+            "type": "object",
+            "required": ["data"],
+            "properties": {"data": {"type": "string", "description": about}},
+        }
+        content["text/event-stream"] = {"schema": event}
     return {"description": _STATUS[200], "content": content}
 
 
