@@ -1,4 +1,4 @@
-"""`rwkv-np convert`: a checkpoint becomes a model file."""
+"""`rwkv-np convert`: convert a checkpoint to a model file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rwkv_np.conversion.convert import convert
 from rwkv_np.files.hub import fetch, is_remote
 from rwkv_np.files.output import check_destination
 
-# rwkv.cpp's older spellings are still in people's scripts.
+# rwkv.cpp's older spellings are still used in scripts.
 _TYPES = {"FP16": "FP16", "FP32": "FP32", "float16": "FP16", "float32": "FP32"}
 
 
@@ -30,7 +30,7 @@ def command(source: str, destination: str, data_type: str, overwrite: bool, as_j
     SOURCE is a .pth or .safetensors file, or hf://OWNER/REPO/FILE to download one.
     DATA_TYPE is FP16 (the default) or FP32.
     """
-    # Before a download of gigabytes, not after it.
+    # Fail before a download of gigabytes, not after it.
     check_destination(destination, None if is_remote(source) else source, overwrite)
     path = _fetched(source) if is_remote(source) else source
     start = time.perf_counter()

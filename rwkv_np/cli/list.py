@@ -1,4 +1,4 @@
-"""`rwkv-np list`: the kept models, and the published ones that can be fetched."""
+"""`rwkv-np list`: the installed models, and the published ones that can be downloaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rwkv_np.store.kept import Kept, Store
 from rwkv_np.store.needs import ALL_TYPES, memory_of, needs
 from rwkv_np.store.room import gb
 
-_SHOWN = ("Q8_0", "Q5_1", "Q4_1")  # types of the table; --json has all
+_SHOWN = ("Q8_0", "Q5_1", "Q4_1")  # types in the table; --json has all
 
 
 @click.command(cls=Command, name="list", context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +27,7 @@ _SHOWN = ("Q8_0", "Q5_1", "Q4_1")  # types of the table; --json has all
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
 @models_option
 def command(available: bool, as_json: bool, models: str | None) -> None:
-    """List the models that `rwkv-np get` has kept: size of the file, memory in use, and date."""
+    """List the models that `rwkv-np get` has installed: size of the file, memory in use, and date."""
     kept_models = store(models)
     if as_json:
         click.echo(json.dumps(_document(kept_models, available)))
@@ -89,7 +89,7 @@ def _published_lines() -> list[str]:
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their longest cell; numbers to the right."""
+    """Columns as wide as their longest cell; numbers are right-aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     n_left = 2 if header[1] == "type" else 1
     return [
@@ -101,7 +101,7 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
 def _memory(kept: Kept) -> int | None:
     try:
         return memory_of(read_model_file(kept.path))
-    except (FormatError, OSError):  # a list is for finding what is damaged, too
+    except (FormatError, OSError):  # the list also shows damaged files
         return None
 
 
