@@ -307,7 +307,7 @@ def test_an_interrupted_step_begins_again_without_a_download(run_cli, table, hub
 
     monkeypatch.setattr(making, step, interrupted)
     result = run_cli("get", "g1-toy", "--type", "Q4_0", code=130)
-    assert "The same command goes on from here" in result.stderr
+    assert "Run the same command again to continue" in result.stderr
     assert [FILE, f"{FILE[:-4]}-FP16.bin"][step == "quantize"] in [Path(name).name for name in files_in(models)]
     assert "g1-toy: unfinished" in run_cli("list").stdout
     monkeypatch.setattr(making, step, real)
@@ -414,7 +414,7 @@ def test_from_a_name_to_an_answer_and_away_again_in_processes_of_their_own(run_p
     )
     assert answer.returncode == 0 and "rwkv7-g1x-toy-Q4_0.bin" in answer.stderr, answer.stderr
     code, stdout, _ = run_program("remove", "toy", "--yes")
-    assert code == 0 and re.search(r"toy is removed; \d+ kB are free", stdout)
+    assert code == 0 and re.search(r"Removed \S*toy, freed \d+ kB", stdout)
     assert os.listdir(models.folder) == []
 
 
@@ -455,7 +455,7 @@ def test_remove_asks_or_is_told_and_says_what_it_freed(run_cli, table, models):
     assert [kept.data_type for kept in models.models()] == ["Q4_0"]
     assert "kept as Q4_0" in error_of(run_cli("remove", "g1-toy:Q8_0", "--yes", code=1))
     (models.place("g1-toy") / "notes.txt").write_text("mine")
-    assert "g1-toy is removed; 1 MB are free" in run_cli("remove", "g1-toy", "--yes").stdout
+    assert "Removed g1-toy, freed 1 MB" in run_cli("remove", "g1-toy", "--yes").stdout
     assert files_in(models) == [".lock", "notes.txt"]
     assert "no model of that name" in error_of(run_cli("remove", "g1-toy", "--yes", code=1))
 

@@ -52,7 +52,7 @@ def command(
             note=_note,
         )  # fmt: skip
     except KeyboardInterrupt:
-        _note("Interrupted. Run the same command to continue.")
+        _note("Interrupted. Run the same command again to continue.")
         raise
     if as_json:
         result = {"name": kept.name, "type": kept.data_type, "path": str(kept.path), "bytes": kept.n_bytes}
