@@ -112,3 +112,14 @@ def decode_iq4_nl(b: np.ndarray) -> np.ndarray:
 def decode_bf16(b: np.ndarray) -> np.ndarray:
     """A bfloat16 is the upper half of a float32."""
     return (b[..., None].astype(np.uint32) << 16).view(np.float32)
+
+
+# name -> (block, decoder) of the types whose blocks have SUPERBLOCK weights
+TYPES = {
+    "Q2_K": (Q2_K, decode_q2_k),
+    "Q3_K": (Q3_K, decode_q3_k),
+    "Q4_K": (Q4_K, decode_q4_k),
+    "Q5_K": (Q5_K, decode_q5_k),
+    "Q6_K": (Q6_K, decode_q6_k),
+    "IQ4_XS": (IQ4_XS, decode_iq4_xs),
+}
