@@ -65,10 +65,8 @@ def emit_quantized(emit, halves, row, n_blocks, block, wanted):
     emit.store(total.converted("sitofp", FLOATS.element) * scale, row, n_blocks * lay.SUMS + block * 4)
     emit.store(total * -8, row, n_blocks * lay.ZEROS + block * 4)
     with emit.when((wanted & WANTS_HALVES) >= 1):
-        for i, half in enumerate(nearest):
-            total = emit.sum(half)
-            emit.store(total.converted("sitofp", FLOATS.element) * scale, row, n_blocks * lay.HALF_SUMS + block * 8 + 4 * i)
-            emit.store(total * -4, row, n_blocks * lay.HALF_ZEROS + block * 8 + 4 * i)
+        first, second = (emit.sum(half) for half in nearest)
+        emit.store((first << 16) + second, row, n_blocks * lay.HALVES + block * 4)
 
 
 def emit_block(emit, halves, row, n_blocks, block, wanted):

@@ -20,14 +20,15 @@ Where 8 blocks share d and m (GGUF's types K and IQ4_XS), a tile consists of sup
 part, or two parts of 16 columns; an integer for each part multiplies d, another one m.
 
     superblock   d of 32 rows | m of 32 rows, if any | block 0 | ... | block 7
-    scales       bytes, signed: those of d for 32 rows, first part and second, then those of m;
-                 4 bits: a byte per part, with d's low and m's high
+    scales       bytes, signed: those of d for 32 rows, first part and second, then those of m
                  (32 bytes are half a line: then the scales of all 8 blocks come before the blocks)
+    pairs        where the sum of a part fits in 16 bits, for each row its two scales, the second part's first:
+                 two bytes, or nibbles, followed by those of m
 
 A vector (one column of x) is one row of bytes, n_blocks = n_in / 32 rounded up:
 
     int8     n_in quants | scales | scales * sum of quants | -8 * sum of quants
-             | scales * sums of 16 quants | -4 * sums of 16 quants | float32 values
+             | 65536 * sum of the first 16 quants + sum of the others | float32 values
 
 The sums apply zero points and minimums once per block instead of once per weight.
 `formats.py` lists the formats and how files store them.
@@ -70,6 +71,12 @@ class Layout:
     def is_float(self) -> bool:
         """Whether the weights are floats and are multiplied with float32 activations."""
         return self.bits >= 16
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the sums of both parts fit in 16 bits, and are multiplied with their scales at once."""
+        largest = max(self.zero, 2**self.bits - 1 - self.zero)
+        return self.n_parts == 2 and BLOCK // 2 * largest * 127 < 2**15
 
     @property
     def group_quants(self) -> int:
@@ -126,9 +133,8 @@ class Layout:
 SCALES = BLOCK
 SUMS = SCALES + 4
 ZEROS = SUMS + 4
-HALF_SUMS = ZEROS + 4
-HALF_ZEROS = HALF_SUMS + 8
-VALUES = HALF_ZEROS + 8
+HALVES = ZEROS + 4
+VALUES = HALVES + 4
 VECTOR_BLOCK = VALUES + 4 * BLOCK
 
 

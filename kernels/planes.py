@@ -28,12 +28,12 @@ SCALES = {
 def numbers(format: Format) -> tuple[int, ...]:
     """What `pack_super_row` must know about a format; zeros where it has no superblocks."""
     if not format.layout.part_bits:
-        return 10 * (0,)
+        return 11 * (0,)
     layout, at = format.layout, {name: field[1] for name, field in format.block.fields.items()}
     scales = at["scales"] if "scales" in at else at["scales_high"]
     return (
-        format.block.itemsize, at["d"], at.get("m", -1), scales, SCALES[format.name], layout.n_parts, layout.scales,
-        layout.block_bytes, layout.head, layout.group_quants,
+        format.block.itemsize, at["d"], at.get("m", -1), scales, SCALES[format.name], layout.n_parts,
+        int(layout.has_pairs), layout.scales, layout.block_bytes, layout.head, layout.group_quants,
     )  # fmt: skip
 
 
@@ -132,6 +132,19 @@ def _iq4_xs_scales(high, low):
 
 
 @jit()
+def _put_pairs(words, kind, block_bytes, head, target, place, row):
+    """Write the scales of both parts of each block, side by side."""
+    for block in range(lay.SUPERBLOCK):
+        both = words[block // 2] >> np.uint32(16 * (block % 2))
+        first, second = both & np.uint32(0xFF), (both >> np.uint32(8)) & np.uint32(0xFF)
+        pair = second | (first << np.uint32(8))
+        if kind == SCALES_Q2_K:
+            low, high = np.uint32(0x0F), np.uint32(0xF0)
+            pair = second & low | (first & low) << np.uint32(4) | (second & high) << np.uint32(4) | (first & high) << np.uint32(8)
+        write_short(np.uint16(pair), target, place + head + block * block_bytes + 2 * row)
+
+
+@jit()
 def _put_scale(index, scale, n_parts, scales, block_bytes, head, target, place, row):
     """Write byte `index` of `_scales_of` for one row of the superblock at `place`."""
     if scales == 0:  # before the blocks
@@ -145,7 +158,7 @@ def _put_scale(index, scale, n_parts, scales, block_bytes, head, target, place, 
 @jit()
 def pack_super_row(source, row, n_blocks, numbers, planes, target):
     """Rearrange a row of n_blocks / 8 superblocks at `source` into row `row` of the tile at `target`."""
-    size, d, m, scales_at, kind, n_parts, scales, block_bytes, head, group_quants = numbers
+    size, d, m, scales_at, kind, n_parts, has_pairs, scales, block_bytes, head, group_quants = numbers
     group, lane = row // 16, row % 16
     for superblock in range(n_blocks // lay.SUPERBLOCK):
         start, place = superblock * size, superblock * (head + lay.SUPERBLOCK * block_bytes)
@@ -153,7 +166,9 @@ def pack_super_row(source, row, n_blocks, numbers, planes, target):
         if m >= 0:  # the file subtracts minima; here they are added
             write_short(read_short(source, start + m) ^ np.uint16(HALF_SIGN), target, place + 2 * (TILE_ROWS + row))
         words = _scales_of(source, start + scales_at, kind)
-        for i in range(16):
+        if has_pairs:
+            _put_pairs(words, kind, block_bytes, head, target, place, row)
+        for i in range(0 if has_pairs else 16):
             word = words[i // 4]
             byte = np.uint8(word >> np.uint32(8 * (i % 4)))
             _put_scale(i, byte, n_parts, scales, block_bytes, head, target, place, row)

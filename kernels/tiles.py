@@ -16,13 +16,14 @@ The reference is `matmul.matmul_reference`.
 import functools
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import compile_c
 from rwkv_np.kernels.dispatch import target_features
-from rwkv_np.kernels.dots import DOTS, half_to_float, look_up, look_up_bytes
-from rwkv_np.kernels.emit import BYTE_LANES, BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, Emit, Variable
+from rwkv_np.kernels.dots import DOTS, half_to_float, look_up, look_up_bytes, multiply_pairs
+from rwkv_np.kernels.emit import BYTE_LANES, BYTES, F32, FLOATS, HALVES, I8, I16, I32, INTS, SHORTS, Emit, Variable
 from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.pointers import KERNEL_ARGS
 
@@ -96,6 +97,9 @@ class _Int8Tile:
             for first in range(0, lay.GROUPS, self.together):
                 groups = range(first, first + self.together)
                 raw = {group: {} for group in groups}
+                if self.layout.has_pairs:
+                    self._add_pairs(groups, block, raw, sums)
+                    continue
                 for part in range(self.layout.n_parts):
                     dots = self._integer_sums(groups, block, part, raw)
                     for group in groups:
@@ -130,10 +134,13 @@ class _Int8Tile:
             initial = self._minus_zeros(vector, block, part)
             for group in groups:
                 dots[group].append(dot(emit, initial, self.layout.weight_max))
+        self._add_steps(groups, block, part, raw, dots)
+        return dots
+
+    def _add_steps(self, groups, block, part, raw, dots):
         n_steps = STEPS // self.layout.n_parts
         for step in range(part * n_steps, (part + 1) * n_steps):
             self._add_step(groups, block, step, raw, dots)
-        return dots
 
     def _minus_zeros(self, vector, block, part):
         """What the zero point adds to each sum of a part."""
@@ -143,8 +150,9 @@ class _Int8Tile:
         if self.layout.n_parts == 1:
             minus_8_sums = emit.load(self.x, self._vector_part(vector, lay.ZEROS, block, 4), I32)
             return emit.splat(minus_8_sums * (zero // 8))
-        minus_4_sums = emit.load(self.x, self._vector_part(vector, lay.HALF_ZEROS, block, 8) + 4 * part, I32)
-        return emit.splat(minus_4_sums * (zero // 4))
+        both = self._halves(vector, block)
+        half = both.converted("trunc", I16).converted("sext", I32) if part else (both + 0x8000).shifted_right(16, True)
+        return emit.splat(half * -zero)
 
     def _add_step(self, groups, block, step, raw, dots):
         emit = self.emit
@@ -159,24 +167,21 @@ class _Int8Tile:
                 dots[group][vector].add(weights[group], activations)
 
     def _scale(self, group, part, index):
-        """d (index 0) or m (index 1) of 16 rows."""
-        layout, size = self.layout, self.layout.scale_bytes
+        """d (index 0) or m (index 1) of a part of 16 rows."""
+        scale = self._shared_scale(group, index)
+        if not self.layout.part_bits:
+            return scale
+        start = self.part_scales + lay.TILE_ROWS * (self.layout.n_parts * index + part) + 16 * group
+        numbers = self.emit.load(self.tile, start, BYTE_LANES).converted("sext", INTS)
+        return numbers.converted("sitofp", FLOATS) * scale  # exact: at most 8 bits times 11
+
+    def _shared_scale(self, group, index):
+        """d (index 0) or m (index 1) of 16 rows, as stored in a file."""
+        size = self.layout.scale_bytes
         start = self.head + lay.TILE_ROWS * size * index + 16 * size * group
         if size == 4:
             return self.emit.load(self.tile, start, FLOATS)
-        scale = half_to_float(self.emit, self.emit.load(self.tile, start, HALVES), self.path)
-        # The product is exact: at most 8 bits times 11.
-        return self._part_scale(group, part, index) * scale if layout.part_bits else scale
-
-    def _part_scale(self, group, part, index):
-        """The integer of 16 rows that d or m of a part is multiplied with, as floats."""
-        layout = self.layout
-        if layout.part_bits == 4:
-            both = self.emit.load(self.tile, self.part_scales + lay.TILE_ROWS * part + 16 * group, BYTE_LANES)
-            both = both.converted("zext", INTS)
-            return (both.shifted_right(4) if index else both & 15).converted("sitofp", FLOATS)
-        start = self.part_scales + lay.TILE_ROWS * (layout.n_parts * index + part) + 16 * group
-        return self.emit.load(self.tile, start, BYTE_LANES).converted("sext", INTS).converted("sitofp", FLOATS)
+        return half_to_float(self.emit, self.emit.load(self.tile, start, HALVES), self.path)
 
     def _add_scaled(self, group, block, part, dots, sums):
         emit, layout = self.emit, self.layout
@@ -188,18 +193,64 @@ class _Int8Tile:
             total = dots[vector].total().converted("sitofp", FLOATS) * scale
             result = emit.fma(total, d, sums[vector].get())
             if m is not None:
-                result = emit.fma(m, emit.splat(self._sum(vector, block, part)), result)
+                part_sum = emit.load(self.x, self._vector_part(vector, lay.SUMS, block, 4), F32)
+                result = emit.fma(m, emit.splat(part_sum), result)
             if outliers is not None:
                 difference, columns = outliers
                 values = self._vector_part(vector, lay.VALUES, block, 4 * lay.BLOCK)
                 result = emit.fma(difference, look_up(emit, self.x, values, columns, self.path), result)
             sums[vector].set(result)
 
-    def _sum(self, vector, block, part):
-        """The sum of a part's activations."""
-        if self.layout.n_parts == 1:
-            return self.emit.load(self.x, self._vector_part(vector, lay.SUMS, block, 4), F32)
-        return self.emit.load(self.x, self._vector_part(vector, lay.HALF_SUMS, block, 8) + 4 * part, F32)
+    def _halves(self, vector, block):
+        """65536 times the sum of a block's first 16 activations plus the sum of the others."""
+        return self.emit.load(self.x, self._vector_part(vector, lay.HALVES, block, 4), I32)
+
+    # --- two parts whose sums fit in 16 bits ---
+
+    def _add_pairs(self, groups, block, raw, sums):
+        dots = self._pair_sums(groups, block, raw)
+        for group in groups:
+            self._add_scaled_pairs(group, block, dots[group], sums[group])
+
+    def _pair_sums(self, groups, block, raw):
+        """Both sums of each row in one lane: the first part's in the upper 16 bits, the second's in the lower."""
+        emit, dot, zero = self.emit, DOTS[self.path], self.layout.zero
+        nothing = emit.constant(INTS, 0)
+        dots = {group: [dot(emit, nothing, self.layout.weight_max) for _ in range(self.count)] for group in groups}
+        self._add_steps(groups, block, 0, raw, dots)
+        for vector in range(self.count):
+            # The lower sum is stored plus 2^15, so that a negative one does not take one from the upper.
+            add = emit.constant(INTS, 0x8000)
+            if zero:
+                add = emit.splat(self._halves(vector, block) * -zero + 0x8000)
+            for group in groups:
+                initial = (dots[group][vector].total() << 16) + add
+                dots[group][vector] = dot(emit, initial, self.layout.weight_max)
+        self._add_steps(groups, block, 1, raw, dots)
+        return {group: [found.total() ^ 0x8000 for found in dots[group]] for group in groups}
+
+    def _add_scaled_pairs(self, group, block, dots, sums):
+        emit = self.emit
+        scales, minima = self._pair_scales(group)
+        d = self._shared_scale(group, 0)
+        m = self._shared_scale(group, 1) if minima else None
+        for vector in range(self.count):
+            total = multiply_pairs(emit, dots[vector], scales, self.path).converted("sitofp", FLOATS) * d
+            if minima:
+                both = emit.splat((self._halves(vector, block) + 0x8000) ^ 0x8000)
+                total = emit.fma(multiply_pairs(emit, both, minima, self.path).converted("sitofp", FLOATS), m, total)
+            scale = emit.splat(emit.load(self.x, self._vector_part(vector, lay.SCALES, block, 4), F32))
+            sums[vector].set(emit.fma(total, scale, sums[vector].get()))
+
+    def _pair_scales(self, group):
+        """The integers of d of both parts of 16 rows, as 16-bit numbers in the order of the sums, and those of m."""
+        start = self.part_scales + 32 * group
+        if self.layout.part_bits == 8:
+            numbers = self.emit.load(self.tile, start, ir.VectorType(I8, 32)).converted("sext", SHORTS)
+            return numbers.as_kind(INTS), None
+        nibbles = self.emit.load(self.tile, start, HALVES).converted("zext", INTS)
+        nibbles = nibbles | (nibbles << 12)
+        return nibbles & 0x000F000F, nibbles.shifted_right(8) & 0x000F000F
 
     def _outliers(self, group, block, m):
         """For each row, how much its outlier exceeds the minimum (the value of its zero nibble), and its column."""
