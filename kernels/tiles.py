@@ -91,38 +91,40 @@ class _Int8Tile:
 
     def emit_loop(self, sums):
         """Add all blocks to `sums`, a list of Variables for each group of rows."""
-        with self.emit.loop(self.n_blocks) as block:
-            self._prefetch(block)
-            self._find(block)
-            for first in range(0, lay.GROUPS, self.together):
-                groups = range(first, first + self.together)
-                raw = {group: {} for group in groups}
-                if self.layout.has_pairs:
-                    self._add_pairs(groups, block, raw, sums)
-                    continue
-                for part in range(self.layout.n_parts):
-                    dots = self._integer_sums(groups, block, part, raw)
-                    for group in groups:
-                        self._add_scaled(group, block, part, dots[group], sums[group])
+        layout = self.layout
+        if not layout.part_bits:
+            with self.emit.loop(self.n_blocks) as block:
+                self.head = self.start = block * layout.block_bytes
+                self._add_block(block, sums)
+            return
+        with self.emit.loop(self.n_blocks.shifted_right(3)) as superblock:
+            self.head = superblock * layout.superblock_bytes
+            with self.emit.loop(lay.SUPERBLOCK) as within:
+                self.start = self.head + layout.head + within * layout.block_bytes
+                # The integers come before the quants of their block, or of all 8 blocks.
+                before_all = self.head + layout.shared_scales + within * layout.part_scales
+                self.part_scales = self.start if layout.scales else before_all
+                self._add_block(superblock * lay.SUPERBLOCK + within, sums)
+
+    def _add_block(self, block, sums):
+        self._prefetch(block)
+        for first in range(0, lay.GROUPS, self.together):
+            groups = range(first, first + self.together)
+            raw = {group: {} for group in groups}
+            if self.layout.has_pairs:
+                self._add_pairs(groups, block, raw, sums)
+                continue
+            for part in range(self.layout.n_parts):
+                dots = self._integer_sums(groups, block, part, raw)
+                for group in groups:
+                    self._add_scaled(group, block, part, dots[group], sums[group])
 
     def _prefetch(self, block):
+        """Prefetch as many bytes as a block takes on average: what 8 blocks share is prefetched with them."""
         n_bytes = self.layout.tile_bytes(lay.SUPERBLOCK) // lay.SUPERBLOCK
         for ahead, level in AHEAD[self.count]:
             for line in range(ahead, ahead + n_bytes, 64):
                 self.emit.prefetch(self.tile, block * n_bytes + line, level)
-
-    def _find(self, block):
-        """Compute where the block and its scales are in the tile."""
-        layout = self.layout
-        self.head = self.start = block * layout.block_bytes
-        self.part_scales = None
-        if layout.part_bits:
-            within = block & (lay.SUPERBLOCK - 1)
-            self.head = (block.shifted_right(3)) * layout.superblock_bytes
-            self.start = self.head + layout.head + within * layout.block_bytes
-            self.part_scales = self.start
-            if not layout.scales:
-                self.part_scales = self.head + layout.shared_scales + within * layout.part_scales
 
     def _vector_part(self, vector, offset, block, size):
         return self.x_stride * vector + self.n_blocks * offset + block * size
