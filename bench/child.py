@@ -82,7 +82,7 @@ def compare(
         same = filecmp.cmp(*outputs.values(), shallow=False)
         ratios = _ratios(ours, theirs)
         text = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
-        click.echo(f"speed relative to the rival's (median of pairs): {text}; the files are "
+        click.echo(f"speed relative to rwkv.cpp (median of pairs): {text}; the files are "
                    + ("the same" if same else "DIFFERENT"))  # fmt: skip
         result |= {"speed_ratio": ratios, "same_bytes": same}
     return result

@@ -33,7 +33,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "convert.py"
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint")
 @click.argument("data_type", type=click.Choice(["FP16", "FP32"]), default="FP16")
-@click.option("--rival", type=click.Path(exists=True, path_type=Path), help="convert_pytorch_to_ggml.py")
+@click.option("--rival", type=click.Path(exists=True, path_type=Path), help="rwkv.cpp's converter, to compare.")
 @click.option("--runs", type=click.IntRange(min=1), default=3, help="Number of conversions with each program.")
 @click.option("--cold", is_flag=True, help="Read the checkpoint from the disk each time.")
 @click.option("--folder", type=click.Path(exists=True, path_type=Path), help="Folder for the files.")

@@ -24,6 +24,7 @@ from shapes import SHAPES, architecture, sizes
 
 from rwkv_np.files.format import Header, write_header, write_parameter_header
 from rwkv_np.files.ggml_types import GGML_TYPES
+from rwkv_np.files.opened import InMemory
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DataType, by_name
 from rwkv_np.models.config import ModelConfig
@@ -129,7 +130,7 @@ def synthetic_model(shape: str, type_name: str, seed: int = 0) -> tuple[ModelCon
             data.write(_vector(record.name, name, math.prod(size), rng).tobytes())
         else:
             _write_matrix(data, size, chosen, rng)
-        parameters[name] = Parameter(name, size, chosen, np.frombuffer(data.getbuffer(), np.uint8))
+        parameters[name] = Parameter(name, size, chosen, InMemory(np.frombuffer(data.getbuffer(), np.uint8)))
     names = tuple(sorted({p.data_type.name for p in parameters.values()}))
     config = ModelConfig(**vars(of), record=record, file_version=101, data_type=type_name, data_types=names)
     return config, parameters

@@ -34,7 +34,7 @@ _jit = jit(nogil=True, error_model="numpy")
 class Scratch(NamedTuple):
     """Work buffers: one row of each array for each thread."""
 
-    logits: np.ndarray  # (n_threads, n_padded) float32, with -inf behind the vocabulary
+    logits: np.ndarray  # (n_threads, n_padded) float32, padded with -inf after the vocabulary
     maxima: np.ndarray  # (n_threads, n_chunks * LANES) float32: the largest of each 64 logits of a chunk
     sums: np.ndarray  # (n_threads, n_chunks) int64: the weights of each chunk
     ids: np.ndarray  # (n_threads, n_padded) int32: candidates in ascending order, ...

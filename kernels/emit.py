@@ -84,7 +84,7 @@ class Value:
         return self._compare("<", other)
 
     def choose(self, yes, no):
-        """Lane by lane: `yes` where this comparison is true, else `no`."""
+        """Lane by lane: `yes` where this comparison is true, otherwise `no`."""
         yes = self.emit.constant(no.kind, yes)
         return Value(self.emit, self.emit.builder.select(self.llvm, yes.llvm, no.llvm))
 

@@ -101,7 +101,7 @@ def _multiply_add(tile, minus, inverse, offset, top, q):
 
 @_jit
 def _multiply_round(tile, minus, inverse, q):
-    """q = (x - minus) inverse, rounded half away from zero, and 0 where that is no number."""
+    """q = (x - minus) inverse, rounded half away from zero, and 0 where that is NaN or out of range."""
     for i in range(BLOCK_SIZE):
         row, q_row = tile[i], q[i]
         for lane in range(LANES):

@@ -37,7 +37,7 @@ def first_lanes(emit, n, at=0):
 def group_norm_row(typingctx, x, weight, bias, n, n_padded, epsilon, out):
     """out = norm of the n channels of a head, and zeros up to n_padded; `epsilon` as from `bits_of`.
 
-    x, out  n_padded float32, those behind n in x must be zero; `out` may be x
+    x, out  n_padded float32, those after n in x must be zero; `out` may be x
     """
 
     def codegen(context, builder, signature, args):

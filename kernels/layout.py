@@ -12,7 +12,7 @@ vector register contains the same columns of 16 rows and no sum ever crosses lan
                8 bits   8 x 64 bytes; byte 4r + i of vector j: column 4j + i, signed
                any      planes of 4, 2 or 1 bits, the lowest bits first: a plane of w bits has w x 64 bytes;
                         byte 4r + i of vector j: columns 4j + i, 4 (j + w) + i, 4 (j + 2w) + i, ..., low to high
-    scales   d of 32 rows, then m of 32 rows where the format has a minimum (float16 or float32),
+    scales   d of 32 rows, then m of 32 rows if the format has a minimum (float16 or float32),
              then value (float16) and column (a byte) of each row's outlier if the format has them
     floats   FP16, BF16 and FP32: for each column its 32 rows; no scales
 

@@ -4,7 +4,7 @@ The share of a channel is a constant plus the product of a thin matrix with a fe
 token. An item is 32 channels of all tokens and of all mixes: one tile of each thin matrix, a few KB.
 The input rows of the following matrices are written at once.
 
-Reference: `equations.lerp`, with shares of their own for each token.
+Reference: `equations.lerp`, with different shares for each token.
 """
 
 from __future__ import annotations

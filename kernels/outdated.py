@@ -19,7 +19,7 @@ _NAME = re.compile(r"[0-9a-f]{16}")
 
 
 def sweep(new: Path) -> None:
-    """Delete the folders beside `new` (just created) that were not used for UNUSED seconds."""
+    """Delete the folders next to `new` (just created) that were not used for UNUSED seconds."""
     if not _NAME.fullmatch(new.name):
         return
     with suppress(OSError):

@@ -79,7 +79,7 @@ def _compiled(format, path, count):
 def kernel_addresses(format: str, path: str) -> np.ndarray:
     """Compile a format's kernels, or load them from the cache: an address for each of COUNTS, or 0.
 
-    A function behind an address takes pointers.KERNEL_ARGS. It stays loaded until the process ends.
+    The function at an address takes pointers.KERNEL_ARGS. It stays loaded until the process ends.
     """
     built = [count for count in COUNTS if count <= MOST.get(path, 4)]
     addresses = [_compiled(format, path, count).address for count in built]

@@ -19,8 +19,8 @@ from rwkv_np.files.quants import by_name
 from rwkv_np.models.architecture import Sizes, common_sizes
 from rwkv_np.models.registry import ARCHITECTURES, identify
 
-# The same examples in every run, and no database of earlier runs. For random examples, whose failures need a look
-# by a person: pytest --hypothesis-profile=chance. Neither profile limits the time of an example.
+# The same examples in every run, and no database of earlier runs. For random examples, where a person
+# looks at the failures: pytest --hypothesis-profile=chance. Neither profile limits the time of an example.
 UNHURRIED = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("chance", UNHURRIED)
 hypothesis.settings.register_profile("same", UNHURRIED, derandomize=True, database=None)
@@ -29,13 +29,15 @@ hypothesis.settings.load_profile("same")
 # Optional packages, and the test files that cannot be imported without them.
 NEEDS = {
     "torch": (
-        "checkpoint", "convert", "docs", "evaluation_definitions", "output", "quantize", "train_demo", "v5", "v6", "v7",
+        "checkpoint", "compat", "convert", "docs", "evaluation_definitions", "output", "quantize", "train_demo", "v5",
+        "v6", "v7",
     ),
     "babel": ("train_demo",),
     "chatterbot_corpus": ("train_demo",),
     "yaml": ("train_demo",),
     "pexpect": ("docs",),
     "pyte": ("docs",),
+    "uvicorn": ("docs",),
 }  # fmt: skip
 MISSING = [name for name in NEEDS if importlib.util.find_spec(name) is None]
 collect_ignore = sorted({f"test_{part}.py" for name in MISSING for part in NEEDS[name]})

@@ -42,7 +42,7 @@ def test_arrays_of_numbers_are_what_numpy_wrote(archive, x):
         np.testing.assert_array_equal(found, x)
 
 
-def test_a_word_is_read_and_nothing_that_is_none(archive):
+def test_a_word_is_read_and_anything_else_is_refused(archive):
     words = dict(a="v4", b="", c="a\x1b[2J", d=X, e=["v4"], f="x" * 99)
     with archive(**{name: npy(np.array(x)) for name, x in words.items()}) as opened:
         assert opened.word("a") == "v4"
@@ -53,7 +53,7 @@ def test_a_word_is_read_and_nothing_that_is_none(archive):
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("code", [0x110000, 0xFFFFFFFF, 0xD800])
-def test_numbers_that_are_no_characters_are_no_word(archive, order, code):
+def test_numbers_that_are_not_characters_are_not_a_word(archive, order, code):
     """NumPy makes an array of them, and raises SystemError when they are converted to a string."""
     words = np.array([code], f"{order}u4").view(f"{order}U1").reshape(())
     with archive(a=npy(np.array("v4", f"{order}U2")), b=npy(words)) as opened:

@@ -58,7 +58,7 @@ NO_IDS = {
 
 
 @pytest.mark.parametrize("ids", NO_IDS.values(), ids=NO_IDS.keys())
-def test_what_are_no_ids_is_refused_and_changes_nothing(model, tokenizer, ids):
+def test_invalid_ids_are_refused_and_change_nothing(model, tokenizer, ids):
     state = model.forward([5])[1]
     pool = model.new_pool(1)
     pool.take(state)
@@ -94,7 +94,7 @@ def test_ids_of_every_kind_of_integers_are_read(model, tokenizer, ids):
 
 
 @pytest.mark.parametrize("state", [{}, [], 5, "state", np.zeros(3, np.float32), object()], ids=repr)
-def test_what_is_no_state_is_refused(model, tokenizer, state):
+def test_an_object_that_is_not_a_state_is_refused(model, tokenizer, state):
     for read in (model.forward, model.advance):
         refuses(read, 1, state, match="expected a State")
     refuses(model.new_pool(1).take, state, match="expected a State")
@@ -129,7 +129,7 @@ def test_a_pool_whose_memory_was_replaced_is_refused(model, change):
 
 
 @pytest.mark.parametrize("slot", [1.0, "0", None, True, math.nan, [0], 2**70, -1, 3])
-def test_what_is_no_slot_is_refused(model, slot):
+def test_an_invalid_slot_is_refused(model, slot):
     pool = model.new_pool(3)
     for _ in range(3):
         pool.take()
@@ -139,7 +139,7 @@ def test_what_is_no_slot_is_refused(model, slot):
     assert pool.n_free == 0
 
 
-def test_a_small_numpy_integer_names_the_slot_that_it_says(model):
+def test_a_small_numpy_integer_selects_its_slot(model):
     """n_bytes * np.int8(2) would overflow to another place in memory."""
     pool = model.new_pool(3)
     for state in (None, None, model.forward([1, 2])[1]):
@@ -148,7 +148,7 @@ def test_a_small_numpy_integer_names_the_slot_that_it_says(model):
     np.testing.assert_array_equal(model.read([Run(3, np.int8(2))], pool)[0], expected)
 
 
-def test_what_are_no_runs_and_no_pool_are_refused(model):
+def test_invalid_runs_and_pools_are_refused(model):
     pool = model.new_pool(1)
     pool.take()
     for runs in (None, Run(1, 0), [(1, 0)], [5], 5, "runs"):
@@ -184,7 +184,7 @@ def test_a_saved_state_of_other_values_is_refused(model, tmp_path):
             rwkv_np.load_state(saved(tmp_path / "s.npz", layout, wkv=wkv), model.config)
 
 
-def test_an_array_that_says_it_is_huge_is_refused_unread(model, tmp_path):
+def test_an_array_with_a_huge_header_is_refused_unread(model, tmp_path):
     path = saved(tmp_path / "s.npz", model.state_layout)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -226,7 +226,7 @@ def test_options_of_load_are_checked(tiny_model, options):
 
 
 @pytest.mark.parametrize("path", [None, 5, b"m.bin", "", "a\0b", ["m.bin"]], ids=repr)
-def test_what_is_no_path_is_refused(model, path, tmp_path):
+def test_an_invalid_path_is_refused(model, path, tmp_path):
     refuses(rwkv_np.load, path, match="path is")
     refuses(rwkv_np.load_state, path, model.config, match="path is")
     refuses(rwkv_np.load_time_state, path, model.config, match="path is")
@@ -272,7 +272,7 @@ def test_settings_of_numpy_are_taken():
     assert Sampler(params).choose(np.array([0, 1, 9], np.float32)) in (0, 1)
 
 
-def test_generate_says_which_argument_is_none_of_its(model, tokenizer):
+def test_generate_names_the_invalid_argument(model, tokenizer):
     refuses(rwkv_np.generate, tokenizer, model, "x", match="model is")
     refuses(rwkv_np.generate, model, model, "x", match="tokenizer is")
     refuses(rwkv_np.generate, model, tokenizer, "x", {"top_p": 1}, match="params is")
@@ -286,7 +286,7 @@ NO_LOGITS = [
 
 
 @pytest.mark.parametrize("logits", NO_LOGITS, ids=lambda logits: repr(logits)[:20])
-def test_logits_that_are_none_are_refused(logits):
+def test_invalid_logits_are_refused(logits):
     refuses(Sampler(SamplingParams()).choose, logits)
     refuses(choose_many, [Sampler(SamplingParams())] * 2, logits)
 
@@ -300,7 +300,7 @@ def test_logits_of_every_kind_are_read(change):
     assert Sampler(SamplingParams(temperature=0)).choose(change(logits)) == 1
 
 
-def test_what_surrounds_the_choice_is_checked():
+def test_arguments_of_samplers_are_checked():
     logits = np.zeros((1, 3), np.float32)
     for threads in (0, "2", 1.5, 10**6):
         refuses(choose_many, [Sampler(SamplingParams())], logits, threads, match="threads is")

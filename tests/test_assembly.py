@@ -156,7 +156,7 @@ def dots(layout, path, groups, count):
 
 @pytest.mark.parametrize("path", TARGETS)
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_loop_holds_exactly_the_vector_instructions_that_its_layout_asks_for(format, path):
+def test_a_loop_has_exactly_the_vector_instructions_that_its_layout_needs(format, path):
     for count in (1, 2):
         lines = loop(compiled(format, path, count))
         assert counted(lines, TARGETS[path][3]) == expected(FORMATS[format].layout, path, count), f"{count} vectors"
@@ -164,7 +164,7 @@ def test_a_loop_holds_exactly_the_vector_instructions_that_its_layout_asks_for(f
 
 @pytest.mark.parametrize("path", TARGETS)
 @pytest.mark.parametrize("format", FORMATS)
-def test_nothing_is_called_and_nothing_done_number_by_number(format, path):
+def test_a_loop_has_no_calls_and_no_scalar_instructions(format, path):
     lines = compiled(format, path, 2)
     assert not [line for line in lines if CALL.match(line)]
     lines = [line.strip() for line in loop(lines)]

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numba
 import pytest
-from rwkv_np.kernels import cache, kept_code, notes, trust
+from rwkv_np.kernels import cache, kept_code, notes, outdated, trust
 from rwkv_np.kernels.kept_code import SUFFIX, KeptCode
 from waiting import PATIENCE
 
-posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners of POSIX")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX modes and owners")
 
 
 def _double(x):
@@ -148,7 +148,7 @@ def test_a_file_of_somebody_else_is_not_run(tmp_path, monkeypatch):
     assert start(tmp_path) == (42, False)
 
 
-def test_a_full_disk_costs_the_keeping_alone(tmp_path, said, monkeypatch):
+def test_a_full_disk_only_prevents_caching(tmp_path, said, monkeypatch):
     def no_room(source, destination):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -158,18 +158,56 @@ def test_a_full_disk_costs_the_keeping_alone(tmp_path, said, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-def test_a_folder_that_has_vanished_costs_the_keeping_alone(tmp_path, said):
+def test_a_deleted_folder_only_prevents_caching(tmp_path, said):
     assert start(tmp_path / "gone") == (42, False)
     assert len(said) == 1 and "cannot store compiled kernels: No such file or directory" in said[0]
 
 
 @pytest.mark.parametrize("age", [7200, -7200], ids=["old", "of a clock that was ahead"])
-def test_what_a_killed_process_left_is_swept(tmp_path, age):
+def test_files_of_a_killed_process_are_deleted(tmp_path, age):
     dead, alive = tmp_path / "a.nbc.1.part", tmp_path / "b.nbc.2.part"
     dead.touch(), alive.touch()
     os.utime(dead, (time.time() - age,) * 2)
     start(tmp_path)
     assert not dead.exists() and alive.exists()
+
+
+@pytest.mark.parametrize("when", [0, time.time() + 5 * 365 * 86400], ids=["1970", "the future"])
+def test_code_of_a_clock_that_was_wrong_is_found_and_kept(tmp_path, said, when):
+    folder = tmp_path / "0123456789abcdef"
+    folder.mkdir()
+    start(folder)
+    os.utime(kept(folder), (when, when))
+    assert start(folder) == (42, True)
+    assert start(folder, _triple) == (63, False) and len(list(folder.glob(f"*{SUFFIX}"))) == 2
+    assert start(folder) == (42, True) and not said
+
+
+def test_a_folder_of_the_future_does_not_hinder_the_sweeping_of_others(tmp_path):
+    ahead, old, new = (tmp_path / (16 * digit) for digit in "012")
+    for folder, when in ((ahead, time.time() + 5 * 365 * 86400), (old, 0)):
+        folder.mkdir()
+        (folder / f"f{SUFFIX}").touch()
+        os.utime(folder / f"f{SUFFIX}", (when, when))
+    outdated.sweep(new)
+    assert ahead.exists() and not old.exists()
+
+
+def test_a_file_that_another_process_takes_for_a_dead_one_costs_the_keeping_alone(tmp_path, said, monkeypatch):
+    """The clock jumped back by a day while it was written."""
+    replace = os.replace
+
+    def swept_before(part, path):
+        os.utime(part, (time.time() + 86400,) * 2)
+        kept_code._sweep.cache_clear()
+        kept_code._sweep(tmp_path)
+        replace(part, path)
+
+    monkeypatch.setattr(os, "replace", swept_before)
+    assert start(tmp_path) == (42, False) and not os.listdir(tmp_path)
+    assert len(said) == 1 and "compiled kernels cannot be kept" in said[0]
+    monkeypatch.undo()
+    assert start(tmp_path) == (42, False) and start(tmp_path) == (42, True)
 
 
 # --- the folder
@@ -196,7 +234,7 @@ def test_the_folder_that_is_named_is_made_and_used(base, said):
 
 
 @posix
-def test_a_folder_is_made_for_us_alone_whatever_the_umask(base, monkeypatch):
+def test_a_new_folder_is_private_whatever_the_umask(base, monkeypatch):
     monkeypatch.setenv(cache.ENV, str(base / "y" / "z"))
     before = os.umask(0)
     try:
@@ -226,7 +264,7 @@ def test_a_folder_in_one_that_others_may_write_to_is_not_used(base, said):
     assert not (base / "x").exists()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the rules of XDG")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the XDG rules are for Linux")
 def test_without_a_name_it_is_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.delenv(cache.ENV)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -263,7 +301,7 @@ def test_a_link_to_a_folder_of_others_is_seen_through(base, tmp_path, said):
     assert is_spare(cache.place("x"), base) and "others may write to" in said[0]
 
 
-def test_where_nothing_can_be_used_nothing_is_kept(base, said, monkeypatch):
+def test_without_a_usable_folder_nothing_is_cached(base, said, monkeypatch):
     base.rmdir()
     base.write_bytes(b"")
     monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(base))

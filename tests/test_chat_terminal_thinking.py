@@ -11,7 +11,7 @@ PROMPT = "User: x\n\nAssistant:"
 
 @pytest.fixture
 def model(run_cli, tmp_path):
-    """A model file that `rwkv-np convert` made of a checkpoint."""
+    """A model file that `rwkv-np convert` made from a checkpoint."""
     checkpoint = thinker(tmp_path / "rwkv7-g1-tiny.pth")
     run_cli("convert", checkpoint, tmp_path / "rwkv7-g1-tiny.bin")
     return tmp_path / "rwkv7-g1-tiny.bin"
@@ -20,7 +20,20 @@ def model(run_cli, tmp_path):
 @pytest.fixture
 def sit(sit_down, model):
     return lambda *options: sit_down(
-        model, "--template", "g1", "--seed", 3, "--temperature", 1.5, "--top-p", 1, "--top-k", 0, *options, name="User:"
+        model,
+        "--template",
+        "g1",
+        "--seed",
+        3,
+        "--temperature",
+        1.5,
+        "--top-p",
+        1,
+        "--top-k",
+        0,
+        "--figures",
+        *options,
+        name="User:",
     )
 
 

@@ -87,7 +87,7 @@ def test_another_architecture_is_named(tmp_path, what):
 
 
 @pytest.mark.parametrize("what", OTHER_NAMES)
-def test_something_else_than_a_model_of_blinkdl_s_is_named(tmp_path, what):
+def test_a_checkpoint_that_is_not_a_blinkdl_model_is_named(tmp_path, what):
     assert f"contains {what}" in refusal_of(tmp_path, {name: torch.zeros(4, 4) for name in OTHER_NAMES[what]})
 
 
@@ -108,7 +108,7 @@ def test_a_tuned_state_is_refused_as_a_model_with_what_to_do_with_it(tmp_path, r
     assert f"rwkv-np chat MODEL.bin --state {shlex.quote(str(path))}" in line
 
 
-def test_saved_states_and_chats_are_no_models(tmp_path, run_cli, tiny_model):
+def test_saved_states_and_chats_are_not_models(tmp_path, run_cli, tiny_model):
     load(tiny_model).initial_state().save(tmp_path / "x.state")
     line = run_cli("inspect", tmp_path / "x.state", code=1).stderr
     assert "is a saved state, not a model" in line and f"--state {tmp_path}/x.state" in line
@@ -158,7 +158,7 @@ def test_a_wrong_shape_is_named_beside_the_right_one(tmp_path, name, shape):
 
 @pytest.mark.parametrize("name", ["emb.weight", "blocks.0.ffn.key.weight"])
 @pytest.mark.parametrize("shape", [(), (5,), (1, 2, 3), (0, 8)], ids=str)
-def test_a_wrong_shape_of_what_the_sizes_are_read_from_is_refused(tmp_path, name, shape):
+def test_a_wrong_shape_of_a_parameter_that_gives_the_sizes_is_refused(tmp_path, name, shape):
     assert "expected" in refusal_of(tmp_path, tensors() | {name: torch.zeros(shape)})
 
 
@@ -168,7 +168,7 @@ def test_a_gap_in_the_layers_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int8, torch.int64, torch.bool, torch.float8_e5m2], ids=str)
-def test_a_type_that_is_no_published_one_is_named(tmp_path, dtype):
+def test_an_unpublished_type_is_named(tmp_path, dtype):
     line = refusal_of(tmp_path, tensors() | {"head.weight": torch.zeros(5, 8).to(dtype)})
     assert f"head.weight is {dtype}; expected one of torch.bfloat16, torch.float16, torch.float32" in line
 
@@ -299,7 +299,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
     assert "No such file" in refusal(tmp_path / "model.pth")
 
 
-def test_a_folder_is_said_to_be_one(tmp_path):
+def test_a_folder_is_named_as_such(tmp_path):
     (tmp_path / "model").mkdir()
     assert "is a folder; give the file with the weights" in refusal(tmp_path / "model")
 
@@ -345,7 +345,7 @@ edits = st.lists(
 @settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(edits=edits)
 @pytest.mark.filterwarnings("ignore")  # torch warns about files that it then fails to read
-def test_whatever_the_bytes_nothing_but_our_own_error_comes_out(tmp_path, ending, edits):
+def test_any_bytes_raise_only_our_own_error(tmp_path, ending, edits):
     data = bytearray(saved_as(ending))
     for where, n_removed, added in edits:
         start = where % (len(data) + 1)

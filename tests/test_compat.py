@@ -427,6 +427,28 @@ def test_half_a_character_waits_for_its_other_half():
     assert pieces == ["a", "\u00e9", "b"] and text == "a\u00e9b"  # nothing is readable after the id 0
 
 
+class Recorded(PIPELINE):
+    """Keeps the logits that a token is chosen by."""
+
+    def sample_logits(self, logits, **settings):
+        self.seen = [*getattr(self, "seen", []), logits.copy()]
+        return int(logits.argmax())
+
+
+def test_penalties_decay_and_spaces_and_digits_are_not_counted():
+    world = TRIE_TOKENIZER()
+    tea, space, one = (world.encode(text)[0] for text in ("tea", " ", "1"))
+    pipeline = Recorded(Scripted([tea, space, tea, one, one, space, tea, tea]), WORLD)
+    args = PIPELINE_ARGS(alpha_frequency=0.5, alpha_presence=0.25, alpha_decay=0.8, token_ban=[7])
+    pipeline.generate("x", 8, args, state=0)
+    counts = [{}, {tea: 1}, {tea: 0.8, space: 0}, {tea: 1.64, space: 0}, {tea: 1.312, space: 0, one: 0}]
+    for out, chosen, expected in zip(pipeline.seen, pipeline.model.tokens, counts):
+        for token in (tea, space, one):
+            penalty = 0.25 + 0.5 * expected[token] if token in expected else 0
+            assert out[token] == pytest.approx(9 * (token == chosen) - penalty, abs=1e-5)
+        assert out[7] == -np.inf
+
+
 def test_a_prompt_is_read_in_chunks_and_a_stop_id_is_not_written():
     world = TRIE_TOKENIZER()
     ids = world.encode("one two three four five")
@@ -632,7 +654,7 @@ def test_rwkv_cpps_sampling():
     assert sampling.sample_logits(logits, 0.0) == logits.argmax()
     assert sampling.sample_logits(logits, 0.0, logit_bias={17: 100.0}) == 17
     np.random.seed(0)
-    assert len({sampling.sample_logits(np.zeros(9), 1.0, 0.0) for _ in range(200)}) == 9  # top-p 0 keeps all
+    assert len({sampling.sample_logits(np.arange(9) / 10, 1.0, 0.0) for _ in range(200)}) == 9  # top-p 0 keeps all
     for options in ({"temperature": -1}, {"top_p": 1.5}, {"top_p": -0.1}):
         with pytest.raises(ValueError):
             sampling.sample_logits(logits, **options)

@@ -177,7 +177,7 @@ def test_long_prompts_read_in_chunks_give_what_they_give_at_once(tiny_model):
     assert seen == [(128, 300), (256, 300), (300, 300)]
 
 
-# --- what is copied and kept
+# --- copies and memory
 
 WORDS = [b" a", b" walrus", b",", " 你好".encode()]
 TWO = 2  # copies of an answer's own: of its initial state, and of the state after the prompt

@@ -63,7 +63,7 @@ def test_an_answer_does_not_begin_by_ending(template):
     chat.model = Liking(liked)
     assert say(chat) == " A"
     chat.turns[-1].stop_reason = "stop"
-    assert "".join(chat.continue_answer()) == " A"  # nor does what goes on after an end
+    assert "".join(chat.continue_answer()) == " A"  # nor does a continuation after an end
     assert chat.turns[-1].text == " A A"
 
 

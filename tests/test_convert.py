@@ -183,7 +183,7 @@ def refused(tmp_path, tensors, data_type="FP16"):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("data_type", ["FP16", "FP32"])
-def test_weights_that_are_no_numbers_are_refused_by_name_number_and_place(tmp_path, dtype, data_type):
+def test_weights_that_are_not_finite_are_refused_with_name_count_and_place(tmp_path, dtype, data_type):
     tensors = random_checkpoint(n_layer=1, dtype=dtype)
     tensors["head.weight"][3, 5:7] = float("nan")
     tensors["head.weight"][4, 1] = -float("inf")
@@ -195,7 +195,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name_number_and_place(tmp_pa
 
 @pytest.mark.parametrize("stored", ["FP16", "FP32"])
 @pytest.mark.parametrize("bits", [0x7F800001, 0xFF800001, 0x7FC00000, 0x7F800000, 0xFF800000])
-def test_what_is_no_number_is_found_without_a_warning(stored, bits):
+def test_values_that_are_not_finite_are_found_without_a_warning(stored, bits):
     """With a signaling NaN among ordinary numbers, NumPy warns about the sum of squares."""
     x = np.ones((3, 40), np.float32)
     x.view(np.uint32)[1, 7] = bits
@@ -207,7 +207,7 @@ def test_what_is_no_number_is_found_without_a_warning(stored, bits):
 
 
 @pytest.mark.parametrize("value", [500.5, float("nan")])
-def test_bytes_that_are_not_those_that_were_written_end_the_conversion(tmp_path, value):
+def test_changed_bytes_end_the_conversion(tmp_path, value):
     tensors = random_checkpoint(n_layer=1, dtype=torch.float32)
     tensors["head.weight"][3, 5] = 500.25
     torch.save(tensors, tmp_path / "model.pth")
@@ -283,7 +283,7 @@ def test_progress_names_each_parameter_in_turn_and_ends_at_the_file_size(tmp_pat
     assert set(totals) == {result.n_bytes}
 
 
-def test_json_tells_what_was_written_on_stdout_alone(tmp_path):
+def test_json_reports_what_was_written_on_stdout_only(tmp_path):
     destination = str(tmp_path / "model.bin")
     result = CliRunner().invoke(command, [str(CHECKPOINT), destination, "FP32", "--json"])
     document = json.loads(result.stdout)

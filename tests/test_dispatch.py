@@ -32,7 +32,7 @@ def pose(monkeypatch):
     dispatch.cpu_features.cache_clear()
 
 
-def test_dot_products_that_llvm_does_not_list_are_found_and_llvm_is_told(pose):
+def test_dot_products_that_llvm_does_not_list_are_found_and_passed_to_llvm(pose):
     pose(NEOVERSE_N1)
     assert dispatch.available_paths() == ["generic", "neon"]
     assert dispatch.choose("").path == "neon"
@@ -48,13 +48,13 @@ def test_without_dot_products_the_generic_path_is_taken(pose, hwcap):
     assert dispatch.target_features("neon") == ""
 
 
-def test_a_code_generator_without_a_list_is_told_too(pose):
+def test_a_code_generator_without_a_list_gets_the_features_too(pose):
     pose(0, features="", system="Darwin", machine="arm64")
     assert dispatch.choose("").path == "neon"
     assert dispatch.target_features("neon") == "+dotprod"
 
 
-def test_what_llvm_lists_is_not_said_twice(pose):
+def test_features_that_llvm_lists_are_not_repeated(pose):
     pose(NEOVERSE_N1, features="+neon,+dotprod")
     assert dispatch.choose("").path == "neon"
     assert dispatch.target_features("neon") == ""
@@ -85,14 +85,14 @@ def test_the_user_can_ask_for_dot_products(pose, monkeypatch):
     assert dispatch.target_features("neon") == ""
 
 
-def test_features_that_come_after_the_code_generator_was_made_count_for_nothing(pose, monkeypatch):
+def test_features_added_after_the_code_generator_was_made_are_ignored(pose, monkeypatch):
     before = dispatch.numba_features()
     monkeypatch.setattr(numba.config, "CPU_FEATURES", "+dotprod,+avx512vnni,+avx512bw,+avx512vl,+f16c")
     assert dispatch.numba_features() == before
     assert dispatch.cpu_features() == {name[1:] for name in before.split(",") if name.startswith("+")}
 
 
-def test_elsewhere_numbas_list_alone_counts(pose):
+def test_on_other_systems_only_numbas_list_counts(pose):
     features = "+avx2,+f16c,+fma,-avx512vnni"
     pose(-1, features=features, hwcap2=-1, machine="x86_64")
     assert dispatch.cpu_features() == {"avx2", "f16c", "fma"}

@@ -33,7 +33,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_what_numba_could_not_do_with_a_variable_is_known_before(name):
+def test_bad_values_of_numbas_variables_are_found_before_numba_reads_them(name):
     is_good, _ = CHECKS[name]
     assert not any(map(is_good, BAD[name])) and all(map(is_good, GOOD[name]))
 
@@ -68,7 +68,7 @@ def test_a_threading_layer_that_is_not_installed_is_refused_in_one_line():
     assert child.stderr.endswith("unset NUMBA_THREADING_LAYER, or: pip install tbb\n")
 
 
-def test_a_path_of_the_kernels_that_there_is_not_is_noted_and_another_taken():
+def test_an_unknown_kernel_path_is_reported_and_another_used():
     child = run("-c", LOAD + "; print('loaded')", environment={"RWKV_NP_KERNELS": "sse9"})
     assert child.stdout == "imported\nloaded\n"
     assert child.stderr.startswith("RWKV_NP_KERNELS=sse9 is not a path (choose from generic")
@@ -118,7 +118,7 @@ def test_an_opening_in_json_that_python_cannot_read_is_refused_in_one_line(run_c
 
 # --- streams that are closed by the shell
 
-posix = pytest.mark.skipif(os.name != "posix", reason="a shell that closes streams")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a shell that can close streams")
 
 
 def run_closed(closed, *arguments):
@@ -145,7 +145,7 @@ def test_a_closed_stdin_is_said_in_one_line(tiny_model, arguments):
 
 
 @posix
-def test_who_needs_no_stdin_and_no_stderr_goes_on_without(tiny_model):
+def test_a_command_that_needs_neither_stdin_nor_stderr_runs_without_them(tiny_model):
     child = run_closed("<&- 2>&-", "chat", tiny_model, "-p", "hello", "--max-tokens", 3, "--seed", 1)
     open_one = run("-m", "rwkv_np", "chat", tiny_model, "-p", "hello", "--max-tokens", 3, "--seed", 1)
     assert child.returncode == 0 and child.stdout == open_one.stdout  # notes do not appear in the answer
@@ -184,7 +184,7 @@ def test_a_full_disk_behind_stdout_is_named_in_one_line(words):
 
 @full
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_full_disk_behind_stderr_loses_notes_and_no_answer(tiny_model, options):
+def test_a_full_disk_behind_stderr_loses_notes_but_not_answers(tiny_model, options):
     words = ["chat", tiny_model, "-p", "hello", "--max-tokens", 3, "--seed", 1, *options]
     child, usual = run_closed("2> /dev/full", *words), run_closed("", *words)
     assert child.returncode == usual.returncode == 0

@@ -36,7 +36,7 @@ def test_the_tree_of_errors_is_the_one_in_the_docstring():
     assert found == {kind.__name__ for kind in classes() if kind.__module__ == errors.__name__}
 
 
-def test_what_a_stranger_wrote_is_repeated_in_one_line_of_some_length():
+def test_text_from_files_is_quoted_in_one_short_line():
     for problem in ("has a\nb\x00\x1b[2J, expected c", "has " + "n" * 100_000 + ", expected c", "\u202e expected c"):
         error = errors.FormatError("m.bin", problem)
         assert str(error) == f"m.bin: {error.problem}" and error.problem.isprintable() and len(str(error)) < 750
@@ -58,6 +58,6 @@ def test_a_pool_passes_on_what_load_raised(tmp_path):
         OSError(36, "File name too long", "y" * 20_000),
     ],
 )  # fmt: skip
-def test_whatever_a_path_holds_is_shown_in_one_line_of_some_length(error):
+def test_any_path_is_shown_in_one_short_line(error):
     said = errors.one_line(error)
     assert said.isprintable() and len(said) < 1000

@@ -89,7 +89,7 @@ def test_a_folder_takes_the_report_and_its_plots(run_cli, words, model_fp16, tmp
     run_cli(*arguments, "--overwrite")
 
 
-def test_a_kept_base_stands_in_for_the_base_model(run_cli, words, model_fp16, tmp_path):
+def test_a_base_file_replaces_the_base_model(run_cli, words, model_fp16, tmp_path):
     base = tmp_path / "base"
     run_cli("evaluate", model_fp16, "--text", words, "--no-timing", "--save-base", base)
     out = run_cli("evaluate", made(model_fp16, "Q4_1"), "--text", words, "--no-timing", "--base-file", base).stdout
@@ -109,13 +109,13 @@ def test_a_kept_base_stands_in_for_the_base_model(run_cli, words, model_fp16, tm
         (["{model}", "--text", "{words}", "--tokenizer", "world"], 1, "belongs to another model"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(run_cli, words, model_fp16, arguments, code, message):
+def test_invalid_input_is_reported_in_one_line(run_cli, words, model_fp16, arguments, code, message):
     arguments = [argument.format(model=model_fp16, words=words) for argument in arguments]
     err = run_cli("evaluate", *arguments, code=code).stderr
     assert message in err.splitlines()[-1]
 
 
-def test_without_matplotlib_there_are_tables_and_a_word_on_plots(run_cli, words, model_fp16, tmp_path, monkeypatch):
+def test_without_matplotlib_there_are_tables_and_a_note_about_plots(run_cli, words, model_fp16, tmp_path, monkeypatch):
     monkeypatch.setattr("rwkv_np.evaluation.folder.can_plot", lambda: False)
     out = tmp_path / "report"
     err = run_cli("evaluate", model_fp16, "--text", words, "--no-timing", "--out", out).stderr
@@ -128,7 +128,7 @@ def long_text(tmp_path):
     return tmp_path / "long.txt"
 
 
-def test_ctrl_c_shows_and_writes_what_is_known_by_then(model_fp16, long_text, tmp_path):
+def test_ctrl_c_shows_and_writes_the_results_so_far(model_fp16, long_text, tmp_path):
     pexpect = pytest.importorskip("pexpect", reason="pexpect provides the terminal (not on Windows)")
     paths = [str(model_fp16), made(model_fp16, "Q4_1")]
     arguments = ["evaluate", *paths, "--no-timing", "--text", str(long_text), "--out", str(tmp_path / "report")]
@@ -145,7 +145,7 @@ def test_ctrl_c_shows_and_writes_what_is_known_by_then(model_fp16, long_text, tm
     assert found["is_partial"] and 2 < found["rows"][1]["quality"]["n_tokens"] < 2_879_999
 
 
-def test_a_log_hears_of_progress_every_half_minute(capsys, monkeypatch):
+def test_a_log_gets_progress_every_half_minute(capsys, monkeypatch):
     clock = iter(np.arange(0, 1000, 7.0))
     monkeypatch.setattr("rwkv_np.cli.progress.time.monotonic", lambda: next(clock))
     line = RunningLine()

@@ -103,13 +103,13 @@ def test_a_vocabulary_of_65536_is_read_in_bounded_memory():
     assert peak < 2**28  # all logits would be 1.5 GB
 
 
-def test_what_is_kept_of_a_million_tokens_is_25_bytes_a_token_and_model():
+def test_a_million_tokens_take_25_bytes_per_token_and_model():
     record = Record(1, 10**6)
     record.append([Scores(*(np.ones(10**6) for _ in range(4)))])
     assert sum(array.nbytes for array in record.scores(0)) == 25 * 10**6
 
 
-def test_the_way_that_work_is_cut_does_not_change_the_scores(monkeypatch):
+def test_the_size_of_blocks_does_not_change_the_scores(monkeypatch):
     rows = [Scripted(1000, seed).read(np.zeros(50)) for seed in range(2)]
     whole = score(rows, np.arange(50))
     monkeypatch.setattr("rwkv_np.evaluation.divergence.BLOCK", 3000)
@@ -118,14 +118,14 @@ def test_the_way_that_work_is_cut_does_not_change_the_scores(monkeypatch):
             np.testing.assert_array_equal(x, y)
 
 
-def test_a_model_whose_logits_are_no_numbers_is_named_with_the_place():
+def test_a_model_whose_logits_are_not_finite_is_named_with_the_place():
     reader = Scripted(50)
     reader.rows[5, 3] = np.nan
     with pytest.raises(InputError, match="scripted gives logits that are not finite after token 5"):
         walk([reader], Passage(np.zeros(20, np.uint32)), Record(1, 19))
 
 
-def test_a_model_held_against_itself_differs_in_nothing(golden):
+def test_a_model_compared_with_itself_does_not_differ(golden):
     tokens = np.arange(60, dtype=np.uint32)
     record = read(Passage(tokens), golden("FP16.bin"), golden("FP16.bin"))
     found = quality(record.scores(1), record.scores(0))
@@ -165,7 +165,7 @@ def test_on_a_trained_model_every_format_loses_more_than_the_better_one(words):
 
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
-def test_a_byte_that_is_no_utf8_is_named_with_its_offset(tmp_path, start):
+def test_a_byte_that_is_not_utf8_is_named_with_its_offset(tmp_path, start):
     (tmp_path / "bad.txt").write_bytes(start + b"abc \xff def")
     with pytest.raises(TextError, match=f"byte 0xFF at offset {len(start) + 4} is not UTF-8") as caught:
         text.read_text(tmp_path / "bad.txt")
@@ -201,7 +201,9 @@ def test_another_tokenizer_has_its_own_tokens():
     assert len(text.tokenize(WORDS, load_tokenizer("world"))) < len(ids)
 
 
-def test_a_tokenizer_that_changed_under_its_name_has_its_own_tokens(tmp_path):
+@pytest.mark.parametrize("name", ["", "20B"])
+def test_a_tokenizer_that_changed_under_its_name_has_its_own_tokens(tmp_path, name):
+    """A file has the name "20B" if its size and one of its ids are those of the 20B tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     found = []
@@ -212,12 +214,13 @@ def test_a_tokenizer_that_changed_under_its_name_has_its_own_tokens(tmp_path):
         trained.train_from_iterator([corpus] * 9, trainers.BpeTrainer(vocab_size=262, initial_alphabet=alphabet))
         trained.save(str(tmp_path / "tokenizer.json"))
         tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+        tokenizer.name = name or tokenizer.name
         found.append(text.tokenize(WORDS, tokenizer).tolist())
         assert found[-1] == tokenizer.encode(WORDS)
     assert found[0] != found[1]
 
 
-def test_a_damaged_or_absent_cache_costs_time_alone(tmp_path, monkeypatch):
+def test_a_damaged_or_missing_cache_only_costs_time(tmp_path, monkeypatch):
     tokenizer = load_tokenizer("bytes")
     expected = text.tokenize(WORDS, tokenizer)
     (kept,) = (path for path in tmp_path.iterdir() if path.is_file())
@@ -243,7 +246,7 @@ def kept(words, model_fp16):
     return path, evaluate([str(model_fp16), made(model_fp16, "Q4_1")], untimed(words, save_base=path))
 
 
-def test_a_kept_base_gives_the_figures_of_two_models_within_its_rounding(words, model_fp16, kept):
+def test_a_base_file_gives_the_figures_of_two_models_within_its_rounding(words, model_fp16, kept):
     path, two = kept
     one = evaluate([made(model_fp16, "Q4_1")], untimed(words), base_file=path)
     assert [row.name for row in one.rows] == ["Q4_1", "FP16 (kept)"]
@@ -266,7 +269,7 @@ def test_rounding_moves_a_log_probability_by_half_a_step_at_most():
 
 
 @pytest.mark.parametrize("spread, most, least", [(1, 1.05, 0.95), (8, 0.5, 0)], ids=["even", "peaked"])
-def test_the_rounding_of_a_kept_base_costs_what_is_documented(spread, most, least):
+def test_the_rounding_of_a_base_file_costs_what_is_documented(spread, most, least):
     log_probs = log_softmax(spread * np.random.default_rng(0).standard_normal((200, 2000)))
     rows = base_file.encode(log_probs)
     cost = score([log_probs, base_file.decode(rows)], np.zeros(200, int))[1].kl.mean()
@@ -282,7 +285,7 @@ def test_the_rounding_of_a_kept_base_costs_what_is_documented(spread, most, leas
         ({"text": "longer"}, "contains 720 tokens, fewer than the 780 requested; give --limit 720"),
     ],
 )
-def test_a_kept_base_of_other_predictions_is_refused(tmp_path, model_fp16, kept, words, options, message):
+def test_a_base_file_of_other_predictions_is_refused(tmp_path, model_fp16, kept, words, options, message):
     (tmp_path / "other").write_text(WORDS.upper())
     (tmp_path / "longer").write_text(WORDS + WORDS[:60])
     options = {"text": words} | options | ({"text": tmp_path / options["text"]} if "text" in options else {})
@@ -290,7 +293,7 @@ def test_a_kept_base_of_other_predictions_is_refused(tmp_path, model_fp16, kept,
         evaluate([made(model_fp16, "Q4_1")], Conditions(is_timed=False, **options), base_file=kept[0])
 
 
-def test_a_kept_base_serves_a_shorter_part_of_its_text(words, model_fp16, kept):
+def test_a_base_file_can_be_used_for_a_shorter_part_of_its_text(words, model_fp16, kept):
     report = evaluate([made(model_fp16, "Q4_1")], untimed(words, limit=300), base_file=kept[0])
     assert report.rows[0].quality.n_tokens == 299
 
@@ -327,7 +330,7 @@ def test_a_damaged_base_file_is_refused(tmp_path, kept, damage, message):
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("offset", [0, 4])
-def test_rows_of_a_base_file_that_hold_no_predictions_are_refused_when_they_are_read(tmp_path, kept, number, offset):
+def test_invalid_rows_of_a_base_file_are_refused_when_they_are_read(tmp_path, kept, number, offset):
     base = BaseFile(kept[0])
     start = os.path.getsize(kept[0]) - (base.header.n_rows - 40) * base_file.row_type(256).itemsize + offset
     with open(kept[0], "rb") as file:
@@ -345,19 +348,19 @@ def test_a_base_file_of_another_vocabulary_is_refused(kept, golden):
         BaseFile(kept[0]).check(Passage(np.zeros(9, np.uint32)), 101)
 
 
-def test_a_base_is_kept_once_however_many_formats_are_made(words, model_fp16, kept):
+def test_a_base_file_is_written_once_for_any_number_of_formats(words, model_fp16, kept):
     fresh = model_fp16.with_name("fresh")
     evaluate([str(model_fp16)], untimed(words, save_base=str(fresh)), formats=["Q4_0", "Q8_0"])
     with open(kept[0], "rb") as file:
         assert fresh.read_bytes() == file.read()
 
 
-def test_a_kept_base_is_not_kept_again(words, model_fp16, kept):
+def test_a_base_file_is_not_saved_again(words, model_fp16, kept):
     with pytest.raises(InputError, match="needs a baseline model and --text"):
         evaluate([str(model_fp16)], untimed(words, save_base="again"), base_file=kept[0])
 
 
-def test_a_base_file_is_not_written_over_and_not_left_half_done(words, model_fp16, kept, monkeypatch):
+def test_a_base_file_is_not_overwritten_and_not_left_incomplete(words, model_fp16, kept, monkeypatch):
     with pytest.raises(OutputError, match="already exists"):
         evaluate([str(model_fp16)], untimed(words, save_base=kept[0]))
     monkeypatch.setattr("rwkv_np.evaluation.evaluation.walk", lambda *_: 1 / 0)
@@ -399,7 +402,7 @@ def test_formats_are_made_measured_and_removed_one_after_the_other(words, model_
     assert not session.report.is_partial
 
 
-def test_formats_made_in_passing_have_the_figures_of_files(words, model_fp16):
+def test_temporary_formats_have_the_same_figures_as_files(words, model_fp16):
     made_here = evaluate([str(model_fp16)], untimed(words), formats=["Q5_0"])
     from_file = evaluate([str(model_fp16), made(model_fp16, "Q5_0")], untimed(words))
     assert made_here.row("Q5_0").quality == from_file.row("Q5_0").quality
@@ -417,7 +420,7 @@ def test_a_base_that_changes_between_two_groups_is_found_out(words, model_fp16):
         session.run(replace_base)
 
 
-def test_float32_activations_are_a_row_of_their_own_and_a_share(words, model_fp16):
+def test_float32_activations_are_a_separate_row_and_a_share(words, model_fp16):
     paths = [str(model_fp16), made(model_fp16, "Q8_0")]
     report = evaluate(paths, untimed(words), variants=Variants(float32_activations=True))
     assert names(report) == ["FP16", "Q8_0", "Q8_0, float32 activations"]
@@ -426,7 +429,7 @@ def test_float32_activations_are_a_row_of_their_own_and_a_share(words, model_fp1
     assert 0 < share.weights < share.total and share.activations == share.total - share.weights
 
 
-def test_the_other_way_to_hold_a_head_is_a_row_of_its_own(words, model_fp16):
+def test_the_other_head_type_is_a_separate_row(words, model_fp16):
     whole = model_fp16.with_name("whole.bin")
     quantize(model_fp16, whole, "Q4_1", keep=[("head.weight", "Q4_1")])
     paths = [str(model_fp16), made(model_fp16, "Q5_1"), str(whole)]
@@ -456,12 +459,12 @@ def test_models_of_one_type_are_told_apart_by_their_files(words, model_fp16, tmp
         (lambda p: dict(paths=[str(GOLDEN / "golden-4v0.pth")]), FormatError, "PyTorch checkpoint"),
     ],
 )
-def test_what_cannot_be_measured_is_said_before_the_work(model_fp16, arguments, error, message):
+def test_invalid_input_is_reported_before_the_work(model_fp16, arguments, error, message):
     with pytest.raises(error, match=message):
         make_plan(**arguments(str(model_fp16)))
 
 
-def test_formats_beside_a_kept_base_need_something_to_be_made_from(model_fp16, kept):
+def test_formats_with_a_base_file_need_a_source(model_fp16, kept):
     with pytest.raises(InputError, match="no FP16 source for Q4_0: add --from FILE"):
         make_plan([made(model_fp16, "Q4_1")], base_file=kept[0], formats=["Q4_0"])
 
@@ -486,7 +489,7 @@ def test_a_report_is_json_and_names_no_folder(words, model_fp16, tmp_path):
     assert str(tmp_path) not in document and json.loads(document)["conditions"]["tokens"] == 720
 
 
-def test_interrupted_work_leaves_what_was_known(words, model_fp16):
+def test_interrupted_work_leaves_the_results_so_far(words, model_fp16):
     def interrupt(figures, done, total):
         if done > 300:
             raise KeyboardInterrupt
@@ -509,13 +512,13 @@ def test_bits_per_weight_count_the_whole_file(golden):
     assert size(str(path)).decode is None
 
 
-def test_a_cost_is_measured_in_a_process_of_its_own(golden):
+def test_a_cost_is_measured_in_a_child_process(golden):
     found = cost(candidate(str(golden("Q4_1.bin"))), threads=1)
     assert found.n_threads == 1 and min(found.decode, found.prefill, found.bandwidth, found.share) > 0
     assert found.rss_anon is None or 0 < found.rss_anon_model < found.rss_anon < 2**30
 
 
-def test_where_the_system_does_not_tell_memory_is_unknown(golden, monkeypatch):
+def test_memory_is_unknown_if_the_system_does_not_report_it(golden, monkeypatch):
     from rwkv_np.evaluation import cost as module
 
     monkeypatch.setattr(module, "resident_anonymous", lambda: None)

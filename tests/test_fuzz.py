@@ -31,7 +31,7 @@ def test_damaged_files_of_every_kind_are_refused_in_one_line_or_accepted_and_fin
         assert sum(count[verdict] for count in found["kinds"].values()) > 100
 
 
-def test_whatever_goes_wrong_is_found_and_the_next_file_is_opened_all_the_same(tmp_path):
+def test_every_failure_is_found_and_the_next_file_is_still_opened(tmp_path):
     found, status = fuzz(tmp_path, "--kinds", "planted", "--files", "24", "--limit", "0.3")
     (count,) = found["kinds"].values()
     assert status == 1 and count["files"] == 24 == count["refused"] + count["accepted"] + count["findings"]

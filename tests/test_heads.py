@@ -114,7 +114,7 @@ def test_rows_are_quantized_where_the_matrix_wants_it():
     np.testing.assert_array_equal(only[:, :128], both[:, :128])
 
 
-def test_a_key_of_zeros_is_no_division_by_zero():
+def test_a_key_of_zeros_is_not_a_division_by_zero():
     case = Case(2, 64)
     case.vectors[heads.Vectors._fields.index("k_k")] = 0
     rows, _ = case.run()

@@ -72,7 +72,7 @@ def test_float_rows_need_not_fill_blocks(format, n_in, rng):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_vector_has_the_same_product_alone_and_in_company(format, path, rng):
+def test_a_vector_has_the_same_product_alone_and_with_others(format, path, rng):
     raw, x = random_rows(format, 40, 256, rng), rng.standard_normal((15, 256)).astype(np.float32)
     matrix = PackedMatrix.from_file(raw, format, 256, path)
     together = matmul(matrix, x)
@@ -227,7 +227,7 @@ def test_a_kernel_tells_llvm_the_feature_that_it_does_not_list(format, monkeypat
     assert assembly.count("\tsdot") == 128
 
 
-def test_the_oldest_x86_runs_the_generic_path_alone():
+def test_the_oldest_x86_runs_only_the_generic_path():
     code = """
 from kernel_cases import *; import numpy as np
 from rwkv_np.kernels.dispatch import choose
@@ -260,7 +260,7 @@ def test_a_changed_source_has_another_cache_folder(tmp_path):
     assert source_hash(tmp_path) != before
 
 
-def test_threads_meet(threads):
+def test_threads_run_at_the_same_time(threads):
     # On a loaded machine the second thread may not run while the first one waits for it.
     assert any(check_team(threads) for _ in range(1000))
     assert 1 <= default_threads() <= numba.config.NUMBA_NUM_THREADS

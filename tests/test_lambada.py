@@ -77,7 +77,7 @@ def test_perplexity_is_that_of_words_and_accuracy_a_share(tmp_path):
     assert guesses[1].result().perplexity.value > found.perplexity.value
 
 
-def test_what_is_known_when_the_work_is_stopped_is_of_all_models(tmp_path):
+def test_interrupted_results_are_complete_for_all_models(tmp_path):
     items, guesses = items_of(tmp_path, "one two", "one two", "one two"), [Guesses(), Guesses()]
 
     def stop(done):

@@ -77,6 +77,6 @@ def test_an_empty_text_has_no_entries():
         ([b""] * (2**16 - 255) + BYTES, "at most 65536"),
     ],
 )
-def test_what_cannot_cut_every_text_is_refused(pieces, problem):
+def test_a_vocabulary_that_cannot_cut_every_text_is_refused(pieces, problem):
     with pytest.raises(ValueError, match=problem):
         build_from(pieces)

@@ -42,7 +42,7 @@ def test_float32_agrees_with_the_official_package(golden, official, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("end", BOUNDS)
-def test_each_type_costs_no_more_than_in_rwkv_cpp(golden, official, end, engine):
+def test_each_type_loses_no_more_than_in_rwkv_cpp(golden, official, end, engine):
     model = rwkv_np.load(golden(f"{end}.bin"), engine=engine, head_q8_0=False)  # as in rwkv.cpp
     logits, _ = token_by_token(model, official["tokens"])
     assert np.abs(logits - official["logits"]).mean() <= BOUNDS[end]
@@ -61,7 +61,7 @@ def test_a_sequence_gives_what_its_tokens_give_one_by_one(golden, official, end,
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("end", "is_q8_0"), [("FP16", False), ("Q4_1", True), ("v100-Q4_1_O", True)])
-def test_a_quantized_model_holds_its_head_in_8_bits_unless_told_otherwise(golden, end, is_q8_0, engine):
+def test_a_quantized_model_has_an_8_bit_head_by_default(golden, end, is_q8_0, engine):
     logits = {
         head_q8_0: rwkv_np.load(golden(f"{end}.bin"), engine=engine, head_q8_0=head_q8_0).forward([1, 2])[0]
         for head_q8_0 in (None, False, True)
@@ -72,7 +72,7 @@ def test_a_quantized_model_holds_its_head_in_8_bits_unless_told_otherwise(golden
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("value", [1e7, 1e30, -np.inf, np.nan])
-def test_a_head_beyond_q8_0_is_held_as_it_stands_in_the_file(tmp_path, engine, value):
+def test_a_head_too_large_for_q8_0_stays_as_in_the_file(tmp_path, engine, value):
     """The scale of its block would be infinite in FP16, and NumPy would warn."""
     arrays = random_parameters(np.random.default_rng(0))
     arrays["head.weight"][5, 3] = value
@@ -181,7 +181,7 @@ def test_threads_must_be_positive_and_do_not_change_the_logits(tiny_model):
         np.testing.assert_allclose(one, two, atol=1e-6)
 
 
-def test_an_engine_that_is_none_is_refused(tiny_model):
+def test_an_unknown_engine_is_refused(tiny_model):
     with pytest.raises(InputError, match="engine is 'cuda'; expected fused or numpy"):
         rwkv_np.load(tiny_model, engine="cuda")
 

@@ -11,7 +11,7 @@ FOLDERS = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|var)/")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_a_notebook_holds_what_it_printed_and_names_no_folder(path):
+def test_a_notebook_has_its_outputs_and_names_no_folder(path):
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]

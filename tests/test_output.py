@@ -60,7 +60,7 @@ def test_an_existing_file_is_replaced_with_overwrite(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_whatever_stops_the_writing_passes_and_leaves_the_old_file_alone(tmp_path, error):
+def test_any_exception_while_writing_leaves_the_old_file(tmp_path, error):
     (tmp_path / "a.bin").write_bytes(b"old")
     with pytest.raises(error), new_file(tmp_path / "a.bin", overwrite=True) as file:
         file.write(b"half")
@@ -100,7 +100,7 @@ def writer(path):
         child.wait()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="files that are open cannot be deleted")
+@pytest.mark.skipif(os.name != "posix", reason="open files cannot be deleted here")
 @pytest.mark.parametrize("name", ["a.bin", "b.bin"])
 def test_the_part_of_a_killed_process_is_deleted_by_the_next_that_writes_into_the_folder(tmp_path, name):
     with writer(tmp_path / "a.bin") as child:
@@ -111,7 +111,7 @@ def test_the_part_of_a_killed_process_is_deleted_by_the_next_that_writes_into_th
     assert os.listdir(tmp_path) == [name]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="files that are open cannot be deleted")
+@pytest.mark.skipif(os.name != "posix", reason="open files cannot be deleted here")
 def test_the_part_of_a_living_process_is_left_alone(tmp_path):
     with writer(tmp_path / "a.bin"):
         write(tmp_path / "a.bin", overwrite=True)
@@ -154,7 +154,7 @@ def test_files_of_others_are_not_swept(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "a.bin"])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="files that are open cannot be deleted")
+@pytest.mark.skipif(os.name != "posix", reason="open files cannot be deleted here")
 def test_room_that_a_dead_process_took_counts_as_free(tmp_path, monkeypatch):
     part = tmp_path / ".a.bin.01234567.rwkv.part"
     part.write_bytes(b"x")
@@ -228,12 +228,12 @@ def test_the_source_is_never_the_destination(tmp_path, another_name, overwrite):
     assert source.read_bytes() == CHECKPOINT.read_bytes()
 
 
-def test_a_folder_is_no_destination(tmp_path):
+def test_a_folder_is_not_a_destination(tmp_path):
     with pytest.raises(OutputError, match="is a folder; name a file in it"):
         check_destination(tmp_path, None, overwrite=True)
 
 
-def test_a_pipe_is_no_destination(tmp_path):
+def test_a_pipe_is_not_a_destination(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="is not a regular file"):
         check_destination(tmp_path / "pipe", None, overwrite=True)
@@ -264,7 +264,7 @@ def test_a_folder_that_is_not_writable_is_named(tmp_path, monkeypatch):
         check_destination(tmp_path / "a.bin", None, overwrite=False)
 
 
-def test_a_disk_too_small_is_said_with_both_sizes_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_with_both_sizes_before_the_work(tmp_path, monkeypatch):
     n_bytes = (CHECKPOINT.parent / "golden-4v0.FP16.bin").stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 0, n_bytes - 1))
     result = CliRunner().invoke(command, [str(CHECKPOINT), str(tmp_path / "a.bin")])
@@ -288,7 +288,7 @@ def test_a_disk_that_fails_while_writing_is_our_error_and_the_old_file_stays(tmp
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a limit on file sizes stands for the full disk")
+@pytest.mark.skipif(os.name != "posix", reason="a file size limit simulates the full disk")
 def test_a_disk_that_fills_up_in_the_middle_of_a_conversion_leaves_nothing(tmp_path):
     script = """
         import resource, signal, sys
@@ -317,7 +317,7 @@ def large_checkpoint(tmp_path_factory):
     path.unlink()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_a_signal_in_the_middle_of_a_conversion_leaves_the_old_file_alone(tmp_path, large_checkpoint, signum, code):
     destination = tmp_path / "a.bin"

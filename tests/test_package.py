@@ -40,8 +40,11 @@ def test_no_message_advises_a_script_of_the_checkout():
                 assert "tools/" not in node.value, f"{path.name}, line {node.lineno}: {node.value}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["chat", "--help"], ["inspect", str(demo.MODEL)]])
-def test_who_only_asks_waits_for_no_compiler(arguments):
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["chat", "--help"], ["inspect", str(demo.MODEL)], ["get", "--help"], ["list", "--available"]],
+)
+def test_help_and_version_do_not_load_the_compiler(arguments):
     code = (
         "import sys; from rwkv_np.cli import main; main(sys.argv[1:], standalone_mode=False); "
         "print([name for name in ('numba', 'torch') if name in sys.modules])"
@@ -201,7 +204,7 @@ def record_of(archive):
     return next(name for name in archive.namelist() if name.endswith("RECORD"))
 
 
-def test_torch_is_no_requirement_of_the_package_itself(wheel):
+def test_torch_is_not_a_requirement_of_the_package_itself(wheel):
     metadata = next(name for name in wheel.namelist() if name.endswith("METADATA"))
     requires = email.message_from_bytes(wheel.read(metadata)).get_all("Requires-Dist")
     assert [r for r in requires if r.startswith("torch") and "extra ==" not in r] == []

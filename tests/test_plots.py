@@ -95,7 +95,7 @@ def test_models_differ_in_colour_and_in_marker():
     assert model == head == float32
 
 
-def test_a_crowd_of_points_finds_room_for_its_names():
+def test_many_close_points_find_room_for_their_names():
     figure = Figure(figsize=(7.5, 5), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.subplots()

@@ -27,7 +27,7 @@ PATIENCE = 300  # seconds; a child may have to compile, and one that hangs never
 THREADS = min(2, most_threads())
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, processes with threads
-can_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="nothing forks here")
+can_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
 
 _MODEL = None  # inherited by forked children
 
@@ -85,7 +85,7 @@ def test_a_forked_child_chooses_the_same_tokens(model):
 
 
 @can_fork
-def test_who_forks_before_any_thread_was_started_may_have_threads_of_its_own(tiny_model):
+def test_a_child_forked_before_threads_were_started_can_use_threads(tiny_model):
     code = f"""if True:
         import os, sys, rwkv_np
         from rwkv_np.kernels import region

@@ -153,7 +153,7 @@ def test_items_are_counted_from_what_a_pass_reads(count, per, batch, n_items):
     np.testing.assert_array_equal(items[:, 0], np.arange(10) < n_items)
 
 
-def test_where_nothing_is_counted_there_is_no_work():
+def test_a_count_of_zero_means_no_work():
     wanted, tokens = Recorder([[("wanted", 0, 5, 5)], [("tokens", 0, 5, 5)]], 1).run(batch_of(3))
     assert not wanted[:, 0].any() and tokens[:, 0].all()
 

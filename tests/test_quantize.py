@@ -126,7 +126,7 @@ def true_error(name, data_type):
     return np.sqrt(np.square(back - x).sum() / np.square(x).sum())
 
 
-def test_a_row_length_that_fills_no_blocks_stays_and_is_said_to(tmp_path, run_cli):
+def test_rows_that_do_not_fill_blocks_stay_unchanged_and_are_reported(tmp_path, run_cli):
     source = write_model(tmp_path / "m.bin", random_parameters(np.random.default_rng(0), n_embd=40, dim_ffn=96))
     output = run_cli("quantize", source, tmp_path / "q.bin", "Q8_0").output
     found = types(tmp_path / "q.bin")
@@ -284,7 +284,7 @@ def test_a_keep_without_a_pattern_is_a_usage_error(tmp_path, run_cli, value):
 
 
 @pytest.mark.parametrize("end", ["Q4_1", "Q8_0", "v100-Q4_1_O"])
-def test_a_quantized_source_is_refused_with_the_command_that_mends_it(tmp_path, golden, end):
+def test_a_quantized_source_is_refused_with_the_command_that_fixes_it(tmp_path, golden, end):
     with pytest.raises(
         FormatError, match=r"is already quantized .*quantize from the FP16 or FP32 file: rwkv-np quantize"
     ):
@@ -299,7 +299,7 @@ def test_a_file_mixed_of_types_counts_as_quantized(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["golden-4v0.pth", "logits.rwkv-pip-fp32.npz"])
-def test_what_is_no_model_file_is_refused(tmp_path, run_cli, name):
+def test_a_file_that_is_not_a_model_is_refused(tmp_path, run_cli, name):
     assert name in run_cli("quantize", GOLDEN / name, tmp_path / "q.bin", code=1).stderr
     assert not list(tmp_path.iterdir())
 
@@ -322,23 +322,23 @@ def test_numbers_that_are_not_finite_are_counted_over_the_whole_parameter(tmp_pa
     first = changed(tmp_path / "first", FP16, KEY, (200, 63), np.nan)
     path = changed(tmp_path, first, KEY, (20, 3), np.inf)
     stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
-    assert f"{KEY} holds 2 values that are not finite, the first in row 20, column 3" in stderr
+    assert f"{KEY} contains 2 values that are not finite, the first in row 20, column 3" in stderr
 
 
 @pytest.mark.parametrize("source", [FP16, FP32], ids=lambda path: path.name)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name, index", [(KEY, (200, 63)), ("emb.weight", (100, 1)), ("head.weight", (3, 0))])
-def test_what_is_no_finite_number_is_named_with_its_place(tmp_path, monkeypatch, run_cli, source, value, name, index):
+def test_a_value_that_is_not_finite_is_named_with_its_place(tmp_path, monkeypatch, run_cli, source, value, name, index):
     monkeypatch.setattr(sys.modules["rwkv_np.conversion.quantize"], "CHUNK", 640)
     path = changed(tmp_path, source, name, index, value)
     stderr = run_cli("quantize", path, tmp_path / "q.bin", code=1).stderr
-    assert f"{name} holds 1 values that are not finite" in stderr
+    assert f"{name} contains 1 values that are not finite" in stderr
     assert f"row {index[0]}, column {index[1]}" in stderr
     assert os.listdir(tmp_path) == ["changed.bin"]
 
 
 @pytest.mark.parametrize("data_type", TYPES)
-def test_a_value_too_large_for_the_scales_is_named_with_the_way_round(tmp_path, data_type):
+def test_a_value_too_large_for_the_scales_is_named_with_the_option_that_helps(tmp_path, data_type):
     path = changed(tmp_path, FP32, KEY, (7, 5), -1e38)
     with pytest.raises(FormatError, match=rf"contains values up to 1e\+38, too large .* of {data_type}; leave it"):
         quantize(path, tmp_path / "q.bin", data_type)
@@ -369,7 +369,7 @@ def test_an_existing_file_is_kept_without_overwrite_and_replaced_with_it(tmp_pat
 def test_the_source_is_never_the_destination(tmp_path):
     source = tmp_path / "m.bin"
     source.write_bytes(FP16.read_bytes())
-    with pytest.raises(OutputError, match="is the source itself"):
+    with pytest.raises(OutputError, match="is the source file itself"):
         quantize(source, source, "Q4_1", overwrite=True)
     assert source.read_bytes() == FP16.read_bytes()
 
@@ -379,7 +379,7 @@ def test_a_missing_folder_is_named(tmp_path):
         quantize(FP16, tmp_path / "x" / "q.bin", "Q4_1")
 
 
-def test_the_disk_must_have_room_for_the_result_which_is_known_beforehand(tmp_path, monkeypatch):
+def test_the_disk_must_have_room_for_the_result(tmp_path, monkeypatch):
     n_bytes = len(golden_bytes("Q4_1"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 0, n_bytes - 1))
     with pytest.raises(OutputError, match=f"needs {n_bytes:,} bytes"):
@@ -403,7 +403,7 @@ def test_an_error_in_a_worker_ends_the_run_with_that_error_and_leaves_nothing(tm
     assert os.listdir(tmp_path) == ["q.bin"] * overwrite
 
 
-def test_an_error_of_whoever_watches_the_progress_leaves_nothing(tmp_path):
+def test_an_error_in_the_progress_callback_leaves_nothing(tmp_path):
     def progress(result, done, total):
         raise KeyboardInterrupt
 
@@ -423,7 +423,7 @@ def large_model(tmp_path_factory):
     (folder / "model.bin").unlink()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_signal_in_the_middle_leaves_neither_file_nor_part(tmp_path, large_model, signum, code, as_json):
@@ -485,7 +485,7 @@ def test_a_line_tells_of_each_parameter_and_the_last_one_of_all(tmp_path, run_cl
     assert f"0.2 MB to 0.1 MB, {bits:.2f} bits per weight, in " in lines[-1] and lines[-1].endswith(" s")
 
 
-def test_json_holds_all_of_it_on_stdout_alone(tmp_path, run_cli):
+def test_json_has_everything_and_is_alone_on_stdout(tmp_path, run_cli):
     result = run_cli("quantize", FP16, tmp_path / "q.bin", "Q4_1", "--head", "Q8_0", "--json")
     document = json.loads(result.stdout)
     before, after = (read_model_file(path).parameters for path in (FP16, tmp_path / "q.bin"))
@@ -511,14 +511,14 @@ def test_json_holds_all_of_it_on_stdout_alone(tmp_path, run_cli):
     assert next(row for row in rows if row["name"] == KEY)["error"] == pytest.approx(true_error(KEY, "Q4_1"), rel=1e-3)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
+@pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")
 def test_json_leaves_progress_to_a_terminal_on_stderr(tmp_path):
     pexpect = pytest.importorskip("pexpect")
     tool, out = ROOT / "tools" / "quantize.py", tmp_path / "document.json"
     line = f'"{sys.executable}" "{tool}" "{FP16}" "{tmp_path / "q.bin"}" Q4_1 --json >"{out}"'
     screen = pexpect.spawn("/bin/sh", ["-c", line], timeout=PATIENCE)
     screen.expect(pexpect.EOF)
-    assert b"Quantizing" in screen.before and b"100%" in screen.before
+    assert b"Quantizing [" in screen.before and b" MB" in screen.before
     assert json.loads(out.read_text())["n_bytes"] > 0
 
 

@@ -117,7 +117,7 @@ def test_bias_adds_and_bans():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_no_numbers_are_an_error(bad):
+def test_logits_that_are_not_finite_are_an_error(bad):
     with pytest.raises(InputError, match="largest logit is"):
         probabilities(np.array([0, bad, 1], np.float32))
     with pytest.raises(InputError, match="largest logit is -inf"):
@@ -129,7 +129,7 @@ def test_logits_that_are_no_numbers_are_an_error(bad):
     [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 1.5}, {"top_k": -1}, {"min_p": 2},
      {"penalty_decay": 1.1}, {"max_tokens": -1}, {"stop": "text"}, {"stop": ("",)}],
 )  # fmt: skip
-def test_settings_that_cannot_be_are_refused(settings):
+def test_invalid_settings_are_refused(settings):
     with pytest.raises(InputError, match=f"{next(iter(settings))} is .*; expected"):
         SamplingParams(**settings)
 
@@ -312,7 +312,7 @@ def several_samplers():
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, None])
 @pytest.mark.parametrize(("size", "steps"), [(50, 20), (20000, 6), (65536, 4)])
-def test_a_row_gets_the_same_token_alone_and_in_company(size, steps, n_threads):
+def test_a_row_gets_the_same_token_alone_and_with_others(size, steps, n_threads):
     n_threads = n_threads and min(n_threads, numba.config.NUMBA_NUM_THREADS)
     alone, together = several_samplers(), several_samplers()
     for step in range(steps):
@@ -332,7 +332,7 @@ def test_a_row_without_a_token_is_an_error_and_no_text_goes_on():
     logits = np.array([[1, 2, 3]] * 3, np.float32)
     bad = logits.copy()
     bad[1, 0] = np.nan
-    with pytest.raises(InputError, match="largest logit is nan"):
+    with pytest.raises(InputError, match="largest logit is nan: the model file is damaged, or the state"):
         choose_many(samplers, bad, 2)
     assert choose_many(samplers, logits, 2) == [2, 2, 2]  # otherwise its penalty would count
     with pytest.raises(InputError, match="largest logit is inf"):

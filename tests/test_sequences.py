@@ -50,7 +50,7 @@ def passes(draw):
 @pytest.mark.parametrize(("path", "end"), CASES)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(passes=passes(), seed=st.integers(0, 2**32 - 1), threads=st.sampled_from([1, min(2, most_threads())]))
-def test_company_and_cuts_change_no_bit(golden, others, path, end, passes, seed, threads):
+def test_other_sequences_and_cuts_change_no_bit(golden, others, path, end, passes, seed, threads):
     model, alone = (load(golden, others, path, end, n) for n in (threads, 1))
     rng = np.random.default_rng(seed)
     pool = model.new_pool(N_SLOTS)

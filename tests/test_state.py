@@ -43,7 +43,7 @@ def test_a_state_of_another_shape_is_refused(model, other, tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"PK\x03\x04" + bytes(50)], ids=["empty", "text", "zip"])
-def test_a_file_that_is_no_state_is_refused(model, tmp_path, data):
+def test_a_file_that_is_not_a_state_is_refused(model, tmp_path, data):
     (tmp_path / "s").write_bytes(data)
     with pytest.raises(StateFileError, match="is damaged or not a saved state"):
         rwkv_np.load_state(tmp_path / "s", model.config)
@@ -88,7 +88,7 @@ def test_a_saved_state_of_other_numbers_is_refused(model, tmp_path, kind):
         rwkv_np.load_state(tmp_path / "s.npz", model.config)
 
 
-def test_a_state_of_an_earlier_program_can_be_read(model, tmp_path):
+def test_a_state_of_an_earlier_version_can_be_read(model, tmp_path):
     """Two arrays and a name: as State.save wrote before states were one array."""
     _, state = model.forward([1, 2, 3])
     np.savez(

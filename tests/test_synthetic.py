@@ -87,7 +87,7 @@ def test_operations_are_those_of_the_matrices_that_a_token_goes_through(tmp_path
     assert matrix_operations(model) == 2 * (layers * (4 * c * c + 8 * c * c + thin) + 2 * c * 8)
 
 
-def test_the_examination_takes_another_model_by_its_own_tokenizer(tmp_path):
+def test_examine_uses_another_model_with_its_own_tokenizer(tmp_path):
     from examine import ask, tokenizer_of
 
     path = write_synthetic(tmp_path / "toy.bin", "v7-toy", "FP16")

@@ -213,7 +213,7 @@ def test_invalid_bytes_swallow_nothing_after_them():
     assert stream.push(b"abc\xff") + stream.push("é".encode()) == "\ufffdabc\ufffdé"
 
 
-def test_flush_shows_an_unfinished_character_and_starts_anew():
+def test_flush_shows_an_unfinished_character_and_resets():
     stream = TextStream()
     assert stream.push("好".encode()[:2]) == ""
     assert stream.flush() == "\ufffd"
@@ -411,7 +411,7 @@ print(watched.growth)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the memory of a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the memory of a process")
 @pytest.mark.parametrize("arguments", [["beside a model"], []], ids=["beside a model", "alone"])
 def test_world_takes_less_than_15_mb(world, arguments):
     world.encode("compiled")  # so that the child finds it compiled: compiling takes memory
@@ -456,7 +456,7 @@ def test_a_missing_world_vocabulary_is_a_tokenizer_error(tmp_path):
         load_vocabulary(tmp_path / "v.zlib")
 
 
-def test_what_is_packed_from_the_official_file_is_what_is_loaded(tmp_path):
+def test_the_packed_official_file_can_be_loaded(tmp_path):
     pieces = [b""] * N_IDS
     pieces[1], pieces[7] = b"\xe4", b"abc"
     (tmp_path / "v.zlib").write_bytes(pack(pieces))
@@ -561,6 +561,40 @@ def test_a_panic_while_a_file_is_read_is_a_tokenizer_error(tmp_path, bpe_file, m
         monkeypatch.setattr(library, "Tokenizer", Mock(from_buffer=Mock(side_effect=raised)))
         with pytest.raises(expected):
             load_tokenizer(bpe_file)
+
+
+PANICS = {
+    "a merge makes 'efgh', which is not in its vocabulary": {
+        "model": {"type": "BPE", "vocab": {"ef": 0, "gh": 1}, "merges": [["ef", "gh"]]}
+    },
+    "a merge makes 'abcd', which is not in its vocabulary": {
+        "model": {"type": "BPE", "vocab": {"ab": 0, "cd": 1}, "merges": ["ab cd"]}
+    },
+    "its normalizer prepends an empty string": {
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": ""}]}
+    },
+    "its pre-tokenizer makes pieces of length 0": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "its normalizer (Precompiled) is cut": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "ALQCAACEAAA="}
+    },
+}
+
+
+@pytest.mark.parametrize(("problem", "change"), PANICS.items(), ids=range(len(PANICS)))
+def test_what_makes_the_library_panic_is_refused_before_it_prints_a_report(tmp_path, bpe_file, capfd, problem, change):
+    (tmp_path / "bad.json").write_text(json.dumps(json.loads(bpe_file.read_bytes()) | change))
+    with pytest.raises(TokenizerError, match=re.escape(f"bad.json: is damaged: {problem}")):
+        load_tokenizer(tmp_path / "bad.json").encode("12")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"model": [], "normalizer": [""]}', '{"model": {"vocab": [], "merges": 5}}', "5"]
+)
+def test_what_has_another_shape_is_left_to_the_library(tmp_path, text):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(TokenizerError, match="bad.json: "):
+        load_tokenizer(tmp_path / "bad.json")
 
 
 def test_an_id_of_billions_is_refused(tmp_path, bpe_file):
@@ -766,7 +800,7 @@ class FakeHub:
         return str(self.path)
 
 
-def test_the_cached_20b_file_is_used_without_a_word(monkeypatch, file_20b):
+def test_the_cached_20b_file_is_used_silently(monkeypatch, file_20b):
     hub = FakeHub(file_20b, is_cached=True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
     told = []
@@ -797,7 +831,7 @@ def test_the_20b_file_is_downloaded_once_and_said_so(monkeypatch, file_20b):
 @pytest.mark.parametrize(
     "failure", [OSError("no route to host\nsecond line"), RuntimeError("closed client"), ValueError()]
 )
-def test_a_failed_download_says_how_to_mend_it(monkeypatch, failure):
+def test_a_failed_download_says_how_to_fix_it(monkeypatch, failure):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", FakeHub("", is_cached=False, failure=failure))
     with pytest.raises(TokenizerError, match="--tokenizer PATH .* 20B_tokenizer.json") as caught:
         load_tokenizer(vocab_size=50277)

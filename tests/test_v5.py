@@ -173,7 +173,7 @@ def test_with_its_epsilon_float32_agrees_with_rwkv_cpp(golden, engine):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("data_type", ["FP16", *FORMATS])
-def test_each_type_costs_no_more_than_in_rwkv_cpp(golden, monkeypatch, data_type, path):
+def test_each_type_loses_no_more_than_in_rwkv_cpp(golden, monkeypatch, data_type, path):
     monkeypatch.setenv(dispatch.ENV, path)
     model = rwkv_np.load(golden.file(data_type), head_q8_0=False)  # as in rwkv.cpp
     logits, _ = model.forward(golden.logits["tokens"], full_output=True)
@@ -217,7 +217,7 @@ def test_heads_of_any_size_agree_with_the_numpy_graph(tmp_path, monkeypatch, ver
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("data_type", ["FP32", "Q4_1"])
-def test_company_cuts_and_threads_change_no_bit(golden, monkeypatch, data_type, path):
+def test_other_sequences_cuts_and_threads_change_no_bit(golden, monkeypatch, data_type, path):
     monkeypatch.setenv(dispatch.ENV, path)
     models = [rwkv_np.load(golden.file(data_type), threads=threads) for threads in (two_threads(), 1)]
     for seed in range(4):

@@ -49,7 +49,7 @@ def test_the_bytes_do_not_depend_on_how_many_rows_are_converted_at_a_time(golden
     assert (tmp_path / "pieces.bin").read_bytes() == golden.file("FP16").read_bytes()
 
 
-def test_thin_matrices_lie_the_other_way_in_a_file(tmp_path):
+def test_thin_matrices_are_transposed_in_a_file(tmp_path):
     tensors = random_checkpoint("v6", ranks=(5, 7))
     found = parameters(converted(tensors, tmp_path))
     for name in ("time_maa_w1", "time_maa_w2", "time_decay_w1", "time_decay_w2"):
@@ -57,7 +57,7 @@ def test_thin_matrices_lie_the_other_way_in_a_file(tmp_path):
         np.testing.assert_array_equal(found[f"blocks.1.att.{name}"].array(), expected)
 
 
-def test_what_fills_no_blocks_stays_when_the_rest_is_quantized(tmp_path, run_cli):
+def test_matrices_that_do_not_fill_blocks_stay_when_the_rest_is_quantized(tmp_path, run_cli):
     """rwkv.cpp writes a broken file here."""
     source = converted(random_checkpoint("v6", n_embd=64, head_size=64, ranks=(8, 24)), tmp_path, "FP16")
     output = run_cli("quantize", source, tmp_path / "q.bin", "Q4_0").output
@@ -79,7 +79,7 @@ def check_both_engines_agree_on_quantized(path):
 
 
 @pytest.mark.parametrize(("name", "title"), [("gate_w1", "x060a"), ("gate_w2", "x060a"), ("time_maa_rkvw_w1", "x060b")])
-def test_what_looks_like_it_and_computes_something_else_is_refused(tmp_path, name, title):
+def test_a_similar_model_that_computes_something_else_is_refused(tmp_path, name, title):
     tensors = random_checkpoint("v6", ranks=(4, 4)) | {f"blocks.0.att.{name}": torch.zeros(8, 8)}
     with pytest.raises(CheckpointError, match=f"contains {title}"):
         converted(tensors, tmp_path)
@@ -114,7 +114,7 @@ def test_float32_agrees_with_the_official_package(golden, monkeypatch, engine, p
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("data_type", ["FP16", *FORMATS])
-def test_each_type_costs_no_more_than_in_rwkv_cpp(golden, monkeypatch, data_type, path):
+def test_each_type_loses_no_more_than_in_rwkv_cpp(golden, monkeypatch, data_type, path):
     monkeypatch.setenv(dispatch.ENV, path)
     model = rwkv_np.load(golden.file(data_type), head_q8_0=False)  # as in rwkv.cpp
     logits, _ = model.forward(golden.logits["tokens"], full_output=True)
@@ -142,7 +142,7 @@ def test_shapes_of_all_kinds_agree_with_the_numpy_graph(tmp_path, monkeypatch, n
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("data_type", ["FP32", "Q4_1"])
-def test_company_cuts_and_threads_change_no_bit(golden, monkeypatch, data_type, path):
+def test_other_sequences_cuts_and_threads_change_no_bit(golden, monkeypatch, data_type, path):
     monkeypatch.setenv(dispatch.ENV, path)
     models = [rwkv_np.load(golden.file(data_type), threads=threads) for threads in (two_threads(), 1)]
     for seed in range(4):

@@ -96,7 +96,7 @@ def test_the_bytes_do_not_depend_on_how_many_rows_are_converted_at_a_time(files,
 
 
 @pytest.mark.parametrize("data_type", ["FP32", "FP16"])
-def test_the_mixes_are_joined_by_name_in_whatever_order_they_stand(files, tmp_path, data_type):
+def test_the_mixes_are_joined_by_name_in_any_order(files, tmp_path, data_type):
     tensors = tensors_of(files)
     path = converted({name: tensors[name] for name in sorted(tensors)}, tmp_path, data_type)
     assert parameter_bytes(path) == parameter_bytes(files[data_type])
@@ -112,7 +112,7 @@ def with_v_in_the_first_layer(files):
     return tensors | more
 
 
-def test_v_of_the_first_layer_is_kept_in_the_file_and_read_by_nobody(files, tmp_path):
+def test_v_of_the_first_layer_is_kept_in_the_file_but_not_read(files, tmp_path):
     path = converted(with_v_in_the_first_layer(files), tmp_path)
     more = parameter_bytes(path).keys() - parameter_bytes(files["FP32"]).keys()
     assert more == {f"blocks.0.att.v{i}" for i in range(3)}
@@ -148,7 +148,7 @@ def test_a_file_with_v_in_the_first_layer_is_that_of_rwkv_cpp(tmp_path, data_typ
         ("blocks.0.ffn.enn.weight", "RWKV-8"),
     ],
 )
-def test_what_looks_like_it_and_computes_something_else_is_refused(files, tmp_path, name, title):
+def test_a_similar_model_that_computes_something_else_is_refused(files, tmp_path, name, title):
     with pytest.raises(CheckpointError, match=f"contains {title}"):
         converted(tensors_of(files) | {name: torch.zeros(8, 8)}, tmp_path)
 
@@ -202,7 +202,7 @@ def test_float32_agrees_with_the_official_package(files, golden_logits, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("data_type", ["FP16", *FORMATS])
-def test_each_type_costs_no_more_than_in_rwkv_cpp(files, golden_logits, data_type, engine):
+def test_each_type_loses_no_more_than_in_rwkv_cpp(files, golden_logits, data_type, engine):
     model = rwkv_np.load(files[data_type], engine=engine, head_q8_0=False)  # as in rwkv.cpp
     logits, _ = model.forward(golden_logits["tokens"], full_output=True)
     official = golden_logits["official"]

@@ -16,7 +16,7 @@ def until(is_there, what):
     end = time.monotonic() + PATIENCE
     while not is_there():
         if time.monotonic() > end:
-            pytest.fail(f"never seen: {what}")
+            pytest.fail(f"timed out waiting for: {what}")
         time.sleep(0.001)
 
 

@@ -89,7 +89,7 @@ def _rows(entry: dict[str, Any]) -> Iterator[Row]:
 
 
 def _with_articles(row: Row) -> Row:
-    """Adds an_a ("an ant") and a_kind ("an insect") where there are such columns."""
+    """Add an_a ("an ant") and a_kind ("an insect") if these columns exist."""
     added = {"an_a": "a", "a_kind": "kind"}
     return row | {new: f"{_article(row[old])} {row[old]}" for new, old in added.items() if old in row}
 

@@ -11,7 +11,7 @@ import click
 from rwkv_np.cli import Command
 from rwkv_np.cli.progress import byte_progress
 from rwkv_np.conversion.convert import convert
-from rwkv_np.files.download import fetch, is_remote
+from rwkv_np.files.hub import fetch, is_remote
 from rwkv_np.files.output import check_destination
 
 # rwkv.cpp's older spellings are still in people's scripts.
@@ -32,7 +32,7 @@ def command(source: str, destination: str, data_type: str, overwrite: bool, as_j
     """
     # Before a download of gigabytes, not after it.
     check_destination(destination, None if is_remote(source) else source, overwrite)
-    path = fetch(source) if is_remote(source) else source
+    path = _fetched(source) if is_remote(source) else source
     start = time.perf_counter()
     with byte_progress("Converting") as progress:
         result = convert(path, destination, _TYPES[data_type], overwrite=overwrite, progress=progress)
@@ -44,3 +44,8 @@ def command(source: str, destination: str, data_type: str, overwrite: bool, as_j
             f"{destination}: {result.n_parameters} parameters, {result.n_weights:,} weights, "
             f"{result.n_bytes / 1e6:,.1f} MB, in {seconds:.1f} s"
         )
+
+
+def _fetched(source: str) -> str:
+    with byte_progress("Downloading") as progress:
+        return fetch(source, progress=progress)

@@ -63,7 +63,7 @@ def convert(
 
     Raises  CheckpointError: also if a value is NaN, infinite, or beyond the largest number of FP16;
             OutputError, MissingPackageError, InputError
-    Source  rwkv.cpp's convert_pytorch_to_ggml.py, the tests compare with its files
+    Source  rwkv.cpp's convert_pytorch_to_ggml.py; the tests compare with its files
     """
     source, destination = arguments.path("source", source), arguments.path("destination", destination)
     if not isinstance(data_type, str) or data_type not in ("FP16", "FP32"):

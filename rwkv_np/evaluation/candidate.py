@@ -73,7 +73,7 @@ def candidate(path: str, name: str | None = None, head_epsilon: float | None = N
 
 
 def candidates(paths: Sequence[str], head_epsilon: float | None = None) -> list[Candidate]:
-    """Files under the shortest names that distinguish them: their types, else their file names, else paths.
+    """Files under the shortest names that distinguish them: their types, otherwise their file names, otherwise paths.
 
     Raises InputError: different vocabularies, or models without a `head_epsilon`; FormatError, OSError.
     """

@@ -75,7 +75,7 @@ class Evaluation:
             self._guess(self._task.items, models, rows, progress)
 
     def _row(self, candidate: Candidate) -> Row:
-        """The candidate's row, a new one the first time: the base comes again with each group."""
+        """The candidate's row, created the first time: the base is in every group."""
         return self.report.row(candidate.name) or self.report.add(Row(
             candidate.name, os.path.basename(candidate.path), candidate.data_type, candidate.head_type,
             candidate.variant_of, candidate.has_float32_activations,

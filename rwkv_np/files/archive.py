@@ -1,8 +1,8 @@
 """Zip archives of arrays and text from untrusted sources (states, saved conversations): read them within limits.
 
 A few kilobytes can unpack to gigabytes, and an array's header is a Python expression. So the size of a member
-is checked in the directory before unpacking; no more is read than expected; and a header is compared with
-what NumPy writes for plain numbers, never evaluated. The caller checks type and shape of an array.
+is checked in the directory before unpacking; no more is read than expected; and a header must match
+what NumPy writes for plain numbers, and is never evaluated. The caller checks type and shape of an array.
 """
 
 from __future__ import annotations

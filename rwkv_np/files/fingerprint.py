@@ -27,6 +27,6 @@ def fingerprint(path: PathLike) -> str:
 
 
 def _sample(parameter: Parameter) -> bytes:
-    data = parameter.data
-    starts = np.linspace(0, max(0, data.size - PIECE), PIECES).astype(int)
-    return b"".join(data[start : start + PIECE].tobytes() for start in starts)
+    n_bytes = parameter.n_bytes
+    starts = np.linspace(0, max(0, n_bytes - PIECE), PIECES).astype(int).tolist()
+    return b"".join(parameter.stored.read(start, min(PIECE, n_bytes)).tobytes() for start in starts)

@@ -1,6 +1,7 @@
 """Failing places: read-only folders, folders that disappear, and clocks that jump."""
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -12,7 +13,8 @@ from conftest import random_parameters, write_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from jobs import JOBS, OLD, strays  # noqa: E402
+from jobs import JOBS, OLD, Job, strays  # noqa: E402
+from rwkv_np.kernels import cache  # noqa: E402
 from test_faults import play  # noqa: E402
 
 from rwkv_np.chat import opening_cache  # noqa: E402
@@ -20,7 +22,7 @@ from rwkv_np.chat.opening_cache import OpeningCache  # noqa: E402
 from rwkv_np.files.output import new_file  # noqa: E402
 from rwkv_np.models import load  # noqa: E402
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and folders of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file modes")
 WRITERS = ["convert", "quantize", "chat", "evaluate"]
 FUTURE = time.time() + 5 * 365 * 86400
 
@@ -47,7 +49,7 @@ def read_only(tmp_path):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_folder_that_cannot_be_written_to_is_said_in_one_line_before_the_work(read_only, name):
+def test_a_read_only_folder_is_reported_in_one_line_before_the_work(read_only, name):
     job = JOBS[name]
     folder = read_only(job)
     child = play(replace(job, old=()), folder, "no-override")
@@ -57,13 +59,13 @@ def test_a_folder_that_cannot_be_written_to_is_said_in_one_line_before_the_work(
         assert (folder / old).read_bytes() == OLD
 
 
-def test_a_save_that_cannot_be_is_said_in_one_line(read_only):
+def test_a_failed_save_is_reported_in_one_line(read_only):
     child = play(JOBS["save"], read_only(JOBS["save"]), "no-override")
     assert child.returncode == 1 and len(errors(child)) == 1 and "is not writable" in errors(child)[0]
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "save"])
-def test_a_folder_that_vanishes_in_the_work_is_said_in_one_line(tmp_path, name):
+def test_a_folder_deleted_during_the_work_is_reported_in_one_line(tmp_path, name):
     """The folder disappears before a file is opened in it, or before the new file is renamed."""
     for step in (1, 2):
         job = replace(JOBS[name], check=lambda *_: None)
@@ -76,13 +78,49 @@ def test_a_folder_that_vanishes_in_the_work_is_said_in_one_line(tmp_path, name):
 
 
 @pytest.mark.parametrize("when", [0, FUTURE], ids=["1970", "the future"])
-def test_a_dead_part_is_swept_whatever_its_time(tmp_path, when):
+def test_an_abandoned_part_is_deleted_whatever_its_time(tmp_path, when):
     part = tmp_path / ".a.bin.0123abcd.rwkv.part"
     part.write_bytes(b"half")
     os.utime(part, (when, when))
     with new_file(tmp_path / "a.bin") as file:
         file.write(b"whole")
     assert (tmp_path / "a.bin").read_bytes() == b"whole" and not strays(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["quantize", "chat", "save"])
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_clock_that_jumps_back_between_two_changes_of_files_changes_nothing(tmp_path, name, step):
+    """The second change is a file's renaming, the third looks for it; the fourth begins another, if the job has one."""
+    child = play(JOBS[name], tmp_path / "work", f"clock-at-step:{step}")
+    assert child.returncode == 0 and not errors(child) and not strays(tmp_path / "work"), child.stderr
+
+
+KERNEL = """
+from rwkv_np.kernels.cache import jit
+
+@jit()
+def double(x):
+    return 2 * x
+
+print(double(21), sum(double.stats.cache_hits.values()))
+"""
+
+
+def test_a_kernel_whose_writing_was_killed_is_compiled_again_and_its_rest_is_swept(tmp_path):
+    """The first change in the cache is the opening of a file, the second its renaming."""
+    kernels, script = tmp_path / "cache", tmp_path / "kernel.py"
+    script.write_text(KERNEL)
+    job = Job("kernel", lambda folder: [script], lambda *_: None)
+
+    def start(fault):
+        return play(job, tmp_path / "work", fault, {cache.ENV: str(kernels)}, watched=kernels)
+
+    assert start("kill-at-step:2").returncode == -signal.SIGKILL
+    (part,) = kernels.rglob("*.part")
+    assert not list(kernels.rglob("*.nbc"))
+    os.utime(part, (0, 0))
+    assert start("kill-at-step:1000").stdout == "42 0\n" and not list(kernels.rglob("*.part"))
+    assert start("kill-at-step:1").stdout == "42 1\n"  # it was kept, and nothing changes
 
 
 @pytest.mark.parametrize("when", [0, FUTURE], ids=["1970", "the future"])
