@@ -5,7 +5,7 @@ product two loops. With one vector it is limited by the memory that the tile is 
 nibbles are unpacked in registers. With eight, 16 integer accumulators keep both multipliers of the
 processor busy, every broadcast activation serves 32 rows, and it takes only 1.2 times as long as with one.
 
-Formats differ in how a block's 8 steps are unpacked (`_unpack`), paths in how a step is added
+Formats differ in how a block's 8 steps are unpacked and scaled (int8_tile.py), paths in how a step is added
 (dots.py). Both are fixed at compile time: there is one kernel for each format, path and vector count.
 Each is compiled separately, cached, and called by address, so that a model compiles only what it needs.
 
@@ -21,174 +21,16 @@ from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import compile_c
 from rwkv_np.kernels.dispatch import target_features
-from rwkv_np.kernels.dots import DOTS, half_to_float, look_up
-from rwkv_np.kernels.emit import BYTE_LANES, BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, Emit, Variable
+from rwkv_np.kernels.emit import FLOATS, Emit, Variable
+from rwkv_np.kernels.float_tile import FloatTile
 from rwkv_np.kernels.formats import FORMATS
+from rwkv_np.kernels.int8_tile import Int8Tile
 from rwkv_np.kernels.pointers import KERNEL_ARGS
 
-STEPS = 8  # steps of four columns in a block
 # How many vectors a kernel may process at once: as many as fit in the registers. Without AVX-512,
 # eight vectors cause so many spills that they take 40 % longer than four twice.
 COUNTS = (1, 2, 4, 8)
 MOST = {"vnni": 8}
-# Prefetch distances: how many bytes ahead, and into which cache level, by the number of vectors.
-# With one vector the processor prefetches well by itself, if lines come in the order of their addresses.
-# Those of a block do not quite (fifth bits, scales), and prefetching them a little earlier fixes that. On two
-# Zen 4 cores whose memory gives 60 to 73 GB/s this reads all formats at .93 to 1.0 of that rate; without
-# prefetching, Q5_1 is read at .57 and Q4_1 at 1.0; with a long distance all are read at .75.
-# With four or more vectors a block takes so long that the processor does not prefetch far enough: without
-# these instructions, four take 1.6 times as long. L1 allows too few outstanding lines for the whole distance,
-# so L2 comes first.
-NEAR = ((448, 1),)
-FAR = ((16384, 2), (2048, 1))
-AHEAD = {1: NEAR, 2: FAR, 4: FAR, 8: FAR}
-
-
-def _unpack(emit, layout, path, tile, start, step, raw):
-    """The 64 weight bytes of one step; `raw` stores what two steps share."""
-    if layout.bits == 8:
-        weights = emit.load(tile, start + 64 * step, BYTES)
-        return weights if DOTS[path].signed_weights else weights ^ -128
-    vector, is_high = step % 4, step >= 4
-    if vector not in raw:
-        raw[vector] = emit.load(tile, start + 64 * vector, BYTES)
-    nibbles = raw[vector]
-    if is_high:
-        nibbles = nibbles.as_kind(SHORTS).shifted_right(4).as_kind(BYTES)
-    nibbles = nibbles & 15
-    if layout.bits == 5:
-        if "fifth" not in raw:
-            raw["fifth"] = emit.load(tile, start + 256, SHORTS)
-        bits = raw["fifth"] << (4 - step) if step <= 4 else raw["fifth"].shifted_right(step - 4)
-        nibbles = nibbles | (bits.as_kind(BYTES) & 16)
-    return nibbles
-
-
-def _zero_point(layout, path):
-    if layout.bits == 8 and not DOTS[path].signed_weights:
-        return 128
-    return layout.zero
-
-
-class _Int8Tile:
-    """Emits the product of int8 vectors with a tile of a quantized format."""
-
-    def __init__(self, emit, layout, path, count, args):
-        self.emit, self.layout, self.path, self.count = emit, layout, path, count
-        self.tile, self.x, self.x_stride, self.n_blocks = args
-        # Groups of rows that share a broadcast activation. If a group is two registers of 16 lanes, the
-        # sums of one group fill the registers. With one vector there is little to share, and it is better
-        # to read a tile from its first byte to its last: Q8_0 at 35 GB/s, the full rate, instead of 27.
-        self.together = lay.GROUPS if path == "vnni" and count > 1 else 1
-
-    def emit_loop(self, sums):
-        """Add all blocks to `sums`, a list of Variables for each group of rows."""
-        with self.emit.loop(self.n_blocks) as block:
-            for ahead, level in AHEAD[self.count]:
-                for line in range(ahead, ahead + self.layout.block_bytes, 64):
-                    self.emit.prefetch(self.tile, block * self.layout.block_bytes + line, level)
-            for first in range(0, lay.GROUPS, self.together):
-                groups = range(first, first + self.together)
-                dots = self._integer_sums(groups, block)
-                for group in groups:
-                    self._add_scaled(group, block, dots[group], sums[group])
-
-    def _vector_part(self, vector, offset, block, size):
-        return self.x_stride * vector + self.n_blocks * offset + block * size
-
-    def _integer_sums(self, groups, block):
-        emit, dot = self.emit, DOTS[self.path]
-        zero = _zero_point(self.layout, self.path)
-        dots = {group: [] for group in groups}
-        for vector in range(self.count):
-            initial = emit.constant(INTS, 0)
-            if zero:
-                minus_8_sums = emit.load(self.x, self._vector_part(vector, lay.ZEROS, block, 4), I32)
-                initial = emit.splat(minus_8_sums * (zero // 8))
-            for group in groups:
-                dots[group].append(dot(emit, initial, self.layout.weight_max))
-        raw = {group: {} for group in groups}
-        for step in range(STEPS):
-            self._add_step(groups, block, step, raw, dots)
-        return dots
-
-    def _add_step(self, groups, block, step, raw, dots):
-        emit = self.emit
-        weights = {}
-        for group in groups:
-            start = block * self.layout.block_bytes + self.layout.scales + group * self.layout.group_quants
-            weights[group] = _unpack(emit, self.layout, self.path, self.tile, start, step, raw[group])
-        for vector in range(self.count):
-            four = emit.load(self.x, self._vector_part(vector, 0, block, lay.BLOCK) + 4 * step, I32)
-            activations = emit.splat(four).as_kind(BYTES)
-            for group in groups:
-                dots[group][vector].add(weights[group], activations)
-
-    def _scale(self, group, block, index):
-        """d (index 0) or m (index 1) of 16 rows."""
-        layout, size = self.layout, self.layout.scale_bytes
-        start = block * layout.block_bytes + lay.TILE_ROWS * size * index + 16 * size * group
-        if size == 4:
-            return self.emit.load(self.tile, start, FLOATS)
-        return half_to_float(self.emit, self.emit.load(self.tile, start, HALVES), self.path)
-
-    def _add_scaled(self, group, block, dots, sums):
-        emit, layout = self.emit, self.layout
-        d = self._scale(group, block, 0)
-        m = self._scale(group, block, 1) if layout.has_min else None
-        outliers = self._outliers(group, block, m) if layout.has_outliers else None
-        for vector in range(self.count):
-            scale = emit.splat(emit.load(self.x, self._vector_part(vector, lay.SCALES, block, 4), F32))
-            total = dots[vector].total().converted("sitofp", FLOATS) * scale
-            result = emit.fma(total, d, sums[vector].get())
-            if m is not None:
-                part = emit.load(self.x, self._vector_part(vector, lay.SUMS, block, 4), F32)
-                result = emit.fma(m, emit.splat(part), result)
-            if outliers is not None:
-                difference, columns = outliers
-                values = self._vector_part(vector, lay.VALUES, block, 4 * lay.BLOCK)
-                result = emit.fma(difference, look_up(emit, self.x, values, columns, self.path), result)
-            sums[vector].set(result)
-
-    def _outliers(self, group, block, m):
-        """For each row, how much its outlier exceeds the minimum (the value of its zero nibble), and its column."""
-        layout = self.layout
-        values = block * layout.block_bytes + 2 * lay.TILE_ROWS * layout.scale_bytes
-        columns = values + 2 * lay.TILE_ROWS + 16 * group
-        value = half_to_float(self.emit, self.emit.load(self.tile, values + 32 * group, HALVES), self.path)
-        return value - m, self.emit.load(self.tile, columns, BYTE_LANES)
-
-
-class _FloatTile:
-    """Emits the product of float32 vectors with a tile of FP16 or FP32 weights."""
-
-    UNROLLED = 4  # columns in one iteration of the loop
-
-    def __init__(self, emit, layout, path, count, args):
-        self.emit, self.layout, self.path, self.count = emit, layout, path, count
-        self.tile, self.x, self.x_stride, self.n_blocks = args
-
-    def emit_loop(self, sums):
-        """Add all columns to `sums`, a list of Variables for each group of rows."""
-        with self.emit.loop(self.n_blocks * (lay.BLOCK // self.UNROLLED)) as turn:
-            for i in range(self.UNROLLED):
-                self._add_column(turn * self.UNROLLED + i, sums)
-
-    def _add_column(self, column, sums):
-        emit = self.emit
-        weights = [self._weights(column, group) for group in range(lay.GROUPS)]
-        for vector in range(self.count):
-            place = self.x_stride * vector + self.n_blocks * lay.VALUES + column * 4
-            x = emit.splat(emit.load(self.x, place, F32))
-            for group, w in enumerate(weights):
-                sums[group][vector].set(emit.fma(w, x, sums[group][vector].get()))
-
-    def _weights(self, column, group):
-        size = self.layout.bits // 8
-        start = column * (lay.TILE_ROWS * size) + 16 * size * group
-        if size == 4:
-            return self.emit.load(self.tile, start, FLOATS)
-        return half_to_float(self.emit, self.emit.load(self.tile, start, HALVES), self.path)
 
 
 def emit_tile_product(builder, layout, path, count, tile, x, x_stride, n_blocks, out, out_stride):
@@ -196,7 +38,7 @@ def emit_tile_product(builder, layout, path, count, tile, x, x_stride, n_blocks,
     _allow_features(builder.function, path)
     emit = Emit(builder)
     x_stride, n_blocks, out_stride = (emit.value(number) for number in (x_stride, n_blocks, out_stride))
-    kind = _FloatTile if layout.is_float else _Int8Tile
+    kind = FloatTile if layout.is_float else Int8Tile
     zero = emit.constant(FLOATS, 0.0)
     sums = [[Variable(emit, zero) for _ in range(count)] for _ in range(lay.GROUPS)]
     kind(emit, layout, path, count, (tile, x, x_stride, n_blocks)).emit_loop(sums)
