@@ -24,6 +24,7 @@ from rwkv_np import sampling
 
 # (rows, columns, vectors): one tile or less, partial tiles at the end, every kernel of tiles.COUNTS.
 PRODUCT_SHAPES = ((1, 32, 1), (32, 64, 2), (33, 96, 15), (100, 256, 4))
+SUPERBLOCK_SHAPES = ((1, 256, 1), (32, 512, 2), (33, 768, 15), (100, 256, 4))
 TIMED_SHAPES = ((2048, 2048), (8192, 2048), (2048, 8192), (4096, 4096))
 FLOAT32 = 2.0**-24  # the error of one rounding
 HEAD = 48  # channels of a head in the tests: not a power of two, and not whole blocks
@@ -33,9 +34,14 @@ def random_rows(format: str, n_rows: int, n_in: int, rng: np.random.Generator) -
     """Random rows as in a file, (n_rows, bytes of a row) uint8; scales of order one."""
     row = FORMATS[format]
     layout = row.layout
+    if layout.is_bfloat:
+        halves = rng.standard_normal((n_rows, n_in)).astype(np.float32).view(np.uint32) >> 16
+        return halves.astype(np.uint16).view(np.uint8)
     if layout.is_float:
         kind = np.float16 if layout.bits == 16 else np.float32
         return rng.standard_normal((n_rows, n_in)).astype(kind).view(np.uint8)
+    if row.block.fields and row.encode is None:
+        return _random_superblocks(row, n_rows, n_in, rng)
     blocks = rng.integers(0, 256, (n_rows, n_in // row.block_size, row.block.itemsize), np.uint8)
     n_scales = 1 + layout.has_min
     kind = np.float16 if layout.scale_bytes == 2 else np.float32
@@ -44,6 +50,15 @@ def random_rows(format: str, n_rows: int, n_in: int, rng: np.random.Generator) -
     if layout.has_outliers:
         _put_outliers(blocks, rng)
     return blocks.reshape(n_rows, -1)
+
+
+def _random_superblocks(row, n_rows, n_in, rng):
+    """Random rows of one of GGUF's types."""
+    raw = rng.integers(0, 256, (n_rows, row.n_bytes(n_in)), np.uint8)
+    blocks = raw.view(row.block)
+    for name in set(row.block.fields) & {"d", "m"}:
+        blocks[name] = rng.standard_normal(blocks.shape)
+    return raw
 
 
 def _put_outliers(blocks, rng):
@@ -67,8 +82,13 @@ def product_bound(raw: np.ndarray, format: str, n_in: int, x: np.ndarray) -> np.
         blocks = weights.reshape(len(raw), -1, lay.BLOCK).max(axis=2)
         weights = weights + 3 * np.repeat(blocks, lay.BLOCK, axis=1)
     magnitudes = np.abs(x).astype(np.float64) @ weights.T
-    n_terms = n_in if row.layout.is_float else 4 * lay.n_blocks_of(n_in)
+    n_terms = n_in if row.layout.is_float else 4 * row.layout.n_parts * lay.n_blocks_of(n_in)
     return (n_terms + 8) * FLOAT32 * magnitudes
+
+
+def product_shapes(format: str) -> tuple:
+    """The shapes to test: rows of whole blocks."""
+    return SUPERBLOCK_SHAPES if FORMATS[format].block_size > lay.BLOCK else PRODUCT_SHAPES
 
 
 def run_product(raw, format, n_in, x, path=None):
@@ -474,6 +494,6 @@ CASES = {
 }  # fmt: skip
 
 __all__ = [
-    "CASES", "FORMATS", "PRODUCT_SHAPES", "TIMED_SHAPES", "Case", "matmul_reference", "product_bound",
+    "CASES", "FORMATS", "TIMED_SHAPES", "Case", "matmul_reference", "product_bound", "product_shapes",
     "random_rows", "run_product",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.emit import BYTE_LANES, FLOATS, INTS, Emit
 
 # Which parts of its input vectors a matrix reads.
-WANTS_INT8, WANTS_FLOAT = 1, 2
+WANTS_INT8, WANTS_FLOAT, WANTS_HALVES = 1, 2, 4
 TINIEST = 1e-30
 
 
@@ -34,7 +34,9 @@ class Rows(NamedTuple):
 
 def wants(layout: lay.Layout) -> int:
     """Which parts of a vector's row a matrix of this layout reads."""
-    return WANTS_FLOAT if layout.is_float else WANTS_INT8 | (WANTS_FLOAT if layout.has_outliers else 0)
+    if layout.is_float:
+        return WANTS_FLOAT
+    return WANTS_INT8 | (WANTS_FLOAT if layout.has_outliers else 0) | (WANTS_HALVES if layout.n_parts == 2 else 0)
 
 
 def quantize_reference(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,29 +48,31 @@ def quantize_reference(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return quants.reshape(x.shape), scales
 
 
-def emit_quantized(emit, halves, row, n_blocks, block):
+def emit_quantized(emit, halves, row, n_blocks, block, wanted):
     """Write quants, scale and sums of one block, given as two vectors of 16 floats."""
     magnitudes = [half.as_kind(INTS) & 0x7FFFFFFF for half in halves]
     # Non-negative floats sort like integers. An integer maximum avoids the NaN rules of a float maximum.
     largest = emit.largest((magnitudes[0] >= magnitudes[1]).choose(*magnitudes)).as_kind(FLOATS.element)
     scale = largest * (1 / 127)
     inverse = emit.splat((scale < TINIEST).choose(0.0, emit.constant(FLOATS.element, 1.0) / scale))
-    total = emit.constant(INTS, 0)
+    nearest = []
     for i, half in enumerate(halves):
         # Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, on every target.
-        nearest = (half * inverse + 12582912.0).as_kind(INTS) - 0x4B400000
-        emit.store(nearest.converted("trunc", BYTE_LANES), row, block * lay.BLOCK + 16 * i)
-        total = total + nearest
-    total = emit.sum(total)
+        nearest.append((half * inverse + 12582912.0).as_kind(INTS) - 0x4B400000)
+        emit.store(nearest[i].converted("trunc", BYTE_LANES), row, block * lay.BLOCK + 16 * i)
+    total = emit.sum(nearest[0] + nearest[1])
     emit.store(scale, row, n_blocks * lay.SCALES + block * 4)
     emit.store(total.converted("sitofp", FLOATS.element) * scale, row, n_blocks * lay.SUMS + block * 4)
     emit.store(total * -8, row, n_blocks * lay.ZEROS + block * 4)
+    with emit.when((wanted & WANTS_HALVES) >= 1):
+        first, second = (emit.sum(half) for half in nearest)
+        emit.store((first << 16) + second, row, n_blocks * lay.HALVES + block * 4)
 
 
 def emit_block(emit, halves, row, n_blocks, block, wanted):
     """Write the parts of one block that `wanted` names, given as two vectors of 16 floats."""
     with emit.when((wanted & WANTS_INT8) >= 1):
-        emit_quantized(emit, halves, row, n_blocks, block)
+        emit_quantized(emit, halves, row, n_blocks, block, wanted)
     with emit.when((wanted & WANTS_FLOAT) >= 1):
         for i, half in enumerate(halves):
             emit.store(half, row, n_blocks * lay.VALUES + block * (4 * lay.BLOCK) + 64 * i)

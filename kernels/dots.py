@@ -144,6 +144,21 @@ class Avx2(Pairs):
 DOTS = {"generic": Generic, "neon": Neon, "avx2": Avx2, "vnni": Vnni}
 
 
+def multiply_pairs(emit, a, b, path):
+    """For 16 lanes of two 16-bit numbers: the sum of both products as int32."""
+    if path == "vnni":
+        return emit.call("llvm.x86.avx512.pmaddw.d.512", INTS, a.as_kind(SHORTS), b.as_kind(SHORTS))
+    if path == "avx2":
+        ints8, parts = ir.VectorType(I32, 8), []
+        for start in (0, 16):
+            halves = [emit.part(x.as_kind(SHORTS), start, 16) for x in (a, b)]
+            parts.append(emit.call("llvm.x86.avx2.pmadd.wd", ints8, *halves))
+        return emit.join(parts)
+    low = [(x << 16).shifted_right(16, signed=True) for x in (a, b)]
+    high = [x.shifted_right(16, signed=True) for x in (a, b)]
+    return low[0] * low[1] + high[0] * high[1]
+
+
 def half_to_float(emit, halves, path):
     """Convert 16 float16, given as int16 bits, to float32."""
     if path != "generic":
@@ -168,3 +183,33 @@ def look_up(emit, pointer, offset, indexes, path):
         place = offset + wide[lane] * 4
         found = emit.builder.insert_element(found, emit.load(pointer, place, ir.FloatType()).llvm, I32(lane))
     return emit.value(found)
+
+
+def look_up_bytes(emit, table, indexes, path):
+    """For 64 bytes: the byte at index `indexes` (0..15) of a table of 16 constants."""
+    if path == "vnni":
+        values = _bytes(emit, 4 * table)
+        return emit.call("llvm.x86.avx512.pshuf.b.512", BYTES, values, indexes)
+    if path == "avx2":
+        kind = ir.VectorType(I8, 32)
+        parts = [emit.part(indexes, start, 32) for start in (0, 32)]
+        return emit.join([emit.call("llvm.x86.avx2.pshuf.b", kind, _bytes(emit, 2 * table), part) for part in parts])
+    if path == "neon":
+        kind = ir.VectorType(I8, 16)
+        parts = [emit.part(indexes, start, 16) for start in (0, 16, 32, 48)]
+        return emit.join([emit.call("llvm.aarch64.neon.tbl1.v16i8", kind, _bytes(emit, table), part) for part in parts])
+    return _choose_bytes(emit, table, indexes)
+
+
+def _bytes(emit, values):
+    values = [(value + 128) % 256 - 128 for value in values]
+    return emit.value(ir.Constant(ir.VectorType(I8, len(values)), values))
+
+
+def _choose_bytes(emit, table, indexes):
+    """The same with logic alone: each bit of the index halves the candidates."""
+    candidates = [emit.constant(BYTES, (value + 128) % 256 - 128) for value in table]
+    for bit in range(4):
+        is_set = emit.constant(BYTES, 0) - ((indexes.as_kind(SHORTS).shifted_right(bit)).as_kind(BYTES) & 1)
+        candidates = [low ^ (is_set & (low ^ high)) for low, high in zip(candidates[::2], candidates[1::2])]
+    return candidates[0]

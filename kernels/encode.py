@@ -293,7 +293,10 @@ def encode(format: Format, x: np.ndarray) -> tuple[np.ndarray, float, int]:
     """Quantize x (n_blocks, block_size) float32 with the format's kernel, or with its reference if it has no kernel.
 
     Returns  (blocks, sum of squared errors, number of values in the blocks' heads that overflowed float16)
+    Raises   ValueError: the format has no encoder
     """
+    if format.encode is None:
+        raise ValueError(f"{format.name} has no encoder")
     if format.kernel is None:
         found = format.encode(x)
         difference = (format.decode(found) - x).reshape(-1)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from rwkv_np.kernels import blocks
+from rwkv_np.kernels import blocks, superblocks
 from rwkv_np.kernels.layout import Layout
 
 
@@ -23,7 +23,7 @@ class Format:
     layout      its arrangement in tiles, and the meaning of its quants
     block       the bytes of one block in a file, as a dtype: scales first, the quants last
     decode      blocks (...,) -> float32 (..., block_size), the definition
-    encode      float32 (..., block_size) -> blocks (...,), the definition
+    encode      float32 (..., block_size) -> blocks (...,), the definition; None: there is none, files are only read
     kernel      the name of a faster encoder in `encode.KERNELS`, if any
     block_size  weights in a block, along a row
     pairs       neighbours share a byte of quants (version 100), instead of columns 16 apart
@@ -33,7 +33,7 @@ class Format:
     layout: Layout
     block: np.dtype
     decode: Callable[[np.ndarray], np.ndarray]
-    encode: Callable[[np.ndarray], np.ndarray]
+    encode: Callable[[np.ndarray], np.ndarray] | None
     kernel: str | None = None
     block_size: int = blocks.BLOCK_SIZE
     pairs: bool = False
@@ -56,6 +56,15 @@ class Format:
     def n_bytes(self, n_weights: int) -> int:
         """Bytes that `n_weights` take in a file; a row must fill whole blocks."""
         return n_weights // self.block_size * self.block.itemsize
+
+
+_TABLE = tuple(superblocks.TABLE.tolist())
+
+
+def _super(name: str, layout: Layout) -> Format:
+    """A row for a type of superblocks.SUPERBLOCK weights."""
+    block, decode = superblocks.TYPES[name]
+    return Format(name, layout, block, decode, None, block_size=superblocks.SUPERBLOCK)
 
 
 FORMATS = {
@@ -82,5 +91,14 @@ FORMATS = {
             "Q4_1_O", Layout(4, has_min=True, has_outliers=True),
             blocks.Q4_1_O, blocks.decode_q4_1_o, blocks.encode_q4_1_o, "q4_1_o", pairs=True,
         ),
+        # GGUF's other types.
+        Format("BF16", Layout(16, is_bfloat=True), np.dtype("<u2"), superblocks.decode_bf16, None, block_size=1),
+        Format("IQ4_NL", Layout(4, table=_TABLE), superblocks.IQ4_NL, superblocks.decode_iq4_nl, None),
+        _super("IQ4_XS", Layout(4, part_bits=8, table=_TABLE)),
+        _super("Q2_K", Layout(2, has_min=True, part_bits=4, n_parts=2)),
+        _super("Q3_K", Layout(3, zero=4, part_bits=8, n_parts=2)),
+        _super("Q4_K", Layout(4, has_min=True, part_bits=8)),
+        _super("Q5_K", Layout(5, has_min=True, part_bits=8)),
+        _super("Q6_K", Layout(6, zero=32, part_bits=8, n_parts=2)),
     )
 }  # fmt: skip

@@ -15,6 +15,8 @@ from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.blocks import NO_OUTLIER
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.formats import Format
+from rwkv_np.kernels.planes import numbers as super_numbers
+from rwkv_np.kernels.planes import pack_super_row, planes
 from rwkv_np.kernels.pointers import (
     address,
     clear_bytes,
@@ -126,7 +128,7 @@ def _pack_float_row(source, row, n_in, size, target):
 
 
 @region()
-def _pack_rows(raw, n_in, n_blocks, numbers, target, start, stride, tile_bytes):
+def _pack_rows(raw, n_in, n_blocks, numbers, super_numbers, planes, target, start, stride, tile_bytes):
     n_rows, row_bytes = raw.shape
     for tile in prange((n_rows + TILE_ROWS - 1) // TILE_ROWS):
         place = address(target, start + tile * stride)
@@ -135,6 +137,8 @@ def _pack_rows(raw, n_in, n_blocks, numbers, target, start, stride, tile_bytes):
             source = address(raw, (tile * TILE_ROWS + row) * row_bytes)
             if numbers[0] >= 16:
                 _pack_float_row(source, row, n_in, numbers[0] // 8, place)
+            elif planes.shape[0]:
+                pack_super_row(source, row, n_blocks, super_numbers, planes, place)
             else:
                 _pack_row(source, row, n_blocks, numbers, place)
 
@@ -181,9 +185,9 @@ def pack(raw: np.ndarray, format: Format, n_in: int, target: np.ndarray, place: 
     end = place.start + (place.n_tiles - 1) * place.stride + place.tile_bytes
     if (place.n_tiles, place.tile_bytes) != (alone.n_tiles, alone.tile_bytes) or end > target.size:
         raise ValueError(f"{place}: {n_rows} rows of {n_in} weights do not fit in {target.size} bytes")
-    n_blocks, numbers = lay.n_blocks_of(n_in), _numbers(format)
+    numbers = lay.n_blocks_of(n_in), _numbers(format), super_numbers(format), planes(format)
     with one_at_a_time:
-        _pack_rows.enter(raw, n_in, n_blocks, numbers, target, place.start, place.stride, place.tile_bytes)
+        _pack_rows.enter(raw, n_in, *numbers, target, place.start, place.stride, place.tile_bytes)
 
 
 def unpack_reference(raw: np.ndarray, format: Format, n_in: int, outliers: bool = True) -> np.ndarray:

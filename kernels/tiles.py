@@ -16,13 +16,14 @@ The reference is `matmul.matmul_reference`.
 import functools
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import compile_c
 from rwkv_np.kernels.dispatch import target_features
-from rwkv_np.kernels.dots import DOTS, half_to_float, look_up
-from rwkv_np.kernels.emit import BYTE_LANES, BYTES, F32, FLOATS, HALVES, I32, INTS, SHORTS, Emit, Variable
+from rwkv_np.kernels.dots import DOTS, half_to_float, look_up, look_up_bytes, multiply_pairs
+from rwkv_np.kernels.emit import BYTE_LANES, BYTES, F32, FLOATS, HALVES, I8, I16, I32, INTS, SHORTS, Emit, Variable
 from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.pointers import KERNEL_ARGS
 
@@ -45,27 +46,34 @@ AHEAD = {1: NEAR, 2: FAR, 4: FAR, 8: FAR}
 
 
 def _unpack(emit, layout, path, tile, start, step, raw):
-    """The 64 weight bytes of one step; `raw` stores what two steps share."""
+    """The 64 weight bytes of one step; `raw` stores what several steps share."""
     if layout.bits == 8:
         weights = emit.load(tile, start + 64 * step, BYTES)
         return weights if DOTS[path].signed_weights else weights ^ -128
-    vector, is_high = step % 4, step >= 4
-    if vector not in raw:
-        raw[vector] = emit.load(tile, start + 64 * vector, BYTES)
-    nibbles = raw[vector]
-    if is_high:
-        nibbles = nibbles.as_kind(SHORTS).shifted_right(4).as_kind(BYTES)
-    nibbles = nibbles & 15
-    if layout.bits == 5:
-        if "fifth" not in raw:
-            raw["fifth"] = emit.load(tile, start + 256, SHORTS)
-        bits = raw["fifth"] << (4 - step) if step <= 4 else raw["fifth"].shifted_right(step - 4)
-        nibbles = nibbles | (bits.as_kind(BYTES) & 16)
-    return nibbles
+    quants, at = None, 0
+    for bits in lay.PLANES[layout.bits]:
+        part = _plane(emit, tile, start + 64 * at, step, bits, at, raw)
+        quants, at = part if quants is None else quants | part, at + bits
+    if layout.table:
+        return look_up_bytes(emit, [value + _zero_point(layout, path) for value in layout.table], quants, path)
+    return quants
+
+
+def _plane(emit, tile, start, step, bits, at, raw):
+    """The bits of one step in a plane of `bits` bits that starts at `start`, moved to bit `at` of each byte."""
+    vector, shift = step % bits, bits * (step // bits) - at
+    if (at, vector) not in raw:
+        raw[at, vector] = emit.load(tile, start + 64 * vector, SHORTS)
+    words = raw[at, vector]
+    if shift > 0:
+        words = words.shifted_right(shift)
+    elif shift < 0:
+        words = words << -shift
+    return words.as_kind(BYTES) & ((2**bits - 1) << at)
 
 
 def _zero_point(layout, path):
-    if layout.bits == 8 and not DOTS[path].signed_weights:
+    if layout.weight_max == 128 and not DOTS[path].signed_weights:
         return 128
     return layout.zero
 
@@ -84,39 +92,73 @@ class _Int8Tile:
     def emit_loop(self, sums):
         """Add all blocks to `sums`, a list of Variables for each group of rows."""
         with self.emit.loop(self.n_blocks) as block:
-            for ahead, level in AHEAD[self.count]:
-                for line in range(ahead, ahead + self.layout.block_bytes, 64):
-                    self.emit.prefetch(self.tile, block * self.layout.block_bytes + line, level)
+            self._prefetch(block)
+            self._find(block)
             for first in range(0, lay.GROUPS, self.together):
                 groups = range(first, first + self.together)
-                dots = self._integer_sums(groups, block)
-                for group in groups:
-                    self._add_scaled(group, block, dots[group], sums[group])
+                raw = {group: {} for group in groups}
+                if self.layout.has_pairs:
+                    self._add_pairs(groups, block, raw, sums)
+                    continue
+                for part in range(self.layout.n_parts):
+                    dots = self._integer_sums(groups, block, part, raw)
+                    for group in groups:
+                        self._add_scaled(group, block, part, dots[group], sums[group])
+
+    def _prefetch(self, block):
+        n_bytes = self.layout.tile_bytes(lay.SUPERBLOCK) // lay.SUPERBLOCK
+        for ahead, level in AHEAD[self.count]:
+            for line in range(ahead, ahead + n_bytes, 64):
+                self.emit.prefetch(self.tile, block * n_bytes + line, level)
+
+    def _find(self, block):
+        """Compute where the block and its scales are in the tile."""
+        layout = self.layout
+        self.head = self.start = block * layout.block_bytes
+        self.part_scales = None
+        if layout.part_bits:
+            within = block & (lay.SUPERBLOCK - 1)
+            self.head = (block.shifted_right(3)) * layout.superblock_bytes
+            self.start = self.head + layout.head + within * layout.block_bytes
+            self.part_scales = self.start
+            if not layout.scales:
+                self.part_scales = self.head + layout.shared_scales + within * layout.part_scales
 
     def _vector_part(self, vector, offset, block, size):
         return self.x_stride * vector + self.n_blocks * offset + block * size
 
-    def _integer_sums(self, groups, block):
+    def _integer_sums(self, groups, block, part, raw):
         emit, dot = self.emit, DOTS[self.path]
-        zero = _zero_point(self.layout, self.path)
         dots = {group: [] for group in groups}
         for vector in range(self.count):
-            initial = emit.constant(INTS, 0)
-            if zero:
-                minus_8_sums = emit.load(self.x, self._vector_part(vector, lay.ZEROS, block, 4), I32)
-                initial = emit.splat(minus_8_sums * (zero // 8))
+            initial = self._minus_zeros(vector, block, part)
             for group in groups:
                 dots[group].append(dot(emit, initial, self.layout.weight_max))
-        raw = {group: {} for group in groups}
-        for step in range(STEPS):
-            self._add_step(groups, block, step, raw, dots)
+        self._add_steps(groups, block, part, raw, dots)
         return dots
+
+    def _add_steps(self, groups, block, part, raw, dots):
+        n_steps = STEPS // self.layout.n_parts
+        for step in range(part * n_steps, (part + 1) * n_steps):
+            self._add_step(groups, block, step, raw, dots)
+
+    def _minus_zeros(self, vector, block, part):
+        """What the zero point adds to each sum of a part."""
+        emit, zero = self.emit, _zero_point(self.layout, self.path)
+        if not zero:
+            return emit.constant(INTS, 0)
+        if self.layout.n_parts == 1:
+            minus_8_sums = emit.load(self.x, self._vector_part(vector, lay.ZEROS, block, 4), I32)
+            return emit.splat(minus_8_sums * (zero // 8))
+        both = self._halves(vector, block)
+        half = both.converted("trunc", I16).converted("sext", I32) if part else (both + 0x8000).shifted_right(16, True)
+        return emit.splat(half * -zero)
 
     def _add_step(self, groups, block, step, raw, dots):
         emit = self.emit
         weights = {}
         for group in groups:
-            start = block * self.layout.block_bytes + self.layout.scales + group * self.layout.group_quants
+            start = self.start + self.layout.scales + group * self.layout.group_quants
             weights[group] = _unpack(emit, self.layout, self.path, self.tile, start, step, raw[group])
         for vector in range(self.count):
             four = emit.load(self.x, self._vector_part(vector, 0, block, lay.BLOCK) + 4 * step, I32)
@@ -124,31 +166,91 @@ class _Int8Tile:
             for group in groups:
                 dots[group][vector].add(weights[group], activations)
 
-    def _scale(self, group, block, index):
-        """d (index 0) or m (index 1) of 16 rows."""
-        layout, size = self.layout, self.layout.scale_bytes
-        start = block * layout.block_bytes + lay.TILE_ROWS * size * index + 16 * size * group
+    def _scale(self, group, part, index):
+        """d (index 0) or m (index 1) of a part of 16 rows."""
+        scale = self._shared_scale(group, index)
+        if not self.layout.part_bits:
+            return scale
+        start = self.part_scales + lay.TILE_ROWS * (self.layout.n_parts * index + part) + 16 * group
+        numbers = self.emit.load(self.tile, start, BYTE_LANES).converted("sext", INTS)
+        return numbers.converted("sitofp", FLOATS) * scale  # exact: at most 8 bits times 11
+
+    def _shared_scale(self, group, index):
+        """d (index 0) or m (index 1) of 16 rows, as stored in a file."""
+        size = self.layout.scale_bytes
+        start = self.head + lay.TILE_ROWS * size * index + 16 * size * group
         if size == 4:
             return self.emit.load(self.tile, start, FLOATS)
         return half_to_float(self.emit, self.emit.load(self.tile, start, HALVES), self.path)
 
-    def _add_scaled(self, group, block, dots, sums):
+    def _add_scaled(self, group, block, part, dots, sums):
         emit, layout = self.emit, self.layout
-        d = self._scale(group, block, 0)
-        m = self._scale(group, block, 1) if layout.has_min else None
+        d = self._scale(group, part, 0)
+        m = self._scale(group, part, 1) if layout.has_min else None
         outliers = self._outliers(group, block, m) if layout.has_outliers else None
         for vector in range(self.count):
             scale = emit.splat(emit.load(self.x, self._vector_part(vector, lay.SCALES, block, 4), F32))
             total = dots[vector].total().converted("sitofp", FLOATS) * scale
             result = emit.fma(total, d, sums[vector].get())
             if m is not None:
-                part = emit.load(self.x, self._vector_part(vector, lay.SUMS, block, 4), F32)
-                result = emit.fma(m, emit.splat(part), result)
+                part_sum = emit.load(self.x, self._vector_part(vector, lay.SUMS, block, 4), F32)
+                result = emit.fma(m, emit.splat(part_sum), result)
             if outliers is not None:
                 difference, columns = outliers
                 values = self._vector_part(vector, lay.VALUES, block, 4 * lay.BLOCK)
                 result = emit.fma(difference, look_up(emit, self.x, values, columns, self.path), result)
             sums[vector].set(result)
+
+    def _halves(self, vector, block):
+        """65536 times the sum of a block's first 16 activations plus the sum of the others."""
+        return self.emit.load(self.x, self._vector_part(vector, lay.HALVES, block, 4), I32)
+
+    # --- two parts whose sums fit in 16 bits ---
+
+    def _add_pairs(self, groups, block, raw, sums):
+        dots = self._pair_sums(groups, block, raw)
+        for group in groups:
+            self._add_scaled_pairs(group, block, dots[group], sums[group])
+
+    def _pair_sums(self, groups, block, raw):
+        """Both sums of each row in one lane: the first part's in the upper 16 bits, the second's in the lower."""
+        emit, dot, zero = self.emit, DOTS[self.path], self.layout.zero
+        nothing = emit.constant(INTS, 0)
+        dots = {group: [dot(emit, nothing, self.layout.weight_max) for _ in range(self.count)] for group in groups}
+        self._add_steps(groups, block, 0, raw, dots)
+        for vector in range(self.count):
+            # The lower sum is stored plus 2^15, so that a negative one does not take one from the upper.
+            add = emit.constant(INTS, 0x8000)
+            if zero:
+                add = emit.splat(self._halves(vector, block) * -zero + 0x8000)
+            for group in groups:
+                initial = (dots[group][vector].total() << 16) + add
+                dots[group][vector] = dot(emit, initial, self.layout.weight_max)
+        self._add_steps(groups, block, 1, raw, dots)
+        return {group: [found.total() ^ 0x8000 for found in dots[group]] for group in groups}
+
+    def _add_scaled_pairs(self, group, block, dots, sums):
+        emit = self.emit
+        scales, minima = self._pair_scales(group)
+        d = self._shared_scale(group, 0)
+        m = self._shared_scale(group, 1) if minima else None
+        for vector in range(self.count):
+            total = multiply_pairs(emit, dots[vector], scales, self.path).converted("sitofp", FLOATS) * d
+            if minima:
+                both = emit.splat((self._halves(vector, block) + 0x8000) ^ 0x8000)
+                total = emit.fma(multiply_pairs(emit, both, minima, self.path).converted("sitofp", FLOATS), m, total)
+            scale = emit.splat(emit.load(self.x, self._vector_part(vector, lay.SCALES, block, 4), F32))
+            sums[vector].set(emit.fma(total, scale, sums[vector].get()))
+
+    def _pair_scales(self, group):
+        """The integers of d of both parts of 16 rows, as 16-bit numbers in the order of the sums, and those of m."""
+        start = self.part_scales + 32 * group
+        if self.layout.part_bits == 8:
+            numbers = self.emit.load(self.tile, start, ir.VectorType(I8, 32)).converted("sext", SHORTS)
+            return numbers.as_kind(INTS), None
+        nibbles = self.emit.load(self.tile, start, HALVES).converted("zext", INTS)
+        nibbles = nibbles | (nibbles << 12)
+        return nibbles & 0x000F000F, nibbles.shifted_right(8) & 0x000F000F
 
     def _outliers(self, group, block, m):
         """For each row, how much its outlier exceeds the minimum (the value of its zero nibble), and its column."""
@@ -160,7 +262,7 @@ class _Int8Tile:
 
 
 class _FloatTile:
-    """Emits the product of float32 vectors with a tile of FP16 or FP32 weights."""
+    """Emits the product of float32 vectors with a tile of FP16, BF16 or FP32 weights."""
 
     UNROLLED = 4  # columns in one iteration of the loop
 
@@ -188,7 +290,10 @@ class _FloatTile:
         start = column * (lay.TILE_ROWS * size) + 16 * size * group
         if size == 4:
             return self.emit.load(self.tile, start, FLOATS)
-        return half_to_float(self.emit, self.emit.load(self.tile, start, HALVES), self.path)
+        halves = self.emit.load(self.tile, start, HALVES)
+        if self.layout.is_bfloat:
+            return (halves.converted("zext", INTS) << 16).as_kind(FLOATS)
+        return half_to_float(self.emit, halves, self.path)
 
 
 def emit_tile_product(builder, layout, path, count, tile, x, x_stride, n_blocks, out, out_stride):

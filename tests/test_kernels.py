@@ -11,9 +11,9 @@ import pytest
 from kernel_cases import (
     CASES,
     FORMATS,
-    PRODUCT_SHAPES,
     matmul_reference,
     product_bound,
+    product_shapes,
     random_rows,
     run_product,
 )
@@ -53,7 +53,7 @@ def threads(request):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_products_match_the_reference(format, path, readonly, threads, rng):
-    for n_rows, n_in, count in PRODUCT_SHAPES:
+    for n_rows, n_in, count in product_shapes(format):
         raw, x = random_rows(format, n_rows, n_in, rng), rng.standard_normal((count, n_in)).astype(np.float32)
         raw.flags.writeable = not readonly
         difference = np.abs(run_product(raw, format, n_in, x, path) - matmul_reference(raw, format, n_in, x))
@@ -73,8 +73,8 @@ def test_float_rows_need_not_fill_blocks(format, n_in, rng):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_vector_has_the_same_product_alone_and_with_others(format, path, rng):
-    raw, x = random_rows(format, 40, 128, rng), rng.standard_normal((15, 128)).astype(np.float32)
-    matrix = PackedMatrix.from_file(raw, format, 128, path)
+    raw, x = random_rows(format, 40, 256, rng), rng.standard_normal((15, 256)).astype(np.float32)
+    matrix = PackedMatrix.from_file(raw, format, 256, path)
     together = matmul(matrix, x)
     for i in range(len(x)):
         np.testing.assert_array_equal(matmul(matrix, x[i : i + 1])[0], together[i])
