@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rwkv_np.errors import FormatError
 from rwkv_np.files.mapped import MappedFile
 from rwkv_np.files.quants import DataType
 
@@ -20,9 +21,11 @@ from rwkv_np.files.quants import DataType
 class Parameter:
     """A view of a mapped file, or of memory.
 
-    shape  PyTorch's order: (n_out, n_in) for a matrix
-    raw    its bytes, uint8, read-only and possibly unaligned; read them through `data`
-    file   the mapped file that contains them; None: they are in memory
+    shape     PyTorch's order: (n_out, n_in) for a matrix
+    raw       its bytes, uint8, read-only and possibly unaligned; read them through `data`
+    file      the mapped file that contains them; None: they are in memory
+    exponent  the weights are those of `raw` times 2 ** exponent: some files contain divided matrices. They are
+              multiplied when they are read, so that a mapped matrix needs no memory
     """
 
     name: str
@@ -30,6 +33,7 @@ class Parameter:
     data_type: DataType
     raw: np.ndarray
     file: MappedFile | None = None
+    exponent: int = 0
 
     def check(self) -> None:
         """Raise FormatError if the file was truncated since it was mapped: called before each read."""
@@ -40,7 +44,9 @@ class Parameter:
     def data(self) -> np.ndarray:
         """The bytes, after checking that the file still has them. Raises FormatError."""
         self.check()
-        return self.raw
+        if not self.exponent:
+            return self.raw
+        return self._scaled(self.raw.view(self.data_type.format.block)).view(np.uint8)
 
     @property
     def n_weights(self) -> int:
@@ -50,14 +56,16 @@ class Parameter:
     def n_bytes(self) -> int:
         return self.raw.size
 
-    def blocks(self) -> np.ndarray:
-        """The blocks of the data type, (n_rows, blocks per row); a vector is one row."""
+    def blocks(self, index: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """The blocks of the data type of the selected rows, (n_rows, blocks per row); a vector is one row."""
+        self.check()
         n_rows = self.n_weights // self.shape[-1]
-        return self.data.view(self.data_type.format.block).reshape(n_rows, -1)
+        found = self.raw.view(self.data_type.format.block).reshape(n_rows, -1)[index]
+        return self._scaled(found) if self.exponent else found
 
     def rows(self, index: slice | np.ndarray) -> np.ndarray:
         """The selected rows, (n, n_in) float32."""
-        x = self.data_type.format.decode(self.blocks()[index])
+        x = self.data_type.format.decode(self.blocks(index))
         return x.reshape(-1, self.shape[-1])
 
     def array(self) -> np.ndarray:
@@ -70,3 +78,25 @@ class Parameter:
         for start in range(0, self.n_weights // self.shape[-1], step):
             part = slice(start, start + step)
             yield part, self.rows(part)
+
+    def _scaled(self, blocks: np.ndarray) -> np.ndarray:
+        """A copy of the blocks, multiplied by 2 ** exponent: exact. Raises FormatError: too large for their type."""
+        found = blocks.copy()
+        fields = [found[name] for name in ("d", "m") if name in (found.dtype.names or ())] or [found]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for values in fields:
+                if self.data_type.name == "BF16":  # the upper half of a float32
+                    floats = np.ldexp((values.astype(np.uint32) << 16).view(np.float32), self.exponent)
+                    before, after = values & 0x7FFF < 0x7F80, np.isfinite(floats)
+                    values[...] = floats.view(np.uint32) >> 16
+                else:
+                    before = np.isfinite(values)
+                    np.ldexp(values, self.exponent, out=values)
+                    after = np.isfinite(values)
+                if (before & ~after).any():
+                    raise FormatError(
+                        self.file.path if self.file else self.name,
+                        f"{self.name} is stored divided by {2**self.exponent}, and multiplied again it is too large for "
+                        f"{self.data_type.name}. Get the model in another type",
+                    )
+        return found

@@ -32,4 +32,4 @@ class ModelConfig(Sizes):
     @property
     def is_quantized(self) -> bool:
         """Whether most matrices have a quantized type."""
-        return self.data_type not in ("FP16", "FP32")
+        return self.data_type not in ("FP16", "BF16", "FP32")

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rwkv_np.errors import FormatError, PathLike
-from rwkv_np.files.format import ModelFile, read_model_file
+from rwkv_np.files.format import ModelFile
 from rwkv_np.models import data_type, header_type, model_config
 from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.containers import read_model
 from rwkv_np.models.registry import identify, named_ranks, other_name_of, title_of
 from rwkv_np.models.state import StateLayout
 from rwkv_np.tokenizers import NAME_OF_SIZE, PILE_SIZE
@@ -22,7 +23,7 @@ Report = dict[str, Any]
 
 def inspect(path: PathLike) -> Report:
     """Everything about the model file at `path`, as plain values for JSON. Raises FormatError, OSError."""
-    file = read_model_file(path)
+    file = read_model(path)
     said, kept = header_type(file), data_type(file)
     found, (config, problem) = identify(file.parameters), _config(file)
     return {
