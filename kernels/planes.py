@@ -122,7 +122,9 @@ def _iq4_xs_scales(high, low):
     for i in range(4):
         for half in range(2):
             part = 4 * half + i
-            scale = (low >> np.uint32(4 * part)) & np.uint32(15) | ((high >> np.uint32(2 * part)) & np.uint32(3)) << np.uint32(4)
+            scale = (low >> np.uint32(4 * part)) & np.uint32(15) | (
+                (high >> np.uint32(2 * part)) & np.uint32(3)
+            ) << np.uint32(4)
             byte = ((scale - np.uint32(32)) & np.uint32(0xFF)) << np.uint32(8 * i)
             if half == 0:
                 first |= byte
@@ -140,7 +142,12 @@ def _put_pairs(words, kind, block_bytes, head, target, place, row):
         pair = second | (first << np.uint32(8))
         if kind == SCALES_Q2_K:
             low, high = np.uint32(0x0F), np.uint32(0xF0)
-            pair = second & low | (first & low) << np.uint32(4) | (second & high) << np.uint32(4) | (first & high) << np.uint32(8)
+            pair = (
+                second & low
+                | (first & low) << np.uint32(4)
+                | (second & high) << np.uint32(4)
+                | (first & high) << np.uint32(8)
+            )
         write_short(np.uint16(pair), target, place + head + block * block_bytes + 2 * row)
 
 

@@ -66,8 +66,7 @@ def convert(
     Source  rwkv.cpp's convert_pytorch_to_ggml.py; the tests compare with its files
     """
     source, destination = arguments.path("source", source), arguments.path("destination", destination)
-    if not isinstance(data_type, str) or data_type not in ("FP16", "FP32"):
-        raise InputError(f"data_type is {arguments.shown(data_type)}; expected FP16 or FP32; quantize writes others")
+    data_type_of(data_type)
     overwrite = arguments.switch("overwrite", overwrite)
     check_destination(destination, source, overwrite)
     checkpoint = open_checkpoint(source)
@@ -92,6 +91,14 @@ def convert(
                     raise _refusal(source, destination, name, tensor, planned, stored) from None
                 verified.result()
     return Converted(len(plan), sum(math.prod(planned.shape) for planned, _ in plan), n_bytes)
+
+
+def data_type_of(name: str) -> DataType:
+    """The type that a user wants for matrices. Raises InputError: it is not "FP16" or "FP32"."""
+    found = by_name(name) if isinstance(name, str) and name in ("FP16", "FP32") else None
+    if found is None:
+        raise InputError(f"data_type is {arguments.shown(name)}; expected FP16 or FP32; quantize writes others")
+    return found
 
 
 def _type(planned: Planned, data_type: str) -> DataType:

@@ -15,6 +15,7 @@ import numpy as np
 from rwkv_np.errors import FormatError
 from rwkv_np.files.mapped import MappedFile
 from rwkv_np.files.quants import DataType
+from rwkv_np.files.scaling import multiplied
 
 
 @dataclass(frozen=True)
@@ -81,22 +82,11 @@ class Parameter:
 
     def _scaled(self, blocks: np.ndarray) -> np.ndarray:
         """A copy of the blocks, multiplied by 2 ** exponent: exact. Raises FormatError: too large for their type."""
-        found = blocks.copy()
-        fields = [found[name] for name in ("d", "m") if name in (found.dtype.names or ())] or [found]
-        with np.errstate(over="ignore", invalid="ignore"):
-            for values in fields:
-                if self.data_type.name == "BF16":  # the upper half of a float32
-                    floats = np.ldexp((values.astype(np.uint32) << 16).view(np.float32), self.exponent)
-                    before, after = values & 0x7FFF < 0x7F80, np.isfinite(floats)
-                    values[...] = floats.view(np.uint32) >> 16
-                else:
-                    before = np.isfinite(values)
-                    np.ldexp(values, self.exponent, out=values)
-                    after = np.isfinite(values)
-                if (before & ~after).any():
-                    raise FormatError(
-                        self.file.path if self.file else self.name,
-                        f"{self.name} is stored divided by {2**self.exponent}, and multiplied again it is too large for "
-                        f"{self.data_type.name}. Get the model in another type",
-                    )
+        found, is_kept = multiplied(blocks, self.exponent)
+        if not is_kept:
+            raise FormatError(
+                self.file.path if self.file else self.name,
+                f"{self.name} is stored divided by {2**self.exponent}, and is too large for {self.data_type.name} when "
+                "it is multiplied again. Get the model in another type",
+            )
         return found

@@ -66,7 +66,7 @@ _FOUND = {
     "pickle": ("is a Python pickle but not a PyTorch checkpoint", "Give the file with the weights"),
     "safetensors": ("is a safetensors checkpoint", _CONVERT),
     "gguf": (
-        "is a GGUF file (llama.cpp)", "Get the .pth or .safetensors checkpoint of the model, and convert it"
+        "is a GGUF file (llama.cpp)", "Give it as a model, or make a model file of it: rwkv-np convert {path} MODEL.bin"
     ),
     "ggml": ("is a ggml file of another program", "Get the .pth checkpoint of the model, and convert it"),
     "lfs": ("is a git-lfs pointer, not the file itself", "Fetch the file: git lfs pull"),

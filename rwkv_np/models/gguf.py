@@ -15,9 +15,10 @@ Source: llama.cpp's converter, and files that it wrote.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,7 +147,7 @@ def _parameters(file: GgufFile, family: Family, head_size: int) -> Iterator[Para
 
 
 def _layer(name: str) -> tuple[int | None, str]:
-    """ "blk.3.attn_norm.bias" -> (3, "attn_norm.bias") """
+    """ "blk.3.attn_norm.bias" -> (3, "attn_norm.bias")"""
     found = re.fullmatch(r"blk\.(0|[1-9]\d{0,5})\.(.+)", name)
     return (int(found[1]), found[2]) if found else (None, name)
 
@@ -177,7 +178,7 @@ def _our_shape(name: str, shape: Shape, head_size: int) -> Shape:
     if len(shape) != 1:
         return shape
     if last == "time_decay" and shape[0] % head_size == 0:
-        return per_channel(shape[0] // head_size, head_size)
+        return (shape[0] // head_size, head_size, 1)
     if last == "r_k" and shape[0] % head_size == 0:
         return (shape[0] // head_size, head_size)
     if last in ("w0", "a0", "v0", "k_k", "k_a", "x_k"):
@@ -207,3 +208,37 @@ def _most_common(record: Architecture, parameters: dict[str, Parameter]) -> int:
         if record.is_quantizable(name, p.shape):
             n_weights[p.data_type.code] += p.n_weights
     return n_weights.most_common(1)[0][0] if n_weights else 0
+
+
+def their_tensors(
+    record: Architecture, parameters: Mapping[str, Parameter]
+) -> Iterator[tuple[str, Shape, list[Parameter]]]:
+    """The other way: (name, shape, parameters to join) of each tensor in a GGUF file, in the order of `parameters`."""
+    is_v6 = record is v6.RECORD
+    names = next(family.names for family in FAMILIES.values() if family.record is record)
+    for name, p in parameters.items():
+        if name in _OUTER:
+            yield _OUTER[name], p.shape, [p]
+            continue
+        _, layer, ours = name.split(".", 2)
+        if layer == "0" and not is_v6 and names[ours] in _UNREAD:
+            continue
+        if is_v6 and ours == f"att.{v6.MIX}_{v6.MIXES[0]}":
+            joined = [parameters[f"{name[:-1]}{letter}"] for letter in v6.MIXES]
+            yield f"blk.{layer}.{_FUSED}", (len(joined), 1, 1, *p.shape), joined
+        elif not (is_v6 and ours.startswith(f"att.{v6.MIX}_") and ours[-1] in v6.MIXES):
+            yield f"blk.{layer}.{names[ours]}", _their_shape(ours, p.shape), [p]
+    if not is_v6:
+        for i in range(3):  # llama.cpp needs them in the first layer, and does not read them
+            p = parameters[f"blocks.0.att.a{i}"]
+            yield f"blk.0.time_mix_v{i}.weight", _their_shape(f"att.v{i}", p.shape), [p]
+
+
+def _their_shape(name: str, shape: Shape) -> Shape:
+    last = name.rpartition(".")[2]
+    if last == "x_rwkvag":
+        return (shape[0], 1, 1, shape[-1])
+    if last in ("time_decay", "r_k") or (len(shape) == 3 and shape[:2] == (1, 1)):
+        return (math.prod(shape),)
+    # (H, N, 1), or (N, 1) for a single head, is (H, N) there.
+    return (math.prod(shape) // shape[-2], shape[-2]) if last == "time_faaaa" else shape
