@@ -12,6 +12,7 @@ import click
 from rwkv_np.cli import Command
 from rwkv_np.cli.progress import byte_progress
 from rwkv_np.conversion.convert import Converted, Progress, convert
+from rwkv_np.conversion.folder import is_repository
 from rwkv_np.conversion.from_gguf import from_gguf
 from rwkv_np.conversion.to_gguf import to_gguf
 from rwkv_np.errors import FormatError
@@ -34,7 +35,8 @@ _TYPES = {"FP16": "FP16", "FP32": "FP32", "float16": "FP16", "float32": "FP32"}
 def command(source: str, destination: str, data_type: str, decode: bool, overwrite: bool, as_json: bool) -> None:
     """Write the RWKV checkpoint SOURCE to DESTINATION as a model file of rwkv.cpp's format.
 
-    SOURCE is a .pth or .safetensors file, or hf://OWNER/REPO/FILE to download one.
+    SOURCE is a .pth or .safetensors file, or hf://OWNER/REPO/FILE to download one; or a folder in the layout of
+    the transformers library, or hf://OWNER/REPO to download it.
     DATA_TYPE is FP16 (the default) or FP32.
 
     SOURCE may also be a GGUF file: types that both formats have stay as they are. And a model file of
@@ -42,7 +44,7 @@ def command(source: str, destination: str, data_type: str, decode: bool, overwri
     """
     # Before a download of gigabytes, not after it.
     check_destination(destination, None if is_remote(source) else source, overwrite)
-    path = fetch(source) if is_remote(source) else source
+    path = fetch(source) if is_remote(source) and not is_repository(source) else source
     start = time.perf_counter()
     with byte_progress("Converting") as progress:
         result = _converted(path, destination, _TYPES[data_type], decode, overwrite, progress)
@@ -61,13 +63,14 @@ def _converted(
 ) -> Converted:
     """What both names ask for: the source says what it is, and a destination that ends in .gguf is one."""
     becomes_gguf = destination.lower().endswith(".gguf")
-    if not os.path.isdir(source) and is_gguf(source):
+    is_file = os.path.isfile(source)
+    if is_file and is_gguf(source):
         if becomes_gguf:
             raise FormatError(source, "is a GGUF file already; give the destination another ending, such as .bin")
         return from_gguf(source, destination, data_type, decode=decode, overwrite=overwrite, progress=progress)
     if not becomes_gguf:
         return convert(source, destination, data_type, overwrite=overwrite, progress=progress)
-    if os.path.isdir(source) or kind(source) in ("checkpoint", "legacy", "safetensors"):
+    if not is_file or kind(source) in ("checkpoint", "legacy", "safetensors"):
         first = "Make a model file first: rwkv-np convert SOURCE MODEL.bin"
         raise FormatError(source, f"is a checkpoint, and only a model file becomes a GGUF file. {first}")
     return to_gguf(source, destination, overwrite=overwrite, progress=progress)

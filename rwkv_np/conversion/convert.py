@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rwkv_np import arguments
 from rwkv_np.conversion.checkpoint import Checkpoint, open_checkpoint
 from rwkv_np.conversion.finite import Unfit, are_finite
+from rwkv_np.conversion.folder import is_repository
 from rwkv_np.conversion.mapped_tensor import MappedTensor
 from rwkv_np.errors import CheckpointError, InputError, PathLike
 from rwkv_np.files.format import (
@@ -68,11 +69,12 @@ def convert(
     source, destination = arguments.path("source", source), arguments.path("destination", destination)
     data_type_of(data_type)
     overwrite = arguments.switch("overwrite", overwrite)
-    check_destination(destination, source, overwrite)
+    local = None if is_repository(source) else source
+    check_destination(destination, local, overwrite)
     checkpoint = open_checkpoint(source)
     plan = [(planned, _type(planned, data_type)) for planned in checkpoint.plan]
     n_bytes = HEADER_BYTES + sum(parameter_bytes(p.name, p.shape, stored) for p, stored in plan)
-    check_destination(destination, source, overwrite, n_bytes)
+    check_destination(destination, local, overwrite, n_bytes)
     # A second thread computes the checksum of a tensor while this one converts it.
     with new_file(destination, overwrite=overwrite) as file, ThreadPoolExecutor(1) as second:
         write_header(file, _header(checkpoint, data_type))

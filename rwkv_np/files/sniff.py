@@ -136,8 +136,8 @@ def _describe_folder(path: str) -> str:
     """What the folder is; a folder of the transformers library is recognized by its config.json."""
     if os.path.exists(os.path.join(path, "config.json")):
         return (
-            "is a folder of the transformers library, whose parameter names differ from the expected "
-            "ones; use BlinkDL's .pth of the model: hf://BlinkDL/..."
+            "is a folder of the transformers library. Make a model file of it: "
+            f"rwkv-np convert {shlex.quote(path)} MODEL-FP16.bin"
         )
     return "is a folder; give the file with the weights"
 
