@@ -311,6 +311,20 @@ def test_a_float_file_is_quantized_as_the_model_file_is(tmp_path):
     assert {n: p.data.tobytes() for n, p in found.items()} == {n: p.data.tobytes() for n, p in expected.items()}
 
 
+@pytest.mark.parametrize("data_type", ["FP32", "FP16", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_not_converted(tmp_path, data_type, value):
+    def change(metadata, tensors):
+        shape, kind, data = tensors["blk.1.time_mix_key.weight"]
+        blocks = np.frombuffer(data, kind.format.block).copy()
+        (blocks["d"] if blocks.dtype.names else blocks)[-1] = value
+        tensors["blk.1.time_mix_key.weight"] = shape, kind, blocks.tobytes()
+
+    changed = rewritten(own(tmp_path, "v7", data_type)[1], change)
+    with pytest.raises(FormatError, match=r"blocks.1.att.key.weight contains values that are not finite numbers"):
+        from_gguf(changed, tmp_path / "x.bin", "FP16" if data_type == "FP16" else "FP32")
+
+
 def test_an_inspection_shows_the_metadata(tmp_path):
     _, path = own(tmp_path, "v7", "Q4_0")
     report = inspect(path)

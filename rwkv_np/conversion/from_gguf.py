@@ -29,6 +29,7 @@ from rwkv_np.files.format import (
 from rwkv_np.files.output import check_destination, new_file
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DataType, by_name
+from rwkv_np.files.scaling import floats_of
 from rwkv_np.models import model_config
 from rwkv_np.models.gguf import read_gguf
 
@@ -88,18 +89,22 @@ def is_vector(p: Parameter) -> bool:
 
 def _pieces(path: str, p: Parameter, stored: DataType) -> Iterator[np.ndarray]:
     """The data in that type, some rows at a time."""
-    if stored.name == p.data_type.name:
-        step = max(1, CHUNK // p.shape[-1])
-        for start in range(0, p.n_weights // p.shape[-1], step):
-            yield np.ascontiguousarray(p.blocks(slice(start, start + step))).view(np.uint8)
-        return
-    for _, values in p.chunks(CHUNK):
-        if not are_finite(values, stored.name):
+    step = max(1, CHUNK // p.shape[-1])
+    for start in range(0, p.n_weights // p.shape[-1], step):
+        rows = slice(start, start + step)
+        if stored.name == p.data_type.name:
+            piece = np.ascontiguousarray(p.blocks(rows))
+            is_finite = all(np.isfinite(numbers).all() for numbers in floats_of(piece))
+        else:
+            values = p.rows(rows)
+            is_finite = are_finite(values, stored.name)
+            piece = np.ascontiguousarray(values, stored.format.block) if is_finite else values
+        if not is_finite:
             raise FormatError(
                 path, f"{p.name} contains values that are not finite numbers in {stored.name}. If FP32 fails too, the "
                 "file is damaged: copy or download it again"
             )  # fmt: skip
-        yield np.ascontiguousarray(values, stored.format.block)
+        yield piece.view(np.uint8)
 
 
 def _most_common(plan: list[tuple[Parameter, DataType]]) -> DataType:

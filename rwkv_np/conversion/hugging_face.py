@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from rwkv_np.conversion.folder import Folder
 from rwkv_np.conversion.mapped_tensor import MappedTensor
 from rwkv_np.errors import CheckpointError
@@ -87,7 +85,8 @@ def check_config(folder: Folder) -> None:
         if key in config and config[key] != expected:
             raise CheckpointError(folder.path, f"its config says {key} = {config[key]!r}; supported: {expected!r}")
     values = config.get("value_dim")
-    if values is not None and any(value != config.get("hidden_size") for value in np.ravel(values).tolist()):
+    values = values if isinstance(values, list) else [values]
+    if any(value is not None and value != config.get("hidden_size") for value in values):
         raise CheckpointError(folder.path, "its config says another value_dim than hidden_size, which is not supported")
     size, epsilon = config.get("head_dim"), config.get("norm_eps", 1e-5)
     if size is not None and not _is_close(size, epsilon):

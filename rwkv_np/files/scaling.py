@@ -12,8 +12,12 @@ import numpy as np
 def multiplied(blocks: np.ndarray, exponent: int) -> tuple[np.ndarray, bool]:
     """(the blocks times 2 ** exponent, whether all finite numbers stayed finite); uint16 numbers are bfloat16."""
     found = blocks.copy()
-    names = [name for name in ("d", "m") if name in (found.dtype.names or ())]
-    return found, all([_multiply(values, exponent) for values in ([found[name] for name in names] or [found])])
+    return found, all([_multiply(values, exponent) for values in floats_of(found)])
+
+
+def floats_of(blocks: np.ndarray) -> list[np.ndarray]:
+    """Views of the floating-point numbers of blocks: the scales and minima, or the weights themselves."""
+    return [blocks[name] for name in ("d", "m") if name in (blocks.dtype.names or ())] or [blocks]
 
 
 def _multiply(values: np.ndarray, exponent: int) -> bool:

@@ -6,6 +6,7 @@ together with the problem: that is the purpose of an inspection.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -59,6 +60,8 @@ def _gguf(file: ModelFile) -> dict[str, Any] | None:
 def _shown(value: Value) -> Any:
     if isinstance(value, Array):
         return f"an array of {len(value):,}"
+    if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
+        return str(value)
     return as_line(value, 80) if isinstance(value, str) else value
 
 
