@@ -6,6 +6,7 @@ also reads and writes, is not counted in the maximum. The bandwidth is measured 
 timing; the reported share is the median of these pairs.
 
     python bench/model.py --shape 1b5 --format Q4_1 [--head-fp16]
+    python bench/model.py --shape v7-1b5 --format Q4_K
     python bench/model.py MODEL.bin
 
 The last line is one JSON document.
@@ -16,36 +17,48 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
 import numpy as np
 from measure import float32_rate
 from shapes import SHAPES
-from synthetic import write_synthetic
+from synthetic import synthetic_model, write_synthetic
 
 from rwkv_np.evaluation.machine import processor
 from rwkv_np.evaluation.speed import decode, prefill, seconds
 from rwkv_np.files.format import read_model_file
+from rwkv_np.files.parameter import Parameter
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.models import model_config
+from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.engine import Engine
 
 FORMATS = ("FP32", "FP16", "Q4_0", "Q4_1", "Q4_1_O", "Q5_0", "Q5_1", "Q8_0")
+GGUF_FORMATS = ("BF16", "IQ4_NL", "IQ4_XS", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")  # models in memory
 PROMPTS = (16, 128, 512)
+
+
+Source = Callable[[], tuple[ModelConfig, Mapping[str, Parameter]]]
+
+
+def from_file(path: Path) -> tuple[ModelConfig, Mapping[str, Parameter]]:
+    """The configuration and the parameters of a model file."""
+    file = read_model_file(path)
+    return model_config(file), file.parameters
 
 
 def load(path: Path, **options) -> Engine:
     """The fused engine on the model file at `path`."""
-    file = read_model_file(path)
-    return Engine(model_config(file), file.parameters, **options)
+    return Engine(*from_file(path), **options)
 
 
-def load_seconds(path: Path, **options) -> tuple[Engine, float]:
+def load_seconds(source: Source, **options) -> tuple[Engine, float]:
     """The model, and its loading time with a warm page cache and compiled kernels."""
-    load(path, **options)  # compiles the kernels, and fills the page cache
+    Engine(*source(), **options)  # compiles the kernels, and fills the page cache
     models = []
-    taken = seconds(lambda: models.append(load(path, **options)))
+    taken = seconds(lambda: models.append(Engine(*source(), **options)))
     return models[0], taken
 
 
@@ -63,16 +76,17 @@ def is_matrix(model: Engine, shape: tuple[int, ...]) -> bool:
     return len(shape) > 1 and model.config.n_embd in shape[-2:] and min(shape[-2:]) > 1
 
 
-def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:
+def card(name: str, source: Source, threads: int | None, head_q8_0: bool | None) -> dict:
     """All measurements, in the order of the output lines."""
     options = {"threads": threads, "head_q8_0": head_q8_0}
-    model, loading = load_seconds(path, **options)
+    model, loading = load_seconds(source, **options)
     anonymous = resident_anonymous()
     decoding = decode(model)
     prompts = {n: prefill(model, n) for n in PROMPTS}
     rate, float32 = prompts[128] * matrix_operations(model), float32_rate(4096, model.config.n_embd, 128)
+    n_bytes = sum(parameter.n_bytes for parameter in source()[1].values())
     return {
-        "model": path.name, "version": model.config.record.title, "type": model.config.data_type,
+        "model": name, "version": model.config.record.title, "type": model.config.data_type,
         "layers": model.config.n_layer, "n_embd": model.config.n_embd, "processor": processor(),
         "threads": model.n_threads, "kernels": model.kernels.path, "head_q8_0": head_q8_0,
         "bytes_per_token": model.n_bytes_per_token, "state_bytes": model.state_layout.n_bytes,
@@ -84,7 +98,7 @@ def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:
         "prefill_over_decode": prompts[128] / decoding.tokens_per_s,
         "prefill_gop_s": rate / 1e9, "numpy_float32_gop_s": float32 / 1e9,
         "prefill_over_numpy": rate / float32,
-        "load_s": loading, "load_gb_s": path.stat().st_size / loading / 1e9,
+        "load_s": loading, "load_gb_s": n_bytes / loading / 1e9,
         "rss_anon_gb": anonymous / 1e9 if anonymous else None,
     }  # fmt: skip
 
@@ -92,7 +106,9 @@ def card(path: Path, threads: int | None, head_q8_0: bool | None) -> dict:
 @click.command(context_settings={"show_default": True})
 @click.argument("model", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--shape", type=click.Choice(list(SHAPES)), help="Create a random model with this published shape.")
-@click.option("--format", "type_name", type=click.Choice(FORMATS), default="Q4_1", help="Data type of that model.")
+@click.option(
+    "--format", "type_name", type=click.Choice(FORMATS + GGUF_FORMATS), default="Q4_1", help="Data type of that model."
+)
 @click.option("--threads", type=int, help="Number of threads; default: the physical cores.")
 @click.option("--head-q8-0/--head-fp16", default=None, help="Format of the head.  [default: Q8_0 if quantized]")
 def main(model: Path | None, shape: str | None, type_name: str, threads: int | None, head_q8_0: bool | None) -> None:
@@ -100,10 +116,13 @@ def main(model: Path | None, shape: str | None, type_name: str, threads: int | N
     if (model is None) == (shape is None):
         raise click.UsageError("Give either MODEL or --shape.")
     with tempfile.TemporaryDirectory() as folder:
-        if model is None:
+        if shape and type_name in GGUF_FORMATS:
+            made = synthetic_model(shape, type_name)
+            found = card(f"{shape}-{type_name}", lambda: made, threads, head_q8_0)
+        else:
             version = 100 if type_name == "Q4_1_O" else 101
-            model = write_synthetic(Path(folder) / f"{shape}-{type_name}.bin", shape, type_name, version)
-        found = card(model, threads, head_q8_0)
+            path = model or write_synthetic(Path(folder) / f"{shape}-{type_name}.bin", shape, type_name, version)
+            found = card(path.name, lambda: from_file(path), threads, head_q8_0)
     for name, value in found.items():
         click.echo(f"{name:>22}  {f'{value:.3g}' if isinstance(value, float) else value}")
     click.echo(json.dumps(found))

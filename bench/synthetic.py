@@ -5,20 +5,29 @@ a few MB and repeated from random positions. The scales keep activations of orde
 kernel sees infinities or subnormal numbers that a real model would not produce.
 
     python bench/synthetic.py 1b5 Q4_1 MODEL.bin
+
+No file of rwkv.cpp has GGUF's other types: `synthetic_model` makes such a model in memory, with the types that
+llama.cpp's quantizer chooses.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from rwkv_np.kernels.formats import Format
 from shapes import SHAPES, architecture, sizes
 
 from rwkv_np.files.format import Header, write_header, write_parameter_header
+from rwkv_np.files.ggml_types import GGML_TYPES
+from rwkv_np.files.opened import InMemory
+from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DataType, by_name
+from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.registry import ARCHITECTURES
 
 POOL_BLOCKS = 2**18
@@ -28,10 +37,29 @@ CHUNK_BYTES = 2**24
 def _block_pool(data_type: DataType, n_in: int, rng: np.random.Generator) -> np.ndarray:
     """Random blocks whose weights have the spread 1 / sqrt(n_in)."""
     spread = np.float32(1 / np.sqrt(n_in))
+    if data_type.format.encode is None:
+        return _random_blocks(data_type.format, spread, rng)
     if not data_type.format.is_quantized:
         return (rng.standard_normal(4 * POOL_BLOCKS, np.float32) * spread).astype(data_type.format.block)
     weights = rng.standard_normal((POOL_BLOCKS // 64, data_type.format.block_size), np.float32) * spread
     return np.tile(data_type.format.encode(weights), 16)
+
+
+def _random_blocks(format: Format, spread: np.float32, rng: np.random.Generator) -> np.ndarray:
+    """The same for a format without an encoder: random bits, with scales that give the spread and the mean 0."""
+    if format.layout.is_bfloat:
+        return ((rng.standard_normal(4 * POOL_BLOCKS, np.float32) * spread).view(np.uint32) >> 16).astype(np.uint16)
+    blocks = rng.integers(0, 256, POOL_BLOCKS // 64 * format.block.itemsize, np.uint8).view(format.block)
+    blocks["d"] = 1
+    if format.layout.has_min:
+        blocks["m"] = 0
+        mean = format.decode(blocks).mean()
+        blocks["m"] = 1
+        blocks["m"] = mean / (mean - format.decode(blocks).mean())
+    scale = spread / format.decode(blocks).std()
+    for name in {"d", "m"} & set(blocks.dtype.names or ()):
+        blocks[name] *= scale
+    return np.tile(blocks, 16)
 
 
 def _write_matrix(file: BinaryIO, shape: tuple[int, ...], data_type: DataType, rng: np.random.Generator) -> None:
@@ -84,6 +112,28 @@ def write_synthetic(path: Path | str, shape: str, type_name: str, version: int =
             else:
                 _write_matrix(file, size, stored, rng)
     return Path(path)
+
+
+def synthetic_model(shape: str, type_name: str, seed: int = 0) -> tuple[ModelConfig, dict[str, Parameter]]:
+    """A model of that shape in memory; thin matrices are FP16, and the head of a quantized one Q6_K."""
+    record, of = ARCHITECTURES[architecture(shape)], sizes(shape)
+    types = {data_type.name: data_type for data_type in GGML_TYPES.values()}
+    rng, parameters = np.random.default_rng(seed), {}
+    for name, _, size, is_vector, *_ in record.plan(record.checkpoint_shapes(of)):
+        chosen = types["FP32" if is_vector else "FP16"]
+        if record.is_quantizable(name, size) or name == "emb.weight":
+            chosen = types[type_name]
+        elif name == "head.weight":
+            chosen = types["Q6_K"] if types[type_name].format.is_quantized else types[type_name]
+        data = io.BytesIO()
+        if is_vector and not name.endswith(("_w1", "_w2")):
+            data.write(_vector(record.name, name, math.prod(size), rng).tobytes())
+        else:
+            _write_matrix(data, size, chosen, rng)
+        parameters[name] = Parameter(name, size, chosen, InMemory(np.frombuffer(data.getbuffer(), np.uint8)))
+    names = tuple(sorted({p.data_type.name for p in parameters.values()}))
+    config = ModelConfig(**vars(of), record=record, file_version=101, data_type=type_name, data_types=names)
+    return config, parameters
 
 
 if __name__ == "__main__":

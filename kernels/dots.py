@@ -9,8 +9,8 @@ neon     sdot: signed times signed, 16 products in one instruction
 avx2     vpmaddubsw gives sums of two products in 16 bits, where several steps can be added up
 generic  the same pair sums with plain 16-bit multiplications, which every target has
 
-The weights of Q8_0 are signed 8-bit numbers. vnni adds 128 to make them unsigned. The other paths
-keep them signed, because their pair sums would not fit in 16 bits otherwise.
+The weights of Q8_0 are signed 8-bit numbers, like the values of a table. vnni adds 128 to make them unsigned.
+The other paths keep them signed, because their pair sums would not fit in 16 bits otherwise.
 """
 
 import llvmlite.binding

@@ -4,6 +4,7 @@ Files and users name formats by codes and by names whose meaning changed; `rwkv_
 handles that. Here a name has one meaning. To add a format, add one row, a decoder and an encoder in
 `blocks.py`, and, if it is worth one, a kernel in `encode.py`. A row only gives the kernel's name:
 importing the kernel would import Numba, and a program that only inspects a file should not wait for that.
+The types that only GGUF files have are in `superblocks.py`; they have no encoders.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Format:
     """A format, as stored in a file and as used in memory.
 
     layout      its arrangement in tiles, and the meaning of its quants
-    block       the bytes of one block in a file, as a dtype: scales first, the quants last
+    block       the bytes of one block in a file, as a dtype; in a block of 32: scales first, the quants last
     decode      blocks (...,) -> float32 (..., block_size), the definition
     encode      float32 (..., block_size) -> blocks (...,), the definition; None: there is none, files are only read
     kernel      the name of a faster encoder in `encode.KERNELS`, if any
@@ -45,7 +46,7 @@ class Format:
 
     @property
     def header(self) -> int:
-        """Bytes of a block before its fifth bits and quants."""
+        """Bytes of a block of 32 weights before its fifth bits and quants; superblocks have another order."""
         return self.block.itemsize - self.block_size * self.layout.bits // 8
 
     @property

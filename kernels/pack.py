@@ -1,8 +1,8 @@
 """Rearrange the blocks of a file into tiles (layout.py), once, while a model is loaded.
 
-Works tile by tile, straight from the mapped file to the target buffer, so that memory contains no
-second copy. Missing rows of the last tile are zeros. It moves four bytes at once where the layouts
-allow it: byte by byte it was slower than reading the file.
+Works tile by tile, in one thread and without Python's lock: the loader of a model packs several parts of
+it at once. Missing rows of the last tile are zeros. It moves four bytes at once where the layouts allow it:
+byte by byte it was slower than reading the file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import prange
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.blocks import NO_OUTLIER
 from rwkv_np.kernels.cache import jit
@@ -28,7 +27,6 @@ from rwkv_np.kernels.pointers import (
     write_int,
     write_short,
 )
-from rwkv_np.kernels.region import one_at_a_time, region
 
 TILE_ROWS, BLOCK = lay.TILE_ROWS, lay.BLOCK
 
@@ -127,10 +125,10 @@ def _pack_float_row(source, row, n_in, size, target):
             move_short(source, 2 * column, target, to)
 
 
-@region()
+@jit(nogil=True)
 def _pack_rows(raw, n_in, n_blocks, numbers, super_numbers, planes, target, start, stride, tile_bytes):
     n_rows, row_bytes = raw.shape
-    for tile in prange((n_rows + TILE_ROWS - 1) // TILE_ROWS):
+    for tile in range((n_rows + TILE_ROWS - 1) // TILE_ROWS):
         place = address(target, start + tile * stride)
         clear_bytes(place, tile_bytes)
         for row in range(min(TILE_ROWS, n_rows - tile * TILE_ROWS)):
@@ -186,8 +184,7 @@ def pack(raw: np.ndarray, format: Format, n_in: int, target: np.ndarray, place: 
     if (place.n_tiles, place.tile_bytes) != (alone.n_tiles, alone.tile_bytes) or end > target.size:
         raise ValueError(f"{place}: {n_rows} rows of {n_in} weights do not fit in {target.size} bytes")
     numbers = lay.n_blocks_of(n_in), _numbers(format), super_numbers(format), planes(format)
-    with one_at_a_time:
-        _pack_rows.enter(raw, n_in, *numbers, target, place.start, place.stride, place.tile_bytes)
+    _pack_rows(raw, n_in, *numbers, target, place.start, place.stride, place.tile_bytes)
 
 
 def unpack_reference(raw: np.ndarray, format: Format, n_in: int, outliers: bool = True) -> np.ndarray:

@@ -13,22 +13,27 @@ from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.formats import Format
 from rwkv_np.kernels.pointers import move_int, move_short, read_int, read_short, write_byte, write_int, write_short
 
-# Bytes of a file's plane whose lowest bits are consecutive columns, before the next bits of the same bytes go on.
-RUNS = {"qs": {"Q6_K": 64, "IQ4_XS": 16}, "qh": {}}
+# Consecutive columns in the lowest bits of a plane's bytes, before the next bits of the same bytes continue.
 RUN = 32
-HALF_SIGN = 0x8000
+OTHER_RUNS = {("Q6_K", "qs"): 64, ("IQ4_XS", "qs"): 16}
+MINUS = 0x8000  # the sign of a float16
 TILE_ROWS = lay.TILE_ROWS
-SCALES_Q2_K, SCALES_Q3_K, SCALES_Q4_K, SCALES_Q6_K, SCALES_IQ4_XS = range(5)
+SCALES_Q2_K, SCALES_Q3_K, SCALES_Q4_K, SCALES_Q6_K, SCALES_IQ4_XS = range(5)  # ways to store the integers of the parts
 SCALES = {
     "Q2_K": SCALES_Q2_K, "Q3_K": SCALES_Q3_K, "Q4_K": SCALES_Q4_K, "Q5_K": SCALES_Q4_K, "Q6_K": SCALES_Q6_K,
     "IQ4_XS": SCALES_IQ4_XS,
 }  # fmt: skip
+N_NUMBERS = 11
+
+# Fields of each of four bytes.
+LOW_BIT, LOW_TWO, LOW_FOUR, LOW_SIX = (np.uint32(byte * 0x01010101) for byte in (0x01, 0x03, 0x0F, 0x3F))
+BIT_5, BITS_4_5 = np.uint32(0x20202020), np.uint32(0x30303030)
 
 
 def numbers(format: Format) -> tuple[int, ...]:
     """What `pack_super_row` must know about a format; zeros where it has no superblocks."""
     if not format.layout.part_bits:
-        return 11 * (0,)
+        return N_NUMBERS * (0,)
     layout, at = format.layout, {name: field[1] for name, field in format.block.fields.items()}
     scales = at["scales"] if "scales" in at else at["scales_high"]
     return (
@@ -38,15 +43,16 @@ def numbers(format: Format) -> tuple[int, ...]:
 
 
 def planes(format: Format) -> np.ndarray:
-    """Where a file has the bits of each block: (planes, 10) int64: bits, run, then the first byte and shift of 4 pairs.
+    """Where a file has the bits of each block: (planes, 18) int64.
 
-    Block j of a plane starts at that byte, and its bits are that far from the low end.
+    A row: the bits of the plane, its run, and for each of the 8 blocks its first byte and how far its bits are
+    from the low end of a byte.
     """
     if not format.layout.part_bits:
         return np.zeros((0, 2 + 2 * lay.SUPERBLOCK), np.int64)
     rows = []
     for field, bits in zip(("qs", "qh"), lay.PLANES[format.layout.bits]):
-        start, run = format.block.fields[field][1], RUNS[field].get(format.name, RUN)
+        start, run = format.block.fields[field][1], OTHER_RUNS.get((format.name, field), RUN)
         row = [bits, run]
         for block in range(lay.SUPERBLOCK):
             group, column = divmod(block * lay.BLOCK, run * 8 // bits)
@@ -68,69 +74,61 @@ def _pack_plane(source, start, shift, bits, run, target, place):
         for vector in range(4):
             move_int(source, start + 4 * vector, target, place + 64 * vector)
     elif bits == 4:
-        mask = np.uint32(0x0F0F0F0F)
         for vector in range(4):
-            low = _gather(source, start + 4 * vector, shift, mask)
-            high = _gather(source, start + 4 * vector + 16, shift, mask)
+            low = _gather(source, start + 4 * vector, shift, LOW_FOUR)
+            high = _gather(source, start + 4 * vector + 16, shift, LOW_FOUR)
             write_int(low | (high << np.uint32(4)), target, place + 64 * vector)
     elif bits == 2:
         for vector in range(2):
             word = np.uint32(0)
             for i in range(4):
-                part = _gather(source, start + 4 * vector + 8 * i, shift, np.uint32(0x03030303))
+                part = _gather(source, start + 4 * vector + 8 * i, shift, LOW_TWO)
                 word |= part << np.uint32(2 * i)
             write_int(word, target, place + 64 * vector)
     else:
         word = np.uint32(0)
         for i in range(8):
-            word |= _gather(source, start + 4 * i, shift, np.uint32(0x01010101)) << np.uint32(i)
+            word |= _gather(source, start + 4 * i, shift, LOW_BIT) << np.uint32(i)
         write_int(word, target, place)
-
-
-@jit()
-def _scales_of(source, at, kind):
-    """The integers of the parts: 16 bytes, in order; those of 8 parts are followed by their minima."""
-    a, b = read_int(source, at), read_int(source, at + 4)
-    if kind == SCALES_IQ4_XS:  # two bytes of high bits, four of low bits
-        return _iq4_xs_scales(np.uint32(read_short(source, at)), read_int(source, at + 2))
-    c = read_int(source, at + 8)
-    low, six, two = np.uint32(0x0F0F0F0F), np.uint32(0x3F3F3F3F), np.uint32(0x30303030)
-    if kind == SCALES_Q4_K:
-        return (
-            a & six, (c & low) | ((a >> np.uint32(2)) & two),
-            b & six, ((c >> np.uint32(4)) & low) | ((b >> np.uint32(2)) & two),
-        )  # fmt: skip
-    if kind == SCALES_Q3_K:
-        return (
-            _minus_32((a & low) | ((c << np.uint32(4)) & two)),
-            _minus_32((b & low) | ((c << np.uint32(2)) & two)),
-            _minus_32(((a >> np.uint32(4)) & low) | (c & two)),
-            _minus_32(((b >> np.uint32(4)) & low) | ((c >> np.uint32(2)) & two)),
-        )  # fmt: skip
-    return a, b, c, read_int(source, at + 12)
 
 
 @jit()
 def _minus_32(word):
     """Subtract 32 from each of four bytes below 64."""
-    return (word ^ np.uint32(0x20202020)) | ((~word & np.uint32(0x20202020)) << np.uint32(1)) * np.uint32(3)
+    is_below = ~word & BIT_5
+    return (word ^ BIT_5) | (is_below << np.uint32(1)) | (is_below << np.uint32(2))
 
 
 @jit()
-def _iq4_xs_scales(high, low):
-    first, second = np.uint32(0), np.uint32(0)
-    for i in range(4):
-        for half in range(2):
-            part = 4 * half + i
-            scale = (low >> np.uint32(4 * part)) & np.uint32(15) | (
-                (high >> np.uint32(2 * part)) & np.uint32(3)
-            ) << np.uint32(4)
-            byte = ((scale - np.uint32(32)) & np.uint32(0xFF)) << np.uint32(8 * i)
-            if half == 0:
-                first |= byte
-            else:
-                second |= byte
-    return first, second, np.uint32(0), np.uint32(0)
+def _iq4_xs_scales(low, high):
+    """Four of them: the low four bits of each are in 16 bits, two more in 8 bits."""
+    low = (low | (low << np.uint32(8))) & np.uint32(0x00FF00FF)
+    low = (low | (low << np.uint32(4))) & LOW_FOUR
+    high = (high | (high << np.uint32(12))) & np.uint32(0x000F000F)
+    high = (high | (high << np.uint32(6))) & LOW_TWO
+    return _minus_32(low | (high << np.uint32(4)))
+
+
+@jit()
+def _scales_of(source, at, kind):
+    """The integers of the parts, 16 bytes in order; those of 8 parts are followed by those of their minima."""
+    if kind == SCALES_IQ4_XS:
+        high, low, zero = np.uint32(read_short(source, at)), read_int(source, at + 2), np.uint32(0)
+        first = _iq4_xs_scales(low & np.uint32(0xFFFF), high & np.uint32(0xFF))
+        return first, _iq4_xs_scales(low >> np.uint32(16), high >> np.uint32(8)), zero, zero
+    a, b, c = read_int(source, at), read_int(source, at + 4), read_int(source, at + 8)
+    if kind == SCALES_Q4_K:
+        scales = (c & LOW_FOUR) | ((a >> np.uint32(2)) & BITS_4_5)
+        minima = ((c >> np.uint32(4)) & LOW_FOUR) | ((b >> np.uint32(2)) & BITS_4_5)
+        return a & LOW_SIX, scales, b & LOW_SIX, minima
+    if kind == SCALES_Q3_K:
+        return (
+            _minus_32((a & LOW_FOUR) | ((c << np.uint32(4)) & BITS_4_5)),
+            _minus_32((b & LOW_FOUR) | ((c << np.uint32(2)) & BITS_4_5)),
+            _minus_32(((a >> np.uint32(4)) & LOW_FOUR) | (c & BITS_4_5)),
+            _minus_32(((b >> np.uint32(4)) & LOW_FOUR) | ((c >> np.uint32(2)) & BITS_4_5)),
+        )
+    return a, b, c, read_int(source, at + 12)
 
 
 @jit()
@@ -141,13 +139,9 @@ def _put_pairs(words, kind, block_bytes, head, target, place, row):
         first, second = both & np.uint32(0xFF), (both >> np.uint32(8)) & np.uint32(0xFF)
         pair = second | (first << np.uint32(8))
         if kind == SCALES_Q2_K:
-            low, high = np.uint32(0x0F), np.uint32(0xF0)
-            pair = (
-                second & low
-                | (first & low) << np.uint32(4)
-                | (second & high) << np.uint32(4)
-                | (first & high) << np.uint32(8)
-            )
+            # From s1 m1 s0 m0, four bits each, to s1 s0 m1 m0.
+            to_low, to_high = (pair >> np.uint32(4)) & np.uint32(0x00F0), (pair << np.uint32(4)) & np.uint32(0x0F00)
+            pair = (pair & np.uint32(0xF00F)) | to_low | to_high
         write_short(np.uint16(pair), target, place + head + block * block_bytes + 2 * row)
 
 
@@ -171,7 +165,7 @@ def pack_super_row(source, row, n_blocks, numbers, planes, target):
         start, place = superblock * size, superblock * (head + lay.SUPERBLOCK * block_bytes)
         move_short(source, start + d, target, place + 2 * row)
         if m >= 0:  # the file subtracts minima; here they are added
-            write_short(read_short(source, start + m) ^ np.uint16(HALF_SIGN), target, place + 2 * (TILE_ROWS + row))
+            write_short(read_short(source, start + m) ^ np.uint16(MINUS), target, place + 2 * (TILE_ROWS + row))
         words = _scales_of(source, start + scales_at, kind)
         if has_pairs:
             _put_pairs(words, kind, block_bytes, head, target, place, row)

@@ -13,16 +13,21 @@ import re
 import signal
 import sys
 import threading
+import types
+from collections.abc import Callable
 
+Handler = Callable[[int, "types.FrameType | None"], object]
+# llvmlite's, and Python's own, whose exceptions are shown and dropped too.
+CALLBACKS = {"_raw_object_cache_notify", "_raw_object_cache_getbuffer", "__del__"}
 STATUS = 130  # the exit status that shells give to what Ctrl-C ended
 _TOOLS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools")
 
 
 def is_program() -> bool:
-    """Whether this process was started as `rwkv-np`, `python -m rwkv_np`, `python -m rwkv_np.chat` or tools/*.py."""
+    """Whether this process was started as `rwkv-np`, `python -m rwkv_np` (or its .chat or .serve) or tools/*.py."""
     started = sys.argv[0] if sys.argv else ""
     if started == "-m":  # Python puts the module's path there once its package is imported
-        return any(re.fullmatch(r"(-m)?rwkv_np(\.chat)?", word) for word in sys.orig_argv[1:])
+        return any(re.fullmatch(r"(-m)?rwkv_np(\.chat|\.serve)?", word) for word in sys.orig_argv[1:])
     if re.fullmatch(r"rwkv-np(-script\.pyw?|\.exe)?", os.path.basename(started)):
         return True
     return started.endswith(".py") and os.path.dirname(os.path.realpath(started)) == os.path.realpath(_TOOLS)
@@ -36,7 +41,32 @@ def leave(number: int, frame: object) -> None:
 def release() -> None:
     """From here on Ctrl-C is a KeyboardInterrupt again, where it was not."""
     if signal.getsignal(signal.SIGINT) is leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, outside_callbacks(signal.default_int_handler))
+
+
+def outside_callbacks(handler: Handler) -> Handler:
+    """The handler of a signal that raises, which waits while the exception would be lost.
+
+    llvmlite calls Python from C while a kernel is compiled. An exception cannot pass through there: it was shown as
+    ignored, the signal was lost, and LLVM went on with a buffer that nobody had filled, to a segmentation fault.
+    """
+
+    def handle(number: int, frame: types.FrameType | None) -> object:
+        if not _is_in_callback(frame):
+            return handler(number, frame)
+        again = threading.Timer(0.02, signal.raise_signal, (number,))
+        again.start()
+        return None
+
+    return handle
+
+
+def _is_in_callback(frame: types.FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name in CALLBACKS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 if threading.current_thread() is threading.main_thread() and is_program():

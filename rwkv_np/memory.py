@@ -1,8 +1,13 @@
-"""How much memory this process uses."""
+"""How much memory this process uses, and how much the machine has for it."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
+
+# What a container may have at most, where it runs in one.
+_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def resident_anonymous() -> int | None:
@@ -15,3 +20,31 @@ def resident_anonymous() -> int | None:
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), None)
+
+
+def installed() -> int | None:
+    """Bytes of memory that a process can have here at most: the machine's, or its container's; None where unknown."""
+    found = [n for n in (_physical(), *map(_limit, _CGROUPS)) if n]
+    return min(found, default=None)
+
+
+def _physical() -> int | None:
+    with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf; a system may not know the names
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _physical_on_windows()
+
+
+def _physical_on_windows() -> int | None:
+    import ctypes
+
+    n_kb = ctypes.c_ulonglong()
+    with suppress(AttributeError, OSError):
+        if ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(n_kb)):  # type: ignore[attr-defined]
+            return 1024 * n_kb.value
+    return None
+
+
+def _limit(path: str) -> int | None:
+    with suppress(OSError, ValueError):  # "max" is no number: no limit
+        return int(Path(path).read_text(encoding="ascii"))
+    return None

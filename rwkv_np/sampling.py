@@ -154,7 +154,10 @@ def choices(
     """
     largest = float(logits.max())
     if not math.isfinite(largest):
-        raise InputError(f"the largest logit is {largest}: the model file is damaged, or every token is banned")
+        raise InputError(
+            f"the largest logit is {largest}: the model file is damaged, or the state from which it continues "
+            "(--state, a saved chat), or every token is banned"
+        )
     if temperature == 0:
         return np.array([logits.argmax()]), np.ones(1, np.int64)
     ids = np.argsort(-logits, kind="stable")
@@ -264,6 +267,10 @@ class Sampler:
         self._draw()
         return self._take(sample.choose(logits, self._settings, self._bias, self._said.arrays()), logits)
 
+    def reseed(self, seed: Sequence[int]) -> None:
+        """Draw from here on by another seed, of one number or several."""
+        self._random = np.random.default_rng(seed)
+
     def copy(self) -> Sampler:
         """A copy that continues as this one would."""
         other = copy.copy(self)
@@ -303,6 +310,28 @@ def choose_many(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | 
     threads   how many work on them; None: the physical cores that the process may use
     Raises    InputError: as `choose`; then no text has gone on, though the random numbers are spent
     """
+    tokens, logits = _choose_rows(samplers, logits, threads)
+    for row, token in enumerate(tokens):
+        if token < 0:
+            samplers[row]._refuse(logits[row])
+    return [sampler._take(token, row) for sampler, token, row in zip(samplers, tokens, logits)]
+
+
+def choose_each(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | None = None) -> list[int | InputError]:
+    """The same for texts of strangers: where one of them has no next token, the error stands in its place."""
+    tokens, logits = _choose_rows(samplers, logits, threads)
+    return [_taken(sampler, token, row) for sampler, token, row in zip(samplers, tokens, logits)]
+
+
+def _taken(sampler: Sampler, token: int, logits: np.ndarray) -> int | InputError:
+    try:
+        return sampler._take(token, logits)
+    except InputError as error:
+        return error
+
+
+def _choose_rows(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | None) -> tuple[list[int], np.ndarray]:
+    """What the kernel chooses for each row, below 0 where there is nothing to choose; and the checked logits."""
     from rwkv_np.kernels import sample
     from rwkv_np.kernels.threads import default_threads, most_threads
 
@@ -312,18 +341,20 @@ def choose_many(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | 
     if len(logits) != len(samplers):
         raise InputError(f"logits are of shape {logits.shape}; expected ({len(samplers)}, V), a row for each sampler")
     if not samplers:
-        return []
+        return [], logits
     for sampler in samplers:
         sampler._draw()
     tokens = sample.choose_rows(
-        logits, np.concatenate([sampler._settings for sampler in samplers]),
+        logits, _together([sampler._settings for sampler in samplers]),
         [sampler._bias for sampler in samplers], [sampler._said.arrays() for sampler in samplers],
         threads or default_threads(),
     ).tolist()  # fmt: skip
-    for row, token in enumerate(tokens):
-        if token < 0:
-            samplers[row]._refuse(logits[row])
-    return [sampler._take(token, row) for sampler, token, row in zip(samplers, tokens, logits)]
+    return tokens, logits
+
+
+def _together(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of settings as one array. (np.concatenate compares the fields of each: 0.1 ms for eight.)"""
+    return np.frombuffer(b"".join(row.tobytes() for row in rows), rows[0].dtype)
 
 
 def _arrays(bias: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -57,7 +57,7 @@ class Wrapper:
     """
 
     def __init__(self, columns: Callable[[], int], column: int = 0, indent: int = 0) -> None:
-        self._columns, self._column, self._indent = columns, column, indent
+        self._columns, self._column, self.indent = columns, column, indent
         self._space, self._word, self._width = "", "", 0
         self._is_long = False  # the word is longer than a line, and was begun
 
@@ -89,7 +89,7 @@ class Wrapper:
         if self._is_long:
             self._advance(char, columns)
             return char
-        if self._width <= columns - self._indent:
+        if self._width <= columns - self.indent:
             return ""
         shown, self._space, self._is_long = self._space + self._word, "", True
         self._advance(shown, columns)
@@ -103,7 +103,7 @@ class Wrapper:
             return ""
         space, self._space = self._space, ""
         if self._column and self._column_after(space) + n > columns:
-            space = "\n" + " " * self._indent
+            space = "\n" + " " * self.indent
             self._column = 0
         self._advance(space.lstrip("\n") + word, columns)
         return space + word

@@ -37,6 +37,7 @@ NEEDS = {
     "yaml": ("train_demo",),
     "pexpect": ("docs",),
     "pyte": ("docs",),
+    "uvicorn": ("docs",),
 }  # fmt: skip
 MISSING = [name for name in NEEDS if importlib.util.find_spec(name) is None]
 collect_ignore = sorted({f"test_{part}.py" for name in MISSING for part in NEEDS[name]})

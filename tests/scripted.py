@@ -109,7 +109,7 @@ class Echo(ScriptedModel):
     def logits(self, after):
         begin = max((i for i, token in enumerate(after) if token == ord(":")), default=-1) + 1
         said = len(after) - begin - (after[begin : begin + 1] == [ord("\n")])
-        logits = np.zeros(1000, np.float32)
+        logits = np.zeros(max(1000, PIECE + len(self.script)), np.float32)
         logits[END] = 50
         if said < len(self.script):
             logits[self.script[said]] = 99

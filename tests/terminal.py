@@ -5,6 +5,7 @@ drawn over an answer, or half of a wide character, is an error here too. The mod
 say a given text, or to say something that depends on everything they have read.
 """
 
+import signal
 import sys
 import time
 
@@ -120,7 +121,7 @@ class Terminal:
             self.until(lambda text=text: text in self.shown, repr(text))
 
     def ready(self, draft=""):
-        """Wait for a new line to type on; returns what was shown above it."""
+        """Wait for a new line to type on; returns what was shown above it, without the empty line between turns."""
         line = f"{self.name} {draft}".rstrip()
         rows = self.screen.rows
 
@@ -130,7 +131,7 @@ class Terminal:
             return len(rows) > self._begin and rows[-1] == line
 
         self.until(is_there, f"the prompt {line!r}")
-        return "\n".join(rows[self._begin : -1])
+        return "\n".join(rows[self._begin : -1]).rstrip("\n")
 
     def press(self, keys, shown=None):
         """Send keys, and wait until the line ends in `shown`."""
@@ -171,6 +172,13 @@ class Terminal:
         self.child.close()
         return self.child.exitstatus
 
+    def end(self):
+        """Kill it if it still runs. (pexpect waits 0.1 s for that, too short on a busy machine.)"""
+        if self.child.isalive():
+            self.child.kill(signal.SIGKILL)
+            self.child.wait()
+        self.child.close()
+
     def resize(self, columns):
         if columns < self.screen.columns:
             self.screen.narrow(columns)
@@ -194,7 +202,7 @@ def chat_starter(tmp_path):
 
     yield start
     for terminal in open_terminals:
-        terminal.child.close(force=True)
+        terminal.end()
 
 
 # --- models ----------------------------------------------------------------------------------------------

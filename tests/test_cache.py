@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numba
 import pytest
-from rwkv_np.kernels import cache, kept_code, notes, trust
+from rwkv_np.kernels import cache, kept_code, notes, outdated, trust
 from rwkv_np.kernels.kept_code import SUFFIX, KeptCode
 from waiting import PATIENCE
 
@@ -170,6 +170,44 @@ def test_files_of_a_killed_process_are_deleted(tmp_path, age):
     os.utime(dead, (time.time() - age,) * 2)
     start(tmp_path)
     assert not dead.exists() and alive.exists()
+
+
+@pytest.mark.parametrize("when", [0, time.time() + 5 * 365 * 86400], ids=["1970", "the future"])
+def test_code_of_a_clock_that_was_wrong_is_found_and_kept(tmp_path, said, when):
+    folder = tmp_path / "0123456789abcdef"
+    folder.mkdir()
+    start(folder)
+    os.utime(kept(folder), (when, when))
+    assert start(folder) == (42, True)
+    assert start(folder, _triple) == (63, False) and len(list(folder.glob(f"*{SUFFIX}"))) == 2
+    assert start(folder) == (42, True) and not said
+
+
+def test_a_folder_of_the_future_does_not_hinder_the_sweeping_of_others(tmp_path):
+    ahead, old, new = (tmp_path / (16 * digit) for digit in "012")
+    for folder, when in ((ahead, time.time() + 5 * 365 * 86400), (old, 0)):
+        folder.mkdir()
+        (folder / f"f{SUFFIX}").touch()
+        os.utime(folder / f"f{SUFFIX}", (when, when))
+    outdated.sweep(new)
+    assert ahead.exists() and not old.exists()
+
+
+def test_a_file_that_another_process_takes_for_a_dead_one_costs_the_keeping_alone(tmp_path, said, monkeypatch):
+    """The clock jumped back by a day while it was written."""
+    replace = os.replace
+
+    def swept_before(part, path):
+        os.utime(part, (time.time() + 86400,) * 2)
+        kept_code._sweep.cache_clear()
+        kept_code._sweep(tmp_path)
+        replace(part, path)
+
+    monkeypatch.setattr(os, "replace", swept_before)
+    assert start(tmp_path) == (42, False) and not os.listdir(tmp_path)
+    assert len(said) == 1 and "compiled kernels cannot be kept" in said[0]
+    monkeypatch.undo()
+    assert start(tmp_path) == (42, False) and start(tmp_path) == (42, True)
 
 
 # --- the folder

@@ -35,7 +35,7 @@ def random_model(tmp_path):
 
 
 def test_an_english_conversation_can_be_gone_back_in_and_gone_on_with(sit_down, english):
-    chat = sit_down(english, *GREEDY)
+    chat = sit_down(english, *GREEDY, "--figures")
     answer, figures = chat.say("How are you?").split("\n")
     assert answer == f"Alice: {ENGLISH}"
     assert figures.startswith("[18 tokens, ") and "/s · prompt " in figures
@@ -54,10 +54,10 @@ def test_an_english_conversation_can_be_gone_back_in_and_gone_on_with(sit_down, 
 
 def test_a_chinese_conversation_is_chinese_and_its_characters_whole(sit_down, tmp_path):
     model = speaker(tmp_path / "chinese.bin", CHINESE)
-    chat = sit_down(model, *GREEDY, "--opening", "none", LANG="zh_CN.UTF-8")
+    chat = sit_down(model, *GREEDY, "--figures", "--opening", "none", LANG="zh_CN.UTF-8")
     assert "输入 /help 查看命令" in chat.screen.rows[1]
     assert chat.say("你好，请问你喜欢什么？").startswith(f"Alice: {CHINESE}\n[25 个 token，")
-    assert chat.screen.rows[2] == "Bob: 你好，请问你喜欢什么？"
+    assert chat.screen.rows[2:4] == ["", "Bob: 你好，请问你喜欢什么？"]
     assert chat.say("/undo") == "已撤回：你好，请问你喜欢什么？（还剩 0 轮）"
     # A line wider than the screen, in which a wide character does not fit into the last column.
     long = "床前明月光，疑是地上霜。举头望明月，低头思故乡。" * 2
@@ -76,7 +76,7 @@ def test_a_chinese_conversation_is_chinese_and_its_characters_whole(sit_down, tm
 
 
 def test_a_language_that_is_asked_for_wins_over_the_locale_and_an_opening_may_be_chinese(sit_down, english):
-    chat = sit_down(english, *GREEDY, "--language", "zh", "--opening", OPENINGS / "raven-zh.toml")
+    chat = sit_down(english, *GREEDY, "--figures", "--language", "zh", "--opening", OPENINGS / "raven-zh.toml")
     assert holds(chat.say("/system"), "以下是Bob与朋友Alice之间的一段详细对话")
     assert f"Alice: {ENGLISH}\n[18 个 token，" in chat.say("你好")
 
@@ -114,6 +114,7 @@ def test_settings_hold_until_they_are_changed_or_for_one_message(sit_down, rando
     chat.say("/set max_tokens 7")
     assert "[stopped after 7 tokens: /continue to continue" in chat.say("/regen")
     chat.say("/set quiet off")
+    assert chat.say("/set figures on") == "figures = True"
     assert "[7 tokens, " in chat.say("/regen")
     assert "expected 0 to 1" in chat.say("/set top_p 2") and "expected a number" in chat.say("x -temp=hot")
 

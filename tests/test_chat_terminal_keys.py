@@ -207,11 +207,23 @@ def test_ctrl_z_suspends_and_fg_goes_on(sit_down, english, tmp_path):
 # --- figures and colours ---------------------------------------------------------------------------------
 
 
-def test_figures_are_dim_and_left_out_where_quiet_was_asked_for(sit_down, english):
+def test_figures_stand_in_the_bottom_line_and_below_each_answer_where_that_is_asked_for(sit_down, english):
     chat = sit_down(english, *GREEDY)
-    chat.say("hi")
-    assert "\x1b[2m[18 tokens, " in chat.raw and "\x1b[1;36mAlice:\x1b[0m" in chat.raw
-    assert sit_down(english, *GREEDY, "--quiet").say("hi") == "Alice: Hello! I am fine."
+    assert chat.say("hi") == "Alice: Hello! I am fine."
+    chat.until(lambda: below(chat).startswith("english.bin · 18 tokens, "), "model and speed at the bottom")
+    assert "\x1b[1;36mAlice:\x1b[0m" in chat.raw
+    chat.start("/set quiet on")
+    assert chat.ready() == "quiet = True"
+    chat.until(lambda: not below(chat), "no bottom line")
+    chat = sit_down(english, *GREEDY, "--figures")
+    assert chat.say("hi").startswith("Alice: Hello! I am fine.\n[18 tokens, ") and "\x1b[2m[18 tokens, " in chat.raw
+    quiet = sit_down(english, *GREEDY, "--figures", "--quiet")
+    assert quiet.say("hi") == "Alice: Hello! I am fine." and not below(quiet)
+
+
+def below(chat):
+    """What stands below the line that is typed."""
+    return "".join(chat.screen.display[chat.screen.cursor.y + 1 :]).strip()
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

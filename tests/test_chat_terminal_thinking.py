@@ -20,7 +20,20 @@ def model(run_cli, tmp_path):
 @pytest.fixture
 def sit(sit_down, model):
     return lambda *options: sit_down(
-        model, "--template", "g1", "--seed", 3, "--temperature", 1.5, "--top-p", 1, "--top-k", 0, *options, name="User:"
+        model,
+        "--template",
+        "g1",
+        "--seed",
+        3,
+        "--temperature",
+        1.5,
+        "--top-p",
+        1,
+        "--top-k",
+        0,
+        "--figures",
+        *options,
+        name="User:",
     )
 
 

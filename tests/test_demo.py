@@ -138,7 +138,7 @@ def test_the_chat_without_a_model_says_in_one_line_what_this_is_and_how_to_get_a
     result = run_cli("chat", "-p", "Hello!", "--temperature", "0", "--language", name)
     assert result.stdout == "Hello! How can I help you?\n"
     (notice,) = [line for line in result.stderr.splitlines() if word in line]
-    assert f"rwkv-np convert {FIRST.source} g1-0.1b.bin" in notice and "README" in notice
+    assert f"rwkv-np get {FIRST.name} && rwkv-np chat {FIRST.name}" in notice
 
 
 def test_to_find_it_imports_nothing_heavy():

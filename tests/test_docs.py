@@ -15,12 +15,14 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 import pytest
 import torch
 from conftest import random_parameters, write_model
 from make_checkpoint import command as make_checkpoint
 from pages import ROOT, anchors, blocks, commands, inline_code, links, prose, table_rows, written
+from serving import running
 from versions import as_checkpoint
 
 from rwkv_np import demo
@@ -29,10 +31,13 @@ from rwkv_np.chat.defaults import DEFAULTS
 from rwkv_np.cli import convert as convert_cli
 from rwkv_np.cli import main
 from rwkv_np.files.published import PUBLISHED
+from rwkv_np.serve.bodies import ChatRequest
+from rwkv_np.store import making
 
 DOCUMENTS = written()
 LANGUAGES = {"sh", "python", "toml", "text"}
 FILE = re.compile(r"[\w./-]+\.(bin|pth|txt|jsonl|toml|so|py|dat|json)")
+SERVED = "http://127.0.0.1:8000"  # where a server runs, in documents
 OUTPUTS = ("--save", "--out", "--save-base")
 # Folders and files of the checkout, as documents name them, relative to its root.
 IN_CHECKOUT = re.compile(r"(?:kernels|rwkv_np|tests|tools|bench|docs|notebooks|\.ci)/[\w./-]*")
@@ -54,7 +59,11 @@ class Reader:
 
     def python(self, text):
         self.prepare(re.findall(r'"([\w-]+\.pth)"', text))
-        exec(compile(text, "block", "exec"), self.names)
+        if SERVED not in text:
+            exec(compile(text, "block", "exec"), self.names)
+            return
+        with running() as server:
+            exec(compile(text.replace(SERVED, server.url), "block", "exec"), self.names)
 
     def toml(self, text):
         (self.folder / "config.toml").write_text(text, encoding="utf-8")
@@ -81,6 +90,9 @@ class Reader:
         if words[0] == "evaluate":
             words = [*words, "--limit", "110", "--no-timing"]
         assert words[0] in main.list_commands(None), words
+        if words[0] == "serve":  # would not end
+            main.get_command(None, "serve").make_context("serve", list(words[1:]))
+            return
         self.run_cli(*words, stdin=given or "Hello\n")
 
     def script(self, path, words, given):
@@ -148,8 +160,14 @@ def copies(reader, words):
     shutil.copy(source, destination)
 
 
+def asks_what_can_be_asked(reader, words):
+    """curl: the body is one that the server takes."""
+    assert words[0] == f"{SERVED}/v1/chat/completions" and words[1] == "-d"
+    assert msgspec.json.decode(words[2], type=ChatRequest).messages
+
+
 CHECKS = dict.fromkeys(("python", "python3", ".", "pytest", "ruff", "jupyter"), names_what_there_is)
-CHECKS |= {"pip": installs_extras_there_are, "cp": copies}
+CHECKS |= {"pip": installs_extras_there_are, "cp": copies, "curl": asks_what_can_be_asked}
 
 
 # --- stand-ins
@@ -204,7 +222,14 @@ STAND_INS = {
 def reader(tmp_path, monkeypatch, run_cli):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RWKV_NP_MAX_TOKENS", "4")
-    monkeypatch.setattr(convert_cli, "fetch", lambda source: downloaded(tmp_path, source))
+    monkeypatch.setattr(convert_cli, "fetch", lambda source, **_: downloaded(tmp_path, source))
+    monkeypatch.setenv("RWKV_NP_MODELS", str(tmp_path / "models"))
+    fetch = lambda source, place, **_: shutil.copy(downloaded(tmp_path, source), place)  # noqa: E731
+    monkeypatch.setattr(making.hub, "fetch", fetch)
+    monkeypatch.setattr(making.hub, "find", lambda source: None)
+    # Whether a real model fits on the machine that runs the tests is no question of a document.
+    monkeypatch.setattr(making.room, "check_disk", lambda *_: None)
+    monkeypatch.setattr(making.room, "check_memory", lambda *_: None)
     return Reader(tmp_path, run_cli)
 
 
@@ -252,7 +277,7 @@ def test_options_and_variables_are_those_that_exist(name):
     options = {option for param in params for option in (*param.opts, *param.secondary_opts)}
     options |= {"--help", "--cpu"}  # the latter from tests/aarch64.py
     variables = {param.envvar for param in params} | {"RWKV_NP_CACHE", "RWKV_NP_KERNELS"}
-    variables |= {"RWKV_NP_COMPLETE"}  # used by click
+    variables |= {"RWKV_NP_COMPLETE", "RWKV_NP_API_KEYS"}  # the former is used by click
     code = " ".join(inline_code(name))
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= options
     assert set(re.findall(r"RWKV_NP_\w+", code)) <= variables
@@ -288,9 +313,9 @@ def test_names_to_change_in_a_file_are_in_it():
 @pytest.mark.parametrize("name", ["docs/chat.md", "docs/zh.md", "README.md"])
 def test_the_chats_commands_are_those_that_it_has(name):
     named = {found for code in inline_code(name) for found in re.findall(r"(?:^|, )/([a-z]+)\b(?!/)", code)}
-    assert named <= {command.name for command in COMMANDS}
+    assert named <= {known for command in COMMANDS for known in (command.name, *command.also)}
     if name == "docs/chat.md":
-        assert named == {command.name for command in COMMANDS}
+        assert named >= {command.name for command in COMMANDS}
 
 
 def test_defaults_are_those_of_the_table_in_the_program():

@@ -4,6 +4,7 @@ Each test runs a server on loopback that answers like the hub, and the program i
 huggingface_hub reads HF_ENDPOINT when it is imported.
 """
 
+import email.utils
 import math
 import os
 import re
@@ -11,111 +12,45 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
+from local_hub import Hub
 from shapes import checkpoint_of
-from waiting import PATIENCE, until, until_written
+from waiting import PATIENCE, until_written
 
 from rwkv_np.chat.templates import template_for
 from rwkv_np.cli.convert import command
-from rwkv_np.errors import InputError
-from rwkv_np.files.download import fetch
-from rwkv_np.files.published import FIRST, PUBLISHED
+from rwkv_np.errors import DownloadError, InputError
+from rwkv_np.files import download
+from rwkv_np.files.hub import fetch
+from rwkv_np.files.published import FIRST, PUBLISHED, published_name
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "data" / "golden-4v0"
 CONTENT = (GOLDEN / "golden-4v0.pth").read_bytes()
 REFERENCE = (GOLDEN / "golden-4v0.FP16.bin").read_bytes()
-# More than huggingface_hub writes at a time (10 MiB), and an interruption after the first piece.
-LARGE = os.urandom(2**20) * 24
-CUT = 15 * 2**20
-FETCH = "import sys; from rwkv_np.files.download import fetch; print(fetch(sys.argv[1]))"
-
-
-class Hub(ThreadingHTTPServer):
-    """Serves one repository, o/r. `cut` is the number of bytes of a file that are sent before the connection breaks."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {}
-        self.cut = None
-        self.requests = []  # (method, first byte requested)
-        self.tag = "0123456789abcdef" * 4
-        self._busy = 0  # requests that were accepted and not completely answered
-        self._lock = threading.Lock()
-
-    def process_request(self, request, client_address):
-        with self._lock:
-            self._busy += 1
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request, client_address):
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            with self._lock:
-                self._busy -= 1
-
-    def handle_error(self, request, client_address):
-        """A killed client is not an error of the server."""
-
-    def forget(self):
-        """Begin a new list of requests, after the requests of a killed client have ended."""
-        socket.create_connection(self.server_address, PATIENCE).close()  # accepted after all earlier ones
-        until(lambda: self._busy == 0, "the end of all requests")
-        self.requests.clear()
-
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.answer(send_body=False)
-
-    def do_GET(self):
-        self.answer(send_body=True)
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, send_body):
-        hub = self.server
-        name = unquote(self.path).removeprefix("/o/r/resolve/main/")
-        asked = self.headers.get("Range")
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
-        hub.requests.append((self.command, start))
-        if name not in hub.files:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        content = hub.files[name]
-        self.send_response(206 if asked else 200)
-        self.send_header("X-Repo-Commit", "c" * 40)
-        self.send_header("ETag", f'"{hub.tag}"')
-        self.send_header("Content-Length", str(len(content) - start))
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        if send_body:
-            self.wfile.write(content[start : hub.cut])
+# More than a socket's buffers hold, and a break in the middle of a piece.
+LARGE = os.urandom(2**20) * 6
+CUT = 3 * 2**20 + 12345
+FETCH = "import sys; from rwkv_np.files.hub import fetch; print(fetch(sys.argv[1]))"
 
 
 @pytest.fixture
 def hub():
     server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
-    server.shutdown()
-    server.server_close()
+    server.close()
+
+
+@pytest.fixture
+def stored():
+    """The hub with a storage on another port."""
+    server = Hub(has_storage=True)
+    yield server
+    server.close()
 
 
 @pytest.fixture
@@ -195,17 +130,10 @@ def test_any_name_is_fetched_byte_for_byte_and_not_asked_for_again(hub, run, nam
 
 def test_a_download_that_broke_off_goes_on_within_the_same_run(hub, run):
     hub.files["large.pth"] = LARGE
-
-    class Mended(Handler):
-        def answer(self, send_body):
-            hub.cut = CUT if ("GET", 0) not in hub.requests else None
-            super().answer(send_body)
-
-    hub.RequestHandlerClass = Mended
+    hub.cuts = [CUT, CUT + 100_000, CUT + 100_001]
     code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth")
     assert code == 0, stderr
-    (_, first), (_, second) = [r for r in hub.requests if r[0] == "GET"]
-    assert (first, 0 < second <= CUT) == (0, True)
+    assert hub.gets() == [0, CUT, CUT + 100_000, CUT + 100_001]
     assert Path(stdout.strip()).read_bytes() == LARGE
 
 
@@ -233,7 +161,7 @@ def test_a_download_that_was_killed_goes_on_in_the_next_run(hub, killed, run, tm
     assert 0 < done <= CUT
     code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth")
     assert code == 0, stderr
-    assert [r for r in hub.requests if r[0] == "GET"] == [("GET", done)]
+    assert hub.gets() == [done]
     assert Path(stdout.strip()).read_bytes() == LARGE
     assert not parts(tmp_path)
 
@@ -241,10 +169,142 @@ def test_a_download_that_was_killed_goes_on_in_the_next_run(hub, killed, run, tm
 def test_a_part_of_an_older_upload_is_not_continued_with_a_newer_one(hub, killed, run):
     hub.files["large.pth"] = bytes(len(LARGE))
     killed()
-    hub.files["large.pth"], hub.tag = LARGE, "f" * 64
+    hub.files["large.pth"] = LARGE
     code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth")
     assert code == 0, stderr
     assert Path(stdout.strip()).read_bytes() == LARGE
+
+
+def test_a_large_file_comes_from_the_storage_which_gets_no_token(stored, run):
+    stored.files["large.pth"] = LARGE
+    stored.cuts = [CUT]
+    code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth", HF_TOKEN="hf_secret", HF_ENDPOINT=stored.address)
+    assert code == 0, stderr
+    assert Path(stdout.strip()).read_bytes() == LARGE
+    assert set(stored.tokens) == {"Bearer hf_secret"} and len(stored.tokens) == 3
+    assert stored.storage_tokens == [None, None]
+    assert stored.requests == [("HEAD", 0), ("GET", 0), ("GET", CUT)]
+
+
+def test_a_redirect_to_another_name_on_the_hub_keeps_the_token(hub, run):
+    """As of a repository that was renamed."""
+    hub.files["a.pth"] = CONTENT
+    hub.answers = [(307, {"Location": "/o/r/resolve/main/a.pth"})]
+    assert run("-c", FETCH, "hf://o/r/old.pth", HF_TOKEN="hf_secret")[0] == 1  # the GET is not redirected, and fails
+    assert hub.tokens[:2] == ["Bearer hf_secret"] * 2
+
+
+def test_a_server_that_ignores_ranges_begins_again(hub, run):
+    hub.files["large.pth"] = LARGE
+    hub.ignores_range, hub.cuts = True, [CUT]
+    code, stdout, stderr = run("-c", FETCH, "hf://o/r/large.pth")
+    assert code == 0, stderr
+    assert hub.gets() == [0, CUT]
+    assert Path(stdout.strip()).read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again_when_it_says(hub, tmp_path, monkeypatch, caplog, status):
+    hub.files["a.pth"] = CONTENT
+    address = download.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
+    remote, place, slept = download.look(address), tmp_path / "a.pth", []
+    hub.answers = [(status, {"Retry-After": "7"}), (status, {})]
+    monkeypatch.setattr(download.time, "sleep", slept.append)
+    download.download(address, str(place), remote)
+    assert slept == [7, download.PAUSES[1]] and place.read_bytes() == CONTENT
+    assert f"the server answers {status} " in caplog.text and "trying again in 7 s" in caplog.text
+
+
+def test_a_server_that_sends_nothing_more_is_given_up_and_the_part_stays(hub, tmp_path, monkeypatch):
+    hub.files["large.pth"], hub.cut = LARGE, CUT
+    place = str(tmp_path / "large.pth")
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    address = download.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {})
+    with pytest.raises(DownloadError, match=r"after 3\.2 of 6\.3 MB: the connection broke, 3 times in a row.* goes on"):
+        download.download(address, place, download.look(address))
+    assert download.bytes_so_far(place) == CUT and not os.path.exists(place)
+    assert hub.gets() == [0, CUT, CUT]
+
+
+def test_a_connection_on_which_nothing_comes_is_broken_off(hub, tmp_path, caplog):
+    hub.files["large.pth"], hub.cuts, hub.is_silent = LARGE, [CUT], True
+    address = download.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {}, timeout=0.5)
+    download.download(address, str(tmp_path / "large.pth"), download.look(address))
+    assert (tmp_path / "large.pth").read_bytes() == LARGE and hub.gets() == [0, CUT]
+    assert "no answer in time after 3.2 of 6.3 MB" in caplog.text
+
+
+def test_other_bytes_than_announced_are_deleted_and_never_continued(hub, run, tmp_path):
+    hub.files["large.pth"] = LARGE
+    hub.sent["large.pth"] = LARGE[:-1] + bytes([LARGE[-1] ^ 1])
+    line = failure(run("tools/convert.py", "hf://o/r/large.pth", tmp_path / "m.bin"))
+    assert "has the SHA-256" in line and "is deleted; run the command again" in line
+    assert not parts(tmp_path) and not list((tmp_path / "hf").rglob("large.pth"))
+    hub.sent.clear()
+    assert run("-c", FETCH, "hf://o/r/large.pth")[0] == 0
+
+
+@pytest.mark.parametrize("sent", [LARGE[:-1000], LARGE + b"more"], ids=["fewer", "more"])
+def test_another_length_than_announced_is_refused(stored, run, tmp_path, sent):
+    stored.files["large.pth"], stored.sent["large.pth"] = LARGE, sent
+    result = run("tools/convert.py", "hf://o/r/large.pth", tmp_path / "m.bin", HF_ENDPOINT=stored.address)
+    line = failure(result)
+    assert f"the server sends {len(sent):,} bytes, and announced {len(LARGE):,}" in line
+    assert not list((tmp_path / "hf").rglob("large.pth"))
+
+
+def test_a_file_that_is_replaced_during_the_download_is_begun_again(hub, tmp_path):
+    hub.files["large.pth"], hub.cuts = bytes(len(LARGE)), [CUT]
+    address = download.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {})
+    remote = download.look(address)
+    place = str(tmp_path / "large.pth")
+    hub.files["large.pth"] = LARGE
+    with pytest.raises(download.Changed):
+        download.download(address, place, remote)
+    download.download(address, place, download.look(address))
+    assert Path(place).read_bytes() == LARGE and os.listdir(tmp_path) == ["large.pth"]
+
+
+def test_a_part_that_is_longer_than_the_file_is_dropped(hub, tmp_path):
+    hub.files["a.pth"] = CONTENT
+    address = download.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
+    remote = download.look(address)
+    (tmp_path / f"a.pth.{remote.content}.part").write_bytes(CONTENT + b"more")
+    download.download(address, str(tmp_path / "a.pth"), remote)
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status, hint", [(401, "log in"), (403, "log in"), (404, "Check the name")])
+def test_a_refusal_is_not_repeated(hub, status, hint):
+    hub.answers = [(status, {"X-Error-Message": "Access to model o/r is restricted."})]
+    address = download.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
+    with pytest.raises(DownloadError, match=f"{status} Access to model o/r is restricted. .*{hint}"):
+        download.look(address)
+    assert len(hub.tokens) == 1
+
+
+def test_a_date_says_as_well_as_seconds_when_to_come_back():
+    def after(said):
+        return download._retry_after(type("Response", (), {"headers": {"Retry-After": said}}))
+
+    assert after("7") == 7 and after("100000") == download.LONGEST_PAUSE and after("soon") == after("") == 0
+    assert 50 < after(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_full_disk_is_said_in_one_line_and_the_next_run_goes_on(hub, start, run, tmp_path):
+    hub.files["large.pth"] = LARGE
+    faulty = ROOT / "tests" / "faults" / "faulty.py"
+    fetching = tmp_path / "fetching.py"
+    fetching.write_text("from rwkv_np.cli import main; main(['convert', 'hf://o/r/large.pth', 'm.bin'])")
+    child = start(faulty, f"full-at-byte:{CUT}", tmp_path, fetching)
+    _, stderr = child.communicate(timeout=PATIENCE)
+    assert child.returncode == 1
+    assert "could not be written: File too large. Make room" in stderr and "Traceback" not in stderr
+    assert [part.stat().st_size for part in parts(tmp_path)] == [CUT]
+    hub.forget()
+    assert run("-c", FETCH, "hf://o/r/large.pth")[0] == 0
+    assert hub.gets() == [CUT]
 
 
 def test_what_the_hub_s_own_cache_holds_is_taken_from_there(hub, run):
@@ -318,9 +378,9 @@ def test_a_terminal_sees_the_download_and_then_the_parameters_go_by(hub, start, 
     child.communicate()
     assert child.returncode == 0
     assert b"golden.pth" in screen
-    assert b"100%" in screen
+    assert b"Downloading" in screen and b" MB" in screen
     assert b"Converting" in screen
-    assert b"head.weight" in screen
+    assert b"emb.weight" in screen
 
 
 def _read_or_end(terminal):
@@ -336,6 +396,7 @@ def test_the_published_models_are_of_rwkv_7_and_as_large_as_their_shapes():
         assert model.repository == {"g1": "BlinkDL/rwkv7-g1", "world": "BlinkDL/rwkv-7-world"}[family]
         assert re.match({"g1": r"rwkv7-g1[a-z]-", "world": "RWKV-x070-World-"}[family] + size, model.file, re.I)
         assert model.file.endswith(".pth") and re.fullmatch("[0-9a-f]{64}", model.sha256)
+        assert published_name(model.file) == published_name(f"RWKV7-{name}") == name
         shapes = checkpoint_of("v7-" + size.replace(".", "b").removesuffix("b"))
         weights = 2 * sum(math.prod(shape) for shape in shapes.values())  # bfloat16
         assert weights < model.n_bytes < weights * 1.001

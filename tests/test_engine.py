@@ -12,7 +12,7 @@ from synthetic import write_synthetic
 
 from rwkv_np.errors import InputError
 from rwkv_np.files.format import read_model_file
-from rwkv_np.models import engine, model_config
+from rwkv_np.models import engine, model_config, packing
 from rwkv_np.models.engine import CHUNK, Engine
 from rwkv_np.models.v4 import RWKV4
 
@@ -159,7 +159,7 @@ def test_a_head_in_q8_0_is_close_and_smaller(golden, official):
 def test_a_head_made_in_q8_0_is_let_go_once_it_is_packed(golden, official, monkeypatch):
     """It takes 285 MB in a 7.2B model, in addition to all packed weights."""
     kept, alive = [], []
-    pack, loaded = engine.pack, engine.head.loaded
+    pack, loaded = packing.pack, engine.head.loaded
 
     def watched_pack(raw, *args):
         alive.append(kept[0]() is not None)
@@ -167,10 +167,10 @@ def test_a_head_made_in_q8_0_is_let_go_once_it_is_packed(golden, official, monke
 
     def watched_head(*args):
         head = loaded(*args)
-        kept.append(weakref.ref(head.data))
+        kept.append(weakref.ref(head.stored.data))
         return head
 
-    monkeypatch.setattr(engine, "pack", watched_pack)
+    monkeypatch.setattr(packing, "pack", watched_pack)
     monkeypatch.setattr(engine.head, "loaded", watched_head)
     load(golden("Q4_1.bin"), head_q8_0=True)
     assert alive[0] and not any(alive[1:])

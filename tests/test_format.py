@@ -34,12 +34,9 @@ def test_a_file_written_from_what_was_read_is_the_same_file(path):
     assert out.getvalue() == path.read_bytes()
 
 
-def test_the_reader_maps_the_file_and_decodes_only_what_is_asked_for(golden):
+def test_the_reader_decodes_only_what_is_asked_for(golden):
     p = read_model_file(golden("Q4_0.bin")).parameters["blocks.0.ffn.key.weight"]
-    base = p.data
-    while not isinstance(base, np.memmap):
-        base = base.base
-    assert not p.data.flags.writeable and p.shape == (256, 64)
+    assert p.shape == (256, 64)
     np.testing.assert_array_equal(p.rows(slice(3, 5)), p.array()[3:5])
     np.testing.assert_array_equal(np.concatenate([x for _, x in p.chunks(1000)]), p.array())
 

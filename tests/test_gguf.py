@@ -134,7 +134,7 @@ def test_a_written_file_has_the_tensors_that_llama_cpp_writes(references, tmp_pa
         assert (found.shape, found.data_type) == (tensor.shape, tensor.data_type)
         layer = re.match(r"blk\.(\d+)\..*(time_mix_output|channel_mix_value)", name)
         factor = 2 ** (int(layer[1]) // 2) if layer and version == "v6" else 1  # they are divided there
-        np.testing.assert_array_equal(found.raw.view(np.float32), tensor.raw.view(np.float32) * np.float32(factor))
+        np.testing.assert_array_equal(found.data.view(np.float32), tensor.data.view(np.float32) * np.float32(factor))
     own = {key: value for key, value in theirs.metadata.items() if key.startswith("rwkv")}
     own |= {"rwkv6.rescale_every_n_layers": 0} if version == "v6" else {}
     assert {key: ours.metadata.get(key) for key in own} == own
@@ -156,7 +156,7 @@ def rewritten(path, change):
     """The GGUF file after `change(metadata, tensors)`, where a tensor is (shape, type, bytes)."""
     file = GgufFile(path)
     metadata = dict(file.metadata)
-    tensors = {name: (t.shape, t.data_type, t.raw.tobytes()) for name, t in file.tensors.items()}
+    tensors = {name: (t.shape, t.data_type, t.data.tobytes()) for name, t in file.tensors.items()}
     change(metadata, tensors)
     plan = [Planned(name, shape, data_type) for name, (shape, data_type, _) in tensors.items()]
     with open(path.with_name("changed.gguf"), "wb") as out:
@@ -212,7 +212,7 @@ def test_divided_matrices_are_multiplied_again(tmp_path, data_type):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 if data_type != "FP32" else 0)
     index = np.array([1, 5])
     whole = parameters["blocks.1.ffn.value.weight"].array()
-    np.testing.assert_array_equal(parameters["blocks.1.ffn.value.weight"].rows(index), whole[index])
+    np.testing.assert_array_equal(parameters["blocks.1.ffn.value.weight"].chosen(index), whole[index])
 
 
 def test_a_matrix_that_becomes_too_large_is_refused(tmp_path):

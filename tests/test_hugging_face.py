@@ -210,10 +210,10 @@ def test_a_repository_on_the_hub_is_fetched_file_by_file(checkpoints, tmp_path, 
     tensors, expected = theirs(checkpoints, "v7")
     folder, fetched = folder_of(tmp_path / "hf", tensors, "RWKV7ForCausalLM", 2), []
 
-    def fetch(source):
+    def fetch(source, progress=None):
         fetched.append(name := source.removeprefix("hf://o/r/"))
         if not (folder / name).exists():
-            raise DownloadError(f"{source}: download failed: 404 Client Error. Entry Not Found for url")
+            raise DownloadError(f"{source}: download failed: 404 Entry not found")
         return str(folder / name)
 
     monkeypatch.setattr("rwkv_np.conversion.folder.fetch", fetch)

@@ -81,10 +81,10 @@ def test_a_vector_has_the_same_product_alone_and_with_others(format, path, rng):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("format", ["Q8_0", "Q5_1", "Q4_0"])
+@pytest.mark.parametrize("format", ["Q8_0", "Q5_1", "Q4_0", "IQ4_NL"])
 def test_the_largest_quants_do_not_overflow(format, path):
     layout, size = FORMATS[format].layout, FORMATS[format].block.itemsize
-    raw = np.full((32, 2 * size), 0x80 if format == "Q8_0" else 0xFF, np.uint8)
+    raw = np.full((32, 2 * size), {"Q8_0": 0x80, "IQ4_NL": 0}.get(format, 0xFF), np.uint8)
     scales = np.full((32, 2, 1 + layout.has_min), 1, np.float16).view(np.uint8)
     raw.reshape(32, 2, -1)[:, :, : layout.scale_bytes * (1 + layout.has_min)] = scales
     for sign in (-1, 1):
@@ -92,6 +92,47 @@ def test_the_largest_quants_do_not_overflow(format, path):
         np.testing.assert_allclose(
             run_product(raw, format, 64, x, path), matmul_reference(raw, format, 64, x), rtol=1e-6
         )
+
+
+QUANTIZED = [name for name, row in FORMATS.items() if row.is_quantized]
+
+
+def whole_numbers(format, n_rows, n_in, rng):
+    """Random rows whose scales are 1, and whose outliers are whole numbers."""
+    row = FORMATS[format]
+    blocks = random_rows(format, n_rows, n_in, rng).view(row.block)
+    for field in set(row.block.fields) & {"d", "m", "outlier_value"}:
+        blocks[field] = rng.integers(-3, 4, blocks.shape) if field == "outlier_value" else 1
+    return blocks.view(np.uint8).reshape(n_rows, -1)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("format", QUANTIZED)
+def test_products_of_whole_numbers_are_exact(format, path, rng):
+    """Every sum fits in float32, so no order of additions may round: each bit must be the reference's."""
+    x = rng.integers(-127, 128, (15, 256)).astype(np.float32)
+    x[:, ::32] = 127  # a scale of 1
+    raw = whole_numbers(format, 40, 256, rng)
+    expected = matmul_reference(raw, format, 256, x)
+    assert np.abs(expected).max() < 2**24
+    np.testing.assert_array_equal(run_product(raw, format, 256, x, path), expected)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("format", [name for name in QUANTIZED if FORMATS[name].layout.part_bits])
+def test_sums_of_parts_are_exact_at_their_limits(format, path):
+    """Bytes of ones or zeros give the largest quants and scales; 127 and -127 the largest sums of either sign."""
+    row = FORMATS[format]
+    for byte in (0x00, 0x55, 0x7F, 0x80, 0xAA, 0xFF):
+        blocks = np.full((1, row.n_bytes(256)), byte, np.uint8).view(row.block)
+        for field in set(row.block.fields) & {"d", "m"}:
+            blocks[field] = 1
+        raw = blocks.view(np.uint8).reshape(1, -1)
+        x = np.full((4, 256), 127, np.float32)
+        x[1], x[2, 1::2] = -127, -127
+        x[3] = np.repeat([-127, 127], 16)[np.arange(256) % 32]  # the parts of a block differ in sign
+        expected = matmul_reference(raw, format, 256, x)
+        np.testing.assert_allclose(run_product(raw, format, 256, x, path), expected, rtol=1e-6, atol=1)
 
 
 def test_a_buffer_that_does_not_fit_is_refused(rng):

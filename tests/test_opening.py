@@ -57,6 +57,7 @@ def test_a_chat_prompt_of_rwkv_cpp_is_understood(tmp_path):
         ("o.toml", "turns = [['a']]", "turns is not a list of pairs"),
         ("o.toml", "turns = 'a'", "turns is not a list of pairs"),
         ("o.toml", "text = 3", "text is 3; expected a string"),
+        ("o.toml", f'user = "{201 * "y"}"', "user has 201 characters; expected at most 200"),
         ("o.toml", "txet = 'a'", "has the key 'txet'; expected text, user, bot or turns"),
         ("o.toml", "text =", "is not valid TOML"),
         ("o.json", "{", "is not valid JSON"),

@@ -40,7 +40,10 @@ def test_no_message_advises_a_script_of_the_checkout():
                 assert "tools/" not in node.value, f"{path.name}, line {node.lineno}: {node.value}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["chat", "--help"], ["inspect", str(demo.MODEL)]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["chat", "--help"], ["inspect", str(demo.MODEL)], ["get", "--help"], ["list", "--available"]],
+)
 def test_help_and_version_do_not_load_the_compiler(arguments):
     code = (
         "import sys; from rwkv_np.cli import main; main(sys.argv[1:], standalone_mode=False); "

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from rwkv_np.evaluation.base_file import BaseFile
 from rwkv_np.evaluation.text import read_text
 from rwkv_np.files import reading
 from rwkv_np.files.mapped import MappedFile
+from rwkv_np.files.opened import OpenedFile
 from rwkv_np.files.reading import open_regular, read_regular, read_stream, read_text_file
 from rwkv_np.models import load
 from rwkv_np.models.inspection import inspect
@@ -206,6 +208,49 @@ except FormatError as error:
     )
     assert child.returncode == 0, child
     assert "bytes while it was in use. Copy or download it again under another name" in child.stdout
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_model_file_that_is_cut_while_a_matrix_is_packed_ends_in_an_error(tiny_model, threads):
+    """Reading the rest of that matrix from a mapped file ended in SIGBUS."""
+    script = """
+import os, sys
+from rwkv_np.kernels import pack as packing
+pack, path = packing.pack, sys.argv[1]
+def cut_and_pack(*args):
+    os.truncate(path, 0)
+    pack(*args)
+packing.pack = cut_and_pack
+import rwkv_np
+try:
+    rwkv_np.load(path, threads=int(sys.argv[2]))
+except rwkv_np.errors.FormatError as error:
+    print(error)
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", script, tiny_model, str(threads)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert child.returncode == 0, child
+    assert "to 0 bytes while it was in use" in child.stdout and child.stdout.count("\n") == 1
+
+
+def test_what_is_left_of_a_model_file_that_was_cut_is_still_read(tiny_model):
+    """The weights are in memory, and the embedding is the first parameter: its first rows are there."""
+    model = load(tiny_model)
+    before = model.forward([1, 2, 3])[0]
+    os.truncate(tiny_model, os.path.getsize(tiny_model) // 2)
+    np.testing.assert_array_equal(model.forward([1, 2, 3])[0], before)
+
+
+def test_a_part_that_several_threads_read_is_that_of_the_file(tmp_path):
+    """Nobody moves the file's position."""
+    content = np.random.default_rng(0).integers(0, 256, 2**20, np.uint8)
+    content.tofile(tmp_path / "x")
+    file = OpenedFile(tmp_path / "x", FormatError)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda start: file.read(start, 5000), range(0, 2**20 - 5000, 4999)))
+    for start, part in zip(range(0, 2**20, 4999), found):
+        np.testing.assert_array_equal(part, content[start : start + 5000])
 
 
 @pytest.mark.parametrize("use", ["convert", "quantize"])

@@ -281,6 +281,14 @@ def test_settings_of_another_type_are_refused(chat, saved, name, value):
         load_conversation(saved, chat, MODEL)
 
 
+@pytest.mark.parametrize("role", ["user", "bot"])
+def test_a_name_that_no_speaker_has_is_refused(chat, saved, role):
+    """Each prompt repeats it: of 100,000 characters in a file of 65 KB, a turn took 28 MB."""
+    rewrite(saved, {"template": text_of(saved)["template"] | {role: 201 * "y"}})
+    with pytest.raises(ConversationFileError, match=f"template.{role} is 'yyy.*expected at most 200 characters"):
+        load_conversation(saved, chat, MODEL)
+
+
 @pytest.mark.parametrize("text", [b"[" * 100_000, b"[]", b"\xff", b'{"format": ' + b"9" * 5000 + b"}", b"null", b""])
 def test_a_text_that_is_no_object_is_refused(chat, saved, text):
     replace_member(saved, "conversation.json", text)

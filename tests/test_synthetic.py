@@ -4,15 +4,16 @@ import math
 
 import numpy as np
 import pytest
-from model import matrix_operations
+from model import GGUF_FORMATS, matrix_operations
 from shapes import SHAPES, sizes
-from synthetic import write_synthetic
+from synthetic import synthetic_model, write_synthetic
 
 from rwkv_np import demo
 from rwkv_np.models import load
+from rwkv_np.models.engine import Engine
 from rwkv_np.models.registry import ARCHITECTURES
 
-TOYS = [name for name in SHAPES if name.endswith("toy")]
+TOYS = [name for name in SHAPES if name.endswith("toy") and "super" not in name]
 # version, published size, layers, n_embd and weights in millions: as in its name, and as in its file at 2 bytes each
 PUBLISHED = {
     "v7-0b1": (12, 768, 191), "v7-0b4": (24, 1024, 451), "v7-1b5": (24, 2048, 1528), "v7-2b9": (32, 2560, 2948),
@@ -43,6 +44,18 @@ def test_toys_run_and_stay_finite(tmp_path, name, type_name):
     model = load(write_synthetic(tmp_path / "toy.bin", name, type_name))
     logits, _ = model.forward(list(range(1, 100)), full_output=True)
     assert model.config.data_type == type_name and np.isfinite(logits).all() and logits.std() > 0
+
+
+@pytest.mark.parametrize("type_name", GGUF_FORMATS)
+def test_models_of_ggufs_types_run_as_their_numpy_graph_does(type_name):
+    """Rows of 256 and 512; the graph multiplies with the decoded weights and does not round activations."""
+    config, parameters = synthetic_model("v7-super-toy", type_name)
+    tokens = list(range(1, 20))
+    engine, graph = Engine(config, parameters), config.record.graph(config, parameters)
+    found, expected = (model.forward(tokens, full_output=True)[0] for model in (engine, graph))
+    assert np.isfinite(found).all() and expected.std() > 0.1
+    error = np.sqrt(np.square(found - expected).mean()) / expected.std()
+    assert error < (1e-4 if type_name == "BF16" else 0.05)
 
 
 @pytest.mark.parametrize("name", TOYS)

@@ -223,8 +223,8 @@ def test_in_a_pipe_there_is_only_the_answer(capsys):
 def test_at_a_terminal_a_thought_is_dim_and_the_answer_is_not(at_terminal, capsys):
     handle(at_terminal(), "x")
     out = capsys.readouterr().out
-    dim = "".join(re.findall("\x1b\\[2m(.*?)\x1b\\[0m", out, re.S))
-    assert dim == "Hm.\n\nSo." and out.endswith("\n\nYes!\n\nWhy?\n")
+    dim = re.findall("\x1b\\[2m(.*?)\x1b\\[0m", out, re.S)
+    assert "".join(dim) == "Hm.So." and out.endswith("\n\nYes!\n\nWhy?\n")
     assert re.sub("\x1b\\[[0-9;]*m", "", out) == "Assistant: Hm.\n\nSo.\n\nYes!\n\nWhy?\n"
 
 

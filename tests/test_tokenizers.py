@@ -563,6 +563,40 @@ def test_a_panic_while_a_file_is_read_is_a_tokenizer_error(tmp_path, bpe_file, m
             load_tokenizer(bpe_file)
 
 
+PANICS = {
+    "a merge makes 'efgh', which is not in its vocabulary": {
+        "model": {"type": "BPE", "vocab": {"ef": 0, "gh": 1}, "merges": [["ef", "gh"]]}
+    },
+    "a merge makes 'abcd', which is not in its vocabulary": {
+        "model": {"type": "BPE", "vocab": {"ab": 0, "cd": 1}, "merges": ["ab cd"]}
+    },
+    "its normalizer prepends an empty string": {
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": ""}]}
+    },
+    "its pre-tokenizer makes pieces of length 0": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "its normalizer (Precompiled) is cut": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "ALQCAACEAAA="}
+    },
+}
+
+
+@pytest.mark.parametrize(("problem", "change"), PANICS.items(), ids=range(len(PANICS)))
+def test_what_makes_the_library_panic_is_refused_before_it_prints_a_report(tmp_path, bpe_file, capfd, problem, change):
+    (tmp_path / "bad.json").write_text(json.dumps(json.loads(bpe_file.read_bytes()) | change))
+    with pytest.raises(TokenizerError, match=re.escape(f"bad.json: is damaged: {problem}")):
+        load_tokenizer(tmp_path / "bad.json").encode("12")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"model": [], "normalizer": [""]}', '{"model": {"vocab": [], "merges": 5}}', "5"]
+)
+def test_what_has_another_shape_is_left_to_the_library(tmp_path, text):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(TokenizerError, match="bad.json: "):
+        load_tokenizer(tmp_path / "bad.json")
+
+
 def test_an_id_of_billions_is_refused(tmp_path, bpe_file):
     content = json.loads(bpe_file.read_bytes())
     content["model"]["vocab"]["a"] = 4_000_000_000

@@ -1,9 +1,12 @@
 """Line breaks: between words, however the text is split into pieces; only for a terminal."""
 
+import os
 import random
+import sys
 
 import pytest
 
+from rwkv_np import console
 from rwkv_np.wrapping import Wrapper, width, wrapped
 
 TEXTS = [
@@ -79,3 +82,13 @@ def test_the_width_of_the_screen_is_asked_for_again_and_again():
     shown = wrapper.push("one two three ")
     columns = 8
     assert shown + wrapper.push("four five six ") + wrapper.flush() == "one two three\nfour\nfive six"
+
+
+@pytest.mark.parametrize("line", ["reading: 128 of 4000 tokens", "正在读取：128 / 4000 个 token", "short"])
+def test_a_line_that_is_written_over_takes_one_row(monkeypatch, capsys, line):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(console, "window", lambda stream: os.terminal_size((20, 24)))
+    console.write_over(line)
+    shown = capsys.readouterr().err.removeprefix("\r\x1b[K")
+    assert line.startswith(shown) and width(shown) < 20 and (shown == line or width(shown) > 15)

@@ -14,10 +14,11 @@ This needs packages of the tests (pexpect, pyte).
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -32,18 +33,20 @@ LINES = (
     "Hello! Who are you?",
     "What is the capital of Peru?",
     "How do you say tea in Chinese?",
-    "秘鲁用什么货币？",
-    "/undo",
     "中国的首都是哪里？",
     "Tell me a story.",
 )
 PATIENCE = 120  # seconds for an answer; the first run compiles the kernels
 
+ROWS = 28
 CELL, ROW, SIZE = 8.4, 19, 14  # width and height of a cell, and the font's size
 MARGIN, BAR = 16, 34
 # pyte's names of the colours that the chat uses, on a dark background.
-COLORS = {"default": "#d8dee9", "green": "#a3be8c", "cyan": "#88c0d0", "red": "#e0707c", "brightblack": "#8490a6"}
-DIM, GRAY = "\x1b[2m", "\x1b[90m"  # pyte does not support dim text
+COLORS = {
+    "default": "#d8dee9", "green": "#a3be8c", "cyan": "#88c0d0", "red": "#e0707c", "magenta": "#c79bc4",
+    "brightblack": "#8490a6",
+}  # fmt: skip
+DIM = re.compile(r"\x1b\[(0;)?2m")  # pyte does not support dim text: it is shown in gray
 
 
 class Screen(pyte.Screen):
@@ -57,23 +60,30 @@ class Screen(pyte.Screen):
         self._child.send(data)
 
 
-Run = tuple[int, str, str, bool]  # the first cell, the text, the colour, whether it is bold
+Run = tuple[int, str, str, bool, bool]  # the first cell, the text, the colour, whether it is bold, or italic
+PROGRAM = ("-m", "rwkv_np.chat")
 
 
-def record(lines: Iterable[str], columns: int, rows: int) -> pyte.Screen:
-    """The screen after a chat in which those lines were typed."""
+def record(
+    lines: Iterable[str], columns: int, rows: int, program: Sequence[str] = PROGRAM, user: str = "", **env: str
+) -> pyte.Screen:
+    """The screen after a chat in which those lines were typed.
+
+    program  what Python runs; `user` is the name before its input line
+    env      variables of its environment
+    """
+    prompt = f"{user or TEMPLATES['raven'].user}:"
     with tempfile.TemporaryDirectory() as home:
         child = pexpect.spawn(
-            sys.executable, ["-m", "rwkv_np.chat"], env=_environment(home), dimensions=(rows, columns),
-            encoding="utf-8",
-        )  # fmt: skip
+            sys.executable, [*program], env=_environment(home) | env, dimensions=(rows, columns), encoding="utf-8"
+        )
         screen = Screen(columns, rows, child)
         stream = pyte.Stream(screen)
-        stream.feed("$ python -m rwkv_np.chat\r\n")
-        _wait_for_prompt(child, screen, stream)
+        stream.feed("$ rwkv-np chat\r\n" if program is PROGRAM else "")
+        _wait_for_prompt(child, screen, stream, prompt)
         for line in lines:
             child.send(line + "\r")
-            _wait_for_prompt(child, screen, stream)
+            _wait_for_prompt(child, screen, stream, prompt)
         child.close(force=True)
     return screen
 
@@ -88,10 +98,9 @@ def _environment(home: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _wait_for_prompt(child: pexpect.spawn, screen: pyte.Screen, stream: pyte.Stream) -> None:
+def _wait_for_prompt(child: pexpect.spawn, screen: pyte.Screen, stream: pyte.Stream, prompt: str) -> None:
     """Update the screen with the program's output until it shows the next prompt."""
-    prompt, end = f"{TEMPLATES['raven'].user}:", time.monotonic() + PATIENCE
-    is_answered = False
+    end, is_answered = time.monotonic() + PATIENCE, False
     while time.monotonic() < end:
         try:
             data = child.read_nonblocking(65536, timeout=0.5)
@@ -102,7 +111,7 @@ def _wait_for_prompt(child: pexpect.spawn, screen: pyte.Screen, stream: pyte.Str
         except pexpect.EOF:
             break
         is_answered = is_answered or "\n" in data
-        stream.feed(data.replace(DIM, GRAY))
+        stream.feed(DIM.sub(lambda found: f"\x1b[{found[1] or ''}90m", data))
     raise click.ClickException("the prompt did not appear; the screen shows:\n" + "\n".join(screen.display))
 
 
@@ -114,12 +123,12 @@ def runs(screen: pyte.Screen, y: int) -> Iterator[Run]:
         if not cell.data:  # the second half of a wide character
             continue
         is_wide = x + 1 < screen.columns and not screen.buffer[y][x + 1].data
-        if run and not is_wide and run[2:] == (cell.fg, cell.bold) and run[0] + len(run[1]) == x:
+        if run and not is_wide and run[2:] == (cell.fg, cell.bold, cell.italics) and run[0] + len(run[1]) == x:
             run = (run[0], run[1] + cell.data, *run[2:])
             continue
         if run:
             yield run
-        run = (x, cell.data, cell.fg, cell.bold)
+        run = (x, cell.data, cell.fg, cell.bold, cell.italics)
         if is_wide:
             yield run
             run = None
@@ -128,8 +137,8 @@ def runs(screen: pyte.Screen, y: int) -> Iterator[Run]:
 
 
 def draw(screen: pyte.Screen, title: str) -> str:
-    """An SVG of a window with the rows down to the cursor."""
-    n_rows = screen.cursor.y + 1
+    """The screen as an SVG of a window."""
+    n_rows = screen.lines
     width, height = round(2 * MARGIN + CELL * screen.columns), BAR + MARGIN + ROW * n_rows
     texts = [_text(run, y) for y in range(n_rows) for run in runs(screen, y) if run[1].strip()]
     x, y = MARGIN + CELL * screen.cursor.x, BAR + ROW * screen.cursor.y
@@ -153,12 +162,13 @@ def draw(screen: pyte.Screen, title: str) -> str:
 
 
 def _text(run: Run, y: int) -> str:
-    x, text, color, is_bold = run
+    x, text, color, is_bold, is_italic = run
     text = text.rstrip()
     n_cells = 2 if len(text) == 1 and ord(text) > 0x2E7F else len(text)
-    bold = ' font-weight="bold"' if is_bold else ""
+    bold = ' font-weight="bold"' * is_bold + ' font-style="italic"' * is_italic
+    fill = COLORS.get(color, COLORS["default"])
     return (
-        f'<text x="{MARGIN + CELL * x:g}" y="{BAR + ROW * y + SIZE:g}" fill="{COLORS[color]}"{bold} '
+        f'<text x="{MARGIN + CELL * x:g}" y="{BAR + ROW * y + SIZE:g}" fill="{fill}"{bold} '
         f'textLength="{CELL * n_cells:g}" lengthAdjust="spacingAndGlyphs">{escape(text)}</text>'
     )
 
@@ -167,12 +177,12 @@ def _text(run: Run, y: int) -> str:
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-l", "--line", "lines", multiple=True, default=LINES, show_default=False, help="A line; repeatable.")
 @click.option("--columns", default=84, help="Width of the screen.")
-@click.option("--rows", default=60, help="Height of the screen; the picture ends at the last row used.")
+@click.option("--rows", default=ROWS, help="Height of the screen; of a longer chat, the picture shows the end.")
 def command(out: Path, lines: tuple[str, ...], columns: int, rows: int) -> None:
     """Chat with the demo model and write the screen to OUT as SVG."""
     screen = record(lines, columns, rows)
     out.write_text(draw(screen, "A chat with the demo model: " + " ".join(lines)), encoding="utf-8")
-    click.echo("\n".join(row.rstrip() for row in screen.display[: screen.cursor.y + 1]))
+    click.echo("\n".join(row.rstrip() for row in screen.display))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ import traceback
 from dataclasses import replace
 from typing import Any
 
+from rwkv_np.chat import clipboard
+from rwkv_np.chat.export import as_markdown
 from rwkv_np.chat.opening import Opening
 from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import SWITCHES, describe_settings, parse_setting
 from rwkv_np.chat.templates import FREE, TEMPLATES, Template
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.errors import InputError, TextError
+from rwkv_np.files.output import new_file
 from rwkv_np.files.reading import MESSAGE_LIMIT, read_text_file
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.text import decode_utf8
@@ -100,6 +103,7 @@ def undo(session: Session, n: str) -> None:
 
 
 def reset(session: Session, _: str) -> None:
+    session.keep_last()
     session.conversation.reset()
     session.attached = ""
     session.screen.say("reset")
@@ -115,6 +119,7 @@ def begin_with(session: Session, text: str) -> None:
             f"the template {c.template.name} has single turns and takes no opening; "
             "start the chat with --template raven, world or g1 for one that does"
         )
+    session.keep_last()
     c.reset(Opening(text=text).render(c.template), session.screen.reading)
     session.screen.say("system")
 
@@ -161,9 +166,36 @@ def _save(session: Session, text: str, *, overwrite: bool) -> None:
 
 def load(session: Session, text: str) -> None:
     path = _path(text)
-    session.load(path)
+    left = session.load(path)
     session.screen.say("loaded", path=path, turns=len(session.conversation.turns))
+    if left:
+        session.screen.say("left", path=left)
     _show_last(session)
+
+
+def export(session: Session, path: str) -> None:
+    _export(session, path, overwrite=False)
+
+
+def export_over(session: Session, path: str) -> None:
+    _export(session, path, overwrite=True)
+
+
+def _export(session: Session, text: str, *, overwrite: bool) -> None:
+    path = _path(text)
+    mend = f"/export! {path} overwrites it, or choose another name"
+    data = as_markdown(session.conversation, session.model["name"]).encode()
+    with new_file(path, overwrite=overwrite, mend=mend) as file:
+        file.write(data)
+    session.screen.say("exported", path=path, turns=len(session.conversation.turns))
+
+
+def copy_answer(session: Session, _: str) -> None:
+    text = session.last_answer
+    if not text:
+        raise InputError("there is no answer to copy yet")
+    program = clipboard.copy(text)
+    session.screen.say("copied" if program else "copied_by_terminal", characters=len(text), program=program)
 
 
 def _path(text: str) -> str:

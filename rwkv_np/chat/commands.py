@@ -21,6 +21,7 @@ class Command:
 
     completes  what the Tab key offers there
     old        its form in rwkv.cpp's chat
+    also       its other names, from other chat programs
     """
 
     name: str
@@ -28,6 +29,7 @@ class Command:
     argument: str = ""
     completes: str = ""
     old: str = ""
+    also: tuple[str, ...] = ()
 
 
 def _help(session: Session, name: str) -> None:
@@ -45,15 +47,17 @@ def _help(session: Session, name: str) -> None:
 
 
 COMMANDS = (
-    Command("regen", actions.answer_again, old="+"),
+    Command("regen", actions.answer_again, old="+", also=("retry",)),
     Command("continue", actions.continue_answer, old="+++"),
     Command("undo", actions.undo, "[N]"),
     Command("edit", actions.edit, "[TEXT]"),
-    Command("reset", actions.reset, old="+reset"),
+    Command("reset", actions.reset, old="+reset", also=("clear",)),
     Command("fork", actions.fork, "[NAME]"),
     Command("switch", actions.switch, "[NAME]", completes="branch"),
     Command("save", actions.save, "[FILE]", completes="file"),
     Command("load", actions.load, "FILE", completes="file"),
+    Command("export", actions.export, "FILE.md", completes="file"),
+    Command("copy", actions.copy_answer),
     Command("system", actions.begin_with, "[TEXT]"),
     Command("set", actions.change_setting, "NAME VALUE", completes="setting"),
     Command("think", actions.think, "[MODE]", completes="think"),
@@ -67,10 +71,11 @@ COMMANDS = (
     Command("qa", actions.ask_after_opening, "QUESTION", old="+qa"),
     Command("qq", actions.ask_alone, "QUESTION", old="+qq"),
     Command("help", _help, "[COMMAND]", completes="command"),
-    Command("exit", actions.leave),
+    Command("exit", actions.leave, also=("quit",)),
 )
-_BY_NAME = {command.name: command for command in COMMANDS}
-# Not in /help: the help of /save and the message of an internal error mention them.
+_BY_NAME = {name: command for command in COMMANDS for name in (command.name, *command.also)}
+# Not in /help: the help of the first ones and the message of an internal error mention them.
+_BY_NAME["export!"] = Command("export", actions.export_over, "FILE.md", completes="file")
 _BY_NAME["save!"] = Command("save", actions.save_over, "[FILE]", completes="file")
 _BY_NAME["traceback"] = Command("traceback", actions.show_traceback)
 _OLD = {command.old: command for command in COMMANDS if command.old}
@@ -97,7 +102,7 @@ def find_command(line: str) -> tuple[Command, str] | None:
 
 
 def _by_name(word: str) -> Command:
-    name = {"quit": "exit", "clear": "reset"}.get(word[1:], word[1:])
+    name = word[1:]
     if name in _BY_NAME:
         return _BY_NAME[name]
     near = difflib.get_close_matches(name, _BY_NAME, 1, cutoff=0.5)

@@ -4,8 +4,8 @@ A state is all that the model remembers, so the latest ones are kept: undoing, a
 forking cost nothing. Older ones are dropped, and computed again from the tokens when they are
 needed. It knows templates and states, not terminals.
 
-An answer is recorded when it ends. An interrupted one counts as far as it was shown; if
-reading its prompt was cancelled, or it failed, nothing changes.
+An answer is recorded when it ends. Of an interrupted answer, the part that was shown is recorded. If reading its
+prompt was cancelled or failed, nothing changes.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from rwkv_np.models.state import State
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import Tokenizer
 
-# Bytes of memory for the states after turns. One has 0.2 to 2.6 MB in RWKV-4 and 13 to 66 MB in v7: a
-# number of turns that is right for one would be a gigabyte for the other.
+# Bytes of memory for the states after turns. A state has 0.2 to 2.6 MB in RWKV-4 and 13 to 66 MB in v7, so a fixed
+# number of turns would be too few for one or a gigabyte for the other.
 STATE_BUDGET = 128_000_000
 MAIN = "main"
 
 
 class Conversation:
-    """What a person and a model have said to each other.
+    """The messages and answers of a user and a model.
 
-    template   how the model is spoken to
-    params     how it answers; may be replaced at any time
+    template   the prompt format
+    params     the sampling settings; may be replaced at any time
     branches   the branches by name; `branch` is the name of the current one
     aside      the last free generation or independent question, which is not part of the conversation
     n_asked    how many answers were started: each has its own seed
-    start      the state that openings, or without one the first message, are read in; None where nothing was read
+    start      the state in which the opening (or the first message) is read; None for the empty state
     keep_thoughts  whether later turns are read after the thoughts of earlier ones
     """
 
@@ -140,10 +140,10 @@ class Conversation:
             raise InputError(f"there is no branch {name!r}; there are {', '.join(self.branches)}")
         self.branch, self._is_aside_last = name, False
 
-    # --- what the model is asked; iterate over what is returned
+    # --- asking the model; iterate over the answer that is returned
 
     def ask(self, message: str, progress: Progress | None = None, **changes: Any) -> Answer:
-        """Say `message`; `changes` are settings for this answer alone."""
+        """Say `message`; `changes` are settings for this answer only."""
         return self._ask(message, list(self.turns), progress, changes)
 
     def edit(self, message: str, progress: Progress | None = None, **changes: Any) -> Answer:

@@ -3,7 +3,7 @@
 The values come from the source code of the authors' programs; a test checks that each family has
 its row. An option, its environment variable and the settings file override them, in that order.
 
-The limit of an answer is ours where their programs have none. A G1 model may think for thousands of
+Where their programs do not limit the answer, the limit is ours. A G1 model may think for thousands of
 tokens, and thinking that is cut off gives no answer; so G1 has the 4000 of its authors' example, for
 thinking and answer together. (A separate limit for thinking would be one more setting, and would have
 to close the thinking for a model that was not trained to continue from there.)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,19 @@ from prompt_toolkit.filters import is_searching
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import create_output
+from prompt_toolkit.output import ColorDepth, create_output
+from prompt_toolkit.styles import Style
 
 from rwkv_np.chat.commands import COMMANDS
 from rwkv_np.chat.reflow import erase_all_on_resize
 from rwkv_np.chat.session import Session
 from rwkv_np.chat.settings import NAMES
 from rwkv_np.chat.thinking import MODES
+from rwkv_np.console import has_color
+
+# The bottom line is dim, not reversed as by default: a bar across the window would draw the eye away from the talk,
+# and its painted spaces would wrap when the window becomes narrower.
+_STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": "noreverse dim"})
 
 
 class Editor:
@@ -40,24 +47,36 @@ class Editor:
             key_bindings=_keys(),
             prompt_continuation=lambda width, line, wrapped: " " * width,
             enable_suspend=True,
-            # Answers may go to a file while somebody types.
+            # Answers may go to a file while the user types.
             output=create_output(always_prefer_tty=True),
+            style=_STYLE,
+            color_depth=_color_depth(session.screen.color),
         )
         erase_all_on_resize(self._prompt.app)
 
     def read(self) -> str:
         """A line, or several. Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
         name = self._session.conversation.template.user
+        shown = self._session.screen.bottom_line(self._session.model["name"])
+        self._prompt.bottom_toolbar = shown or None
+        self._session.screen.separate()
         line = self._prompt.prompt(FormattedText([("bold ansigreen", f"{name}: ")]), default=self._session.draft or "")
         self._say_problem()
         return line
 
     def _say_problem(self) -> None:
-        """Say, once and when nothing is typed, that lines are no longer kept."""
+        """Say once, between two inputs, that lines are no longer kept."""
         problem = getattr(self._prompt.history, "problem", None)
         if problem and not self._has_said_problem:
             self._has_said_problem = True
             self._session.screen.note(f"{problem}. The input history is kept for this session only")
+
+
+def _color_depth(wanted: bool | None) -> ColorDepth | None:
+    """What prompt_toolkit may use; None where it finds that out as we do. (It knows NO_COLOR, not FORCE_COLOR.)"""
+    if wanted is None and not has_color(sys.stdout):
+        return ColorDepth.DEPTH_1_BIT
+    return {None: None, True: ColorDepth.DEPTH_8_BIT, False: ColorDepth.DEPTH_1_BIT}[wanted]
 
 
 class KeptHistory(FileHistory):
@@ -143,10 +162,11 @@ class CommandCompleter(Completer):
 
     def _commands(self, word: str) -> Iterator[Completion]:
         for command in COMMANDS:
-            if command.name.startswith(word):
-                text = command.name + (" " if command.argument else "")
-                meaning = self._session.screen.language.help[command.name]
-                yield Completion(text, -len(word), display=f"/{command.name}", display_meta=meaning)
+            for name in (command.name, *command.also):
+                if name.startswith(word):
+                    text = name + (" " if command.argument else "")
+                    meaning = self._session.screen.language.help[command.name]
+                    yield Completion(text, -len(word), display=f"/{name}", display_meta=meaning)
 
     def _choices(self, kind: str) -> Iterable[str]:
         if kind == "branch":

@@ -12,7 +12,7 @@ from rwkv_np.chat.commands import find_command
 from rwkv_np.chat.session import Session
 from rwkv_np.errors import InputError
 
-# rwkv.cpp's chat takes these inside a message, for that message alone.
+# In rwkv.cpp's chat these may stand in a message, and apply to that message only.
 _INLINE = re.compile(r"(?:^|(?<=\s))-(temp|top_p)=(\S*)(?:\s+|$)")
 _INLINE_NAMES = {"temp": "temperature", "top_p": "top_p"}
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rwkv_np.chat.templates import SEPARATOR, Template, closed_up, tidy
+from rwkv_np.chat.templates import NAME_LIMIT, SEPARATOR, Template, closed_up, tidy
 from rwkv_np.errors import InputError, PathLike, SettingsFileError
 from rwkv_np.files.reading import SETTINGS_LIMIT, read_regular
 from rwkv_np.text import decode_utf8, excerpt, find_surrogate, parse_json
@@ -77,6 +77,8 @@ def read_opening(path: PathLike) -> Opening:
             raise SettingsFileError(path, f"has the key {excerpt(key)}; expected {', '.join(keys)} or turns")
         if not isinstance(value, str):
             raise SettingsFileError(path, f"{key} is {excerpt(value)}; expected a string")
+        if key != "text" and len(value) > NAME_LIMIT:
+            raise SettingsFileError(path, f"{key} has {len(value):,} characters; expected at most {NAME_LIMIT}")
     if half := find_surrogate("".join([*found.values(), *(part for turn in turns for part in turn)])):
         raise SettingsFileError(path, f"contains {half}, half a surrogate pair; expected text in UTF-8")
     return Opening(turns=tuple((message, answer) for message, answer in turns), **found)

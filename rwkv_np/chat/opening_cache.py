@@ -22,7 +22,7 @@ from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.state import State, load_state
 
 BUDGET = 256_000_000  # bytes on disk: a hundred states of RWKV-4 7B, or four to twenty of v7
-# Folders of the code that a state comes of: what decodes weights, the model, and its kernels.
+# Folders of the code that computes a state: decoding of weights, the model, and its kernels.
 SOURCES = tuple(Path(package.__path__[0]) for package in (files, models, kernels))
 
 
@@ -35,7 +35,10 @@ def cache_key(model: str) -> str:
 
 
 class OpeningCache:
-    """Openings that one model has read; `key` names the model and what computes it, no folder keeps none."""
+    """The states of openings that one model has read; without a folder nothing is kept.
+
+    key  names the model, and the code that computes the states
+    """
 
     def __init__(self, folder: Path | None, key: str, config: ModelConfig) -> None:
         self.folder, self.key, self.config = folder, key, config
@@ -53,7 +56,7 @@ class OpeningCache:
         return None
 
     def put(self, tokens: Sequence[int], state: State) -> None:
-        """Keep the state after `tokens`, in place of those that were not used for longest."""
+        """Keep the state after `tokens`; the least recently used states are deleted for it."""
         # One that is larger than the whole budget would only evict the others.
         if self.folder is None or state.n_bytes > BUDGET:
             return
@@ -64,11 +67,11 @@ class OpeningCache:
             say_once(f"{one_line(error)}. The chat continues; the next start reads the opening again")
 
     def _let_go(self) -> None:
-        """Delete the files that are over the budget, those first that were not used for longest."""
+        """Delete files until the rest fits the budget; the least recently used go first."""
         assert self.folder is not None
         found = [(path.stat(), path) for path in self.folder.glob("*.state")]
         n_bytes, now = 0, time.time()
-        # One that is of tomorrow, by a clock that was wrong, goes first: else it would push out all that come after it.
+        # A file dated in the future, by a wrong clock, goes first: else it would push out all later ones.
         used = {path: stat.st_mtime if stat.st_mtime < now + 60 else 0 for stat, path in found}
         for stat, path in sorted(found, key=lambda entry: used[entry[1]], reverse=True):
             n_bytes += stat.st_size

@@ -1,8 +1,8 @@
 """Redraws the input line when the window becomes narrower.
 
-Most terminals then wrap every row again, so the painted rows become more. prompt_toolkit goes up by
-as many as it has painted, so the first pieces stayed on the screen, once for each step of the mouse. A terminal
-tells nobody whether it does that; those that are known not to are named here, and for them nothing is done.
+Most terminals then wrap every row again, so there are more rows than prompt_toolkit has painted. It goes up by
+the number that it painted, which left pieces of the line on the screen at each step of the mouse. A program cannot ask
+a terminal whether it wraps again, so the terminals that do not are named here, and are left alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prompt_toolkit.utils import get_cwidth
 
 
 def erase_all_on_resize(app: Application[Any]) -> None:
-    """Let `app` erase all rows that its line takes in a window that became narrower, and then paint it."""
+    """Make `app` erase all rows of its line when the window becomes narrower, before it paints the line again."""
     resize = app._on_resize
 
     def on_resize() -> None:

@@ -24,14 +24,19 @@ class Lines(Protocol):
 
 
 def run(session: Session, lines: Lines) -> None:
-    """Chat on the terminal until the user exits."""
+    """Chat on the terminal until the user exits; a conversation that was not saved is kept as the last one."""
     session.screen.say("welcome")
-    is_going_on = True
-    while is_going_on:
-        try:
-            is_going_on = _take_line(session, lines)
-        except KeyboardInterrupt:  # while something was read or said: an answer ends by itself
-            session.screen.say("given_up")
+    is_going_on, is_kept = True, False
+    try:
+        while is_going_on:
+            try:
+                is_going_on = _take_line(session, lines)
+            except KeyboardInterrupt:  # while something was read or said: an answer ends by itself
+                session.screen.say("given_up")
+    finally:  # also where the terminal was closed
+        is_kept = session.keep_last()
+    if is_kept:
+        session.screen.say("kept_last")
 
 
 def _take_line(session: Session, lines: Lines) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 
 class Impossible(ValueError):
-    """A value is not what it must be; the message is its place, what it is, and what was expected."""
+    """A value is wrong; the message has its place, the value, and what was expected."""
 
 
 class Said:
@@ -49,10 +49,12 @@ class Said:
             self.refuse("a list")
         return [Said(value, f"{self._place}[{i}]") for i, value in enumerate(self._value)]
 
-    def text(self, at_least: int = 0) -> str:
+    def text(self, at_least: int = 0, at_most: float = math.inf) -> str:
         """A string of so many characters that UTF-8 can hold."""
         if not isinstance(self._value, str) or len(self._value) < at_least:
             self.refuse("a string" if not at_least else "a string that is not empty")
+        if len(self._value) > at_most:
+            self.refuse(f"at most {at_most} characters")
         try:
             self._value.encode()
         except UnicodeEncodeError:
@@ -60,7 +62,7 @@ class Said:
         return self._value
 
     def texts(self) -> tuple[str, ...]:
-        """Strings, none of them empty."""
+        """A list of strings that are not empty."""
         return tuple(item.text(at_least=1) for item in self.items())
 
     def one_of(self, choices: Collection[str]) -> str:
@@ -89,5 +91,5 @@ class Said:
         return tuple(self._value)
 
     def refuse(self, expected: str) -> NoReturn:
-        """Raise Impossible: the value is something else than that."""
+        """Raise Impossible: the value is not what was expected."""
         raise Impossible(f"{self._place or 'the text'} is {reprlib.repr(self._value)}; expected {expected}")

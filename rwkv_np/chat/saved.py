@@ -1,8 +1,8 @@
 """Conversations in files: turns, settings, the states at the ends, and the model they belong to.
 
 The file is a zip archive. `conversation.json` (transcript.py) is for people and other programs to read;
-the arrays in it are the states after the opening and after each branch, within a budget. States in
-between, and those left out, are computed again from the tokens. A file is written completely or not
+the arrays in it are the states after the opening and after each branch, within a budget. All other states are
+computed again from the tokens. A file is written completely or not
 at all, and read completely or not at all: a conversation is never half replaced.
 
 Version 1 has all states of both ends of each branch. Where one is left out it is version 2,
@@ -33,9 +33,9 @@ from rwkv_np.generation import Position
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State, read_parts
 
-BUDGET = 256_000_000  # bytes of states before they are compressed: four of the largest of v7, and a file to send
+BUDGET = 256_000_000  # bytes of states before compression: four of the largest of v7, in a file that can still be sent
 _TEXT = "conversation.json"
-ANSWER = ".answer"  # what ends the name of the state after an answer that may go on
+ANSWER = ".answer"  # ends the name of the state after an answer that may be continued
 
 
 def save_conversation(
@@ -44,13 +44,16 @@ def save_conversation(
     model: dict[str, str],
     overwrite: bool = False,
     mend: str = "pass overwrite=True, or another path",
+    *,
+    with_states: bool = True,
 ) -> None:
     """Write `conversation` to `path`; `model` has the name and the fingerprint of its model.
 
-    mend    what to do where `path` exists, if it is not overwritten
-    Raises  OutputError, InputError: it is too long for a file
+    mend         what to do where `path` exists, if it is not overwritten
+    with_states  without them the file is small and written at once, and the model reads the text again
+    Raises       OutputError, InputError: it is too long for a file
     """
-    positions = _chosen(_positions(conversation))
+    positions = _chosen(_positions(conversation)) if with_states else {}
     text = transcript.write(conversation, model, [name for name in positions if not name.endswith(ANSWER)])
     with new_file(path, overwrite=overwrite, durable=True, mend=mend) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(_TEXT, text, zipfile.ZIP_DEFLATED)
@@ -59,10 +62,10 @@ def save_conversation(
 
 
 def _positions(conversation: Conversation) -> dict[str, Position]:
-    """Where the model stands at both ends of each branch, as far as that is in memory: "0.start", "0.end", ...
+    """The positions at both ends of each branch that are in memory: "0.start", "0.end", ...
 
-    What matters most comes first: the end of the current branch, which is made again if need be;
-    those of others, the latest first; then the starts.
+    The most important come first: the end of the current branch, which is computed if necessary; the ends
+    of the others, the latest first; then the starts.
     """
     conversation.position()
     branches = list(enumerate(conversation.branches.values()))
@@ -93,7 +96,7 @@ def _made(branch: Branch) -> int:
 
 
 def _chosen(positions: dict[str, Position]) -> dict[str, Position]:
-    """The first of them, and of the others those that are still within the budget.
+    """The first position, and as many of the others as fit into the budget.
 
     One with inf or NaN, from a damaged model or a state at the end of float32, would not be read again.
     """

@@ -1,40 +1,57 @@
 """What the user sees: answers on stdout, everything else on stderr.
 
-Piped output contains only answers. Colour is used on terminals, unless NO_COLOR is set. What a
-model writes is text, never a command to the terminal: control characters are made visible.
-Thinking is shown dimmed or as one line, and only on a terminal.
+Piped output contains only answers. Colours, rendered Markdown and the spinner are for terminals only. The model's
+output is text, never a command to the terminal: control characters are made visible. Thinking is shown dimmed or as
+one line, and only on a terminal.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rwkv_np.chat.language import Language
 from rwkv_np.chat.settings import SWITCHES
-from rwkv_np.chat.speech import Speech
+from rwkv_np.chat.speech import Looks, Speech
+from rwkv_np.chat.spinner import Spinner, spinning
+from rwkv_np.chat.styles import DIM, RED, RESET
 from rwkv_np.chat.thinking import Answer, split_thought
 from rwkv_np.console import columns, has_color, printable, write_over
 from rwkv_np.generation import CHUNK
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.wrapping import wrapped
 
-_DIM, _RED, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[0m"
-
 
 class Screen:
-    """Writes answers and notes, in one language; `quiet` leaves the line of figures out.
+    """Writes answers and notes, in one language.
 
+    figures         tokens and speed are shown after each answer
+    quiet           they are shown nowhere, not in the bottom line either
+    markdown        the Markdown of answers is rendered
+    color           whether there is colour; None where the terminal and its variables decide
     show_thinking   thoughts are shown, not only counted
     hides_thoughts  only the answer is shown, and no command can follow
     """
 
-    def __init__(self, language: Language, *, quiet: bool = False) -> None:
-        self.language, self.quiet = language, quiet
+    def __init__(
+        self,
+        language: Language,
+        *,
+        quiet: bool = False,
+        figures: bool = False,
+        markdown: bool = True,
+        color: bool | None = None,
+    ) -> None:
+        self.language, self.quiet, self.figures = language, quiet, figures
+        self.markdown, self.color = markdown, color
         self.show_thinking, self.hides_thoughts = True, False
-        self._dim = has_color(sys.stderr)
-        self._is_reading = False
+        self._has_color = has_color(sys.stderr, color)
+        self._is_reading = self._has_shown = False
+        self._spinner: Spinner | None = None
+        self._last_figures = ""
 
     @property
     def switches(self) -> dict[str, bool]:
@@ -43,15 +60,20 @@ class Screen:
 
     # --- answers
 
-    def answer(self, completion: Answer, message: str = "", name: str = "", *, goes_on: bool = False) -> None:
-        """Stream `completion` as it is made, then say why it ended and what it took.
+    def answer(
+        self, completion: Answer, message: str = "", name: str = "", *, goes_on: bool = False, before: str = ""
+    ) -> None:
+        """Stream `completion`, then say why it ended.
 
         name     who speaks; shown on a terminal, not in a pipe
         goes_on  it is the rest of an answer, whose leading space belongs between the two
+        before   that answer's text so far
         """
-        speech = Speech(name)
+        self._has_shown = True
+        speech = Speech(name, Looks(self.color, self.markdown), before)
         try:
-            is_open = self._stream(completion, speech, goes_on)
+            with self.waiting() as spinner:
+                is_open = self._stream(completion, speech, goes_on, spinner)
         except BaseException:
             speech.break_off()
             raise
@@ -63,12 +85,14 @@ class Screen:
         elif is_open and completion.stop_reason == "length":  # a pipe gets an empty line: say why
             self.say("thought_cut", tokens=completion.n_new)
 
-    def _stream(self, completion: Answer, speech: Speech, goes_on: bool) -> bool:
+    def _stream(self, completion: Answer, speech: Speech, goes_on: bool, spinner: Spinner) -> bool:
         """Show what comes; returns whether a thought has begun that did not end."""
         thought, spoken = _trimmers(completion, goes_on)
         shows, n_thought, is_open = self._shows_thoughts(), 0, False
         for is_thought, piece in completion.parts():
             text = (thought if is_thought else spoken).push(piece)
+            if text:
+                spinner.stop()
             if is_thought and text:
                 n_thought, is_open = completion.timings.tokens + 1, True  # the first is timed with the prompt
                 if not shows:
@@ -87,7 +111,7 @@ class Screen:
         return self.show_thinking and not self.hides_thoughts and sys.stdout.isatty()
 
     def _end_thought(self, n_tokens: int, speech: Speech) -> None:
-        """Begin the answer on a line of its own, or say that there was a thought."""
+        """Begin the answer on a new line, or say that there was a thought."""
         if self._shows_thoughts():
             speech.write("\n\n")
             return
@@ -102,11 +126,12 @@ class Screen:
         if completion.stop_reason in ("length", "interrupted"):
             once = "_once" if self.hides_thoughts else ""
             self.say(completion.stop_reason + once, tokens=completion.n_new)
-        if not self.quiet:
-            self.note(self.figures(completion))
+        self._last_figures = self._describe(completion)
+        if self.figures and not self.quiet:
+            self.note(f"[{self._last_figures}]")
 
-    def figures(self, completion: Answer) -> str:
-        """What an answer took, in a line."""
+    def _describe(self, completion: Answer) -> str:
+        """The tokens and speed of an answer, in a line."""
         t = completion.timings
         parts = [self.language.say("answer_rate", tokens=completion.n_new, rate=_rate(t.tokens, t.seconds))]
         if t.prompt_seconds and completion.prompt:
@@ -114,7 +139,17 @@ class Screen:
             parts.append(self.language.say("prompt_rate", tokens=t.prompt_tokens, rate=rate))
         if memory := resident_anonymous():
             parts.append(self.language.say("memory", size=f"{memory / 1e9:.2f}"))
-        return f"[{' · '.join(parts)}]"
+        return " · ".join(parts)
+
+    def bottom_line(self, model: str) -> str:
+        """The line below the input: the model's name, and the figures of its last answer."""
+        return " · ".join(part for part in (model, self._last_figures) if part and not self.quiet)
+
+    def separate(self) -> None:
+        """Before the user types: an empty line, if anything was shown since the last time."""
+        if self._has_shown:
+            print(file=sys.stdout if sys.stdout.isatty() else sys.stderr, flush=True)
+        self._has_shown = False
 
     # --- everything else
 
@@ -124,21 +159,24 @@ class Screen:
 
     def note(self, text: str) -> None:
         """A line beside the conversation."""
-        self._put(text, _DIM)
+        self._put(text, DIM)
 
     def show(self, text: str, *, indent: int = 0) -> None:
-        """What was asked for: as bright as an answer, but no answer. `indent` is for lines that are broken."""
+        """Text that the user asked for, as bright as an answer. `indent` is for wrapped lines."""
         self._put(text, indent=indent)
 
     def show_thought(self, thought: str) -> None:
-        """A thought that was folded, or is long past; as dim as those before an answer."""
-        self._put(thought, _DIM)
+        """The text of an earlier thought, dimmed like the thoughts before answers."""
+        self._put(thought, DIM)
 
     def error(self, text: str) -> None:
         self._put(text, label="Error:")
 
     def _put(self, text: str, color: str = "", label: str = "", indent: int = 0) -> None:
-        """Text on stderr: in a terminal broken between words, and obeyed by none."""
+        """Text on stderr. On a terminal it is wrapped between words, and its control characters are made visible."""
+        self._has_shown = True
+        if self._spinner:
+            self._spinner.stop()
         if self._is_reading:
             write_over("")
             self._is_reading = False
@@ -146,23 +184,37 @@ class Screen:
         if sys.stderr.isatty():
             n = columns(sys.stderr)
             text = wrapped(text, n, indent=indent if n >= 2 * indent else 0)
-        if self._dim:
-            text = (
-                f"{color}{text}{_RESET}" if color else f"{_RED}{label}{_RESET}{text[len(label) :]}" if label else text
-            )
+        if self._has_color:
+            text = f"{color}{text}{RESET}" if color else f"{RED}{label}{RESET}{text[len(label) :]}" if label else text
         print(text, file=sys.stderr, flush=True)
 
     def reading(self, done: int, total: int) -> None:
-        """How much of a prompt has been read; a terminal alone sees it, and short ones are not worth it."""
-        if total > CHUNK:
+        """Show how much of a prompt has been read; only on a terminal, and not for short prompts."""
+        if total <= CHUNK:
+            return
+        text = self.language.say("reading", done=done, total=total) if done < total else ""
+        if self._spinner:
+            self._spinner.text = text
+        else:
             self._is_reading = done < total
-            write_over(self.language.say("reading", done=done, total=total) if done < total else "")
+            write_over(text)
+
+    @contextmanager
+    def waiting(self) -> Iterator[Spinner]:
+        """Show a spinner on a terminal, with the text of `reading`, until it is stopped."""
+        with spinning() as self._spinner:
+            try:
+                yield self._spinner
+            finally:
+                self._spinner = None
 
 
 class JsonScreen(Screen):
     """Each answer as one line of JSON; notes go where they always go."""
 
-    def answer(self, completion: Answer, message: str = "", name: str = "", *, goes_on: bool = False) -> None:
+    def answer(
+        self, completion: Answer, message: str = "", name: str = "", *, goes_on: bool = False, before: str = ""
+    ) -> None:
         parts = list(completion.parts())
         t = completion.timings
         print(
@@ -184,7 +236,7 @@ class JsonScreen(Screen):
 
 
 def _text_and_reasoning(completion: Answer, parts: list[tuple[bool, str]]) -> dict[str, str | None]:
-    """What was answered, and what was thought before by a model that can: None where it was nothing."""
+    """The answer, and the thought of a model that supports thinking (None if there was none)."""
     if completion.before is None:
         return {"text": completion.text.lstrip()}
     thought, text = ("".join(part for is_thought, part in parts if is_thought is wanted) for wanted in (True, False))
@@ -192,7 +244,7 @@ def _text_and_reasoning(completion: Answer, parts: list[tuple[bool, str]]) -> di
 
 
 def _trimmers(completion: Answer, goes_on: bool) -> tuple[_Trimmer, _Trimmer]:
-    """For the thought and for the answer: what goes on is not at its beginning."""
+    """One for the thought and one for the answer. A text that is continued is not at its beginning."""
     thought, answer = split_thought(completion.before or "")
     return _Trimmer(goes_on and bool(thought)), _Trimmer(goes_on and (thought is None or bool(answer.strip())))
 

@@ -7,6 +7,7 @@ it, and it knows neither.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from rwkv_np.chat.conversation import Conversation
@@ -14,9 +15,11 @@ from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.screen import Screen
 from rwkv_np.chat.terminal import ctrl_c_interrupts, typing_unseen
 from rwkv_np.chat.thinking import Answer
-from rwkv_np.errors import InputError
+from rwkv_np.errors import InputError, RwkvError, one_line
 from rwkv_np.files.output import check_destination
 from rwkv_np.sampling import SETTINGS
+
+LAST = "last"  # what /load calls the last conversation that was not saved
 
 
 class Session:
@@ -26,9 +29,10 @@ class Session:
     attached  text that /read took from files, for the next message
     draft     a message to be edited, which then takes the place of the last one
     file      where the conversation was saved to or loaded from last
-    changes   settings for the answers of this line alone
+    changes   settings for the answers of this line only
     fault     the last unexpected exception: a bug in the program
-    set_by    what set each setting that somebody set: an option, "/set", a file
+    last_talk the file for the last conversation that was not saved; None keeps none
+    set_by    for each setting that is not a default, where it was set: an option, "/set", a file
     """
 
     def __init__(self, conversation: Conversation, screen: Screen, model: dict[str, str]) -> None:
@@ -40,8 +44,10 @@ class Session:
         self.fault: Exception | None = None
         self.set_by: dict[str, str] = {}
         self.was_interrupted = False
+        self.last_talk: Path | None = None
         self._kept_in: str | None = None
-        self._n_kept = conversation.n_asked
+        self._saves_answers = False
+        self._n_saved = conversation.n_asked
 
     def open(self, load: str | None, save: str | None) -> None:
         """Continue the conversation in `load`; save it to `save`.
@@ -53,7 +59,7 @@ class Session:
         if save and save != load:
             mend = f"to continue it, add --load {save}; or choose another file"
             check_destination(save, None, overwrite=False, mend=mend)
-        self._kept_in = save
+        self._kept_in, self._saves_answers = save, bool(save)
 
     def begin(self) -> bool:
         """Read the opening, so that the first message does not wait for it; False if Ctrl-C was pressed.
@@ -61,7 +67,8 @@ class Session:
         A new conversation then continues without the opening. A loaded one needs it, and reads it later.
         """
         try:
-            self.conversation.begin(self.screen.reading)
+            with self.screen.waiting():
+                self.conversation.begin(self.screen.reading)
         except KeyboardInterrupt:
             if self.conversation.leave_opening_out():
                 self.screen.say("opening_left_out")
@@ -70,12 +77,22 @@ class Session:
             return False
         return True
 
-    def load(self, path: str) -> None:
-        """Go on with the conversation in `path`, and its settings. Raises ConversationFileError, OSError."""
-        self.conversation = load_conversation(path, self.conversation, self.model)
-        self.file, self.draft = path, None
-        self._n_kept = self.conversation.n_asked  # nothing new: what --save named keeps what it has
+    def load(self, path: str) -> str | None:
+        """Go on with the conversation in `path`, and its settings. Raises ConversationFileError, OSError.
+
+        The name `last` is the last conversation that was not saved, unless there is a file of that name.
+        Returns the file of --save, to which answers were saved until now. It has the conversation before this one,
+        so it is left as it is; the next `save` says where answers go on being saved.
+        """
+        last = self.last_talk if path == LAST and not os.path.exists(path) else None
+        loaded = load_conversation(last or path, self.conversation, self.model)
+        self.keep_last()
+        self.conversation = loaded
+        self.file, self.draft = None if last else path, None
+        self._n_saved = self.conversation.n_asked
+        left, self._kept_in = self._kept_in, None
         self.set_by = dict.fromkeys(SETTINGS, os.path.basename(path))
+        return left
 
     def say(self, message: str) -> None:
         """Send a message, with what was read from files before it, and show the answer."""
@@ -92,9 +109,22 @@ class Session:
         """Show an answer as it is made; Ctrl-C ends it, and only it."""
         if name is None and not goes_on:
             name = self.conversation.template.bot
+        last = self.conversation.last
+        before = last.answer.lstrip() if goes_on and last else ""
         with ctrl_c_interrupts(completion), typing_unseen():
-            self.screen.answer(completion, message, name or "", goes_on=goes_on)
+            self.screen.answer(completion, message, name or "", goes_on=goes_on, before=before)
         self.was_interrupted = completion.stop_reason == "interrupted"
+
+    @property
+    def last_answer(self) -> str:
+        """The last answer as the model wrote it, without its thought; empty if there is none."""
+        last = self.conversation.last
+        return last.answer.strip() if last else ""
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether there are turns that no file has."""
+        return bool(self.conversation.turns) and self._n_saved != self.conversation.n_asked
 
     def save(self, path: str, *, overwrite: bool = False) -> None:
         """Save the conversation to `path`, from now on its file. Raises OutputError: another one is there."""
@@ -102,13 +132,32 @@ class Session:
         # A file of this conversation is overwritten; any other file is protected.
         overwrite = overwrite or any(_is_same(path, own) for own in (self.file, self._kept_in))
         save_conversation(self.conversation, path, self.model, overwrite=overwrite, mend=mend)
-        self.file = path
+        self.file, self._n_saved = path, self.conversation.n_asked
+        if self._saves_answers and self._kept_in is None:
+            self._kept_in = path
 
     def keep(self) -> None:
         """Save the conversation if --save was given and there are new answers. Raises OutputError."""
-        if self._kept_in and self._n_kept != self.conversation.n_asked:
+        if self._kept_in and self._n_saved != self.conversation.n_asked:
             save_conversation(self.conversation, self._kept_in, self.model, overwrite=True)
-            self._n_kept = self.conversation.n_asked
+            self._n_saved = self.conversation.n_asked
+
+    def keep_last(self) -> bool:
+        """Keep a conversation that no file has, as `last`; returns whether that was needed and done.
+
+        A question at the end of each short chat would annoy, and a long chat must not be lost. So one file is
+        always kept. It has no states: it is small, and written in milliseconds.
+        """
+        if self.last_talk is None or not self.is_unsaved:
+            return False
+        try:
+            self.last_talk.parent.mkdir(parents=True, exist_ok=True)
+            save_conversation(self.conversation, self.last_talk, self.model, overwrite=True, with_states=False)
+            self.last_talk.chmod(0o600)  # only for this user, like the input history
+        except (RwkvError, OSError) as error:
+            self.screen.error(f"the conversation could not be kept: {one_line(error)}")
+            return False
+        return True
 
 
 def _is_same(path: str, own: str | None) -> bool:

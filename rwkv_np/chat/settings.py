@@ -11,7 +11,7 @@ from rwkv_np.chat.defaults import DEFAULTS
 from rwkv_np.errors import InputError
 from rwkv_np.sampling import SETTINGS, SamplingParams
 
-SWITCHES = ("quiet", "show_thinking")  # of the screen
+SWITCHES = ("figures", "quiet", "markdown", "show_thinking")  # of the screen
 NAMES = (*SETTINGS, *SWITCHES)
 _WHOLE = ("top_k", "max_tokens", "seed")
 _SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}

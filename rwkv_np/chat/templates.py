@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 SEPARATOR = "\n\n"
+NAME_LIMIT = 200  # characters of a speaker's name, which each prompt repeats: of 100,000, a turn took 28 MB
 
 _INSTRUCTION = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -25,7 +26,7 @@ _INPUT = (
 
 @dataclass(frozen=True)
 class Template:
-    """The names of the two who speak.
+    """A prompt format, with the names of user and model.
 
     is_dialogue  whether the model has learned more than one round of it
     think        "on", "off" or "short" for a model that can think; "auto" lets the model decide
@@ -42,7 +43,7 @@ class Template:
         return f"{self.user}: {closed_up(message)}{SEPARATOR}{self.bot}:"
 
     def prompt(self, message: str) -> str:
-        """What is read to get an answer: the turn, and how the model shall begin."""
+        """The prompt for an answer: the turn, and the beginning of the answer if that is given."""
         return self.turn(message)
 
     @property
@@ -52,7 +53,7 @@ class Template:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """What ends an answer: a blank line, or a name with which the model goes on by itself."""
+        """What ends an answer: a blank line, or a name with which the model would write the next turn itself."""
         # Models write the colon of Chinese and Japanese too.
         return (SEPARATOR, *(f"\n{name}{colon}" for name in (self.user, self.bot) for colon in ":："))
 

@@ -20,7 +20,7 @@ except ImportError:  # Windows
 def ctrl_c_interrupts(completion: Completion) -> Iterator[None]:
     """Ctrl-C ends the answer after the current token, however often it is pressed."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread alone
+        yield  # only the main thread receives signals
         return
     before = signal.signal(signal.SIGINT, lambda *_: completion.interrupt())
     try:
@@ -37,7 +37,7 @@ def typing_unseen() -> Iterator[None]:
         return
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
-    # NOFLSH: else Ctrl-C throws away what was typed before it, and what is still to be shown.
+    # NOFLSH: else Ctrl-C discards what was typed before it, and output that is not shown yet.
     silent = [*before[:3], before[3] & ~termios.ECHO | termios.NOFLSH, *before[4:]]
     termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
     try:

@@ -20,7 +20,7 @@ class Thoughts:
 
     is_thinking  whether a thought has begun and not ended
     has_thought  whether there was one at all
-    waiting      the end of the text, as far as it may still become a mark
+    waiting      the end of the text, if it may still become a mark
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.said import Impossible, Said
-from rwkv_np.chat.templates import TEMPLATES, Template
+from rwkv_np.chat.templates import NAME_LIMIT, TEMPLATES, Template
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.errors import InputError
@@ -146,7 +146,8 @@ def _model(said: Said) -> dict[str, str]:
 def _template(said: Said) -> Template:
     template = TEMPLATES[said["name"].one_of(TEMPLATES)]
     think = said["think"].one_of(MODES) if "think" in said else "auto"
-    return replace(template, user=said["user"].text(), bot=said["bot"].text(), think=think)
+    user, bot = (said[name].text(at_most=NAME_LIMIT) for name in ("user", "bot"))
+    return replace(template, user=user, bot=bot, think=think)
 
 
 def _params(said: Said, params: SamplingParams) -> SamplingParams:

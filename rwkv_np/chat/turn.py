@@ -19,20 +19,20 @@ from rwkv_np.tokenizers import Tokenizer
 class Turn:
     """A message and its answer.
 
-    message       what was said, as it was typed
-    prompt        the ids that were read for it
+    message       the message, as it was typed
+    prompt        the ids of its prompt
     stop          the strings that end its answer
-    text          the answer with its thought, decoded from
-    tokens        the ids that were read as the answer
+    text          the answer with its thought: the decoded tokens
+    tokens        the ids of the answer
     stop_reason   "stop", "stop_id", "length" or "interrupted"
-    after_prompt  where the model stood before the answer, of the last turn
-    after_answer  where it stood after it, as long as that is kept
+    after_prompt  the position before the answer; kept for the last turn only
+    after_answer  the position after the answer, while that is kept
     pending       see `completion.Unfinished`
-    made          tells which states were made later than others
+    made          a counter: higher if its states were made later
     lead          the start of the answer in the prompt; None if the model does not support thinking
     plain         the prompt without that, and without a think setting
     remembered    the ids that later turns are read after, in place of prompt and tokens if there are any
-    after_turn    where the model stood after those, as long as that is kept
+    after_turn    the position after those, while that is kept
     """
 
     message: str

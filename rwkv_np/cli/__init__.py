@@ -24,7 +24,7 @@ from rwkv_np.environment import check_environment
 from rwkv_np.errors import RwkvError
 from rwkv_np.wrapping import wrapped
 
-_COMMANDS = ("chat", "convert", "evaluate", "info", "inspect", "quantize")
+_COMMANDS = ("chat", "convert", "evaluate", "get", "info", "inspect", "list", "quantize", "remove", "serve")
 
 
 class Command(click.Command):
@@ -108,7 +108,7 @@ def _exit_on_signals() -> None:
         return
     for name in ("SIGTERM", "SIGHUP"):  # the latter when a terminal is closed; Windows has none
         if number := getattr(signal, name, None):
-            signal.signal(number, lambda received, _: sys.exit(128 + received))
+            signal.signal(number, interrupt.outside_callbacks(lambda received, _: sys.exit(128 + received)))
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,8 @@ from rwkv_np.chat.session import Session
 from rwkv_np.chat.templates import TEMPLATES, Template
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
-from rwkv_np.cli.config import PLACE, default_path, read_config
+from rwkv_np.cli.config import PLACE, default_path, model_path, read_config, store
+from rwkv_np.cli.nearby import find_models
 from rwkv_np.cli.progress import show_loading
 from rwkv_np.cli.streams import check_input
 from rwkv_np.conversion.time_state import load_start_state
@@ -88,14 +90,17 @@ def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
 @_setting("frequency_penalty", float, "Penalty for each use of a token.")
 @_setting("penalty_decay", float, "Factor by which the frequency penalty decays per token.")
 @_option("--seed", type=int, help="Makes answers repeatable.  [default: none]")
-@_option("--quiet", is_flag=True, help="Do not print statistics after an answer.")
+@_option("--color/--no-color", default=None, help="Colours.  [default: NO_COLOR, FORCE_COLOR, the terminal]")
+@_option("--markdown/--no-markdown", default=True, help="On a terminal with colours, show answers as Markdown.")
+@_option("--figures", is_flag=True, help="Show tokens and speed after each answer.")
+@_option("--quiet", is_flag=True, help="Show no tokens and speed, not in the bottom line either.")
 @_option("--history", metavar="FILE", help="Input history, or: none.  [default: in the user's state folder]")
 @_option(
     "--config", type=click.Path(), is_eager=True, expose_value=False, callback=read_config,
     help=f"Defaults for these options, in TOML.  [default: {default_path()}]",
 )  # fmt: skip
 def command(model: str | None, prompt: str | None, file: str | None, as_json: bool, **options: Any) -> None:
-    """Talk with the model in the file MODEL, or with the demo model that comes with the program.
+    """Talk with MODEL, a file or the name of a kept model, or with the demo model that comes with the program.
 
     With -p or -f, or when the input is not a terminal, only answers are written to stdout:
     one, or one for each line of input. The exit status is 0, 1 after an error, 130 after Ctrl-C.
@@ -105,17 +110,20 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     settings = {name: options[name] for name in SETTINGS if options[name] is not None}
     SamplingParams(**settings)  # report a bad value now, not after a model was loaded
     language = Language(options["language"] or guess_language())
-    screen = (JsonScreen if as_json else Screen)(language, quiet=options["quiet"])
+    looks = {name: options[name] for name in ("quiet", "figures", "markdown", "color")}
+    screen = (JsonScreen if as_json else Screen)(language, **looks)
     message = _one_message(prompt, file)
     if message is None:
         check_input()
     screen.hides_thoughts = message is not None
-    session = _open(model or str(demo.MODEL), screen, settings, options)
+    session = _open(model_path(model) if model else str(demo.MODEL), screen, settings, options)
     is_talk = message is None and sys.stdin.isatty()
     if not session.begin() and not is_talk:
         sys.exit(interrupt.STATUS)
     if model is None:
-        screen.say("demo", source=FIRST.source, name=FIRST.name)
+        screen.say("demo", name=FIRST.name)
+        if is_talk and sys.stdout.isatty():
+            _say_models(screen)
     if message is not None:
         session.say(message)
         session.keep()
@@ -128,6 +136,13 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
         repl.run_lines(session, read_lines(sys.stdin.buffer, "the input"))
     if session.was_interrupted:
         sys.exit(interrupt.STATUS)
+
+
+def _say_models(screen: Screen) -> None:
+    """Name the models that the user could have started instead of the demo model: kept ones, and files here."""
+    found = [*(kept.reference for kept in store().models()), *find_models(Path())]
+    if found:
+        screen.say("models_found", names=", ".join(found), first=shlex.quote(found[0]))
 
 
 def _refuse_empty(model: str | None, file: str | None, options: dict[str, Any]) -> None:
@@ -192,6 +207,7 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
         keep_thoughts=options["keep_thoughts"], start=start,
     )  # fmt: skip
     session = Session(conversation, screen, identity)
+    session.last_talk = _last_talk(options["history"])
     session.set_by = set_by = _set_by(click.get_current_context())
     session.open(options["load_path"], options["save_path"])
     if options["load_path"]:
@@ -235,6 +251,11 @@ def _history(path: str | None) -> Path | None:
     if path == "none":
         return None
     return Path(path) if path else platformdirs.user_state_path("rwkv-np", appauthor=False) / "history"
+
+
+def _last_talk(history: str | None) -> Path | None:
+    """Where a conversation that was not saved is kept; whoever wants no history wants none of that either."""
+    return None if history == "none" else platformdirs.user_state_path("rwkv-np", appauthor=False) / "last.chat"
 
 
 def _be_lenient(stream: TextIO) -> None:

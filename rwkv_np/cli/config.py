@@ -5,21 +5,30 @@
     language = "zh"
 
 An option on the command line overrides its environment variable, which overrides the file.
+One table is of no command, since every one that takes a model looks there:
+
+    [models]
+    folder = "/big/disk/models"
 """
 
 from __future__ import annotations
 
 import difflib
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import platformdirs
 
 from rwkv_np.errors import SettingsFileError
+from rwkv_np.store.kept import Store
 from rwkv_np.toml import read_toml
 
 PLACE = "rwkv_np.config"  # where a context's `meta` says which file was read
+MODELS = "RWKV_NP_MODELS"
+_F = TypeVar("_F", bound=Callable[..., Any])
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -73,3 +82,44 @@ def _expected(option: click.Parameter) -> tuple[type, ...]:
 def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# --- the folder of kept models
+
+
+def usual_models() -> Path:
+    """Where models are kept unless somebody says otherwise."""
+    return platformdirs.user_data_path("rwkv-np", appauthor=False) / "models"
+
+
+def models_option(command: _F) -> _F:
+    """The option of commands that are about kept models; others have the variable and the file."""
+    return click.option(
+        "--models", metavar="FOLDER", envvar=MODELS, show_envvar=True, type=click.Path(file_okay=False),
+        help=f"Where models are kept.  [default: {usual_models()}]",
+    )(command)  # fmt: skip
+
+
+def store(given: str | None = None) -> Store:
+    """The kept models: in the folder `given`, or that of the variable, of the settings file, or the usual one."""
+    folder = given or os.environ.get(MODELS) or _folder_of_file() or usual_models()
+    return Store(Path(folder).expanduser())
+
+
+def model_path(given: str) -> str:
+    """The file that a command's MODEL means: a path, or the name of a kept model. Raises InputError."""
+    return store().path(given)
+
+
+def _folder_of_file() -> str | None:
+    """What the settings file says: the one that this command has read, or would."""
+    ctx = click.get_current_context(silent=True)
+    path = ctx.meta.get(PLACE) if ctx else None
+    path = path or os.environ.get("RWKV_NP_CONFIG") or default_path()
+    if not os.path.exists(path):
+        return None
+    found = read_toml(path).get("models", {})
+    folder = found.get("folder") if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not isinstance(folder, (str, type(None))) or set(found) - {"folder"}:
+        raise SettingsFileError(path, '[models] has one setting: folder = "FOLDER"')
+    return folder

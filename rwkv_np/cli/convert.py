@@ -16,8 +16,8 @@ from rwkv_np.conversion.folder import is_repository
 from rwkv_np.conversion.from_gguf import from_gguf
 from rwkv_np.conversion.to_gguf import to_gguf
 from rwkv_np.errors import FormatError
-from rwkv_np.files.download import fetch, is_remote
 from rwkv_np.files.gguf import is_gguf
+from rwkv_np.files.hub import fetch, is_remote
 from rwkv_np.files.output import check_destination
 from rwkv_np.files.sniff import kind
 
@@ -44,7 +44,7 @@ def command(source: str, destination: str, data_type: str, decode: bool, overwri
     """
     # Before a download of gigabytes, not after it.
     check_destination(destination, None if is_remote(source) else source, overwrite)
-    path = fetch(source) if is_remote(source) and not is_repository(source) else source
+    path = _fetched(source) if is_remote(source) and not is_repository(source) else source
     start = time.perf_counter()
     with byte_progress("Converting") as progress:
         result = _converted(path, destination, _TYPES[data_type], decode, overwrite, progress)
@@ -74,3 +74,8 @@ def _converted(
         first = "Make a model file first: rwkv-np convert SOURCE MODEL.bin"
         raise FormatError(source, f"is a checkpoint, and only a model file becomes a GGUF file. {first}")
     return to_gguf(source, destination, overwrite=overwrite, progress=progress)
+
+
+def _fetched(source: str) -> str:
+    with byte_progress("Downloading") as progress:
+        return fetch(source, progress=progress)

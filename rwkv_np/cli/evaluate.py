@@ -10,6 +10,7 @@ import click
 
 from rwkv_np import interrupt
 from rwkv_np.cli import Command
+from rwkv_np.cli.config import model_path
 from rwkv_np.cli.progress import RunningLine
 from rwkv_np.conversion.quantize import TYPES
 
@@ -56,7 +57,7 @@ def command(
 ) -> None:  # fmt: skip
     """Measure what quantization costs: the quality, memory and speed of MODELS, compared with the first.
 
-    Ctrl-C stops and shows the results so far; the exit status is then 130.
+    MODELS are files, or names of kept models. Ctrl-C stops and shows the results so far; the exit status is then 130.
 
     \b
     rwkv-np evaluate model-FP16.bin model-Q5_1.bin model-Q4_1.bin --text wiki.txt --out report
@@ -67,8 +68,9 @@ def command(
 
     if out:
         folder.prepare(out, overwrite)
+    base, source = (path and model_path(path) for path in (base, source))
     plan = make_plan(
-        models, base=base, source=source, formats=formats, base_file=base_file,
+        [model_path(model) for model in models], base=base, source=source, formats=formats, base_file=base_file,
         variants=Variants(float32_activations, both_heads), head_epsilon=head_epsilon,
     )  # fmt: skip
     session = Session(plan, Conditions(**conditions, is_timed=not no_timing), notify=_notify)

@@ -9,6 +9,7 @@ import click
 
 from rwkv_np.chat.templates import template_for
 from rwkv_np.cli import Command
+from rwkv_np.cli.config import model_path
 from rwkv_np.models.inspection import Report, inspect
 
 
@@ -16,10 +17,12 @@ from rwkv_np.models.inspection import Report, inspect
 @click.argument("model", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
 def command(model: str, as_json: bool) -> None:
-    """Show the version, the sizes and the parameters of the file MODEL, and which template `chat` would use.
+    """Show the version, the sizes and the parameters of MODEL, and which template `chat` would use.
 
-    The exit status is 1 if the file can be read but is not a model that can be run.
+    MODEL is a file, or the name of a kept model. The exit status is 1 if the file can be read but is
+    not a model that can be run.
     """
+    model = model_path(model)
     report = inspect(model)
     if report["sizes"]:
         template = template_for(report["header"]["n_vocab"], report["architecture"], os.path.basename(model))

@@ -1,84 +1,100 @@
-"""Progress of long work on stderr: what is being done, how far it is, and the time left."""
+"""Progress of long work on stderr: what is being done, how far it is, and the time left.
+
+One line for all commands. A terminal has it written over ten times a second, and nothing of it stays; in a log it is
+a new line every 30 s. What a line says differs: bytes have a bar and a rate, tokens have their results so far.
+"""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
 
 import click
 
-from rwkv_np.console import is_drawable, write_over
+from rwkv_np.console import columns, is_drawable, printable, write_over
 
-if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar
+_TERMINAL_EVERY_S, _LOG_EVERY_S = 0.1, 30.0
+_BAR = 20  # characters
+
+
+class ProgressLine:
+    """The line; a subclass says what is in it. Called with a text, how much is done, and the total."""
+
+    def __init__(self) -> None:
+        self._is_terminal = is_drawable(sys.stderr)
+        self._every_s = _TERMINAL_EVERY_S if self._is_terminal else _LOG_EVERY_S
+        self._start = self._shown = time.monotonic()
+        self._first = 0  # what was already done when the clock started
+        self._last: int | None = None
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        is_first = self._last is None or done < self._last  # of this work, or of what follows it
+        if is_first:
+            self._start, self._first = now, done
+        self._last = done
+        if now - self._shown >= self._every_s or is_first and self._is_terminal:
+            self._show(text, done, total, self._rate(now, done))
+            self._shown = now
+        if done == total:
+            write_over("")
+
+    def _rate(self, now: float, done: int) -> float:
+        """Units a second since the start; 0 in the first second, which says little."""
+        return (done - self._first) / (now - self._start) if now >= self._start + 1 else 0.0
+
+    def _show(self, text: str, done: int, total: int, rate: float) -> None:
+        left = _clock((total - done) / rate) if rate else ""
+        line = self._line(printable(text, sys.stderr), done, total, rate, left)
+        if self._is_terminal:
+            write_over(line[: columns(sys.stderr) - 1])
+        else:
+            click.echo(line, err=True)
+
+    def _line(self, text: str, done: int, total: int, rate: float, left: str) -> str:
+        """`rate` in units a second; `left` as 1:23, empty where it is unknown."""
+        raise NotImplementedError
+
+
+class RunningLine(ProgressLine):
+    """Intermediate results of long work."""
+
+    def _line(self, text: str, done: int, total: int, rate: float, left: str) -> str:
+        return f"{done:,} of {total:,}{f', {left} left' if left else ''}: {text}"
+
+
+class ByteLine(ProgressLine):
+    """Bytes of a file that is read or written; `label` says what for, the text which part of it."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self._label = label
+
+    def _line(self, text: str, done: int, total: int, rate: float, left: str) -> str:
+        n = _BAR * done // total if total else 0
+        bar = f" [{'#' * n}{'-' * (_BAR - n)}]" if self._is_terminal else ""
+        figures = [f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"]
+        figures += [f"{rate / 1e6:,.1f} MB/s", f"{left} left"] if left else []
+        return f"{self._label}{bar} {100 * done // total if total else 0:3d} %  {', '.join(figures)}  {text}"
 
 
 @contextmanager
 def byte_progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function of (name, bytes done, bytes in all) that draws a bar where stderr is a terminal.
+    """Yield a function of (name, bytes done, bytes in all) that draws the line, which is cleared at the end.
 
-    The bar appears with the first call, so that an error before the work starts is shown without a bar.
+    It appears with the first call, so that an error before the work starts is shown without it.
     """
-    with ExitStack() as stack:
-        bar: ProgressBar[str] | None = None
-        done_before = 0
-
-        def show(name: str, done: int, total: int) -> None:
-            nonlocal bar, done_before
-            if bar is None:
-                bar = stack.enter_context(_bar(label, total))
-            bar.update(done - done_before, name)
-            done_before = done
-
-        yield show
-
-
-def _bar(label: str, length: int) -> ProgressBar[str]:
-    return click.progressbar(
-        length=length,
-        label=label,
-        file=sys.stderr,
-        show_eta=True,
-        item_show_func=lambda name: name or "",
-    )
+    try:
+        yield ByteLine(label)
+    finally:
+        write_over("")
 
 
 def show_loading(what: str, done: int, total: int) -> None:
-    """One line that is updated while a model loads, and cleared afterwards; only on a terminal."""
+    """The line while a model loads, which has no figures; only on a terminal."""
     write_over(f"{what}: {done} of {total}" if done < total else "")
-
-
-class RunningLine:
-    """Intermediate results of long work, in one line that is updated; in a log, a new line every 30 s.
-
-    Called with a short text of the results, how much is done, and the total.
-    """
-
-    def __init__(self) -> None:
-        self._is_terminal = is_drawable(sys.stderr)
-        self._every_s = 0.1 if self._is_terminal else 30.0
-        self._start = self._shown = time.monotonic()
-        self._first = 0  # what was already done when the clock started
-
-    def __call__(self, figures: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done <= self._first or self._first == 0:
-            self._start, self._first = now, done
-        elif now - self._shown >= self._every_s or (done == total and self._is_terminal):
-            left = (now - self._start) / (done - self._first) * (total - done)
-            self._show(f"{done:,} of {total:,}, {_clock(left)} left: {figures}", is_last=done == total)
-            self._shown = now
-
-    def _show(self, text: str, is_last: bool) -> None:
-        if not self._is_terminal:
-            click.echo(text, err=True)
-            return
-        width = shutil.get_terminal_size().columns - 1
-        write_over("" if is_last else text[:width])
 
 
 def _clock(seconds: float) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import click
 
 from rwkv_np.cli import Command
+from rwkv_np.cli.config import model_path
 from rwkv_np.cli.progress import byte_progress
 from rwkv_np.conversion.quantize import NUMBERS, TYPES, Quantized, quantize
 
@@ -38,11 +39,14 @@ def command(
     source: str, destination: str, data_type: str, head: str | None, keep: list[tuple[str, str]],
     threads: int | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write the FP16 or FP32 model file SOURCE to DESTINATION with its matrices quantized.
+    """Write the FP16 or FP32 model SOURCE to DESTINATION with its matrices quantized.
+
+    SOURCE is a file, or the name of a kept model, such as g1-0.1b:FP16.
 
     DATA_TYPE is Q4_1 by default. The numbers 2, 3 and 4 of rwkv.cpp's old script are Q4_0, Q4_1
     and Q4_1_O; the last writes a version 100 file, for programs of April 2023.
     """
+    source = model_path(source)
     if head:
         keep = [("head.weight", head), *keep]
     from rwkv_np.kernels.cache import is_first_run  # imports numba, which --help does not need

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rwkv_np.errors import CheckpointError, DownloadError
-from rwkv_np.files.download import SCHEME, fetch
+from rwkv_np.files.hub import SCHEME, fetch
 from rwkv_np.files.reading import read_regular
 
 CONFIG = "config.json"
@@ -83,7 +83,7 @@ class Folder:
         try:
             return fetch(f"{self.path}/{name}")
         except DownloadError as error:
-            # The hub says so of a file that the repository does not have.
-            if "404" in str(error) or "Entry Not Found" in str(error):
+            # So the hub answers for a file that the repository does not have.
+            if "download failed: 404" in str(error):
                 return None
             raise

@@ -257,7 +257,7 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
     from rwkv_np.kernels import floats
 
     p = item.parameter
-    blocks = np.array(p.blocks(rows)).reshape(-1)
+    blocks = p.blocks(rows).reshape(-1)
     if p.data_type.name == "FP16":
         x = np.empty(blocks.size, np.float32)
         n_bad = floats.widen(blocks.view(np.uint16), x)

@@ -67,8 +67,8 @@ def _place(text: str, tokenizer: Tokenizer) -> Path | None:
     if folder is None:
         return None
     found = hashlib.sha256(f"{tokenizer.name}\0{tokenizer.n_ids}\0{text}".encode())
-    if os.path.isfile(tokenizer.name):  # the model's own tokenizer.json, whose contents may change
-        found.update(Path(tokenizer.name).read_bytes())
+    if tokenizer.file and os.path.isfile(tokenizer.file):  # its contents may change, and those of one called "20B"
+        found.update(Path(tokenizer.file).read_bytes())
     return folder / f"{found.hexdigest()[:32]}.ids"
 
 

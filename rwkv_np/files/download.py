@@ -1,98 +1,403 @@
-"""Fetch `hf://owner/repo/path/to/file` from the Hugging Face hub, resuming an interrupted download.
+"""A file over HTTP: what has come stays on the disk, and the next attempt or process goes on from there.
 
-huggingface_hub does the work: addresses, tokens, mirrors (the environment variable
-HF_ENDPOINT), retries and progress. What is added is that a partial download survives the
-process: its `hf_hub_download` has not kept it since version 2, and 14 GB over a home connection
-are often interrupted. The file is kept next to the hub's own cache, and not requested again once
-it is complete: published checkpoints have their date in their name.
+A 6 GB checkpoint over a home connection is often interrupted, and no release of huggingface_hub since version 2
+keeps a part of it across processes. Nothing here knows the hub but for three of its headers (hub.py does). The client
+is the standard library's: huggingface_hub has used requests, httpx and httpx2 in turn, and none of them is ours.
+
+Redirects are followed here, one by one: a token is meant for the hub, and must not go with the request to the host
+that stores the file.
 """
 
 from __future__ import annotations
 
+import email.utils
+import hashlib
+import http.client
 import importlib
+import logging
 import os
 import re
-from typing import Any
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+from urllib.parse import urljoin, urlsplit
 
-from rwkv_np.errors import DownloadError, InputError, MissingPackageError, RwkvError
-from rwkv_np.files.output import check_destination
-from rwkv_np.files.published import FIRST
+from rwkv_np.errors import DownloadError, as_line
+from rwkv_np.files.output import write_error
 
-SCHEME = "hf://"
+Progress = Callable[[str, int, int], None]
+"""Called with the file's name, the bytes that are here and the bytes in all."""
+
+CHUNK = 2**18  # bytes asked of the connection at a time; it gives what it has
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MOST_REDIRECTS = 10
+_BEYOND = 416  # the file ends before the part that was asked for
+_LATER = (408, 425, 429, 500, 502, 503, 504)  # the same request may succeed later
+# Seconds before each repetition without a new byte in between; the first is at once. After the last we give up.
+PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+LONGEST_PAUSE = 300.0  # that a server may ask for
+
+_log = logging.getLogger("rwkv_np")
 
 
-def is_remote(source: str) -> bool:
-    """Whether `source` names a file on the hub rather than one on this machine."""
-    return source.startswith(SCHEME)
+@dataclass(frozen=True)
+class Remote:
+    """A file as its server describes it; None where it does not say.
 
-
-def fetch(source: str) -> str:
-    """The path of the file that `source` (hf://owner/repo/file) names, downloaded once and kept.
-
-    Raises  InputError, MissingPackageError, OutputError, DownloadError
+    etag    names the content; on the hub it is the SHA-256 of a large file
+    sha256  what the content must have, from elsewhere
     """
-    repo, name = _parse(source)
-    hub = _hub()
-    cached = hub.try_to_load_from_cache(repo, name)
-    if isinstance(cached, str):
-        return cached
-    place = os.path.join(hub.constants.HF_HOME, "rwkv-np", *repo.split("/"), *name.split("/"))
+
+    n_bytes: int | None
+    etag: str | None
+    sha256: str | None = None
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 of the content, where it is known."""
+        is_sha256 = self.etag is not None and re.fullmatch("[0-9a-f]{64}", self.etag)
+        return self.sha256 or (self.etag if is_sha256 else None)
+
+    @property
+    def content(self) -> str:
+        """What names the content in the name of a file; empty where nothing does."""
+        return re.sub("[^0-9a-zA-Z]", "", self.digest or self.etag or "")[:16]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a file is, and what messages call it.
+
+    headers  may have a token, which goes to this host alone
+    timeout  seconds without a byte
+    """
+
+    name: str
+    url: str
+    headers: Mapping[str, str]
+    timeout: float = 10.0
+
+
+class Changed(Exception):
+    """The server has another file there than the one that it described."""
+
+
+class _Broken(Exception):
+    """The connection broke, or the server wants to be asked later: after `wait` seconds, if it says so."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+# --- what is there
+
+
+def look(address: Address) -> Remote:
+    """Ask the server what it has. Raises DownloadError."""
+    patience = _Patience(address.name, PAUSES[:3])  # without a network somebody waits 3 s for the error
+    while True:
+        try:
+            with _answer(address, "HEAD") as (response, first):
+                return _described(response, first)
+        except _Broken as error:
+            patience.wait(error)
+
+
+def _described(response: Any, first: Mapping[str, str]) -> Remote:
+    length = first.get("X-Linked-Size") or response.headers.get("Content-Length")
+    return Remote(int(length) if length and length.isdigit() else None, _etag(response, first))
+
+
+def _etag(response: Any, first: Mapping[str, str]) -> str | None:
+    """Of the file: that of a redirect's target is the storage's own, so the hub says it beforehand."""
+    etag = first.get("X-Linked-ETag") or response.headers.get("ETag") or ""
+    return etag.strip().removeprefix("W/").strip('"') or None
+
+
+# --- the file
+
+
+def download(address: Address, place: str, remote: Remote, progress: Progress | None = None) -> None:
+    """Write the file to `place`, once its size and its SHA-256 are those of `remote`.
+
+    Raises  DownloadError: the server refuses, keeps breaking off, or sends something else
+            OutputError: the disk is full; what has come stays, and the next call goes on with it
+            Changed: the server has a newer file
+    """
+    part = _part(place, remote)
+    patience = _Patience(address.name)
+    while True:
+        before = _size(part)
+        try:
+            with _opened(part, place) as file:
+                _receive(address, file, place, remote, progress or (lambda name, done, total: None))
+            break
+        except _Broken as error:
+            if _size(part) > before:
+                patience = _Patience(address.name)
+            patience.wait(error, _size(part), remote.n_bytes)
+    _verify(part, place, remote, progress)
+    os.replace(part, place)
+
+
+def bytes_so_far(place: str) -> int:
+    """How much of the file for `place` earlier calls have left there."""
+    return max((_size(part) for part in _parts(place)), default=0)
+
+
+def _part(place: str, remote: Remote) -> str:
+    """Where the bytes go until all are there. Named by the content: an older file is never continued with a newer."""
+    part = f"{place}.{remote.content}.part"
+    for old in _parts(place):
+        if old != part or not remote.content:  # without a name nobody knows what it is a part of
+            os.unlink(old)
+    return part
+
+
+def _parts(place: str) -> list[str]:
+    folder, name = os.path.split(place)
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        parts = [entry.path for entry in entries if entry.name.startswith(f"{name}.") and entry.name.endswith(".part")]
+        return sorted(parts)
+    return []
+
+
+def _size(path: str) -> int:
     try:
-        _download(hub, repo, name, place)
-    except RwkvError:
-        raise
-    except Exception as error:  # its own errors, and those of whichever HTTP client it uses
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def _opened(part: str, place: str) -> Iterator[BinaryIO]:
+    """The part, to be appended to. Unbuffered: what has come is on its way to the disk when we are killed."""
+    try:
+        file = open(part, "ab", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise write_error(place, error) from error
+    with file:
+        yield file
+
+
+def _receive(address: Address, file: BinaryIO, place: str, remote: Remote, progress: Progress) -> None:
+    """Append what is missing. Raises _Broken where that was not all."""
+    done = file.seek(0, os.SEEK_END)
+    if remote.n_bytes is not None and done > remote.n_bytes:
+        done = file.truncate(0)
+    if done == remote.n_bytes:
+        return
+    name = os.path.basename(place)
+    with _answer(address, "GET", done) as (response, first):
+        if response.status == _BEYOND:
+            file.truncate(0)
+            raise _Broken("the server has no more bytes")
+        _check_answer(response, first, remote)
+        if done and not _goes_on(response, done, remote.n_bytes):
+            done = file.truncate(0)  # the server began with the first byte
+        total = remote.n_bytes or done + int(response.headers.get("Content-Length") or 0)
+        progress(name, done, total)
+        for piece in _pieces(response):
+            done += _write(file, piece, place)
+            progress(name, done, max(total, done))
+    if remote.n_bytes is not None and done > remote.n_bytes:
+        os.unlink(file.name)
         raise DownloadError(
-            f"{source}: download failed: {_reason(error)}. Check the name and the network and run the "
-            "command again (it resumes), or download the file with a browser and give its path"
-        ) from error
-    return place
+            f"{address.name}: the server sent more than the {remote.n_bytes:,} bytes that it announced. "
+            "What came is deleted; run the command again"
+        )
+    if done < total:
+        raise _Broken("the connection broke")
 
 
-def _parse(source: str) -> tuple[str, str]:
-    """("owner/repo", "path/to/file")"""
-    parts = source.removeprefix(SCHEME).split("/")
-    if len(parts) < 3 or not {"", ".", ".."}.isdisjoint(parts):
-        raise InputError(f"{source}: expected hf://OWNER/REPO/FILE, such as {FIRST.source}")
-    return "/".join(parts[:2]), "/".join(parts[2:])
+def _check_answer(response: Any, first: Mapping[str, str], remote: Remote) -> None:
+    etag = _etag(response, first)
+    if remote.etag and etag and etag != remote.etag and ("X-Linked-ETag" in first or first is response.headers):
+        raise Changed("the file on the server is another one than a moment ago")
+    length = response.headers.get("Content-Length")
+    if response.status == 200 and remote.n_bytes is not None and length and int(length) != remote.n_bytes:
+        raise Changed(f"the server sends {int(length):,} bytes, and announced {remote.n_bytes:,}")
 
 
-def _download(hub: Any, repo: str, name: str, place: str) -> None:
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    with hub.utils.WeakFileLock(f"{place}.lock"):  # a second process waits, and finds the file
-        if os.path.exists(place):
+def _goes_on(response: Any, done: int, n_bytes: int | None) -> bool:
+    """Whether the answer begins after the bytes that are here. Raises _Broken where it begins elsewhere."""
+    if response.status != 206:
+        return False
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    if not found or int(found[1]) != done:
+        raise _Broken("the server sent another part than was asked for")
+    if n_bytes is not None and found[2] not in ("*", str(n_bytes)):
+        raise Changed(f"the server has {found[2]} bytes, and announced {n_bytes}")
+    return True
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    while True:
+        try:
+            piece = response.read1(CHUNK)
+        except (OSError, http.client.HTTPException) as error:
+            raise _Broken(_reason(error)) from error
+        if not piece:
             return
-        url = hub.hf_hub_url(repo, name)
-        found = hub.get_hf_file_metadata(url)
-        # Named by its content: what is left of an older upload is never continued with a newer one.
-        part = f"{place}.{found.etag[:16]}.part"
-        with open(part, "ab") as file:
-            done = file.tell()
-            check_destination(place, None, False, (found.size or 0) - done)
-            hub.file_download.http_get(
-                url,
-                file,
-                resume_size=done,
-                headers=hub.utils.build_hf_headers() | {"Accept-Encoding": "identity"},
-                expected_size=found.size,
-                displayed_filename=os.path.basename(name),
-            )
-        os.replace(part, place)
+        yield piece
+
+
+def _write(file: BinaryIO, piece: bytes, place: str) -> int:
+    """Append all of it; returns its length. A disk that is nearly full takes a part of it first."""
+    left = memoryview(piece)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise write_error(place, error) from error
+    return len(piece)
+
+
+def _verify(part: str, place: str, remote: Remote, progress: Progress | None) -> None:
+    """Compare the file on the disk, not what came: a resumed part may be from another day."""
+    if remote.digest is None:
+        return
+    found, total, done = hashlib.sha256(), _size(part), 0
+    with open(part, "rb") as file:
+        while piece := file.read(2**22):
+            found.update(piece)
+            done += len(piece)
+            if progress and total > 2**28:  # a second's work
+                progress(f"{os.path.basename(place)}, checking", done, total)
+    if found.hexdigest() != remote.digest:
+        os.unlink(part)
+        raise DownloadError(
+            f"{os.path.basename(place)}: what was downloaded has the SHA-256 {found.hexdigest()}, expected "
+            f"{remote.digest}. It was damaged on its way and is deleted; run the command again"
+        )
+
+
+# --- one request
+
+
+@contextmanager
+def _answer(address: Address, method: str, start: int = 0) -> Iterator[tuple[Any, Mapping[str, str]]]:
+    """The response, and the headers of the first one that was no mere detour on the same host.
+
+    Raises DownloadError: the server refuses; _Broken: it may be asked again
+    """
+    headers, url = {**address.headers, "Accept-Encoding": "identity"}, address.url
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    first: Mapping[str, str] | None = None
+    for _ in range(_MOST_REDIRECTS):
+        response = _ask(address, method, url, headers)
+        with response:
+            target = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not target:
+                _refuse(address.name, response)
+                yield response, response.headers if first is None else first
+                return
+            target = urljoin(url, target)
+            if "X-Linked-Size" in response.headers:
+                first = response.headers
+                if method == "HEAD":
+                    yield response, first
+                    return
+            if _host(target) != _host(url):
+                headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+            url = target
+    raise DownloadError(f"{address.name}: download failed: more than {_MOST_REDIRECTS} redirects. Check the address")
+
+
+def _host(url: str) -> tuple[str, str]:
+    """Whom a token is meant for: the same host in plain HTTP is another."""
+    return urlsplit(url).scheme, urlsplit(url).netloc
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Leaves redirects to us: the library's own would send the token along."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _ask(address: Address, method: str, url: str, headers: Mapping[str, str]) -> Any:
+    opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=_certificates()))
+    try:
+        return opener.open(urllib.request.Request(url, headers=dict(headers), method=method), timeout=address.timeout)
+    except urllib.error.HTTPError as response:  # any status that is not 2xx; it can be read as a response can
+        return response
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
+            raise DownloadError(f"{address.name}: download failed: {_reason(error)}") from error
+        raise _Broken(_reason(error)) from error
+    except ValueError as error:
+        raise DownloadError(f"{address.name}: download failed: {error}. Check the address (HF_ENDPOINT)") from error
+
+
+def _certificates() -> ssl.SSLContext:
+    """The system's, those of certifi (some Pythons have none), and those of a firm's proxy, as requests takes them."""
+    context = ssl.create_default_context()
+    with suppress(ImportError, OSError):
+        context.load_verify_locations(importlib.import_module("certifi").where())
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if path := os.environ.get(name):
+            with suppress(OSError):
+                context.load_verify_locations(*((None, path) if os.path.isdir(path) else (path,)))
+    return context
+
+
+def _refuse(name: str, response: Any) -> None:
+    """Raise what a status means that is not a success."""
+    status = response.status
+    if status in (200, 206, _BEYOND):
+        return
+    if status in _LATER:
+        raise _Broken(f"the server answers {status} {response.reason}", _retry_after(response))
+    said = response.headers.get("X-Error-Message") or response.headers.get("X-Error-Code") or response.reason
+    hint = "Check the name and run the command again"
+    if status in (401, 403):
+        hint = "Check the name; for a gated or private model log in (hf auth login) and accept its terms on its page"
+    raise DownloadError(f"{name}: download failed: {status} {as_line(str(said)).rstrip('.')}. {hint}")
+
+
+def _retry_after(response: Any) -> float:
+    """Seconds that the server wants to be left alone; it may say a number of them, or a date."""
+    said = (response.headers.get("Retry-After") or "").strip()
+    if said.isdigit():
+        return min(float(said), LONGEST_PAUSE)
+    with suppress(ValueError, TypeError):
+        return max(0.0, min(email.utils.parsedate_to_datetime(said).timestamp() - time.time(), LONGEST_PAUSE))
+    return 0.0
 
 
 def _reason(error: Exception) -> str:
-    """The error message without the request id, the advice on tokens and the links."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return re.sub(r" \(Request ID[^)]*\)", "", " ".join(lines[:2])).rstrip(".")
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, TimeoutError):
+        return "no answer in time"
+    said = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+    return as_line(said or type(error).__name__).rstrip(".")
 
 
-def _hub() -> Any:
-    try:
-        hub = importlib.import_module("huggingface_hub")
-        importlib.import_module("huggingface_hub.file_download")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"downloading needs huggingface_hub, which is not installed ({error}). "
-            "Install it: pip install 'rwkv-np[convert]'"
-        ) from error
-    return hub
+class _Patience:
+    """How often a request is repeated while nothing comes."""
+
+    def __init__(self, name: str, pauses: Sequence[float] | None = None) -> None:
+        pauses = PAUSES if pauses is None else pauses
+        self._name, self._pauses, self._n = name, iter(pauses), len(pauses) + 1
+
+    def wait(self, error: _Broken, done: int = 0, total: int | None = None) -> None:
+        """Wait before the next attempt. Raises DownloadError if this was the last."""
+        so_far = f" after {done / 1e6:,.1f} of {total / 1e6:,.1f} MB" if total and done else ""
+        pause = next(self._pauses, None)
+        if pause is None:
+            raise DownloadError(
+                f"{self._name}: download failed{so_far}: {error}, {self._n} times in a row. Check the network and run "
+                f"the command again{': it goes on from there' if done else ''}"
+            ) from error
+        pause = max(pause, error.wait)
+        later = f" in {pause:.0f} s" if pause >= 1 else ""
+        _log.warning("Downloading: %s%s; trying again%s", error, so_far, later)
+        time.sleep(pause)

@@ -24,7 +24,7 @@ def fingerprint(path: PathLike) -> str:
     found = hashlib.sha256()
     for part in _parts(path):
         found.update(f"{part.name} {part.shape} {part.data_type.name}\n".encode())
-        found.update(_sample(part.raw))
+        found.update(_sample(part))
     return found.hexdigest()[:32]
 
 
@@ -35,6 +35,7 @@ def _parts(path: PathLike) -> Iterable[Parameter | Tensor]:
     return GgufFile(path).tensors.values()
 
 
-def _sample(data: np.ndarray) -> bytes:
-    starts = np.linspace(0, max(0, data.size - PIECE), PIECES).astype(int)
-    return b"".join(data[start : start + PIECE].tobytes() for start in starts)
+def _sample(part: Parameter | Tensor) -> bytes:
+    n_bytes = part.stored.size
+    starts = np.linspace(0, max(0, n_bytes - PIECE), PIECES).astype(int).tolist()
+    return b"".join(part.stored.read(start, min(PIECE, n_bytes)).tobytes() for start in starts)

@@ -8,8 +8,8 @@ PyTorch's (the row length first); the data is in PyTorch's order. The header's d
 most matrices, and every parameter has its own.
 
 `quants.py` knows the meaning of a type's bytes, `models/` which parameters a model needs. The
-reader maps the file and trusts none of its numbers: every length is checked against the file's
-size before memory is allocated or a loop runs over it.
+reader leaves the data in the file (`opened.py`) and trusts none of its numbers: every length is checked
+against the file's size before memory is allocated or a loop runs over it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ import numpy as np
 
 from rwkv_np.errors import FormatError, PathLike
 from rwkv_np.files.gguf import GgufFile
-from rwkv_np.files.mapped import MappedFile
+from rwkv_np.files.opened import Extent, OpenedFile
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import REMOVED_TYPES, VERSIONS, DataType, by_code
-from rwkv_np.files.reading import open_regular
 from rwkv_np.files.sniff import describe_as_model
 
 MAGIC = 0x67676D66
@@ -54,7 +53,7 @@ class Header:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A mapped model file: its header and its parameters, by name, in the file's order.
+    """An opened model file: its header and its parameters, by name, in the file's order.
 
     gguf  the GGUF file that it is a view of; None: it is a file of this format. The header of a view has
           GGUF's version and ggml's id of the type
@@ -68,13 +67,12 @@ class ModelFile:
 
 
 def read_model_file(path: PathLike) -> ModelFile:
-    """Map the file at `path`. Raises FormatError: it is not a model file that this version can read; OSError."""
+    """Open the file at `path`. Raises FormatError: it is not a model file that this version can read; OSError."""
     path = os.fspath(path)
     if os.path.isdir(path):
         raise FormatError(path, describe_as_model(path))
-    with open_regular(path, FormatError) as opened:
-        header = _parse_header(path, opened.read(_HEADER.size))
-    file = MappedFile(path, FormatError)
+    file = OpenedFile(path, FormatError)
+    header = _parse_header(path, file.read(0, min(_HEADER.size, file.n_bytes)).tobytes())
     parameters: dict[str, Parameter] = {}
     offset = _HEADER.size
     while offset < file.n_bytes:
@@ -134,33 +132,36 @@ def _parse_header(path: str, data: bytes) -> Header:
     return header
 
 
-def _read_parameter(header: Header, file: MappedFile, offset: int) -> tuple[Parameter, int]:
-    path, data = file.path, file.data
+def _read_parameter(header: Header, file: OpenedFile, offset: int) -> tuple[Parameter, int]:
+    path = file.path
 
-    def take(n_bytes: int, what: str) -> np.ndarray:
+    def skip(n_bytes: int, what: str) -> int:
         nonlocal offset
-        if n_bytes > data.size - offset:
+        if n_bytes > file.n_bytes - offset:
             raise FormatError(
                 path,
                 f"ends in the middle of {what}: it needs {n_bytes} bytes at offset {offset}, "
-                f"the file has {data.size} bytes. {_MEND}",
+                f"the file has {file.n_bytes} bytes. {_MEND}",
             )
         offset += n_bytes
-        return data[offset - n_bytes : offset]
+        return offset - n_bytes
+
+    def take(n_bytes: int, what: str) -> bytes:
+        return file.read(skip(n_bytes, what), n_bytes).tobytes()
 
     start = offset
-    n_dims, key_length, code = _PARAMETER.unpack(take(_PARAMETER.size, f"the parameter at offset {start}").tobytes())
+    n_dims, key_length, code = _PARAMETER.unpack(take(_PARAMETER.size, f"the parameter at offset {start}"))
     if not 1 <= n_dims <= MAX_DIMENSIONS or not 1 <= key_length <= MAX_KEY_LENGTH:
         raise FormatError(
             path,
             f"the parameter at offset {start} claims {n_dims} dimensions and a name of {key_length} bytes; "
             f"expected 1 to {MAX_DIMENSIONS} and 1 to {MAX_KEY_LENGTH}. {_MEND}",
         )
-    shape = struct.unpack(f"<{n_dims}i", take(4 * n_dims, "a shape").tobytes())[::-1]
-    name = _name(path, start, take(key_length, "a name").tobytes())
+    shape = struct.unpack(f"<{n_dims}i", take(4 * n_dims, "a shape"))[::-1]
+    name = _name(path, start, take(key_length, "a name"))
     data_type = _data_type(path, header.version, code, name)
-    raw = take(_data_bytes(path, name, shape, data_type), name)
-    return Parameter(name, shape, data_type, raw, file), offset
+    n_bytes = _data_bytes(path, name, shape, data_type)
+    return Parameter(name, shape, data_type, Extent(file, skip(n_bytes, name), n_bytes)), offset
 
 
 def _name(path: str, offset: int, key: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Read a GGUF file, the container of llama.cpp: metadata and tensors, by mapping.
+"""Read a GGUF file, the container of llama.cpp: metadata, and where the tensors are.
 
     header    "GGUF" | u32 version | u64 number of tensors | u64 number of pairs
     pair      string key | u32 type | value; an array: u32 type of its items | u64 count | items
@@ -26,8 +26,7 @@ import numpy as np
 
 from rwkv_np.errors import FormatError, PathLike
 from rwkv_np.files.ggml_types import GGML_TYPES, OTHER_TYPES
-from rwkv_np.files.mapped import MappedFile
-from rwkv_np.files.parameter import Parameter
+from rwkv_np.files.opened import Extent, OpenedFile
 from rwkv_np.files.quants import DataType
 from rwkv_np.files.reading import open_regular
 
@@ -39,6 +38,9 @@ MAX_PAIRS = 10_000  # models of 2026 have about 40
 MAX_DIMENSIONS = 4
 MAX_NAME = 512  # bytes of a key or a name; ggml's limit for names is 64
 MAX_ALIGNMENT = 2**20
+MAX_STRING = 2**24  # bytes; chat templates have up to 20,000
+MAX_STRINGS = 2**22  # of an array; merges of large vocabularies are 300,000
+STEP = 2**20  # bytes that are read at a time
 
 BOOL, STRING, ARRAY = 7, 8, 9
 # The number types, by their code.
@@ -56,26 +58,28 @@ Value = Union[int, float, bool, str, "Array"]
 class Array:
     """An array in the metadata, not read yet.
 
-    item   the code of its items' type: STRING or a key of NUMBERS
-    raw    its bytes in the file, uint8
+    item    the code of its items' type: STRING or a key of NUMBERS
+    stored  its bytes in the file
     """
 
-    path: str
-    key: str
     item: int
     count: int
-    raw: np.ndarray
+    stored: Extent
 
     def __len__(self) -> int:
         return self.count
 
+    def read(self) -> np.ndarray:
+        """Its bytes, uint8."""
+        return self.stored.read(0, self.stored.size)
+
     def numbers(self) -> np.ndarray:
         """Its items, (count,); an array of strings has none."""
-        return self.raw.view(NUMBERS[self.item]) if self.item in NUMBERS else np.empty(0)
+        return self.read().view(NUMBERS[self.item]) if self.item in NUMBERS else np.empty(0)
 
     def strings(self) -> Iterator[bytes]:
         """Its items, as the file has them."""
-        data, at = self.raw.tobytes(), 0
+        data, at = self.read().tobytes(), 0
         for _ in range(self.count if self.item == STRING else 0):
             end = at + 8 + int.from_bytes(data[at : at + 8], "little")
             yield data[at + 8 : end]
@@ -84,12 +88,17 @@ class Array:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the file: `shape` in NumPy's order, and its bytes, uint8."""
+    """A tensor of the file: `shape` in NumPy's order, and where its bytes are."""
 
     name: str
     shape: tuple[int, ...]
     data_type: DataType
-    raw: np.ndarray
+    stored: Extent
+
+    @property
+    def data(self) -> np.ndarray:
+        """Its bytes, uint8."""
+        return self.stored.read(0, self.stored.size)
 
 
 def is_gguf(path: PathLike) -> bool:
@@ -101,7 +110,7 @@ def is_gguf(path: PathLike) -> bool:
 
 
 class GgufFile:
-    """A mapped GGUF file.
+    """An opened GGUF file.
 
     metadata   the pairs, in the file's order
     tensors    by name, in the file's order; read when they are first asked for, so that a model of another
@@ -110,7 +119,7 @@ class GgufFile:
     """
 
     def __init__(self, path: PathLike) -> None:
-        self.file = MappedFile(path, FormatError)
+        self.file = OpenedFile(path, FormatError)
         self.path, self.n_bytes = self.file.path, self.file.n_bytes
         reader = _Reader(self.file)
         self.version, self._n_tensors, n_pairs = _header(reader)
@@ -140,11 +149,7 @@ class GgufFile:
         alignment = self._alignment()
         start = -(-reader.at // alignment) * alignment
         _check_places(self.path, infos, start, alignment, self.n_bytes)
-        return {name: info.tensor(self.file.data, start) for name, info in infos.items()}
-
-    def parameter(self, tensor: Tensor, name: str, shape: tuple[int, ...]) -> Parameter:
-        """The tensor under another name and shape."""
-        return Parameter(name, shape, tensor.data_type, tensor.raw, self.file)
+        return {name: info.tensor(self.file, start) for name, info in infos.items()}
 
     def _alignment(self) -> int:
         found = self.metadata.get("general.alignment", ALIGNMENT)
@@ -167,29 +172,41 @@ class _Info:
     offset: int
     n_bytes: int
 
-    def tensor(self, data: np.ndarray, start: int) -> Tensor:
-        at = start + self.offset
-        return Tensor(self.name, self.shape, self.data_type, data[at : at + self.n_bytes])
+    def tensor(self, file: OpenedFile, start: int) -> Tensor:
+        return Tensor(self.name, self.shape, self.data_type, Extent(file, start + self.offset, self.n_bytes))
 
 
 class _Reader:
     """Reads the parts of a file one after another, from offset `at`."""
 
-    def __init__(self, file: MappedFile, at: int = 0) -> None:
+    def __init__(self, file: OpenedFile, at: int = 0) -> None:
         self.path, self._file, self.at = file.path, file, at
-        self._data = memoryview(file.data)
+        self._data, self._start = b"", at  # what was read last, and from which offset on
 
-    def take(self, n_bytes: int, what: str) -> memoryview:
+    def take(self, n_bytes: int, what: str) -> bytes:
         """The next bytes. Raises FormatError: the file ends before."""
-        if n_bytes > len(self._data) - self.at:
+        self._check(n_bytes, what)
+        first = self.at - self._start
+        if first + n_bytes > len(self._data):
+            n_read = min(max(n_bytes, STEP), self._file.n_bytes - self.at)
+            self._data, self._start, first = self._file.read(self.at, n_read).tobytes(), self.at, 0
+        self.at += n_bytes
+        return self._data[first : first + n_bytes]
+
+    def _check(self, n_bytes: int, what: str) -> None:
+        if n_bytes > self._file.n_bytes - self.at:
             raise FormatError(
                 self.path,
                 f"ends in the middle of {what}: it needs {n_bytes} bytes at offset {self.at}, the file has "
-                f"{len(self._data)} bytes. {_DAMAGED}",
+                f"{self._file.n_bytes} bytes. {_DAMAGED}",
             )
-        self._file.check()
+
+    def skip(self, n_bytes: int, what: str) -> None:
+        """Go on after the next bytes. Raises FormatError: the file ends before."""
+        self._check(n_bytes, what)
         self.at += n_bytes
-        return self._data[self.at - n_bytes : self.at]
+        if self.at > self._start + len(self._data):
+            self._data, self._start = b"", self.at
 
     def number(self, n_bytes: int, what: str) -> int:
         """The next unsigned number."""
@@ -197,7 +214,12 @@ class _Reader:
 
     def string(self, what: str) -> str:
         """The next string. Raises FormatError: also if it is not UTF-8."""
-        found = self.take(self.number(8, what), what).tobytes()
+        n_bytes = self.number(8, what)
+        self._check(n_bytes, what)
+        if n_bytes > MAX_STRING:
+            problem = f"{what} has {n_bytes:,} bytes; expected at most {MAX_STRING:,}"
+            raise FormatError(self.path, f"{problem}. {_DAMAGED}")
+        found = self.take(n_bytes, what)
         try:
             return found.decode()
         except UnicodeDecodeError as error:
@@ -235,23 +257,30 @@ class _Reader:
         if item == STRING:
             self._skip_strings(key, count)
         elif item in NUMBERS:
-            self.take(count * NUMBERS[item].itemsize, key)
+            self.skip(count * NUMBERS[item].itemsize, key)
         else:
             what = "arrays" if item == ARRAY else f"the unknown type {item}"
             raise FormatError(self.path, f"{key} is an array of {what}; expected numbers or strings. {_DAMAGED}")
-        return Array(self.path, key, item, count, self._file.data[start : self.at])
+        return Array(item, count, Extent(self._file, start, self.at - start))
 
     def _skip_strings(self, key: str, count: int) -> None:
         # Each takes at least its length: a count of billions is refused before the loop.
-        if 8 * count > len(self._data) - self.at:
-            self.take(8 * count, key)
-        self._file.check()
-        data, at, end = self._data, self.at, len(self._data)
-        for _ in range(count):  # without a method call per string: 65,536 of them take 12 ms
-            at += 8 + int.from_bytes(data[at : at + 8], "little")
-            if at > end:
-                break
-        self.take(at - self.at, key)
+        self._check(8 * count, key)
+        if count > MAX_STRINGS:
+            problem = f"{key} promises {count:,} strings; expected at most {MAX_STRINGS:,}"
+            raise FormatError(self.path, f"{problem}. {_DAMAGED}")
+        for _ in range(count):
+            # The length is in what was read last, but for one string in thousands: without two calls for each,
+            # 65,536 take 20 ms and not 80.
+            first = self.at - self._start
+            length = self._data[first : first + 8]
+            if len(length) < 8:
+                length = self.take(8, key)
+                self.at -= 8
+            self.at += 8 + int.from_bytes(length, "little")
+            if self.at > self._file.n_bytes:
+                self.at -= int.from_bytes(length, "little")
+                self._check(int.from_bytes(length, "little"), key)
 
     def info(self) -> _Info:
         """The next tensor's place, shape and type."""

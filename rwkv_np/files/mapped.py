@@ -2,7 +2,8 @@
 
 Reading beyond the end of a mapped file that was truncated meanwhile cannot raise a Python error: the process
 crashes (SIGBUS). Copying a file over another first truncates it to zero bytes. So every reader of a mapping
-checks here first, which takes a microsecond. Only the moment between the check and the read stays unprotected.
+checks here first, which takes a microsecond. Only the moment between the check and the read stays unprotected: a
+model file, which is read for longest and most often, is not mapped (`opened.py`).
 """
 
 from __future__ import annotations

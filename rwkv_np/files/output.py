@@ -88,7 +88,7 @@ def new_file(
                 os.fsync(file.fileno())
         os.replace(part, place)
     except OSError as error:
-        raise _output_error(place, error) from error
+        raise write_error(place, error) from error
     finally:
         if part:
             with suppress(FileNotFoundError):
@@ -134,7 +134,8 @@ def _lock(file: BinaryIO) -> bool:
     return True
 
 
-def _output_error(path: str, error: OSError) -> OutputError:
+def write_error(path: str, error: OSError) -> OutputError:
+    """What an error of the system while writing `path` is to its user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OutputError(path, f"could not be written: {error.strerror}. Free some space, or write elsewhere")
     return OutputError(path, f"could not be written: {error.strerror or error}")

@@ -1,6 +1,6 @@
 """One parameter of a model file: a named matrix or vector, as the bytes of the file.
 
-Only requested rows are decoded, when they are requested: a 7B model has parameters of half a
+Only requested rows are read and decoded, when they are requested: a 7B model has parameters of half a
 gigabyte, too large for a laptop to keep a float32 copy of.
 """
 
@@ -13,41 +13,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from rwkv_np.errors import FormatError
-from rwkv_np.files.mapped import MappedFile
+from rwkv_np.files.opened import Extent, InMemory
 from rwkv_np.files.quants import DataType
 from rwkv_np.files.scaling import multiplied
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A view of a mapped file, or of memory.
+    """A part of an opened file, or of memory. What reads it raises FormatError where the file was cut meanwhile.
 
     shape     PyTorch's order: (n_out, n_in) for a matrix
-    raw       its bytes, uint8, read-only and possibly unaligned; read them through `data`
-    file      the mapped file that contains them; None: they are in memory
-    exponent  the weights are those of `raw` times 2 ** exponent: some files contain divided matrices. They are
-              multiplied when they are read, so that a mapped matrix needs no memory
+    stored    its bytes
+    exponent  the weights are the stored ones times 2 ** exponent: some files contain divided matrices. They are
+              multiplied when they are read
     """
 
     name: str
     shape: tuple[int, ...]
     data_type: DataType
-    raw: np.ndarray
-    file: MappedFile | None = None
+    stored: Extent | InMemory
     exponent: int = 0
-
-    def check(self) -> None:
-        """Raise FormatError if the file was truncated since it was mapped: called before each read."""
-        if self.file is not None:
-            self.file.check()
-
-    @property
-    def data(self) -> np.ndarray:
-        """The bytes, after checking that the file still has them. Raises FormatError."""
-        self.check()
-        if not self.exponent:
-            return self.raw
-        return self._scaled(self.raw.view(self.data_type.format.block)).view(np.uint8)
 
     @property
     def n_weights(self) -> int:
@@ -55,19 +40,47 @@ class Parameter:
 
     @property
     def n_bytes(self) -> int:
-        return self.raw.size
+        return self.stored.size
 
-    def blocks(self, index: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """The blocks of the data type of the selected rows, (n_rows, blocks per row); a vector is one row."""
-        self.check()
-        n_rows = self.n_weights // self.shape[-1]
-        found = self.raw.view(self.data_type.format.block).reshape(n_rows, -1)[index]
-        return self._scaled(found) if self.exponent else found
+    @property
+    def n_rows(self) -> int:
+        """Rows of the last dimension's length; a vector is one."""
+        return self.n_weights // self.shape[-1]
 
-    def rows(self, index: slice | np.ndarray) -> np.ndarray:
-        """The selected rows, (n, n_in) float32."""
-        x = self.data_type.format.decode(self.blocks(index))
-        return x.reshape(-1, self.shape[-1])
+    @property
+    def row_bytes(self) -> int:
+        return self.data_type.format.n_bytes(self.shape[-1])
+
+    def part(self, i: int) -> Parameter:
+        """The matrix `i` of those that a parameter of three dimensions holds one behind the other."""
+        size = self.n_bytes // self.shape[0]
+        return Parameter(
+            f"{self.name}[{i}]", self.shape[1:], self.data_type, self.stored.part(i * size, size), self.exponent
+        )
+
+    @property
+    def data(self) -> np.ndarray:
+        """All its bytes, uint8."""
+        return self._scaled(self.stored.read(0, self.n_bytes))
+
+    def raw_rows(self, start: int, stop: int, room: np.ndarray | None = None) -> np.ndarray:
+        """The bytes of those rows, (n, bytes of a row) uint8; read into `room` if they are not in memory."""
+        size = self.row_bytes
+        return self._scaled(self.stored.read(start * size, (stop - start) * size, room)).reshape(-1, size)
+
+    def blocks(self, rows: slice = slice(None), room: np.ndarray | None = None) -> np.ndarray:
+        """(n, blocks in a row) of the type's block; a vector is one row. `room` as in `raw_rows`."""
+        start, stop, _ = rows.indices(self.n_rows)
+        return self.raw_rows(start, stop, room).view(self.data_type.format.block)
+
+    def rows(self, rows: slice) -> np.ndarray:
+        """Those rows, (n, n_in) float32."""
+        return self._decoded(self.blocks(rows))
+
+    def chosen(self, indices: np.ndarray) -> np.ndarray:
+        """Rows of any indices, in their order, (n, n_in) float32; each is read on its own."""
+        raw = self._scaled(self.stored.rows(indices, self.row_bytes))
+        return self._decoded(raw.view(self.data_type.format.block))
 
     def array(self) -> np.ndarray:
         """The whole parameter in its shape, float32."""
@@ -76,17 +89,23 @@ class Parameter:
     def chunks(self, n_weights: int = 2**20) -> Iterator[tuple[slice, np.ndarray]]:
         """The rows in groups of about `n_weights`: (slice of rows, (n, n_in) float32)."""
         step = max(1, n_weights // self.shape[-1])
-        for start in range(0, self.n_weights // self.shape[-1], step):
+        room = np.empty(min(step, self.n_rows) * self.row_bytes, np.uint8)
+        for start in range(0, self.n_rows, step):
             part = slice(start, start + step)
-            yield part, self.rows(part)
+            yield part, self._decoded(self.blocks(part, room))
 
-    def _scaled(self, blocks: np.ndarray) -> np.ndarray:
-        """A copy of the blocks, multiplied by 2 ** exponent: exact. Raises FormatError: too large for their type."""
-        found, is_kept = multiplied(blocks, self.exponent)
+    def _decoded(self, blocks: np.ndarray) -> np.ndarray:
+        return self.data_type.format.decode(blocks).reshape(-1, self.shape[-1])
+
+    def _scaled(self, raw: np.ndarray) -> np.ndarray:
+        """Stored bytes as those of the weights: exact. Raises FormatError: too large for their type."""
+        if not self.exponent:
+            return raw
+        found, is_kept = multiplied(raw.view(self.data_type.format.block), self.exponent)
         if not is_kept:
             raise FormatError(
-                self.file.path if self.file else self.name,
+                self.stored.file.path if isinstance(self.stored, Extent) else self.name,
                 f"{self.name} is stored divided by {2**self.exponent}, and is too large for {self.data_type.name} when "
                 "it is multiplied again. Get the model in another type",
             )
-        return found
+        return found.view(np.uint8)

@@ -9,5 +9,5 @@ from rwkv_np.models.gguf import read_gguf
 
 
 def read_model(path: PathLike) -> ModelFile:
-    """Map the model file at `path`. Raises FormatError: it is not one that this version can read; OSError."""
+    """Open the model file at `path`. Raises FormatError: it is not one that this version can read; OSError."""
     return read_gguf(path) if is_gguf(path) else read_model_file(path)

@@ -1,15 +1,14 @@
 """The engine: any architecture on packed weights, any number of sequences in a pass.
 
-Loading packs each matrix into its place in one buffer, and reads the mapped file only once; the
-embedding stays in the file, since a token needs one row of it. Pages of the file can be
-dropped by the operating system at any time. A pass is described by a table
+Loading reads each matrix once, a few rows at a time, and packs them into their place in one buffer; the
+embedding stays in the file, since a token needs one row of it. A pass is described by a table
 (`kernels/program.py`) that the architecture's program wrote (`build.py`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from rwkv_np.kernels import batch as b
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.notes import say_once
-from rwkv_np.kernels.pack import pack
 from rwkv_np.kernels.program import Team
 from rwkv_np.kernels.threads import check_team, default_threads, most_threads, what_stops_threads
 from rwkv_np.kernels.tiles import kernel_addresses
@@ -29,6 +27,7 @@ from rwkv_np.models.base import CheckedRun, Model, Progress
 from rwkv_np.models.build import Builder
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.layers import Embedding
+from rwkv_np.models.packing import aligned, packed
 from rwkv_np.models.places import Places
 
 # A model of fewer bytes is read by one thread, unless more are asked for. A token takes less time than
@@ -73,9 +72,9 @@ class Engine(Model):
         places = Places(others, self.kernels.path, config.n_embd, self._n_threads)
         self._team = self._build(places, progress)
         others.clear()  # `places.matrices` lets each go once it is packed: of a 7.2B model that is 285 MB less
-        self._weights = _pack(places, progress)
+        self._weights = packed(places, self._n_threads, progress)
         # Zeros: of those that no pass touches, the pages cost no memory.
-        self._scratch, self._batch = _aligned(np.zeros, places.n_scratch), b.new_batch()
+        self._scratch, self._batch = aligned(np.zeros, places.n_scratch), b.new_batch()
         self._x = self._scratch[: b.MOST * places.x.stride].view(np.float32).reshape(b.MOST, -1)
         self._compile(progress)
 
@@ -184,28 +183,3 @@ def _compile_kernels(parameters: Mapping[str, Parameter], path: str, progress: P
         progress("compiling kernels", i, len(names))
         kernel_addresses(name, path)
     progress("compiling kernels", len(names), len(names))
-
-
-def _pack(places: Places, progress: Progress) -> np.ndarray:
-    """All weights in their places."""
-    weights, n_matrices = _aligned(np.empty, places.n_weights), len(places.matrices)
-    for parameter, start, end, n_row in places.vectors:
-        weights[start:end] = 0
-        n_rows, n_padded = parameter.n_weights // n_row, lay.round_up(n_row, lay.BLOCK)
-        rows = weights[start : start + 4 * n_rows * n_padded].view(np.float32).reshape(n_rows, n_padded)
-        rows[:, :n_row] = parameter.array().reshape(n_rows, n_row)
-    for i in range(n_matrices):
-        progress("loading", i, n_matrices)
-        # The last comes first: a head made in Q8_0 stays in memory until it is in its place.
-        parameter, place = places.matrices.pop()
-        raw = parameter.data.reshape(parameter.shape[0], -1)
-        pack(raw, parameter.data_type.format, parameter.shape[1], weights, place)
-    progress("loading", n_matrices, n_matrices)
-    return weights
-
-
-def _aligned(make: Callable[[int, type], np.ndarray], n_bytes: int) -> np.ndarray:
-    """An array of bytes that begins with a cache line."""
-    buffer = make(n_bytes + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
-    return buffer[start : start + n_bytes]

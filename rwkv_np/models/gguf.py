@@ -1,7 +1,7 @@
 """RWKV-6 and RWKV-7 in GGUF: a file of llama.cpp as the model file that the rest of the program knows.
 
-The tables below pair the names in GGUF with ours. Nothing is copied: a parameter is the mapped tensor under
-our name and in our shape. Three things are stored in another way:
+The tables below pair the names in GGUF with ours. Nothing is copied: a parameter is the tensor in the
+file under our name and in our shape. Three things are stored in another way:
 
 - The shares of the mixes are one tensor for each layer, in RWKV-6 in the order w k v r g. Files of 2024 have
   five tensors.
@@ -27,6 +27,7 @@ from rwkv_np.errors import FormatError, PathLike
 from rwkv_np.files.format import Header, ModelFile, Shape
 from rwkv_np.files.ggml_types import GGML_TYPES
 from rwkv_np.files.gguf import Array, GgufFile, Tensor
+from rwkv_np.files.opened import InMemory
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.models import v6, v7
 from rwkv_np.models.architecture import Architecture
@@ -80,7 +81,7 @@ _DAMAGED = "Copy or download the file again"
 
 
 def read_gguf(path: PathLike) -> ModelFile:
-    """Map the GGUF file at `path`. Raises FormatError: not a GGUF file, damaged, or of another model; OSError."""
+    """Open the GGUF file at `path`. Raises FormatError: not a GGUF file, damaged, or of another model; OSError."""
     file = GgufFile(path)
     family = _family(file)
     head_size = _number(file, "wkv.head_size", least=1)
@@ -136,11 +137,11 @@ def _parameters(file: GgufFile, family: Family, head_size: int) -> Iterator[Para
         if layer == 0 and last in _UNREAD and not is_v6:
             continue
         if layer is None and tensor.name in outer:
-            yield file.parameter(tensor, outer[tensor.name], tensor.shape)
+            yield Parameter(outer[tensor.name], tensor.shape, tensor.data_type, tensor.stored)
         elif layer is not None and last in ours:
             name = f"blocks.{layer}.{ours[last]}"
             exponent = layer // every if every and ours[last] in _DIVIDED else 0
-            yield _parameter(file, tensor, name, _our_shape(ours[last], tensor.shape, head_size), exponent)
+            yield _parameter(tensor, name, _our_shape(ours[last], tensor.shape, head_size), exponent)
         else:
             title = family.record.title
             raise FormatError(file.path, f"contains the tensor {tensor.name}, which {title} does not have in GGUF")
@@ -161,11 +162,12 @@ def _without_fused(file: GgufFile) -> Iterator[Tensor]:
             continue
         if tensor.shape[0] != n or tensor.shape[1:-1].count(1) != len(tensor.shape) - 2 or len(tensor.shape) < 2:
             raise FormatError(file.path, f"{tensor.name} has the shape {tensor.shape}; expected {(n, 1, 1)} and n_embd")
-        for letter, raw in zip(v6.MIXES, np.split(tensor.raw, n)):
+        size = tensor.stored.size // n
+        for i, letter in enumerate(v6.MIXES):
             name = tensor.name.replace("_fused.", f"_{letter}.")
             if name in file.tensors:
                 raise FormatError(file.path, f"contains both {tensor.name} and {name}. {_DAMAGED}")
-            yield Tensor(name, tensor.shape[-1:], tensor.data_type, raw)
+            yield Tensor(name, tensor.shape[-1:], tensor.data_type, tensor.stored.part(i * size, size))
 
 
 def _our_shape(name: str, shape: Shape, head_size: int) -> Shape:
@@ -186,13 +188,12 @@ def _our_shape(name: str, shape: Shape, head_size: int) -> Shape:
     return shape
 
 
-def _parameter(file: GgufFile, tensor: Tensor, name: str, shape: Shape, exponent: int) -> Parameter:
-    found = Parameter(name, tensor.shape, tensor.data_type, tensor.raw, file.file, exponent)
+def _parameter(tensor: Tensor, name: str, shape: Shape, exponent: int) -> Parameter:
     if shape[-1] % tensor.data_type.format.block_size == 0:
-        return Parameter(name, shape, tensor.data_type, tensor.raw, file.file, exponent)
+        return Parameter(name, shape, tensor.data_type, tensor.stored, exponent)
     # A vector in blocks, whose rows in our shape are shorter than a block: decoded, it has some KB.
-    values = found.array()
-    return Parameter(name, shape, GGML_TYPES[0], values.view(np.uint8).reshape(-1))
+    values = Parameter(name, tensor.shape, tensor.data_type, tensor.stored, exponent).array()
+    return Parameter(name, shape, GGML_TYPES[0], InMemory(values.view(np.uint8).reshape(-1)))
 
 
 def _in_order(record: Architecture, found: dict[str, Parameter]) -> dict[str, Parameter]:

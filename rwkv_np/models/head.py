@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rwkv_np.files.opened import InMemory
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import by_name
 
@@ -43,10 +44,10 @@ def _in_q8_0(parameter: Parameter) -> Parameter | None:
     n_rows, n_in = parameter.shape
     size = _Q8_0.format.block_size
     blocks = np.empty((n_rows, n_in // size), _Q8_0.format.block)
-    for rows, w in parameter.chunks(2**22):
+    for rows, w in parameter.chunks(2**19):
         quants, scales = quantize(w)
         if not (np.abs(scales) < 65520).all():  # for float32 numbers beyond 8 million, inf and NaN
             return None
         blocks["d"][rows] = scales
         blocks["qs"][rows] = quants.reshape(len(w), -1, size)
-    return Parameter(parameter.name, parameter.shape, _Q8_0, blocks.view(np.uint8).reshape(-1))
+    return Parameter(parameter.name, parameter.shape, _Q8_0, InMemory(blocks.view(np.uint8).reshape(-1)))

@@ -1,6 +1,6 @@
 """The layers that all RWKV versions share, on parameters of a file: x is (T, C) float32.
 
-`Linear` leaves its weights in the mapped file and decodes a few thousand rows at a time, so a
+`Linear` leaves its weights in the file, and reads and decodes a few thousand rows at a time, so a
 matrix of any type takes a few MB of memory, whatever its size. The equations are those of
 `kernels/equations.py`.
 """
@@ -33,12 +33,9 @@ class Embedding:
 
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
-        # Create this view once: it takes NumPy as long as a layer of a small model.
-        self._blocks = weight.blocks()
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
-        self.weight.check()
-        return self.weight.data_type.format.decode(self._blocks[tokens]).reshape(-1, self.weight.shape[-1])
+        return self.weight.chosen(tokens)
 
 
 class LayerNorm:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rwkv_np.files.opened import InMemory
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DATA_TYPES
 from rwkv_np.kernels import layout as lay
@@ -89,13 +90,7 @@ class Places:
     def slices_together(self, name: str) -> list[Matrix]:
         """The matrices in a parameter of three dimensions."""
         p = self._parameters[name]
-        size = p.n_bytes // p.shape[0]
-        return self._place_together(
-            [
-                Parameter(f"{name}[{i}]", p.shape[1:], p.data_type, p.data[i * size : (i + 1) * size])
-                for i in range(p.shape[0])
-            ]
-        )
+        return self._place_together([p.part(i) for i in range(p.shape[0])])
 
     def _matrix(self, name: str) -> Parameter:
         """The matrix with that name; most names end in "weight", those of thin matrices do not."""
@@ -121,7 +116,7 @@ class Places:
         """The same with n values: a value per head is repeated for each of its channels."""
         parameter = self._parameters[name]
         values = parameter.array().reshape(-1).repeat(n // parameter.n_weights)
-        return self._place_vector(Parameter(name, values.shape, _FP32, values.view(np.uint8)), n)
+        return self._place_vector(Parameter(name, values.shape, _FP32, InMemory(values.view(np.uint8))), n)
 
     def _place_vector(self, parameter: Parameter, n_row: int) -> int:
         start = self.n_weights

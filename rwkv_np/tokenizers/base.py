@@ -46,7 +46,10 @@ class Tokenizer(ABC):
     name        "20B", "World", "bytes", or the path of a tokenizer.json
     n_ids       the highest id of the vocabulary, plus one: `encode` never gives larger ids
     vocab_size  the model's number of ids (>= n_ids): every id below it may be decoded
+    file        the tokenizer.json that says which ids a text has; None: the program does
     """
+
+    file: str | None = None
 
     def __init__(self, name: str, n_ids: int, vocab_size: int | None, source: PathLike) -> None:
         """Raises TokenizerError, naming `source`, if n_ids does not fit the model's vocab_size."""

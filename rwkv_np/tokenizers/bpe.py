@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rwkv_np.errors import PathLike, TokenizerError, as_line
 from rwkv_np.files.reading import TOKENIZER_LIMIT, read_regular
 from rwkv_np.tokenizers.base import Tokenizer
+from rwkv_np.tokenizers.damage import what_panics_in_a_step, what_panics_when_loaded
 
 if TYPE_CHECKING:
     import tokenizers
@@ -48,8 +49,10 @@ class BpeTokenizer(Tokenizer):
     are unknown, or it does not fit the model's vocab_size.
     """
 
+    file: str
+
     def __init__(self, path: PathLike, vocab_size: int | None = None) -> None:
-        self._path = os.path.abspath(path)
+        self.file = os.path.abspath(path)
         self._tokenizer = _read(path)
         self._to_bytes = _bytes_rule(path, self._tokenizer)
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
@@ -62,7 +65,7 @@ class BpeTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple[type[BpeTokenizer], tuple[str, int], dict[str, str]]:
         """A pickle contains only its path and its name."""
-        return type(self), (self._path, self.vocab_size), {"name": self.name}
+        return type(self), (self.file, self.vocab_size), {"name": self.name}
 
     @property
     def library(self) -> tokenizers.Tokenizer:
@@ -74,7 +77,7 @@ class BpeTokenizer(Tokenizer):
             return self._tokenizer.encode(text, add_special_tokens=False).ids
         except BaseException as error:
             _let_pass(error)
-            raise TokenizerError(self._path, f"is damaged: it cannot encode a text: {as_line(str(error))}") from error
+            raise TokenizerError(self.file, f"is damaged: it cannot encode a text: {as_line(str(error))}") from error
 
     def encode_prompt(self, text: str) -> list[int]:
         """As `encode`, but for a 20B model two newlines at the end of a prompt become two ids.
@@ -111,6 +114,8 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
         raise TokenizerError(path, f"cannot be read: {error.strerror}") from error
     if SUBWORD_PREFIX.search(data):
         raise _unknown_decoder(path, "WordPiece (continuing_subword_prefix)")
+    if problem := what_panics_when_loaded(data):
+        raise TokenizerError(path, f"is damaged: {problem}")
     try:
         tokenizer = Library.from_buffer(data)
     except BaseException as error:
@@ -119,6 +124,8 @@ def _read(path: PathLike) -> tokenizers.Tokenizer:
     for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder):
         if (growth := _growth(part)) > MOST_GROWTH:
             raise TokenizerError(path, f"is damaged: its replacements make a text up to {growth} times as long")
+        if problem := next(filter(None, map(what_panics_in_a_step, _steps(part))), ""):
+            raise TokenizerError(path, f"is damaged: {problem}")
     # Both are settings for training in batches, which some files contain.
     tokenizer.no_truncation()
     tokenizer.no_padding()

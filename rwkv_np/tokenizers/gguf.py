@@ -58,7 +58,7 @@ def tokenizer_of(file: GgufFile, vocab_size: int | None = None) -> Tokenizer | N
     tokens = file.metadata.get(TOKENS)
     if file.metadata.get(MODEL) != "rwkv" or not isinstance(tokens, Array):
         return None
-    if len(tokens) == VOCAB_SIZE and hashlib.sha256(tokens.raw.data).hexdigest() == WORLD_SHA256:
+    if len(tokens) == VOCAB_SIZE and hashlib.sha256(tokens.read().data).hexdigest() == WORLD_SHA256:
         return WorldTokenizer(vocab_size)
     found = _vocabulary(file, tokens)
     if len(found) == VOCAB_SIZE and _is_world(found):

@@ -9,6 +9,7 @@ FAULT is one of
     kill-at-byte:N    kill in the middle of a write, when a file would become longer than N bytes
     full-at-byte:N    a full disk: no file can become longer than N bytes
     gone-at-step:N    FOLDER is deleted just before the Nth change in it
+    clock-at-step:N   the clock goes back by an hour, for files too, just before the Nth change in FOLDER
     no-override       file modes also apply to root (Linux)
 """
 
@@ -18,6 +19,8 @@ import runpy
 import shutil
 import signal
 import sys
+import time
+from pathlib import Path
 
 try:
     import resource
@@ -57,11 +60,23 @@ def obey_modes():
     assert libc.capset(version, sets) == 0
 
 
+def turn_back(folder, by=3600):
+    """Let the time be earlier: what is there is of the future then. (The system's own clock is not ours to set.)"""
+    clock = time.time
+    time.time = lambda: clock() - by
+    for path in Path(folder).rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.utime(path, (clock() + by, clock() + by))
+
+
 def prepare(fault, folder):
     kind, _, number = fault.partition(":")
     what, _, where = kind.partition("-at-")
     if fault == "no-override":
         obey_modes()
+        return
+    if what == "clock":
+        sys.addaudithook(Steps(folder, lambda: turn_back(folder), int(number)))
         return
     if what == "gone":
         sys.addaudithook(Steps(folder, lambda: shutil.rmtree(folder), int(number)))

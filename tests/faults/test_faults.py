@@ -21,16 +21,16 @@ CHILD = Path(__file__).parent / "faulty.py"
 MANY = 40  # changes of files; every job here has fewer
 
 
-def play(job, folder, fault, environment=None):
-    """Run the job in that folder with the fault; it must leave all files complete."""
+def play(job, folder, fault, environment=None, watched=None):
+    """Run the job in that folder with the fault, there or in `watched`; it must leave all files complete."""
     if job.name in ("convert", "train"):
         pytest.importorskip("torch")
     job.prepare(folder)
     words = [str(word) for word in job.words(folder)]
     program = ["rwkv-np", *words] if words[0].isalpha() else words
     child = subprocess.run(
-        [sys.executable, CHILD, fault, folder, *program], cwd=folder, input=job.stdin, capture_output=True, text=True,
-        timeout=PATIENCE, env=os.environ | (environment or {}),
+        [sys.executable, CHILD, fault, watched or folder, *program], cwd=folder, input=job.stdin, capture_output=True,
+        text=True, timeout=PATIENCE, env=os.environ | (environment or {}),
     )  # fmt: skip
     job.check(folder, child.stdout, child.stderr)
     assert "Traceback" not in child.stderr, child.stderr

@@ -1,6 +1,7 @@
 """Failing places: read-only folders, folders that disappear, and clocks that jump."""
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -12,7 +13,8 @@ from conftest import random_parameters, write_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from jobs import JOBS, OLD, strays  # noqa: E402
+from jobs import JOBS, OLD, Job, strays  # noqa: E402
+from rwkv_np.kernels import cache  # noqa: E402
 from test_faults import play  # noqa: E402
 
 from rwkv_np.chat import opening_cache  # noqa: E402
@@ -83,6 +85,42 @@ def test_an_abandoned_part_is_deleted_whatever_its_time(tmp_path, when):
     with new_file(tmp_path / "a.bin") as file:
         file.write(b"whole")
     assert (tmp_path / "a.bin").read_bytes() == b"whole" and not strays(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["quantize", "chat", "save"])
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_clock_that_jumps_back_between_two_changes_of_files_changes_nothing(tmp_path, name, step):
+    """The second change is a file's renaming, the third looks for it; the fourth begins another, if the job has one."""
+    child = play(JOBS[name], tmp_path / "work", f"clock-at-step:{step}")
+    assert child.returncode == 0 and not errors(child) and not strays(tmp_path / "work"), child.stderr
+
+
+KERNEL = """
+from rwkv_np.kernels.cache import jit
+
+@jit()
+def double(x):
+    return 2 * x
+
+print(double(21), sum(double.stats.cache_hits.values()))
+"""
+
+
+def test_a_kernel_whose_writing_was_killed_is_compiled_again_and_its_rest_is_swept(tmp_path):
+    """The first change in the cache is the opening of a file, the second its renaming."""
+    kernels, script = tmp_path / "cache", tmp_path / "kernel.py"
+    script.write_text(KERNEL)
+    job = Job("kernel", lambda folder: [script], lambda *_: None)
+
+    def start(fault):
+        return play(job, tmp_path / "work", fault, {cache.ENV: str(kernels)}, watched=kernels)
+
+    assert start("kill-at-step:2").returncode == -signal.SIGKILL
+    (part,) = kernels.rglob("*.part")
+    assert not list(kernels.rglob("*.nbc"))
+    os.utime(part, (0, 0))
+    assert start("kill-at-step:1000").stdout == "42 0\n" and not list(kernels.rglob("*.part"))
+    assert start("kill-at-step:1").stdout == "42 1\n"  # it was kept, and nothing changes
 
 
 @pytest.mark.parametrize("when", [0, FUTURE], ids=["1970", "the future"])

@@ -1,0 +1,118 @@
+"""The work that one HTTP request gives to the engine, from submitting it to its last token.
+
+Whatever ends it early (the client hangs up or does not read, an error, the server's end), all its
+answers are cancelled, in the queue and while a prompt is read too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+from rwkv_np.serve.answer_text import AnswerText
+from rwkv_np.serve.exchange import Exchange, HangUp
+from rwkv_np.serve.mailbox import AnswerListener, Failed, HungUp, Mailbox, Quiet, Read, Written
+from rwkv_np.serve.request import Request, Ticket
+from rwkv_np.serve.schema import JsonGuide
+from rwkv_np.serve.service import Service
+
+
+class Asked(NamedTuple):
+    """A prompt for the engine, and the texts of its answers to be."""
+
+    request: Request
+    texts: Sequence[AnswerText]
+    guides: Sequence[JsonGuide] = ()
+
+
+class Answering:
+    """An asynchronous context: inside it the engine works. Entering raises what `submit` raises.
+
+    n_prompt, n_cached, n_written  tokens so far
+    """
+
+    def __init__(self, service: Service, exchange: Exchange, asked: Sequence[Asked], *, is_streamed: bool) -> None:
+        self._service, self._exchange, self._asked, self._is_streamed = service, exchange, asked, is_streamed
+        self._n_open = sum(len(each.texts) for each in asked)
+        most = service.bounds.unread_pieces * self._n_open
+        self._mailbox = Mailbox(is_streamed=is_streamed, most=most, timing=service.metrics)
+        self._mailbox.on_overflow = self._cut
+        self._tickets: list[Ticket] = []
+        self.n_prompt = sum(int(each.request.prompt.size) for each in asked)
+        self.n_cached = self.n_written = 0
+        self._has_spoken = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more comes."""
+        return self._n_open > 0
+
+    async def __aenter__(self) -> Answering:
+        first = 0
+        try:
+            for each in self._asked:
+                listener = AnswerListener(self._service.outbox, self._mailbox, first, each.texts, each.guides)
+                self._tickets.append(self._service.submit(each.request, listener))
+                first += len(each.texts)
+        except Exception:
+            self._cancel()
+            raise
+        loop = asyncio.get_running_loop()
+        self._watch = loop.create_task(self._exchange.hang_up())
+        self._watch.add_done_callback(lambda done: None if done.cancelled() else self._mailbox.put(HungUp()))
+        self._timer = loop.call_later(self._service.bounds.ping_seconds, self._tick) if self._is_streamed else None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watch.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._cancel()
+
+    async def next(self) -> list[Read | Written | Quiet]:
+        """What has come. Raises HangUp, and whatever made the engine fail."""
+        found: list[Read | Written | Quiet] = []
+        for event in await self._mailbox.take():
+            if isinstance(event, Written):
+                if event.reason is not None:
+                    self._n_open -= 1
+                    self.n_written += event.n_tokens
+            elif isinstance(event, Read):
+                self.n_cached += event.n_cached
+            elif isinstance(event, Failed):
+                raise event.error
+            elif isinstance(event, HungUp):
+                raise HangUp
+            self._has_spoken = self._has_spoken or not isinstance(event, Quiet)
+            found.append(event)
+        return found
+
+    def _cancel(self) -> None:
+        for ticket in self._tickets:
+            ticket.cancel()
+
+    def _cut(self) -> None:
+        """The client does not read: nothing more is written for it, and its connection ends."""
+        self._cancel()
+        self._service.metrics.rejected.labels("slow_reader").inc()
+        self._mailbox.on_overflow = lambda: None
+        if self._exchange.transport is not None:
+            self._exchange.transport.abort()
+        self._mailbox.put(HungUp())
+
+    def _tick(self) -> None:
+        """Say that nothing was said, so that the connection is seen to be alive."""
+        if not self._has_spoken:
+            self._mailbox.put(Quiet())
+        self._has_spoken = False
+        self._timer = asyncio.get_running_loop().call_later(self._service.bounds.ping_seconds, self._tick)
+
+
+def deadline(service: Service) -> float:
+    """When a request that begins now has to be done, on time.monotonic()'s clock."""
+    return time.monotonic() + service.bounds.seconds

@@ -1,0 +1,201 @@
+"""The bodies of requests: OpenAI's fields, and RWKV's own.
+
+A field that is not here is refused by name, since a client that sends it expects it to matter. Fields that
+change nothing (`user`, `metadata`) are read and dropped; those of type None are OpenAI's that this server
+does not support: null is all that they may be. The structs are also what /openapi.json says.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from rwkv_np.serve import bounds
+
+Stops = str | Annotated[list[Annotated[str, Meta(max_length=bounds.STOP_CHARACTERS)]], Meta(max_length=16)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Whole = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Id = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Penalty = Annotated[float, Meta(ge=-100, le=100)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class StreamOptions(_Body):
+    """include_usage: whether a last piece of the stream says how many tokens there were."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class _Sampled(_Body):
+    """What both kinds of requests have in common.
+
+    RWKV's own: top_k, min_p (0 keeps all), penalty_decay (1: counts of the penalties never fade), and
+    ignore_eos (whether the model's end of text is no end). top_p cuts before the temperature is applied.
+    """
+
+    model: str | None = None
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    top_p: Share | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[Id, Penalty] | None = None
+    seed: Seed | None = None
+    stop: Stops | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Whole | None = None
+    user: str | None = None
+    top_k: Whole | None = None
+    min_p: Share | None = None
+    penalty_decay: Share | None = None
+    ignore_eos: bool | None = None
+
+
+class TextPart(_Body):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class CalledFunction(_Body):
+    """arguments: an object, in JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(_Body):
+    """A call that the model made earlier."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: Literal["function"] = "function"
+    index: int | None = None
+
+
+class Message(_Body):
+    """What was said. `developer` is `system`; thoughts of earlier answers are not read again."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: None = None
+    function_call: None = None
+
+
+class FunctionSpec(_Body):
+    """parameters: a JSON schema."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Body):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class NamedFunction(_Body):
+    """Which one."""
+
+    name: str
+
+
+class NamedTool(_Body):
+    """A function that the model has to call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class NamedSchema(_Body):
+    """A JSON schema, which the answer fits in any case: `strict` changes nothing."""
+
+    name: str
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(_Body):
+    """What an answer looks like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+
+class ChatRequest(_Sampled, kw_only=True):
+    """POST /v1/chat/completions.
+
+    RWKV's own: think (of models that think), and continue_final_message (whether the last message, the
+    assistant's, goes on).
+    """
+
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=bounds.MESSAGES)]
+    max_completion_tokens: Whole | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Meta(max_length=bounds.TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    think: Literal["auto", "on", "off", "short"] | None = None
+    continue_final_message: bool | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    modalities: list[Literal["text"]] | None = None
+    store: bool | None = None
+    audio: None = None
+    functions: None = None
+    function_call: None = None
+    prediction: None = None
+    verbosity: None = None
+    web_search_options: None = None
+
+
+class CompletionRequest(_Sampled, kw_only=True):
+    """POST /v1/completions. `prompt` is a text, a list of texts, a list of token ids, or a list of such lists."""
+
+    prompt: str | list[str | Id | list[Id]]
+    best_of: Annotated[int, Meta(ge=1, le=20)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    suffix: None = None
+
+
+class TokenizeRequest(_Body):
+    """POST /tokenize: `prompt`, or `content` as llama.cpp has it. RWKV has no tokens to add."""
+
+    prompt: str | None = None
+    content: str | None = None
+    model: str | None = None
+    add_special_tokens: bool | None = None
+    add_special: bool | None = None
+
+
+class DetokenizeRequest(_Body):
+    """POST /detokenize."""
+
+    tokens: list[Id]
+    model: str | None = None

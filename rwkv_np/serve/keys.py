@@ -1,0 +1,69 @@
+"""API keys: who may ask, and whose prompts may share a cache.
+
+Keys are compared by their hashes, each with every known one and in constant time, so that how long a refusal
+takes says nothing about a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rwkv_np.errors import InputError, PathLike, SettingsFileError
+from rwkv_np.files.reading import SETTINGS_LIMIT, read_regular
+from rwkv_np.text import decode_utf8
+
+VARIABLE = "RWKV_NP_API_KEYS"
+SHORTEST = 8
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whoever asks: `name` for taking turns, `salt` for the cache. Neither tells the key."""
+
+    name: str = ""
+    salt: str = ""
+
+
+class Keys:
+    """The keys of a server; without any, everybody may ask."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._digests = sorted({_digest(key) for key in keys})
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def owner_of(self, authorization: str | None) -> Owner | None:
+        """Who sends that header ("Bearer KEY"); None: nobody whom this server knows."""
+        if not self._digests:
+            return Owner()
+        scheme, _, key = (authorization or "").strip().partition(" ")
+        digest = _digest(key.strip())
+        is_known = [hmac.compare_digest(digest, known) for known in self._digests]
+        if scheme.lower() != "bearer" or not any(is_known):
+            return None
+        return Owner(digest.hex()[:16], hashlib.sha256(b"rwkv-np cache" + digest).hexdigest())
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def read_keys(path: PathLike | None) -> Keys:
+    """The keys in a file, one on a line, and in the environment. Raises SettingsFileError, InputError, OSError."""
+    keys = []
+    if path is not None:
+        lines = decode_utf8(read_regular(path, SETTINGS_LIMIT, SettingsFileError), path).splitlines()
+        keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        if not keys:
+            raise SettingsFileError(path, "holds no keys; expected one on a line")
+        if any(len(key) < SHORTEST for key in keys):
+            raise SettingsFileError(path, f"holds a key of less than {SHORTEST} characters, which can be guessed")
+    found = [key.strip() for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
+    if any(len(key) < SHORTEST for key in found):
+        raise InputError(f"{VARIABLE} holds a key of less than {SHORTEST} characters, which can be guessed")
+    return Keys([*keys, *found])

@@ -1,0 +1,92 @@
+"""Figures for Prometheus: how long things take, how much there is to do, and what the cache saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from rwkv_np.serve.scheduler import Observer
+
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
+_COLUMNS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
+
+Stats = Callable[[], Mapping[str, float]]
+
+
+class _Gauges(Collector):
+    """What the engine says of itself at the moment of asking."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, value in self._stats().items():
+            yield GaugeMetricFamily(f"rwkv_np_{name}", f"{name.replace('_', ' ')}, now", value)
+
+
+class Metrics(Observer):
+    """One server's figures. Any thread may count."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter("rwkv_np_requests", "Answered requests", ("route", "status"), registry=registry)
+        self.rejected = Counter("rwkv_np_rejected", "Requests refused", ("why",), registry=registry)
+        self.prompt_tokens = Counter("rwkv_np_prompt_tokens", "Tokens of prompts", registry=registry)
+        self.cached_tokens = Counter("rwkv_np_cached_tokens", "Of these, not read again", registry=registry)
+        self.tokens = Counter("rwkv_np_tokens", "Tokens written", registry=registry)
+        self._first = self._histogram("first_token_seconds", "From a request to its first token", _SECONDS)
+        self._between = self._histogram("between_tokens_seconds", "Between two tokens of a request", _STEPS)
+        self._whole = self._histogram("request_seconds", "From a request to its end", _SECONDS)
+        self._queue = self._histogram("queue_seconds", "Waiting before the prompt is read", _SECONDS)
+        self._step = self._histogram("step_seconds", "One step of the engine", _STEPS)
+        self._choice = Counter("rwkv_np_choice_seconds", "Choosing the next tokens", registry=registry)
+        self._columns = self._histogram("step_columns", "Tokens in one step", _COLUMNS)
+
+    def watch(self, stats: Stats) -> None:
+        """Show what `stats` says, too."""
+        self.registry.register(_Gauges(stats))
+
+    def text(self) -> bytes:
+        """All figures, in Prometheus' format."""
+        return generate_latest(self.registry)
+
+    # --- by the wire
+
+    def first(self, seconds: float) -> None:
+        """A request's first token came."""
+        self._first.observe(seconds)
+
+    def between(self, seconds: float) -> None:
+        """The next one came."""
+        self._between.observe(seconds)
+
+    def ended(self, route: str, status: int, seconds: float) -> None:
+        """A request was answered, with that status."""
+        self.requests.labels(route, str(status)).inc()
+        self._whole.observe(seconds)
+
+    # --- by the engine
+
+    def started(self, waited: float, n_cached: int, n_prompt: int) -> None:
+        """A request has begun to be read, after `waited` seconds."""
+        self._queue.observe(waited)
+        self.prompt_tokens.inc(n_prompt)
+        self.cached_tokens.inc(n_cached)
+
+    def stepped(self, seconds: float, n_writing: int, n_read: int) -> None:
+        """A step carried one token of each of `n_writing` answers and `n_read` tokens of prompts."""
+        self._step.observe(seconds)
+        self._columns.observe(n_writing + n_read)
+        self.tokens.inc(n_writing)
+
+    def chose(self, seconds: float) -> None:
+        """The next tokens of a step were chosen."""
+        self._choice.inc(seconds)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"rwkv_np_{name}", meaning, buckets=buckets, registry=self.registry)

@@ -1,0 +1,5 @@
+// The page's beginning.
+
+import { App } from "./app.js";
+
+new App().start();

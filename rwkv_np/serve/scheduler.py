@@ -1,0 +1,279 @@
+"""Who is read in the next step: one token of every answer, and as much of the prompts as there is time for.
+
+One thread owns a scheduler and calls `step` (`worker.py`). An answer's bytes follow from its request
+alone: its logits from its ids (`Model.read` promises that, in any company and at any cut), its random
+numbers from its seed. So the scheduler may order, cut and cache as it likes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rwkv_np.errors import InputError
+from rwkv_np.generation import Position
+from rwkv_np.models.base import Model, Run
+from rwkv_np.models.state import State
+from rwkv_np.sampling import choose_each
+from rwkv_np.serve.logprobs import logprob_of, of_prompt
+from rwkv_np.serve.pace import Pace
+from rwkv_np.serve.sequences import CLOSE, Reading, Writing
+from rwkv_np.serve.states import StateCache, n_common
+from rwkv_np.serve.table import Table, allowed
+from rwkv_np.serve.waiting import Ticket, Waiting
+
+MOST_READING = 2  # prompts at a time, unless more fit into a step: more would only occupy slots
+LOOK_AHEAD = 8  # owners whose next request is looked at to start one
+
+
+class Observer:
+    """Is told what happens, for figures. This one ignores it."""
+
+    def started(self, waited: float, n_cached: int, n_prompt: int) -> None:
+        """A request has begun to be read, after `waited` seconds."""
+
+    def stepped(self, seconds: float, n_writing: int, n_read: int) -> None:
+        """A step carried one token of each of `n_writing` answers and `n_read` tokens of prompts."""
+
+    def chose(self, seconds: float) -> None:
+        """The next tokens of a step were chosen."""
+
+
+class Row(NamedTuple):
+    """An answer whose next token is chosen in this step.
+
+    logits  (V,)
+    at      which row of the step's logits these are; -1 where they come from the cache, or are shared
+    """
+
+    writing: Writing
+    logits: np.ndarray
+    at: int
+
+
+class Scheduler:
+    """Requests in, tokens out. `waiting` is where other threads put requests; prompts begin in the state `initial`."""
+
+    def __init__(
+        self, model: Model, waiting: Waiting, cache: StateCache, slots: int, observer: Observer | None = None,
+        initial: State | None = None,
+    ) -> None:  # fmt: skip
+        self._model, self.table = model, Table(model, slots, initial)
+        self.waiting, self.cache, self.pace = waiting, cache, Pace()
+        self._observer = observer or Observer()
+        self._n_threads: int | None = getattr(model, "n_threads", None)
+        self._n_steps = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return not (len(self.waiting) or self.table.sequences())
+
+    @property
+    def n_left(self) -> int:
+        """Tokens of prompts that are still to be read."""
+        return self.waiting.n_tokens + sum(reading.n_left for reading in self.table.reading)
+
+    def step(self) -> bool:
+        """Do a step's work. Returns whether a listener was called, or will be soon.
+
+        An error that is not one answer's own ends all that have a slot, and those who wait go on.
+        """
+        self._n_steps += 1
+        self.table.has_told = False
+        self._drop()
+        try:
+            pieces = self._plan()
+            known = [reading for reading in self.table.reading if not reading.n_left]
+            logits, rows = self._read(pieces) if pieces or self.table.writing else (None, [])
+            for reading in known:
+                rows += self._begin(reading, reading.logits, -1)
+            self._choose(rows, logits)
+        except Exception as error:
+            self.table.fail_all(error)
+            return True
+        return self.table.has_told or bool(pieces)
+
+    def fail_all(self, error: Exception) -> None:
+        """End everything, also what waits."""
+        for ticket in self.waiting.all():
+            self.waiting.remove(ticket, was_served=False)
+            self.table.fail(ticket, error)
+        self.table.fail_all(error)
+
+    # Who takes part
+
+    def _drop(self) -> None:
+        """Let go of those whom nobody waits for, and of those whose time is up."""
+        for ticket in self.waiting.all():
+            if self.table.is_over(ticket):
+                self.waiting.remove(ticket, was_served=False)
+        for reading in [*self.table.reading]:
+            if reading.ticket.is_cancelled:
+                self._keep(reading)  # another may wait for the same prompt, and goes on from here
+        for sequence in self.table.sequences():
+            if self.table.is_over(sequence.ticket) and sequence in self.table.sequences():
+                self.table.end(sequence)
+
+    def _plan(self) -> list[tuple[Reading, int]]:
+        """Which prompts are read in this step, and how many tokens of each."""
+        while len(self.table.reading) < MOST_READING and self._start():
+            pass
+        room, pieces = self.pace.room(len(self.table.writing)), []
+        by_turn = sorted(self.table.reading, key=self._turn)
+        while room > 0:
+            reading = by_turn.pop(0) if by_turn else self._start()
+            if reading is None:
+                break
+            if n := reading.piece(room):
+                pieces.append((reading, n))
+            room -= n
+        return pieces
+
+    def _turn(self, reading: Reading) -> float:
+        """Short prompts come first, but in every fourth step the one that came first: so none waits for ever."""
+        return reading.n_left if self._n_steps % 4 else reading.ticket.arrived
+
+    def _start(self) -> Reading | None:
+        """Begin with the next request that waits, unless it should wait for another or for a slot."""
+        for ticket in self.waiting.turns(LOOK_AHEAD):
+            request = ticket.request
+            if request.n > self.table.pool.n_free:
+                return None
+            found = self.cache.find(request.salt, request.prompt[: 0 if request.echo else None])
+            if self._is_being_read(ticket, found.n):
+                continue
+            # In this order: a request that stands in neither place would be missed by who asks whether all is done.
+            reading = self.table.read(ticket, found)
+            self.waiting.remove(ticket)
+            self.cache.count(found)
+            self._observer.started(time.monotonic() - ticket.arrived, found.n, request.prompt.size)
+            return reading
+        return None
+
+    def _is_being_read(self, ticket: Ticket, n_known: int) -> bool:
+        """Whether another request is just reading the same beginning: then this one waits for its state."""
+        request = ticket.request
+        if self._model.state_layout.n_bytes > self.cache.most_bytes:
+            return False
+        for reading in self.table.reading:
+            other = reading.ticket.request
+            if other.salt != request.salt or other.echo or request.echo:
+                continue
+            shared = n_common(other.prompt, request.prompt)
+            if shared - n_known >= CLOSE and reading.stop_at(shared):
+                return True
+        return False
+
+    # The step itself
+
+    def _read(self, pieces: Sequence[tuple[Reading, int]]) -> tuple[np.ndarray, list[Row]]:
+        """Read the step's tokens: all logits, and those of their rows from which a token is chosen."""
+        writing = list(self.table.writing)
+        # Those that want one row come first: then the rows that are chosen from follow each other.
+        pieces = sorted(pieces, key=lambda piece: _wants(*piece) != "last")
+        runs = [Run(answer.ids[-1], answer.slot) for answer in writing]
+        for reading, n in pieces:
+            tokens = reading.prompt[reading.n_read : reading.n_read + n]
+            runs.append(Run(tokens, reading.slots[0], _wants(reading, n)))
+        logits = self._timed(runs, len(writing), sum(n for _, n in pieces))
+        rows = [Row(answer, logits[i], i) for i, answer in enumerate(writing)]
+        at = len(writing)
+        for reading, n in pieces:
+            n_rows = {"all": n, "last": 1, "none": 0}[_wants(reading, n)]
+            at += n_rows
+            rows += self._go_on(reading, n, logits[at - n_rows : at], at - 1)
+        return logits, rows
+
+    def _timed(self, runs: list[Run], n_writing: int, n_read: int) -> np.ndarray:
+        begin = time.perf_counter()
+        logits = self._model.read(runs, self.table.pool)
+        seconds = time.perf_counter() - begin
+        self.pace.took(n_writing + n_read, seconds)
+        self._observer.stepped(seconds, n_writing, n_read)
+        return logits
+
+    def _go_on(self, reading: Reading, n: int, logits: np.ndarray, at: int) -> list[Row]:
+        """A prompt has been read on by `n` tokens; its answers begin if that was the last of it."""
+        request = reading.ticket.request
+        if request.echo:
+            following = request.prompt[reading.n_read + 1 : reading.n_read + n + 1].tolist()
+            reading.logprobs += of_prompt(logits, following, request.top or 0)
+        reading.n_read += n
+        last = None if reading.n_left else logits[-1]
+        if reading.is_at_mark:
+            self._keep(reading, last)
+        return self._begin(reading, last, at) if last is not None else []
+
+    def _begin(self, reading: Reading, logits: np.ndarray | None, at: int) -> list[Row]:
+        """Begin the answers to a prompt that has been read; `logits` are row `at` of the step's."""
+        assert logits is not None
+        return [Row(begun, logits, -1 if begun.index else at) for begun in self.table.write(reading)]
+
+    # What comes next in each answer
+
+    def _choose(self, rows: Sequence[Row], logits: np.ndarray | None) -> None:
+        """Choose the next token of each row, and tell whoever waits for it."""
+        rows = [row for row in rows if not row.writing.ticket.is_cancelled]
+        if not rows:
+            return
+        if logits is None or any(row.at != i or row.writing.guide for i, row in enumerate(rows)):
+            logits = np.stack([allowed(row.writing, row.logits) for row in rows])
+        begin = time.perf_counter()
+        tokens = choose_each([row.writing.sampler for row in rows], logits[: len(rows)], self._n_threads)
+        self._observer.chose(time.perf_counter() - begin)
+        for row, token in zip(rows, tokens):
+            if isinstance(token, InputError):
+                self.table.fail(row.writing.ticket, token)
+            elif not row.writing.ticket.is_cancelled:  # another answer to this request may have failed just now
+                self._write(row.writing, token, row.logits)
+
+    def _write(self, writing: Writing, token: int, logits: np.ndarray) -> None:
+        """An answer goes on with a token, or ends with it."""
+        request = writing.ticket.request
+        if token in request.params.stop_ids:
+            self._end(writing, "stop_id")
+            return
+        # With a guide other logits were chosen from; log probabilities are those of the model.
+        logprob = None if request.top is None else logprob_of(logits, token, request.top)
+        reasons: list[str | None] = []
+
+        def tell() -> None:
+            if writing.guide is not None:
+                writing.guide.accept(token)
+            reasons.append(writing.ticket.listener.take(writing.index, token, logprob))
+
+        if self.table.tell(writing.ticket, tell) and (reason := self.table.go_on(writing, token, reasons[0])):
+            self._end(writing, reason)
+
+    def _end(self, writing: Writing, reason: str) -> None:
+        """An answer is complete. Its state is kept: the next turn begins with it."""
+        request = writing.ticket.request
+        n_read = len(writing.ids) - (reason != "stop_id")
+        if request.n == 1 and n_read >= CLOSE:
+            answer = np.array(writing.ids[:n_read], np.int64)
+            self._cache(request.salt, np.concatenate([request.prompt, answer]), writing.slot, None)
+        self.table.end(writing, reason)
+
+    # What is kept
+
+    def _keep(self, reading: Reading, logits: np.ndarray | None = None) -> None:
+        request = reading.ticket.request
+        if reading.n_read > reading.n_cached and not request.echo:
+            self._cache(request.salt, reading.prompt[: reading.n_read], reading.slots[0], logits)
+
+    def _cache(self, salt: str, ids: np.ndarray, slot: int, logits: np.ndarray | None) -> None:
+        def copied() -> Position:
+            return Position(None if logits is None else logits.copy(), self.table.state(slot))
+
+        n_bytes = self._model.state_layout.n_bytes + (0 if logits is None else logits.nbytes)
+        self.cache.put(salt, ids, n_bytes, copied)
+
+
+def _wants(reading: Reading, n: int) -> str:
+    """Of which of the piece's tokens logits are needed."""
+    if reading.ticket.request.echo:
+        return "all"
+    return "last" if n == reading.n_left else "none"

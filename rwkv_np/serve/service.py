@@ -1,0 +1,75 @@
+"""What all requests of a server share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rwkv_np.serve.bounds import Bounds
+from rwkv_np.serve.errors import ApiError
+from rwkv_np.serve.keys import Keys, Owner
+from rwkv_np.serve.mailbox import Outbox
+from rwkv_np.serve.metrics import Metrics
+from rwkv_np.serve.prompt import Prompts
+from rwkv_np.serve.request import Submit
+from rwkv_np.serve.schema import Grammars
+from rwkv_np.serve.token_names import TokenNames
+from rwkv_np.tokenizers import Tokenizer
+
+
+@dataclass
+class Service:
+    """A model, how it is spoken to, and who may.
+
+    name          of the model, as requests name it
+    fingerprint   of its file
+    think         whether a model that can think does so, where a request does not say
+    is_draining   whether the server is about to end
+    is_alive      whether the engine's thread runs
+    hosts         the names by which this server may be called; None: any
+    origins       of web pages elsewhere that may ask
+    """
+
+    name: str
+    fingerprint: str
+    tokenizer: Tokenizer
+    prompts: Prompts
+    submit: Submit
+    outbox: Outbox
+    is_draining: Callable[[], bool] = lambda: False
+    is_alive: Callable[[], bool] = lambda: True
+    think: str = "auto"
+    keys: Keys = field(default_factory=Keys)
+    bounds: Bounds = field(default_factory=Bounds)
+    metrics: Metrics = field(default_factory=Metrics)
+    hosts: frozenset[str] | None = None
+    origins: tuple[str, ...] = ()
+    is_logged: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.names = TokenNames(self.tokenizer.token_bytes)
+        self.grammars = Grammars(self.tokenizer, 0)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids the model has."""
+        return self.tokenizer.vocab_size
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ApiError unless that is this server's model; no name means it."""
+        if name is not None and name != self.name:
+            said = name if name.isprintable() and len(name) <= 100 else f"{name[:100]!r}"
+            raise ApiError(
+                404, f"there is no model {said}; this server has {self.name}", param="model", code="model_not_found"
+            )
+
+    def owner_of(self, authorization: str | None) -> Owner:
+        """Who asks. Raises ApiError: nobody whom this server knows."""
+        owner = self.keys.owner_of(authorization)
+        if owner is None:
+            told = "is wrong" if authorization else "is missing; expected a header Authorization: Bearer KEY"
+            headers = ((b"www-authenticate", b"Bearer"),)
+            raise ApiError(401, f"the API key {told}", code="invalid_api_key", headers=headers)
+        return owner

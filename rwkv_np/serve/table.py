@@ -1,0 +1,129 @@
+"""The sequences that have a slot: prompts being read, answers being written; and how each of them ends.
+
+A listener belongs to a stranger. One that raises loses its own answers, and nobody else's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from rwkv_np.models.base import Model
+from rwkv_np.models.state import State
+from rwkv_np.serve.request import Guide, TimedOut
+from rwkv_np.serve.sequences import Reading, Writing, sampler_for
+from rwkv_np.serve.states import Found
+from rwkv_np.serve.waiting import Ticket
+
+
+class Table:
+    """Slots for `n_slots` answers.
+
+    initial  the state before every prompt; None: the empty one
+    pool     their states
+    has_told whether a listener was called since this was last set to False
+    """
+
+    def __init__(self, model: Model, n_slots: int, initial: State | None = None) -> None:
+        self.pool, self._initial = model.new_pool(n_slots), initial
+        self.reading: list[Reading] = []
+        self.writing: list[Writing] = []
+        self.has_told = False
+
+    def state(self, slot: int) -> State:
+        """A copy of a sequence's state."""
+        return self.pool.state(slot)
+
+    def read(self, ticket: Ticket, found: Found) -> Reading:
+        """A request's prompt is read from here on, after what is known of it."""
+        state = found.position.state if found.position else self._initial
+        slots = [self.pool.take(state), *(self.pool.take() for _ in range(ticket.request.n - 1))]
+        self.reading.append(reading := Reading(ticket, slots, found))
+        return reading
+
+    def write(self, reading: Reading) -> list[Writing]:
+        """The prompt has been read: its answers, which begin; none if it should only be read."""
+        ticket, slots = reading.ticket, reading.slots
+        request, listener = ticket.request, ticket.listener
+        self.reading.remove(reading)
+        logprobs = reading.logprobs if request.echo else None
+        is_wanted = self.tell(ticket, partial(listener.prompt_read, reading.n_cached, logprobs))
+        if not is_wanted or not request.max_tokens:
+            self._release(slots)
+            for index in range(request.n):
+                self.tell(ticket, partial(listener.end, index, "length"))
+            return []
+        for slot in slots[1:]:
+            self.pool.put(slot, self.pool.state(slots[0]))
+        guides: Sequence[Guide | None] = request.guides or [None] * request.n
+        begun = [
+            Writing(ticket, index, slot, sampler_for(request.params, index), guide)
+            for index, (slot, guide) in enumerate(zip(slots, guides))
+        ]
+        self.writing += begun
+        return begun
+
+    def go_on(self, writing: Writing, token: int, reason: str | None) -> str | None:
+        """Note an answer's next token. Returns why it ends with this, or None."""
+        writing.ids.append(token)
+        return reason or ("length" if len(writing.ids) >= writing.ticket.request.max_tokens else None)
+
+    def end(self, sequence: Reading | Writing, reason: str | None = None) -> None:
+        """A sequence is over, and if there is a reason, its listener is told so."""
+        if isinstance(sequence, Reading):
+            self.reading.remove(sequence)
+            self._release(sequence.slots)
+            return
+        self.writing.remove(sequence)
+        self._release([sequence.slot])
+        if reason is not None:
+            self.tell(sequence.ticket, partial(sequence.ticket.listener.end, sequence.index, reason))
+
+    def tell(self, ticket: Ticket, call: Callable[[], None]) -> bool:
+        """Call a listener, unless nobody waits any more. Returns whether somebody does."""
+        if ticket.is_cancelled:
+            return False
+        self.has_told = True
+        try:
+            call()
+        except Exception as error:
+            self.fail(ticket, error)
+        return not ticket.is_cancelled
+
+    def fail(self, ticket: Ticket, error: Exception) -> None:
+        """End all of a request with an error; its listener is not called again."""
+        for sequence in [s for s in self.sequences() if s.ticket is ticket]:
+            self.end(sequence)
+        if not ticket.is_cancelled:
+            ticket.is_cancelled = self.has_told = True
+            ticket.listener.fail(error)
+
+    def fail_all(self, error: Exception) -> None:
+        """End every request that has a slot."""
+        for ticket in {sequence.ticket for sequence in self.sequences()}:
+            self.fail(ticket, error)
+
+    def is_over(self, ticket: Ticket, now: float | None = None) -> bool:
+        """Whether a request is cancelled, or too late: then its listener is told so."""
+        deadline = ticket.request.deadline
+        if not ticket.is_cancelled and deadline is not None and (now or time.monotonic()) >= deadline:
+            self.fail(ticket, TimedOut("the time for this request is over"))
+        return ticket.is_cancelled
+
+    def sequences(self) -> list[Reading | Writing]:
+        """All that have a slot."""
+        return [*self.reading, *self.writing]
+
+    def _release(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self.pool.release(slot)
+
+
+def allowed(writing: Writing, logits: np.ndarray) -> np.ndarray:
+    """Logits (V,) without the tokens that the answer's guide rules out."""
+    if writing.guide is None:
+        return logits
+    return np.where(writing.guide.allowed(), logits, np.float32(-np.inf))

@@ -1,0 +1,114 @@
+"""The thread that owns the model: others submit requests, and their listeners are called from here.
+
+The kernels let go of Python's lock while they run, so the wire goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from rwkv_np.models.base import Model
+from rwkv_np.models.state import State
+from rwkv_np.sampling import Sampler, SamplingParams, choose_each
+from rwkv_np.serve.limits import EngineLimits
+from rwkv_np.serve.request import Draining, Listener, Refused, Request
+from rwkv_np.serve.scheduler import Observer, Scheduler
+from rwkv_np.serve.states import StateCache
+from rwkv_np.serve.waiting import Ticket, Waiting
+
+_IDLE = 0.5  # seconds: how late a deadline in an idle queue may be noticed
+
+
+class Worker:
+    """Answers requests until it is stopped.
+
+    on_step  called in the worker's thread, once after each step in which listeners were called
+    initial  the state in which every prompt begins; None: the empty one
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        limits: EngineLimits | None = None,
+        on_step: Callable[[], None] = lambda: None,
+        observer: Observer | None = None,
+        initial: State | None = None,
+    ) -> None:
+        self.model, self.initial, self.limits = model, initial, limits or EngineLimits()
+        self.waiting = Waiting(self.limits.waiting, self.limits.waiting_tokens)
+        self.cache = StateCache(self.limits.cache_bytes)
+        self.scheduler = Scheduler(model, self.waiting, self.cache, self.limits.running, observer, initial)
+        self._on_step = on_step
+        self._has_work = threading.Event()
+        self._is_draining = self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, name="rwkv-np engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        # Compiles the kernel that chooses, or fetches it from the cache: so that no answer waits for it.
+        choose_each([Sampler(SamplingParams())], np.zeros((1, self.model.config.vocab_size), np.float32))
+        self._thread.start()
+
+    def submit(self, request: Request, listener: Listener) -> Ticket:
+        """Ask for answers; from any thread.
+
+        Raises Refused (or Draining): too much work, ask again later; InputError: the model cannot answer this
+        """
+        if self._is_draining:
+            raise Draining("the server is shutting down and takes no new work")
+        self.limits.check(request, self.model.config.vocab_size)
+        self._check_wait()
+        ticket = Ticket(request, listener, time.monotonic(), wake=self._has_work.set)
+        self.waiting.add(ticket)
+        self._has_work.set()
+        return ticket
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new work is refused, since the server is shutting down."""
+        return self._is_draining
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def drain(self, timeout: float) -> bool:
+        """Refuse new work and finish the rest, which fails after `timeout` seconds. Returns whether all was finished.
+
+        Blocks until then.
+        """
+        self._is_draining = True
+        end = time.monotonic() + timeout
+        while not self.scheduler.is_idle and time.monotonic() < end:
+            time.sleep(0.02)
+        is_finished = self.scheduler.is_idle
+        self.stop()
+        return is_finished
+
+    def stop(self) -> None:
+        """End the thread; what is not answered fails."""
+        self._is_draining = self._is_stopped = True
+        self._has_work.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _check_wait(self) -> None:
+        """Raise Refused: the prompts before this one would take too long."""
+        rate = self.scheduler.pace.tokens_per_second
+        if rate and (wait := self.scheduler.n_left / rate) > self.limits.wait_seconds:
+            raise Refused(f"there are {wait:.0f} seconds of work already; try again later", wait)
+
+    def _run(self) -> None:
+        while not self._is_stopped:
+            self._has_work.clear()
+            if self.scheduler.step():
+                self._on_step()
+            elif not self._is_stopped:
+                self._has_work.wait(_IDLE if len(self.waiting) else None)
+        self.scheduler.fail_all(Draining("the server was stopped before this was answered"))
+        self._on_step()

@@ -1,0 +1,199 @@
+"""The folder of kept models: which are in it, which file a name means, and how one leaves.
+
+A name may have a type behind a colon: `g1-1.5b:Q4_1`. Without one it means the type that was fetched last. A name that
+is a file means that file: nobody who has a model file needs a folder of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rwkv_np.errors import InputError, PathLike
+from rwkv_np.files.lock import is_locked
+from rwkv_np.files.published import PUBLISHED, published_name
+from rwkv_np.store.needs import ALL_TYPES
+
+LOCK, MAKING, TOKENIZER = ".lock", "making", "tokenizer.json"
+_CHECKPOINTS = ("*.pth", "*.safetensors")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_FILE = re.compile(rf"(.+)-({'|'.join(ALL_TYPES)})\.bin")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A kept model. `date` is when it was made, in seconds since 1970; `stem` its checkpoint's name."""
+
+    name: str
+    data_type: str
+    path: Path
+    stem: str
+    n_bytes: int
+    date: float
+
+    @property
+    def reference(self) -> str:
+        """What names this one alone."""
+        return f"{self.name}:{self.data_type}"
+
+
+def split(reference: str) -> tuple[str, str | None]:
+    """("g1-1.5b", "Q4_1") of "G1-1.5B:q4_1". Raises InputError: an unknown type."""
+    name, colon, data_type = reference.partition(":")
+    if colon and data_type.upper() not in ALL_TYPES:
+        raise InputError(f"{reference}: unknown type {data_type!r}; expected one of {', '.join(ALL_TYPES)}")
+    return published_name(name) or name.lower(), data_type.upper() if colon else None
+
+
+def is_name(name: str) -> bool:
+    """Whether a model can be kept under that name."""
+    return _NAME.fullmatch(name) is not None
+
+
+class Store:
+    """The folder; it need not exist."""
+
+    def __init__(self, folder: PathLike) -> None:
+        self.folder = Path(folder)
+
+    def models(self) -> list[Kept]:
+        """Every kept model, by name, and of one name in the order of ALL_TYPES."""
+        found = [kept for name in self._names() for kept in self.of(name)]
+        return sorted(found, key=lambda kept: (kept.name, ALL_TYPES.index(kept.data_type)))
+
+    def of(self, name: str) -> list[Kept]:
+        """The kept models of that name, the one that was made last at the end."""
+        found = [kept for path in self.place(name).glob("*.bin") if (kept := _kept(name, path))]
+        return sorted(found, key=lambda kept: kept.date)
+
+    def unfinished(self) -> dict[str, int]:
+        """Names whose `get` was interrupted, and bytes of what it left."""
+        left = {name: sum(map(_bytes_of, self._left(name))) for name in self._names()}
+        return {name: n_bytes for name, n_bytes in left.items() if n_bytes}
+
+    def checkpoints(self) -> dict[str, int]:
+        """Names of which the checkpoint is kept too, and its bytes."""
+        found = {name: [path for path in self._beside(name) if path.name != TOKENIZER] for name in self._names()}
+        return {name: sum(map(_bytes_of, paths)) for name, paths in found.items() if paths}
+
+    def place(self, name: str) -> Path:
+        """The folder of that name."""
+        return self.folder / name
+
+    def path(self, given: str) -> str:
+        """The model file that somebody means by `given`: a path, or the name of a kept model.
+
+        Raises InputError: neither, with the names that are close and the command that fetches one
+        """
+        if os.path.exists(given) and not os.path.isdir(given):
+            return given
+        name = split(given)[0] if is_name(given.partition(":")[0].lower()) else None
+        if name is not None and (found := self.of(name)):
+            return str(self._chosen(given, found).path)
+        if _looks_like_path(given) and name not in PUBLISHED:
+            return given  # whoever opens it says what is wrong with it
+        raise InputError(self._unknown(given, name or given))
+
+    def chosen(self, reference: str) -> Kept | None:
+        """The kept model of that name; None where there is none. Raises InputError: not of that type."""
+        found = self.of(split(reference)[0])
+        return self._chosen(reference, found) if found else None
+
+    def remove(self, reference: str) -> int:
+        """Delete that type of a model, or without a type all that is kept under the name; returns bytes freed.
+
+        Raises InputError: it is not there, or another process works on it; OSError
+        """
+        paths = self.removed_with(reference)
+        name = split(reference)[0]
+        if is_locked(str(self.place(name) / LOCK)):
+            raise InputError(f"{name} is being fetched by another process; stop that first")
+        freed = sum(map(_bytes_of, paths))
+        for path in paths:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.tidy(name)
+        return freed
+
+    def removed_with(self, reference: str) -> list[Path]:
+        """What `remove` deletes. Raises InputError: there is nothing of that name or type."""
+        name, data_type = split(reference)
+        found = self.of(name) if is_name(name) else []
+        if data_type is not None:
+            return [self._chosen(reference, found).path]
+        paths = [*(kept.path for kept in found), *self._beside(name), *self._left(name)]
+        if not paths:
+            raise InputError(f"{reference}: no model of that name is kept in {self.folder}. rwkv-np list shows them")
+        return paths
+
+    def tidy(self, name: str) -> None:
+        """Remove the folder of a name if nothing but its lock is in it; for whoever has the lock.
+
+        A file of somebody else stays, and so does an open lock on Windows.
+        """
+        making, folder = self.place(name) / MAKING, self.place(name)
+        if making.is_dir() and not any(path.stat().st_size > 100 for path in making.iterdir()):
+            shutil.rmtree(making, ignore_errors=True)  # nothing has come yet
+        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _chosen(self, reference: str, found: list[Kept]) -> Kept:
+        name, data_type = split(reference)
+        matching = [kept for kept in found if data_type in (None, kept.data_type)]
+        if not matching:
+            there = ", ".join(kept.data_type for kept in found)
+            kept = f"{name} is kept as {there}" if there else f"no model of that name is kept in {self.folder}"
+            raise InputError(f"{reference}: {kept}. Fetch it: rwkv-np get {name} --type {data_type}")
+        return matching[-1]
+
+    def _unknown(self, given: str, name: str) -> str:
+        if name in PUBLISHED:
+            return f"{given}: no such file, and this model is not here yet. Fetch it: rwkv-np get {name}"
+        names = {**dict.fromkeys(kept.name for kept in self.models()), **dict.fromkeys(PUBLISHED)}
+        near = difflib.get_close_matches(name, names, 3, cutoff=0.5)
+        if not near:
+            return f"{given}: no such file, and no model of that name. rwkv-np list --available shows the names"
+        known = any(self.of(near[0]))
+        mend = f"rwkv-np list shows what is kept in {self.folder}" if known else f"Fetch it: rwkv-np get {near[0]}"
+        return f"{given}: no such file, and no model of that name; did you mean {' or '.join(near)}? {mend}"
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir() and is_name(entry.name))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _beside(self, name: str) -> list[Path]:
+        """Checkpoints that somebody wanted to keep, and a tokenizer; where no lock is, the folder is not ours."""
+        folder = self.place(name)
+        if not is_name(name) or not (folder / LOCK).exists():
+            return []
+        return [path for pattern in (*_CHECKPOINTS, TOKENIZER) for path in folder.glob(pattern)]
+
+    def _left(self, name: str) -> list[Path]:
+        making = self.place(name) / MAKING
+        return [making] if is_name(name) and making.is_dir() else []
+
+
+def _kept(name: str, path: Path) -> Kept | None:
+    match = _FILE.fullmatch(path.name)
+    if not match or path.name.startswith("."):
+        return None
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # removed a moment ago
+        return None
+    return Kept(name, match[2], path, match[1], found.st_size, found.st_mtime)
+
+
+def _bytes_of(path: Path) -> int:
+    if path.is_dir():
+        return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
+    return path.stat().st_size
+
+
+def _looks_like_path(given: str) -> bool:
+    return os.path.basename(given) != given or os.path.splitext(given)[1] in (".bin", ".pth", ".safetensors", ".gguf")
