@@ -45,6 +45,8 @@ def build(data: np.ndarray, lengths: np.ndarray) -> Trie:
     lengths = np.asarray(lengths, np.int64)
     if not (0 < lengths.size <= N_ENTRIES and lengths[0] == 0 and lengths.sum() == data.size):
         raise ValueError("expected at most 65536 lengths, the first of them 0, with the size of the data as their sum")
+    if not lengths.any():
+        raise ValueError("each of the 256 bytes must be an entry")
     parents, last, entry = (np.concatenate(levels) for levels in zip(*_levels(data, lengths)))
     if last[:256].tolist() != list(range(256)) or not entry[:256].all():
         raise ValueError("each of the 256 bytes must be an entry")

@@ -29,8 +29,8 @@ hypothesis.settings.load_profile("same")
 # Optional packages, and the test files that cannot be imported without them.
 NEEDS = {
     "torch": (
-        "checkpoint", "compat", "convert", "docs", "evaluation_definitions", "output", "quantize", "train_demo", "v5",
-        "v6", "v7",
+        "checkpoint", "compat", "convert", "docs", "evaluation_definitions", "hugging_face", "output", "quantize",
+        "train_demo", "v5", "v6", "v7",
     ),
     "babel": ("train_demo",),
     "chatterbot_corpus": ("train_demo",),

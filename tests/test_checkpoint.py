@@ -5,7 +5,6 @@ import io
 import os
 import pickle
 import shlex
-import struct
 import sys
 import tarfile
 import zipfile
@@ -117,13 +116,13 @@ def test_saved_states_and_chats_are_not_models(tmp_path, run_cli, tiny_model):
     assert "is a saved chat, not a model" in line and f"--load {tmp_path}/x.chat" in line
 
 
-@pytest.mark.parametrize("use", ["convert", "inspect"])
+@pytest.mark.parametrize("use", ["chat", "inspect"])
 def test_a_folder_of_the_transformers_library_is_named(tmp_path, run_cli, use):
     folder = tmp_path / "rwkv7-1.5B-world"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    line = refusal(folder) if use == "convert" else run_cli("inspect", folder, code=1).stderr
-    assert "is a folder of the transformers library" in line and "BlinkDL's .pth" in line
+    line = run_cli(use, folder, code=1).stderr
+    assert "is a folder of the transformers library" in line and f"rwkv-np convert {folder} MODEL-FP16.bin" in line
 
 
 @pytest.mark.parametrize("name", checkpoint_shapes(1, 8, 5))
@@ -271,7 +270,6 @@ def test_noise_in_the_names_of_a_pth_is_refused(tmp_path):
 
 OTHERS = {
     "a text file": (b"# RWKV\nHello, model.\n", "Give the file with the weights"),
-    "a GGUF file": (b"GGUF" + struct.pack("<IQQ", 3, 10, 10), "Get the .pth or .safetensors checkpoint"),
     "empty": (b"", "Copy or download it again"),
     "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "a model file": ((GOLDEN / "golden-4v0.FP16.bin").read_bytes(), "It is already converted"),
@@ -301,7 +299,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 
 def test_a_folder_is_named_as_such(tmp_path):
     (tmp_path / "model").mkdir()
-    assert "is a folder; give the file with the weights" in refusal(tmp_path / "model")
+    assert "is a folder without a config.json; give the file with the weights" in refusal(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,13 @@ from rwkv_np import demo, interrupt
 from rwkv_np.chat import repl
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.defaults import DEFAULTS, describe_default, describe_sources
+from rwkv_np.chat.file_template import template_of
 from rwkv_np.chat.language import LANGUAGES, Language, guess_language
 from rwkv_np.chat.opening import NO_OPENING, Opening, bundled_opening, read_opening
 from rwkv_np.chat.opening_cache import OpeningCache, cache_key
 from rwkv_np.chat.screen import JsonScreen, Screen
 from rwkv_np.chat.session import Session
-from rwkv_np.chat.templates import TEMPLATES, Template, template_for
+from rwkv_np.chat.templates import TEMPLATES, Template
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import PLACE, default_path, model_path, read_config, store
@@ -182,12 +183,13 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
     c = model.config
     tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
     name = options["template"]
-    template = TEMPLATES[name] if name else template_for(c.vocab_size, c.architecture, os.path.basename(path))
+    template = TEMPLATES[name] if name else template_of(path, c, screen.note)
     params = replace(DEFAULTS[template.name].params, **settings)
     if template.lead is None and options["think"] != "auto":
         screen.say("no_thoughts", template=template.name)
     opening = _opening(tokenizer, template, options)
-    template = replace(opening.named(template), think=options["think"])
+    think = template.think if options["think"] == "auto" else options["think"]  # a GGUF file may say how to begin
+    template = replace(opening.named(template), think=think)
     screen.note(
         f"{os.path.basename(path)}: {c.record.title}, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
         f"{os.path.basename(tokenizer.name)} tokenizer, {template.name} template"

@@ -35,14 +35,16 @@ def command(model: str, as_json: bool) -> None:
 def _lines(report: Report) -> list[str]:
     h = report["header"]
     title = report["title"] + (f" ({report['other_name']})" if report["other_name"] else "")
+    container = "GGUF" if report["gguf"] else "file"
     return [
-        f"{report['path']}: {title}, {report['data_type']}, file version {h['version']}, {_mb(report['bytes'])}",
+        f"{report['path']}: {title}, {report['data_type']}, {container} version {h['version']}, {_mb(report['bytes'])}",
         *([f"warning: {report['warning']}"] if report["warning"] else []),
         f"n_layer {h['n_layer']}   n_embd {h['n_embed']}   vocabulary {h['n_vocab']}"
         + (f"   dim_ffn {report['sizes']['dim_ffn']}" if report["sizes"] else ""),
         *(_of_sizes(report["sizes"]) if report["sizes"] else ()),
         f"tokenizer: {report['tokenizer']}",
         *([f"chat template: {report['template']}"] if "template" in report else []),
+        *(["", *(f"{key:44}{value}" for key, value in report["gguf"].items())] if report["gguf"] else []),
         "",
         f"{'type':8}{'parameters':>11}{'weights':>16}{'size':>14}{'bits/weight':>13}",
         *(

@@ -13,8 +13,8 @@ from rwkv_np import memory
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import models_option, store
 from rwkv_np.errors import FormatError
-from rwkv_np.files.format import read_model_file
 from rwkv_np.files.published import FIRST, PUBLISHED
+from rwkv_np.models.containers import read_model
 from rwkv_np.store.kept import Kept, Store
 from rwkv_np.store.needs import ALL_TYPES, memory_of, needs
 from rwkv_np.store.room import gb
@@ -100,7 +100,7 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
 
 def _memory(kept: Kept) -> int | None:
     try:
-        return memory_of(read_model_file(kept.path))
+        return memory_of(read_model(kept.path))
     except (FormatError, OSError):  # the list also shows damaged files
         return None
 

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from rwkv_np.conversion.checksum import Checksum
+from rwkv_np.conversion.folder import CONFIG, Folder, is_repository
+from rwkv_np.conversion.hugging_face import as_checkpoint, check_config
 from rwkv_np.conversion.mapped_tensor import TYPES, MappedTensor
 from rwkv_np.errors import CheckpointError, MissingPackageError, PathLike, as_line
 from rwkv_np.files import pth, sniff
@@ -42,16 +44,37 @@ class Checkpoint:
 def open_checkpoint(path: PathLike) -> Checkpoint:
     """The tensors of an RWKV checkpoint, and the plan for converting them.
 
+    path    a file, a folder in the layout of the transformers library, or such a repository: hf://OWNER/REPO
     Raises  CheckpointError: not a checkpoint, damaged, or of an unsupported model
-            MissingPackageError: torch or safetensors is not installed
+            MissingPackageError: torch or safetensors is not installed; DownloadError
     """
     path = os.fspath(path)
-    tensors = read_tensors(path, _check_names)
+    is_folder = is_repository(path) or os.path.isdir(path)
+    tensors = _read_folder(path) if is_folder else read_tensors(path, _check_names)
     record = ARCHITECTURES[identify(tensors)]
     plan = record.plan({name: tensor.shape for name, tensor in tensors.items()})
     if problem := record.find_problem({planned.name: planned.shape for planned in plan}):
         raise CheckpointError(path, f"{problem}. Download the checkpoint again")
     return Checkpoint(record, tensors, plan)
+
+
+def _read_folder(path: str) -> dict[str, MappedTensor]:
+    """The tensors of a folder under BlinkDL's names."""
+    if not is_repository(path) and not os.path.exists(os.path.join(path, CONFIG)):
+        raise CheckpointError(path, "is a folder without a config.json; give the file with the weights")
+    folder = Folder(path)
+    check_config(folder)
+    tensors: dict[str, MappedTensor] = {}
+    for file, expected in folder.weights().items():
+        found = read_tensors(file)
+        if expected is not None and (missing := sorted(expected - found.keys())):
+            raise CheckpointError(file, f"lacks {missing[0]}, which the index says it has. Download it again")
+        if twice := sorted(tensors.keys() & found.keys()):
+            raise CheckpointError(file, f"contains {twice[0]}, and another file of the folder does too")
+        tensors |= found
+    found = as_checkpoint(tensors)
+    _check_names(path, found)
+    return found
 
 
 def _check_names(path: str, names: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rwkv_np import arguments
 from rwkv_np.conversion.checkpoint import Checkpoint, open_checkpoint
 from rwkv_np.conversion.finite import Unfit, are_finite
+from rwkv_np.conversion.folder import is_repository
 from rwkv_np.conversion.mapped_tensor import MappedTensor
 from rwkv_np.errors import CheckpointError, InputError, PathLike
 from rwkv_np.files.format import (
@@ -66,14 +67,14 @@ def convert(
     Source  rwkv.cpp's convert_pytorch_to_ggml.py; the tests compare with its files
     """
     source, destination = arguments.path("source", source), arguments.path("destination", destination)
-    if not isinstance(data_type, str) or data_type not in ("FP16", "FP32"):
-        raise InputError(f"data_type is {arguments.shown(data_type)}; expected FP16 or FP32; quantize writes others")
+    data_type_of(data_type)
     overwrite = arguments.switch("overwrite", overwrite)
-    check_destination(destination, source, overwrite)
+    local = None if is_repository(source) else source
+    check_destination(destination, local, overwrite)
     checkpoint = open_checkpoint(source)
     plan = [(planned, _type(planned, data_type)) for planned in checkpoint.plan]
     n_bytes = HEADER_BYTES + sum(parameter_bytes(p.name, p.shape, stored) for p, stored in plan)
-    check_destination(destination, source, overwrite, n_bytes)
+    check_destination(destination, local, overwrite, n_bytes)
     # A second thread computes the checksum of a tensor while this one converts it.
     with new_file(destination, overwrite=overwrite) as file, ThreadPoolExecutor(1) as second:
         write_header(file, _header(checkpoint, data_type))
@@ -92,6 +93,14 @@ def convert(
                     raise _refusal(source, destination, name, tensor, planned, stored) from None
                 verified.result()
     return Converted(len(plan), sum(math.prod(planned.shape) for planned, _ in plan), n_bytes)
+
+
+def data_type_of(name: str) -> DataType:
+    """The type that a user wants for matrices. Raises InputError: it is not "FP16" or "FP32"."""
+    found = by_name(name) if isinstance(name, str) and name in ("FP16", "FP32") else None
+    if found is None:
+        raise InputError(f"data_type is {arguments.shown(name)}; expected FP16 or FP32; quantize writes others")
+    return found
 
 
 def _type(planned: Planned, data_type: str) -> DataType:

@@ -26,13 +26,13 @@ from rwkv_np.files.format import (
     Header,
     ModelFile,
     parameter_bytes,
-    read_model_file,
     write_header,
     write_parameter_header,
 )
 from rwkv_np.files.output import check_destination, new_file
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DATA_TYPES, DataType, by_name
+from rwkv_np.models.containers import read_model
 from rwkv_np.models.registry import ARCHITECTURES, identify
 
 CHUNK = 2**19  # weights encoded at a time, 2 MB in float32; with fewer, the overhead of Python becomes visible
@@ -103,7 +103,7 @@ def quantize(
         threads = arguments.whole_number("threads", threads, 1)
     keep = [_checked_pair(pair) for pair in arguments.one_of("keep", keep, Iterable, "pairs of pattern and type")]
     check_destination(destination, source, overwrite)
-    file = read_model_file(source)
+    file = read_model(source)
     name = NUMBERS.get(data_type, data_type) if isinstance(data_type, str) else arguments.shown(data_type)
     version = 100 if name == "Q4_1_O" else 101
     items = _plan(file, _type(name, version), [(pattern, _type(t, version)) for pattern, t in keep])

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rwkv_np.errors import InputError
-from rwkv_np.files.format import read_model_file
 from rwkv_np.models import head, load, model_config
 from rwkv_np.models.base import Model
+from rwkv_np.models.containers import read_model
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Candidate:
 
 def candidate(path: str, name: str | None = None, head_epsilon: float | None = None) -> Candidate:
     """The model file at `path` as it is loaded by default. Raises FormatError, InputError, OSError."""
-    file = read_model_file(path)
+    file = read_model(path)
     config, matrix = model_config(file, head_epsilon), file.parameters[head.NAME]
     head_type, other = matrix.data_type.name, "Q8_0" if head.can_be_q8_0(matrix) else None
     if other and config.is_quantized:

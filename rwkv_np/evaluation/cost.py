@@ -21,9 +21,9 @@ from typing import Any
 
 from rwkv_np.errors import InputError
 from rwkv_np.evaluation.candidate import Candidate
-from rwkv_np.files.format import read_model_file
 from rwkv_np.kernels import cache
 from rwkv_np.memory import resident_anonymous
+from rwkv_np.models.containers import read_model
 
 PROMPT = 128
 
@@ -49,7 +49,7 @@ class Cost:
 
 def size(path: str) -> Cost:
     """The costs that can be read from the file alone."""
-    file = read_model_file(path)
+    file = read_model(path)
     n_weights = sum(p.n_weights for p in file.parameters.values())
     return Cost(file.n_bytes, 8 * file.n_bytes / n_weights)
 

@@ -22,6 +22,7 @@ from typing import BinaryIO
 import numpy as np
 
 from rwkv_np.errors import FormatError, PathLike
+from rwkv_np.files.gguf import GgufFile
 from rwkv_np.files.opened import Extent, OpenedFile
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import REMOVED_TYPES, VERSIONS, DataType, by_code
@@ -52,12 +53,17 @@ class Header:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An opened model file: its header and its parameters, by name, in the file's order."""
+    """An opened model file: its header and its parameters, by name, in the file's order.
+
+    gguf  the GGUF file that it is a view of; None: it is a file of this format. The header of a view has
+          GGUF's version and ggml's id of the type
+    """
 
     path: str
     header: Header
     parameters: dict[str, Parameter]
     n_bytes: int
+    gguf: GgufFile | None = None
 
 
 def read_model_file(path: PathLike) -> ModelFile:

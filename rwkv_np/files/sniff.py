@@ -66,7 +66,7 @@ _FOUND = {
     "pickle": ("is a Python pickle but not a PyTorch checkpoint", "Give the file with the weights"),
     "safetensors": ("is a safetensors checkpoint", _CONVERT),
     "gguf": (
-        "is a GGUF file (llama.cpp)", "Get the .pth or .safetensors checkpoint of the model, and convert it"
+        "is a GGUF file (llama.cpp)", "Give it as a model, or make a model file of it: rwkv-np convert {path} MODEL.bin"
     ),
     "ggml": ("is a ggml file of another program", "Get the .pth checkpoint of the model, and convert it"),
     "lfs": ("is a git-lfs pointer, not the file itself", "Fetch the file: git lfs pull"),
@@ -136,8 +136,8 @@ def _describe_folder(path: str) -> str:
     """What the folder is; a folder of the transformers library is recognized by its config.json."""
     if os.path.exists(os.path.join(path, "config.json")):
         return (
-            "is a folder of the transformers library, whose parameter names differ from the expected "
-            "ones; use BlinkDL's .pth of the model: hf://BlinkDL/..."
+            "is a folder of the transformers library. Make a model file of it: "
+            f"rwkv-np convert {shlex.quote(path)} MODEL-FP16.bin"
         )
     return "is a folder; give the file with the weights"
 

@@ -14,11 +14,13 @@ from typing import Any
 
 from rwkv_np import arguments
 from rwkv_np.errors import FormatError, InputError, PathLike
-from rwkv_np.files.format import ModelFile, read_model_file
+from rwkv_np.files.format import ModelFile
+from rwkv_np.files.ggml_types import GGML_TYPES
 from rwkv_np.files.quants import by_code
 from rwkv_np.kernels.equations import HEAD_EPSILON
 from rwkv_np.models.base import Model, Progress, Run
 from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.containers import read_model
 from rwkv_np.models.pool import StatePool
 from rwkv_np.models.registry import ARCHITECTURES, identify, titles
 
@@ -49,7 +51,7 @@ def load(
     """
     path = arguments.path("path", path)
     options = _checked(threads, engine, head_q8_0, head_epsilon)
-    file = read_model_file(path)
+    file = read_model(path)
     config = model_config(file, options["head_epsilon"])
     # models/head.py explains the default for quantized models.
     as_q8_0 = config.is_quantized if options["head_q8_0"] is None else options["head_q8_0"]
@@ -92,7 +94,7 @@ def model_config(file: ModelFile, head_epsilon: float | None = None) -> ModelCon
     sizes = record.sizes(shapes)
     _check_header(file, {"n_layer": sizes.n_layer, "n_embed": sizes.n_embd, "n_vocab": sizes.vocab_size})
     if problem := record.find_problem(shapes):
-        raise FormatError(file.path, f"{problem}. {_MEND}")
+        raise FormatError(file.path, f"{problem}. {'Copy or download it again' if file.gguf else _MEND}")
     if head_epsilon is not None and not record.name.startswith("v5"):
         raise InputError(f"{file.path}: head_epsilon is only for RWKV-5, and this is {record.title}; leave it out")
     types = {p.data_type.code: p.data_type.name for p in file.parameters.values()}
@@ -108,6 +110,8 @@ def model_config(file: ModelFile, head_epsilon: float | None = None) -> ModelCon
 
 def header_type(file: ModelFile) -> str:
     """The type of most matrices, according to the header."""
+    if file.gguf:
+        return GGML_TYPES[file.header.data_type].name
     found = by_code(file.header.data_type, file.header.version)
     assert found is not None  # the reader refuses unknown codes
     return found.name
@@ -131,7 +135,8 @@ def data_type(file: ModelFile) -> str:
 def _check_header(file: ModelFile, found: dict[str, int]) -> None:
     for name, size in found.items():
         if (said := getattr(file.header, name)) != size:
-            raise FormatError(file.path, f"the header says {name} = {said}, but the parameters have {size}. {_MEND}")
+            mend = "Copy or download it again" if file.gguf else _MEND
+            raise FormatError(file.path, f"the header says {name} = {said}, but the parameters have {size}. {mend}")
 
 
 __all__ = ["ENGINES", "Model", "ModelConfig", "Progress", "Run", "StatePool", "load", "model_config"]

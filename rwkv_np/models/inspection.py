@@ -6,23 +6,27 @@ together with the problem: that is the purpose of an inspection.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
-from rwkv_np.errors import FormatError, PathLike
-from rwkv_np.files.format import ModelFile, read_model_file
+from rwkv_np.errors import FormatError, PathLike, TokenizerError, as_line
+from rwkv_np.files.format import ModelFile
+from rwkv_np.files.gguf import Array, Value
 from rwkv_np.models import data_type, header_type, model_config
 from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.containers import read_model
 from rwkv_np.models.registry import identify, named_ranks, other_name_of, title_of
 from rwkv_np.models.state import StateLayout
 from rwkv_np.tokenizers import NAME_OF_SIZE, PILE_SIZE
+from rwkv_np.tokenizers.gguf import tokenizer_of
 
 Report = dict[str, Any]
 
 
 def inspect(path: PathLike) -> Report:
     """Everything about the model file at `path`, as plain values for JSON. Raises FormatError, OSError."""
-    file = read_model_file(path)
+    file = read_model(path)
     said, kept = header_type(file), data_type(file)
     found, (config, problem) = identify(file.parameters), _config(file)
     return {
@@ -36,7 +40,8 @@ def inspect(path: PathLike) -> Report:
         "other_name": other_name_of(found),
         "problem": problem,
         "sizes": _sizes(config) if config else None,
-        "tokenizer": _tokenizer(file.header.n_vocab),
+        "tokenizer": _tokenizer(file),
+        "gguf": _gguf(file),
         "types": _by_type(file),
         "parameters": [
             {"name": p.name, "shape": list(p.shape), "type": p.data_type.name, "bytes": p.n_bytes}
@@ -45,7 +50,28 @@ def inspect(path: PathLike) -> Report:
     }
 
 
-def _tokenizer(vocab_size: int) -> str:
+def _gguf(file: ModelFile) -> dict[str, Any] | None:
+    """The metadata of a GGUF file; an array is shown by its length, and a long text by its beginning."""
+    if file.gguf is None:
+        return None
+    return {key: _shown(value) for key, value in file.gguf.metadata.items()}
+
+
+def _shown(value: Value) -> Any:
+    if isinstance(value, Array):
+        return f"an array of {len(value):,}"
+    if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
+        return str(value)
+    return as_line(value, 80) if isinstance(value, str) else value
+
+
+def _tokenizer(file: ModelFile) -> str:
+    try:
+        if file.gguf and (found := tokenizer_of(file.gguf)):
+            return found.name if found.name == "World" else "the file's own"
+    except TokenizerError as error:
+        return f"none that can be used: {error.problem}"
+    vocab_size = file.header.n_vocab
     if vocab_size == PILE_SIZE:
         return "20B, unless there is a tokenizer.json next to the model"
     name = {"bytes": "bytes", "20b": "20B", "world": "World"}.get(NAME_OF_SIZE.get(vocab_size, ""))

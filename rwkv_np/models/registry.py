@@ -43,7 +43,7 @@ def identify(names: Collection[str]) -> str:
     if any(re.search(r"lora_[AB]|\.lora\.|\.bone$", name) for name in names):
         return "a LoRA adapter (weights to add to a model, not a model)"
     if any(re.match(r"rwkv\.blocks\.|model\.layers\.\d+\.attn\.", name) for name in names):
-        return "a model with the parameter names of the transformers library (BlinkDL's .pth has the expected names)"
+        return "a model with the parameter names of the transformers library (to convert it, give its folder)"
     if is_time_state(names):
         return "the state of a state-tuned RWKV (time_state), not a model"
     for found, mark in _VARIANTS:

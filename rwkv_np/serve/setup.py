@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rwkv_np.chat.file_template import template_of
 from rwkv_np.chat.language import Language
 from rwkv_np.chat.opening import NO_OPENING, Opening, read_opening
 from rwkv_np.chat.opening_cache import cache_key
-from rwkv_np.chat.templates import TEMPLATES, Template, template_for
+from rwkv_np.chat.templates import TEMPLATES, Template
 from rwkv_np.conversion.time_state import load_start_state
 from rwkv_np.errors import InputError
 from rwkv_np.files.fingerprint import fingerprint
@@ -80,7 +81,7 @@ def _load(path: str, options: Options, notify: Notify, progress: Progress) -> tu
     c = model.config
     tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=notify)
     name = options["template"]
-    template = TEMPLATES[name] if name else template_for(c.vocab_size, c.architecture, os.path.basename(path))
+    template = TEMPLATES[name] if name else template_of(path, c, notify)
     notify(
         f"{os.path.basename(path)}: {c.record.title}, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
         f"{os.path.basename(tokenizer.name)} tokenizer, {template.name} template"

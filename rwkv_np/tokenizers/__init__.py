@@ -3,7 +3,8 @@
 Models do not name their tokenizer; it follows from the size of the vocabulary and the files next
 to the model. `load_tokenizer` decides in this order:
 
-1. The one that the caller names. It always has priority, and must fit the model.
+1. The one that the caller names. It always has priority, and must fit the model. Then, for a GGUF file, the
+   vocabulary in it (`gguf.py`).
 2. A tokenizer.json next to the model: MODEL.tokenizer.json, tokenizer.json, 20B_tokenizer.json.
 3. The tokenizer of that size: 256 bytes, 50277 20B (from the Hugging Face cache, or downloaded
    once), 65536 World.
@@ -26,10 +27,12 @@ from pathlib import Path
 
 from rwkv_np import arguments
 from rwkv_np.errors import InputError, PathLike, TokenizerError
+from rwkv_np.files.gguf import GgufFile, is_gguf
 from rwkv_np.tokenizers.base import Tokenizer, check_fit
 from rwkv_np.tokenizers.bpe import N_IDS_20B, BpeTokenizer
 from rwkv_np.tokenizers.byte import N_IDS as BYTES_SIZE
 from rwkv_np.tokenizers.byte import ByteTokenizer
+from rwkv_np.tokenizers.gguf import tokenizer_of
 from rwkv_np.tokenizers.hub import fetch_20b
 from rwkv_np.tokenizers.stream import TextStream
 from rwkv_np.tokenizers.world import VOCAB_SIZE as WORLD_SIZE
@@ -67,10 +70,19 @@ def load_tokenizer(
         return _load_given(arguments.path("path", path), vocab_size, model_path, notify)
     if vocab_size is None:
         raise InputError("load_tokenizer needs a path, a name or the model's vocab_size; got none of them")
+    if found := _load_inside(model_path, vocab_size):
+        return found
     if vocab_size not in NAME_OF_SIZE:
         return _load_only_source(vocab_size, model_path, notify)
     beside = _pick_beside(model_path, vocab_size, notify, lambda tokenizer: tokenizer.n_ids == vocab_size)
     return beside or _load_named(NAME_OF_SIZE[vocab_size], vocab_size, notify)
+
+
+def _load_inside(model_path: PathLike | None, vocab_size: int) -> Tokenizer | None:
+    """The tokenizer in a GGUF file; None if the model has another format, or the tokenizer another kind."""
+    if model_path is None or not os.path.isfile(model_path) or not is_gguf(model_path):
+        return None
+    return tokenizer_of(GgufFile(model_path), vocab_size)
 
 
 def _load_given(path: str, vocab_size: int | None, model_path: PathLike | None, notify: Notify | None) -> Tokenizer:

@@ -13,6 +13,7 @@ from typing import Any
 import planted
 from archives import edit_archive, edit_packed
 from documents import edit_json, edit_lines, edit_toml
+from gguf_files import edit_gguf
 from headed import edit_base, edit_safetensors
 from model_files import edit_model_file
 from mutations import blind
@@ -81,6 +82,11 @@ KINDS = {
         Kind("model", "models", edit_model_file, "model", 4),
         Kind("inspection", "models", edit_model_file, "inspection"),
         Kind("quantize", "models_to_quantize", edit_model_file, "to_quantize"),
+        Kind("gguf", "gguf_files", edit_gguf, "gguf", 3),
+        Kind("gguf-inspection", "gguf_files", edit_gguf, "inspection"),
+        Kind("gguf-convert", "gguf_files", edit_gguf, "gguf_to_convert"),
+        Kind("hf-config", "configs", edit_json, "config", 0.5, "safetensors", 64 * MB),
+        Kind("hf-index", "indexes", edit_json, "index", 0.5, "safetensors", 64 * MB),
         Kind("checkpoint", "checkpoints", edit_archive, "checkpoint", 2, "torch", 64 * MB),
         Kind("safetensors", "safetensors", edit_safetensors, "checkpoint", 2, "safetensors", 64 * MB),
         Kind("state", "states", edit_archive, "state", 2, uses="state"),

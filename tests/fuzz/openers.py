@@ -34,6 +34,7 @@ from rwkv_np.chat.opening_cache import OpeningCache
 from rwkv_np.chat.saved import load_conversation, save_conversation
 from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.conversion.convert import convert
+from rwkv_np.conversion.from_gguf import from_gguf
 from rwkv_np.conversion.quantize import quantize
 from rwkv_np.conversion.time_state import load_start_state
 from rwkv_np.errors import InputError
@@ -41,8 +42,9 @@ from rwkv_np.evaluation import lambada, text
 from rwkv_np.evaluation.base_file import BaseFile
 from rwkv_np.evaluation.divergence import log_softmax
 from rwkv_np.files.fingerprint import fingerprint
-from rwkv_np.files.format import read_model_file
+from rwkv_np.files.gguf import is_gguf
 from rwkv_np.models import Model, inspection
+from rwkv_np.models.containers import read_model
 from rwkv_np.models.state import State, load_state
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import TextStream, Tokenizer, load_tokenizer, world
@@ -92,6 +94,39 @@ class Opener:
         ensure(largest(path) < np.inf, "wrote weights that are not finite")
         if inspection.inspect(source)["problem"] is None:
             check_model(path, rwkv_np.load(path))
+
+    def open_gguf(self, path: Path) -> Any:
+        if not is_gguf(path):
+            raise InputError("it does not begin as GGUF files do")
+        model = rwkv_np.load(path)
+        return path, model, load_tokenizer(vocab_size=model.config.vocab_size, model_path=path)
+
+    def use_gguf(self, opened: Any) -> None:
+        path, model, tokenizer = opened
+        check_model(path, model)
+        self.use_tokenizer(tokenizer)
+
+    def open_gguf_to_convert(self, path: Path) -> Path:
+        from_gguf(path, self.work / "converted.bin", decode=True, overwrite=True)
+        return self.work / "converted.bin"
+
+    def use_gguf_to_convert(self, path: Path) -> None:
+        self.use_checkpoint(path)
+
+    def open_config(self, path: Path) -> Path:
+        return self._in_folder(path, "hf-1", "config.json")
+
+    def open_index(self, path: Path) -> Path:
+        return self._in_folder(path, "hf-2", "model.safetensors.index.json")
+
+    def _in_folder(self, path: Path, folder: str, name: str) -> Path:
+        """Convert a folder with this file in it."""
+        place = self.work / folder
+        shutil.copytree(self.folder / folder, place, dirs_exist_ok=True)
+        shutil.copy(path, place / name)
+        return self.open_checkpoint(place)
+
+    use_config = use_index = lambda self, path: self.use_checkpoint(path)
 
     def open_checkpoint(self, path: Path) -> Path:
         convert(path, self.work / "converted.bin", "FP16", overwrite=True)
@@ -307,7 +342,7 @@ def ensure(is_true: bool, problem: str) -> None:
 def largest(path: Path) -> float:
     """The largest absolute value of all weights in a model file; inf if one is not finite."""
     most = 0.0
-    for parameter in read_model_file(path).parameters.values():
+    for parameter in read_model(path).parameters.values():
         with np.errstate(all="ignore"):
             found = float(np.abs(parameter.array()).max())
         most = max(most, found if np.isfinite(found) else np.inf)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,14 +24,17 @@ from rwkv_np.chat import opening
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.saved import save_conversation
 from rwkv_np.chat.templates import TEMPLATES
+from rwkv_np.conversion.to_gguf import to_gguf
 from rwkv_np.evaluation.base_file import Header, SavingReader
 from rwkv_np.evaluation.walk import Passage
 from rwkv_np.files.fingerprint import fingerprint
+from rwkv_np.files.gguf_output import Strings
 from rwkv_np.models import Model, load
 from rwkv_np.models.architecture import Sizes
 from rwkv_np.models.registry import ARCHITECTURES
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import load_tokenizer
+from rwkv_np.tokenizers.gguf import escape
 from rwkv_np.tokenizers.world import VOCABULARY
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -54,10 +58,12 @@ def with_folder(folder: Path) -> Path:
     return found
 
 
-def write(path: Path, architecture: str, data_type: str = "FP32", version: int = 101) -> Path:
+def write(path: Path, architecture: str, data_type: str = "FP32", version: int = 101, **sizes: int) -> Path:
     """A random model file of one or two layers: two if later layers differ from the first."""
     n_layer = 2 if architecture == "v7" else 1
-    arrays = random_parameters(np.random.default_rng(0), n_layer, architecture=architecture, **SIZES[architecture])
+    arrays = random_parameters(
+        np.random.default_rng(0), n_layer, architecture=architecture, **SIZES[architecture] | sizes
+    )
     return write_model(path, arrays, data_type, version)
 
 
@@ -77,6 +83,55 @@ def models_to_quantize(folder: Path) -> None:
     """Model files that can be quantized."""
     for architecture, data_type in (("v4", "FP16"), ("v5.2", "FP32"), ("v6", "FP16"), ("v7", "FP32")):
         write(folder / f"{architecture}-{data_type}.bin", architecture, data_type)
+
+
+def gguf_files(folder: Path) -> None:
+    """GGUF files with a vocabulary of their own, and one whose matrices are divided."""
+    tokens = [b"<s>", *(escape(bytes([value])) for value in range(256)), escape(b"the")]
+    types = np.array([3, *[1] * 257])
+    pairs = {
+        "tokenizer.ggml.model": "rwkv",
+        "tokenizer.ggml.tokens": Strings(tokens),
+        "tokenizer.ggml.token_type": types,
+    }
+    pairs |= {"tokenizer.chat_template": "{{ messages[0]['content'] }}"}
+    for architecture, data_type in (("v6", "FP32"), ("v6", "Q4_0"), ("v7", "FP16"), ("v7", "Q8_0")):
+        source = write(with_folder(folder) / "source.bin", architecture, data_type, vocab_size=len(tokens))
+        path = folder / f"{architecture}-{data_type}.gguf"
+        to_gguf(source, path, vocabulary=pairs, overwrite=True)
+        key = b"rwkv6.rescale_every_n_layers" + struct.pack("<I", 4)
+        if architecture == "v6":  # of a single layer, whose exponent is 0
+            path.write_bytes(path.read_bytes().replace(key + bytes(4), key + struct.pack("<I", 1)))
+
+
+def _hf(folder: Path, n_parts: int) -> None:
+    """A folder of the transformers library in `with`: RWKV-6, whose names are nearly the checkpoint's."""
+    from safetensors.torch import save_file
+
+    place = with_folder(folder) / f"hf-{n_parts}"
+    place.mkdir(exist_ok=True)
+    renamed = {name.replace(".att.", ".attention.").replace(".ffn.", ".feed_forward.").replace(".ln0.", ".pre_ln."): x
+               for name, x in _tensors("v6", "bfloat16").items()}  # fmt: skip
+    found = {name if name == "head.weight" else f"rwkv.{name}": x for name, x in renamed.items()}
+    weight_map = {name: f"part-{i % n_parts}.safetensors" for i, name in enumerate(found)}
+    for file in set(weight_map.values()):
+        save_file({name: x for name, x in found.items() if weight_map[name] == file}, place / file)
+    (place / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    config = {"architectures": ["Rwkv6ForCausalLM"], "hidden_size": 32, "attn": None, "norm_first": True,
+              "head_dim": 64, "norm_eps": 1e-5, "value_dim": [32], "vocab_size": 64}  # fmt: skip
+    (place / "config.json").write_text(json.dumps(config))
+
+
+def configs(folder: Path) -> None:
+    """The config.json of a folder of the transformers library."""
+    _hf(folder, 1)
+    shutil.copy(with_folder(folder) / "hf-1" / "config.json", folder)
+
+
+def indexes(folder: Path) -> None:
+    """The index of such a folder in two parts."""
+    _hf(folder, 2)
+    shutil.copy(with_folder(folder) / "hf-2" / "model.safetensors.index.json", folder)
 
 
 def _tensors(architecture: str, dtype: str) -> dict[str, Any]:

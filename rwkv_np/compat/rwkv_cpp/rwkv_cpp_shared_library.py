@@ -18,9 +18,9 @@ from rwkv_np import __version__, arguments, models
 from rwkv_np.compat.rwkv_cpp.state_buffer import StateBuffer
 from rwkv_np.conversion.quantize import quantize
 from rwkv_np.errors import InputError, PathLike, RwkvError
-from rwkv_np.files.format import read_model_file
 from rwkv_np.kernels.notes import say_once
 from rwkv_np.models.base import Model, Tokens
+from rwkv_np.models.containers import read_model
 
 QUANTIZED_FORMAT_NAMES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 _HEAD_EPSILON = 1e-5
@@ -157,7 +157,7 @@ def _load(path: PathLike, thread_count: int) -> Model:
     from rwkv_np.kernels.threads import most_threads  # imports numba
 
     threads = min(arguments.whole_number("thread_count", thread_count, 1), most_threads())
-    is_v5 = models.model_config(read_model_file(arguments.path("model_path", path))).architecture.startswith("v5")
+    is_v5 = models.model_config(read_model(arguments.path("model_path", path))).architecture.startswith("v5")
     return models.load(path, threads, head_epsilon=_HEAD_EPSILON if is_v5 else None)
 
 

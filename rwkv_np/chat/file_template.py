@@ -1,0 +1,104 @@
+"""The chat template inside a GGUF file: which of ours it is, and with which names.
+
+A file has a program in the Jinja language. Nearly all files of RWKV have the same one, which writes what our
+World and G1 templates write, and is recognized by its text. Another one is rendered for a conversation that we
+know: if it has our form, the names are taken from it, and whether it begins with a thought. Other forms (ChatML
+and the like) are not supported: the note says so, and our own template is used.
+
+The program is a stranger's. It runs in Jinja's sandbox, in a child process with little time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rwkv_np.chat.templates import G1, SEPARATOR, Template, template_for
+from rwkv_np.errors import PathLike
+from rwkv_np.files.gguf import GgufFile, is_gguf
+from rwkv_np.models.config import ModelConfig
+
+KEY = "tokenizer.chat_template"
+WORLD = Path(__file__).parents[1] / "data" / "rwkv-world.jinja"
+MOST_CHARACTERS = 100_000  # the largest templates of 2026 have 20,000
+TIME_LIMIT_S = 10.0
+MEMORY_LIMIT = 2**29
+
+PROBES = ("PROBE ONE", "PROBE TWO", "PROBE THREE")
+_CHAT = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), PROBES)]
+_NAME = r"[^\s:](?:[^\n:]{0,38}[^\s:])?"
+_THINK = {"": "auto", " <think": "on", " <think>": "on", " <think>\n</think": "off", " <think>\n</think>": "off"}
+
+Notify = Callable[[str], None]
+
+
+def template_of(path: PathLike, config: ModelConfig, notify: Notify) -> Template:
+    """The template of the model file at `path`: that in the file if it has one, else that of its family.
+
+    notify  gets a line if the file's own cannot be used
+    """
+    own = template_for(config.vocab_size, config.architecture, os.path.basename(path))
+    text = GgufFile(path).metadata.get(KEY) if is_gguf(path) else None
+    if not isinstance(text, str) or text in ("", "rwkv-world") or text == WORLD.read_text(encoding="utf-8"):
+        return own
+    rendered = _rendered(text)
+    if rendered is None:
+        notify(
+            f"The chat template in the file could not be rendered; using {own.name}. To render it: "
+            "pip install 'rwkv-np[gguf]'"
+        )
+        return own
+    found = _matched(own, *rendered)
+    if found is None:
+        notify(f"The chat template in the file has a form that is not supported; using {own.name}")
+    return found or own
+
+
+def _matched(own: Template, first: str, third: str) -> Template | None:
+    """`own` with the names of a rendered conversation; None if it has another form."""
+    one = re.fullmatch(rf"\s*({_NAME}): {PROBES[0]}{SEPARATOR}({_NAME}):(.*)", first, re.DOTALL)
+    if one is None:
+        return None
+    user, bot, lead = one.groups()
+    turns = f"{user}: {PROBES[0]}{SEPARATOR}{bot}: {PROBES[1]}{SEPARATOR}{user}: {PROBES[2]}{SEPARATOR}{bot}:{lead}"
+    if third.strip() != turns.strip() or lead not in _THINK or (lead and not isinstance(own, G1)):
+        return None
+    return replace(own, user=user, bot=bot, think=_THINK[lead])
+
+
+def _rendered(text: str) -> tuple[str, str] | None:
+    """The prompt after one message and after three; None: it fails, or takes too long, or Jinja is not installed."""
+    if len(text) > MOST_CHARACTERS:
+        return None
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD], input=json.dumps([text, _CHAT, MEMORY_LIMIT]), capture_output=True,
+            text=True, encoding="utf-8", timeout=TIME_LIMIT_S, check=False,
+        )  # fmt: skip
+        first, third = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError, TypeError):
+        return None
+    return (first, third) if isinstance(first, str) and isinstance(third, str) else None
+
+
+# Without an import of this package, and with the modules of the sandbox only.
+_CHILD = """
+import json, sys
+text, chat, limit = json.load(sys.stdin)
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+except ImportError:
+    pass
+template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(text)
+shown = [template.render(messages=part, add_generation_prompt=True, bos_token="", eos_token="")
+         for part in (chat[:1], chat)]
+json.dump([part[:100000] for part in shown], sys.stdout)
+"""
