@@ -69,12 +69,12 @@ def _kept_lines(kept_models: Store) -> list[str]:
     ]
     lines = _table(("name", "type", "file", "memory", "date"), rows) if rows else []
     for name, n_bytes in kept_models.unfinished().items():
-        mend = f"The same rwkv-np get goes on; rwkv-np remove {name} deletes it"
+        mend = f"The same rwkv-np get continues; rwkv-np remove {name} deletes it"
         lines.append(f"{name}: unfinished, {gb(n_bytes)} so far. {mend}")
     lines += [f"{name}: its checkpoint is kept too, {gb(n)}" for name, n in kept_models.checkpoints().items()]
     return lines or [
-        f"No models are kept in {kept_models.folder}. "
-        f"rwkv-np list --available shows what there is; rwkv-np get {FIRST.name} fetches the smallest"
+        f"No models are installed in {kept_models.folder}. "
+        f"rwkv-np list --available shows the published models; rwkv-np get {FIRST.name} gets the smallest"
     ]
 
 
@@ -84,7 +84,7 @@ def _published_lines() -> list[str]:
     installed = memory.installed()
     return [
         *_table(("published", "download", *(f"memory, {t}" for t in _SHOWN)), rows),
-        f"rwkv-np get NAME fetches one{f'; this machine has {gb(installed)} of memory' if installed else ''}",
+        f"rwkv-np get NAME installs one{f'; this machine has {gb(installed)} of memory' if installed else ''}",
     ]
 
 
