@@ -5,9 +5,10 @@ a few MB and repeated from random positions. The scales keep activations of orde
 kernel sees infinities or subnormal numbers that a real model would not produce.
 
     python bench/synthetic.py 1b5 Q4_1 MODEL.bin
+    python bench/synthetic.py v7-1b5 Q4_K MODEL.gguf
 
 No file of rwkv.cpp has GGUF's other types: `synthetic_model` makes such a model in memory, with the types that
-llama.cpp's quantizer chooses.
+llama.cpp's quantizer chooses, and a GGUF file is written from it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from rwkv_np.kernels.formats import Format
 from shapes import SHAPES, architecture, sizes
 
+from rwkv_np.conversion.to_gguf import world_vocabulary, write_gguf
 from rwkv_np.files.format import Header, write_header, write_parameter_header
 from rwkv_np.files.ggml_types import GGML_TYPES
 from rwkv_np.files.opened import InMemory
@@ -136,7 +138,15 @@ def synthetic_model(shape: str, type_name: str, seed: int = 0) -> tuple[ModelCon
     return config, parameters
 
 
+def write_synthetic_gguf(path: Path | str, shape: str, type_name: str, seed: int = 0) -> Path:
+    """Write a GGUF file of that shape of RWKV-6 or 7, with the World vocabulary, made in memory."""
+    config, parameters = synthetic_model(shape, type_name, seed)
+    write_gguf(parameters, config, str(path), str(path), world_vocabulary(str(path), config), overwrite=True)
+    return Path(path)
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 4 or sys.argv[1] not in SHAPES:
         sys.exit(__doc__)
-    write_synthetic(sys.argv[3], sys.argv[1], sys.argv[2])
+    write = write_synthetic_gguf if sys.argv[3].endswith(".gguf") else write_synthetic
+    write(sys.argv[3], sys.argv[1], sys.argv[2])

@@ -30,13 +30,14 @@ from rwkv_np.chat.commands import COMMANDS
 from rwkv_np.chat.defaults import DEFAULTS
 from rwkv_np.cli import convert as convert_cli
 from rwkv_np.cli import main
+from rwkv_np.conversion.to_gguf import to_gguf
 from rwkv_np.files.published import PUBLISHED
 from rwkv_np.serve.bodies import ChatRequest
 from rwkv_np.store import making
 
 DOCUMENTS = written()
 LANGUAGES = {"sh", "python", "toml", "text"}
-FILE = re.compile(r"[\w./-]+\.(bin|pth|txt|jsonl|toml|so|py|dat|json)")
+FILE = re.compile(r"[\w./-]+\.(bin|gguf|pth|txt|jsonl|toml|so|py|dat|json)")
 SERVED = "http://127.0.0.1:8000"  # where a server runs, in documents
 OUTPUTS = ("--save", "--out", "--save-base")
 # Folders and files of the checkout, as documents name them, relative to its root.
@@ -202,12 +203,20 @@ def model(path):
     write_model(path, weights, found[1] if found else "FP16")
 
 
+def gguf(path):
+    """A GGUF file of RWKV-7 in float numbers, whatever its name says: there are no encoders of the other types."""
+    source = path.with_suffix(".source.bin")
+    write_model(source, random_weights("v7", WORLD_VOCABULARY), "FP16")
+    to_gguf(source, path)
+
+
 def text(path):
     path.write_text("The walrus talks of many things, of shoes and ships and sealing wax.\n" * 20)
 
 
 STAND_INS = {
     ".bin": model,
+    ".gguf": gguf,
     ".pth": checkpoint,
     ".txt": text,
     ".jsonl": lambda path: path.write_text(2 * (json.dumps({"text": "The time has come, the walrus said"}) + "\n")),

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from model import GGUF_FORMATS, matrix_operations
 from shapes import SHAPES, sizes
-from synthetic import synthetic_model, write_synthetic
+from synthetic import synthetic_model, write_synthetic, write_synthetic_gguf
 
 from rwkv_np import demo
+from rwkv_np.files.gguf import GgufFile
 from rwkv_np.models import load
 from rwkv_np.models.engine import Engine
 from rwkv_np.models.registry import ARCHITECTURES
@@ -56,6 +57,17 @@ def test_models_of_ggufs_types_run_as_their_numpy_graph_does(type_name):
     assert np.isfinite(found).all() and expected.std() > 0.1
     error = np.sqrt(np.square(found - expected).mean()) / expected.std()
     assert error < (1e-4 if type_name == "BF16" else 0.05)
+
+
+@pytest.mark.parametrize("type_name", ["Q4_K", "Q8_0"])
+def test_gguf_files_of_noise_have_the_types_of_llama_cpps_quantizer(tmp_path, type_name, monkeypatch):
+    monkeypatch.setattr("synthetic.world_vocabulary", lambda source, config: {})  # a toy has another
+    path = write_synthetic_gguf(tmp_path / "toy.gguf", "v7-super-toy", type_name)
+    types = {name: tensor.data_type.name for name, tensor in GgufFile(path).tensors.items()}
+    assert {types[name] for name in ("token_embd.weight", "blk.1.channel_mix_key.weight")} == {type_name}
+    assert types["output.weight"] == "Q6_K" and types["blk.0.time_mix_w0.weight"] == "FP32"
+    logits, _ = load(path).forward([1, 2, 3])
+    assert np.isfinite(logits).all() and logits.std() > 0
 
 
 @pytest.mark.parametrize("name", TOYS)

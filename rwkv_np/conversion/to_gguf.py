@@ -17,13 +17,13 @@ import numpy as np
 from rwkv_np import arguments
 from rwkv_np.conversion.convert import CHUNK, Converted, Progress
 from rwkv_np.errors import FormatError, PathLike
-from rwkv_np.files.format import ModelFile, read_model_file
+from rwkv_np.files.format import read_model_file
 from rwkv_np.files.ggml_types import GGML_TYPES
 from rwkv_np.files.gguf_output import Planned, Strings, header, padded, write_data
 from rwkv_np.files.output import check_destination, new_file
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DataType
-from rwkv_np.models import data_type, model_config
+from rwkv_np.models import model_config
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.gguf import FAMILIES, their_tensors
 from rwkv_np.tokenizers.gguf import MODEL, TOKENS, TYPES, world_tokens
@@ -32,7 +32,10 @@ from rwkv_np.tokenizers.world import VOCAB_SIZE, VOCABULARY, load_vocabulary
 TEMPLATE = Path(__file__).parents[1] / "data" / "rwkv-world.jinja"
 _TYPES = {t.format.name: t for t in GGML_TYPES.values()}
 # llama.cpp's numbers for `general.file_type`.
-_FILE_TYPES = {"FP32": 0, "FP16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
+_FILE_TYPES = {
+    "FP32": 0, "FP16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15,
+    "Q5_K": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32,
+}  # fmt: skip
 _CONTEXT = 1048576  # what llama.cpp's converter writes; the state has no limit
 
 
@@ -54,16 +57,30 @@ def to_gguf(
     check_destination(destination, source, overwrite)
     file = read_model_file(source)
     config = model_config(file)
-    architecture = next((name for name, family in FAMILIES.items() if family.record is config.record), None)
-    if architecture is None:
-        titles = " and ".join(family.record.title for family in FAMILIES.values())
-        raise FormatError(file.path, f"is {config.record.title}; llama.cpp runs {titles} only")
-    plan = _plan(file, config)
-    pairs = _vocabulary(file, config) if vocabulary is None else vocabulary
-    metadata = _metadata(file, config, architecture) | dict(pairs)
-    start = header(metadata, [planned for planned, _ in plan])
+    _architecture(file.path, config)
+    pairs = world_vocabulary(file.path, config) if vocabulary is None else vocabulary
+    return write_gguf(file.parameters, config, destination, file.path, pairs, overwrite=overwrite, progress=progress)
+
+
+def write_gguf(
+    parameters: Mapping[str, Parameter],
+    config: ModelConfig,
+    destination: str,
+    source: str,
+    vocabulary: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Write these parameters of a model; `source` is its name in messages and metadata. Raises as `to_gguf`."""
+    architecture = _architecture(source, config)
+    plan = [
+        (Planned(name, shape, _type(source, sources[0])), sources)
+        for name, shape, sources in their_tensors(config.record, parameters)
+    ]
+    start = header(_metadata(source, config, architecture) | dict(vocabulary), [planned for planned, _ in plan])
     n_bytes = len(start) + sum(padded(planned.n_bytes) for planned, _ in plan)
-    check_destination(destination, source, overwrite, n_bytes)
+    check_destination(destination, None, overwrite, n_bytes)
     with new_file(destination, overwrite=overwrite) as out:
         out.write(start)
         for planned, sources in plan:
@@ -73,12 +90,13 @@ def to_gguf(
     return Converted(len(plan), sum(p.n_weights for _, sources in plan for p in sources), n_bytes)
 
 
-def _plan(file: ModelFile, config: ModelConfig) -> list[tuple[Planned, list[Parameter]]]:
-    """The tensors to write, each with the parameters whose data it joins."""
-    plan = []
-    for name, shape, sources in their_tensors(config.record, file.parameters):
-        plan.append((Planned(name, shape, _type(file.path, sources[0])), sources))
-    return plan
+def _architecture(source: str, config: ModelConfig) -> str:
+    """GGUF's name of it."""
+    found = next((name for name, family in FAMILIES.items() if family.record is config.record), None)
+    if found is None:
+        titles = " and ".join(family.record.title for family in FAMILIES.values())
+        raise FormatError(source, f"is {config.record.title}; llama.cpp runs {titles} only")
+    return found
 
 
 def _type(path: str, p: Parameter) -> DataType:
@@ -98,13 +116,12 @@ def _pieces(p: Parameter) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(p.blocks(slice(start, start + step))).view(np.uint8)
 
 
-def _metadata(file: ModelFile, config: ModelConfig, architecture: str) -> dict[str, Any]:
-    most = data_type(file)
+def _metadata(source: str, config: ModelConfig, architecture: str) -> dict[str, Any]:
     general = {
         "general.architecture": architecture,
         "general.type": "model",
-        "general.name": os.path.splitext(os.path.basename(file.path))[0],
-        "general.file_type": _FILE_TYPES[most],
+        "general.name": os.path.splitext(os.path.basename(source))[0],
+        "general.file_type": _FILE_TYPES[config.data_type],
         "general.quantization_version": 2,
     }
     own = {
@@ -126,10 +143,11 @@ def _metadata(file: ModelFile, config: ModelConfig, architecture: str) -> dict[s
     return general | {f"{architecture}.{name}": value for name, value in own.items()}
 
 
-def _vocabulary(file: ModelFile, config: ModelConfig) -> dict[str, Any]:
+def world_vocabulary(source: str, config: ModelConfig) -> dict[str, Any]:
+    """The metadata of World's tokenizer. Raises FormatError: the model has another vocabulary."""
     if config.vocab_size != VOCAB_SIZE:
         raise FormatError(
-            file.path,
+            source,
             f"has a vocabulary of {config.vocab_size:,}; only World's, of {VOCAB_SIZE:,}, can be written in GGUF",
         )
     tokens, types = world_tokens(load_vocabulary(VOCABULARY))
