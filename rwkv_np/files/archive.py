@@ -22,8 +22,8 @@ import numpy as np
 from rwkv_np.errors import FileError, PathLike, as_line
 from rwkv_np.files.reading import open_regular
 
-# What Python's zipfile, and readers of pickles, raise for damaged files. (NotImplementedError: an unknown compression; RuntimeError:
-# encrypted members.)
+# What Python's zipfile, and readers of pickles, raise for damaged files. (NotImplementedError: an unknown
+# compression; RuntimeError: encrypted members.)
 DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, LookupError,
     OverflowError,
