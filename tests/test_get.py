@@ -1,7 +1,7 @@
-"""From a name to a chat: get, list, chat, remove, against a hub on loopback; interrupted at every step.
+"""From a name to a chat: get, list, chat, remove, with a local fake hub; interrupted at every step.
 
-Most tests call the command in this process, with a table of one toy model in place of the published ones. Those that
-need a process of their own (killed, a full disk, a lock) take the toy by its address, or the table from `toy_program`.
+Most tests call the command in this process, with a table of one toy model instead of the published ones. Tests that
+need a separate process (killed, a full disk, a lock) use the toy's address, or the table from `toy_program`.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ def table(hub, toy, tmp_path, monkeypatch):
         return replace(found, url=re.sub(r"https?://[^/]+", hub.address, found.url))
 
     monkeypatch.setattr(hub_module, "_address", address)
-    monkeypatch.setattr(hub_module, "find", lambda source: None)  # the cache of who runs the tests
+    monkeypatch.setattr(hub_module, "find", lambda source: None)  # not the cache of the user who runs the tests
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     return row
@@ -102,7 +102,7 @@ def test_a_name_is_fetched_made_and_found_by_every_command(run_cli, table, hub, 
     path = models.place("g1-toy") / "rwkv7-g1x-toy-Q5_1.bin"
     assert result.stdout.startswith(f"g1-toy:Q5_1 is ready: {path}, ")
     assert "rwkv-np chat g1-toy" in result.stdout and f"Downloading {SOURCE}" in result.stderr
-    assert files_in(models) == [".lock", "rwkv7-g1x-toy-Q5_1.bin"]  # no checkpoint, and nothing half made
+    assert files_in(models) == [".lock", "rwkv7-g1x-toy-Q5_1.bin"]  # no checkpoint, and no partial file
     assert path.stat().st_size == needs.needs(SHAPE, "Q5_1").file
 
     (tmp_path / FILE).write_bytes(hub.files[FILE])
@@ -156,7 +156,7 @@ def test_a_copy_in_the_hub_s_cache_is_taken_and_stays(run_cli, table, hub, model
     monkeypatch.setattr(hub_module, "find", lambda source: str(tmp_path / FILE))
     run_cli("get", "g1-toy")
     assert hub.gets() == [] and (tmp_path / FILE).read_bytes() == toy
-    (tmp_path / FILE).write_bytes(toy[:-1])  # not the whole of it
+    (tmp_path / FILE).write_bytes(toy[:-1])  # incomplete
     run_cli("get", "g1-toy", "--type", "Q4_0")
     assert hub.gets() == [0] and (tmp_path / FILE).exists()
 
@@ -223,7 +223,7 @@ def test_an_older_checkpoint_of_the_same_name_is_told(run_cli, table, models, mo
     assert "rwkv-np remove g1-toy && rwkv-np get g1-toy:Q8_0" in said
 
 
-# --- room
+# --- disk space and memory
 
 
 def test_without_the_memory_it_is_refused_before_the_download(run_cli, table, hub, models, monkeypatch):
@@ -284,7 +284,7 @@ def test_the_file_s_size_is_computed_to_the_byte(data_type, table, run_cli, mode
 
 @pytest.mark.parametrize("data_type", ["Q4_0", "Q5_1", "Q8_0", "FP16"])
 def test_the_memory_that_is_told_is_that_of_the_packed_weights(data_type, table, run_cli, models):
-    """What else a process has was measured, and is no test's business: docs/models.md."""
+    """The rest of a process's memory was measured, but is not tested: docs/models.md."""
     from rwkv_np.models import load
 
     run_cli("get", "g1-toy", "--type", data_type)
@@ -326,7 +326,7 @@ def test_what_is_left_of_an_older_checkpoint_goes(run_cli, table, models):
 
 @pytest.fixture
 def program(hub, models, tmp_path):
-    """Start `rwkv-np` in a process of its own, or faulty.py around it, with the toy's hub."""
+    """Start `rwkv-np` in a separate process, or with faulty.py around it, with the toy's hub."""
 
     def start(*words, fault=None, **variables):
         environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {
@@ -358,7 +358,7 @@ GET = ("get", SOURCE, "--name", "toy", "--type", "Q4_0")
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_killed_before_any_change_of_a_file_the_next_run_ends_well(run_program, models, hub):
-    """Each run goes on where the one before was killed, and comes one change of a file further."""
+    """Each run continues where the previous one was killed, and gets one file change further."""
     code, step = None, 0
     while code != 0:
         step += 1
@@ -391,7 +391,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(run_program, run_cli, 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_second_process_waits_and_finds_it_and_nobody_removes_it_meanwhile(program, run_program, hub, models, toy):
-    hub.cut = len(toy) // 2  # the first waits for the rest, with ever longer pauses
+    hub.cut = len(toy) // 2  # the first process waits for the rest, with growing pauses
     first = program(*GET)
     until(lambda: hub.gets().count(len(toy) // 2) > 1, "the first process waiting")
     second = program(*GET)

@@ -1,4 +1,4 @@
-"""How requests end: clients that hang up or do not read, errors in mid-stream, silence, and the server's end."""
+"""How requests end: clients that disconnect or do not read, errors in a stream, silence, and the shutdown."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def connect(made, **fields):
 
 
 def in_thread(call):
-    """Run a request beside the test, which plays the engine; returns a function that gives its answer."""
+    """Run a request in a thread while the test acts as the engine; returns a function that waits for its answer."""
     found = []
     thread = threading.Thread(target=lambda: found.append(call()))
     thread.start()
@@ -146,7 +146,7 @@ def test_an_error_in_mid_stream_is_an_event_without_done(worker, played):
 
 
 def test_who_does_not_read_is_cut():
-    """On ASGI alone: a socket would take megabytes first."""
+    """Directly on ASGI: a socket would buffer megabytes first."""
     worker, outbox = PlayedWorker(), Outbox()
     worker.outbox = outbox
     app = App(service(worker.submit, outbox, bounds=small_bounds(unread_pieces=10)), {})
@@ -195,7 +195,7 @@ def test_a_server_without_its_engine_says_so(worker, played):
     worker.is_alive = False
     answer = played.client.get("/health")
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "engine_failed"
-    assert played.chat().status_code == 500  # and does not wait for ever
+    assert played.chat().status_code == 500  # and does not wait forever
     worker.is_alive = True
 
 

@@ -1,4 +1,5 @@
-"""The engine of the server: every answer is what the model gives alone, in any company and after any cache hit."""
+"""The engine of the server: every answer is the same as alone, whatever else is running and whatever is in the
+cache."""
 
 import threading
 import time
@@ -28,7 +29,7 @@ NEUTRAL = SamplingParams(top_p=1, presence_penalty=0, frequency_penalty=0, stop_
 
 @pytest.fixture(scope="module", params=["v4", "v7"])
 def model(request, tmp_path_factory):
-    """A small random model: of one with heads, and of one without."""
+    """A small random model: one version with heads, and one without."""
     options = {} if request.param == "v4" else {"head_size": 32, "ranks": (16, 4, 12, 40)}
     arrays = random_parameters(np.random.default_rng(0), 2, 64, 64, VOCAB, request.param, **options)
     return rwkv_np.load(write_model(tmp_path_factory.mktemp("serve") / "model.bin", arrays, "Q4_1"), threads=1)
@@ -36,7 +37,7 @@ def model(request, tmp_path_factory):
 
 @dataclass
 class Heard:
-    """A listener that writes down what it hears; `stop` is a token after which it ends an answer."""
+    """A listener that records its calls; `stop` is a token after which it ends an answer."""
 
     stop: int = -1
     n_cached: int = -1
@@ -91,7 +92,7 @@ def run(engine, most=10_000):
 
 
 def alone(model, request, stop=-1):
-    """What the request's answers are, one token after another with nobody else about."""
+    """The request's answers, computed one token at a time without other requests."""
     heard = Heard(stop)
     state, rows = model.initial_state(), []
     for token in request.prompt.tolist():
@@ -121,7 +122,7 @@ def alone(model, request, stop=-1):
 
 
 def random_request(rng, texts):
-    """A prompt that begins like others, and settings of every kind."""
+    """A prompt with the same start as others, and random settings."""
     text = texts[rng.integers(len(texts))]
     prompt = [*text[: rng.integers(1, len(text) + 1)], *rng.integers(0, VOCAB, rng.integers(0, 30))]
     marks = tuple(int(mark) for mark in sorted(rng.integers(1, len(prompt) + 1, 3)))
@@ -308,7 +309,7 @@ def test_whose_time_is_up_is_told_so_wherever_it_is(model, steps):
 
 
 class OnlyEven:
-    """A guide to even tokens."""
+    """A guide that allows only even tokens."""
 
     def __init__(self):
         self.accepted = []
@@ -425,7 +426,7 @@ def test_marks_are_not_close_to_each_other_nor_to_the_end():
     assert not reading.stop_at(250) and reading.piece(1000) == 512 - 300
 
 
-# How much a step carries
+# How many tokens a step processes
 
 
 def test_the_step_grows_until_it_takes_too_long_and_does_not_forget_it():

@@ -1,6 +1,6 @@
-"""The page's files as they are: nothing from elsewhere, nothing inline, every file there, and its modules' own tests.
+"""The page's files: nothing from other servers, nothing inline, no missing file; and the tests of its modules.
 
-What needs a browser is in test_serve_page_browser.py.
+Tests that need a browser are in test_serve_page_browser.py.
 """
 
 import re
@@ -64,7 +64,7 @@ def test_each_file_that_is_named_is_there_and_each_that_is_there_is_named():
 
 def test_nothing_comes_from_another_server():
     for name, text in SOURCES.items():
-        plain = text.replace("http://www.w3.org/2000/svg", "")  # a name that nobody fetches
+        plain = text.replace("http://www.w3.org/2000/svg", "")  # a namespace name, which is never requested
         assert not re.findall(r"""(?:https?:|["'(])//[a-z0-9-]+\.[a-z]{2,}""", plain), name
     assert not re.search(r"@import|url\(", SOURCES["style.css"])
 
@@ -81,7 +81,7 @@ def test_each_text_that_is_used_is_there_and_each_that_is_there_is_used():
     code = "\n".join(text for name, text in SOURCES.items() if not name.startswith("texts_"))
     used = set(re.findall(r'\bt\("(\w+)"', code)) | set(re.findall(r'data-(?:t|label|hint)="(\w+)"', code))
     assert used <= keys
-    # Some names are made up in the code: `${name}Hint`, think_${value}.
+    # Some names are composed in the code: `${name}Hint`, think_${value}.
     for key in keys - used:
         made = re.fullmatch(r"(\w+)Hint|(?:think|theme|language|key)_(\w+)", key)
         assert made or re.search(rf'"{key}"|\b{key}: {{', code) or f'? "{key}"' in code, key
@@ -101,7 +101,7 @@ def test_the_modules_tests_pass(tmp_path):
 
 
 def test_the_defaults_are_those_of_the_chat(tmp_path):
-    """Without node, from the text: the table is written in a few lines of numbers."""
+    """Without node, from the source text: the table is a few lines of numbers."""
     text = MODULES["settings.js"]
     tables = {}
     for name, base, fields in re.findall(r"^const (\w+) = \{(?: \.\.\.(\w+),)?([^}]*)\};", text, re.M):

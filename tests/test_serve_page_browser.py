@@ -1,4 +1,4 @@
-"""The page in a real browser: with the demo model behind it, and with a server that follows a script."""
+"""The page in a real browser: with the demo model, and with a scripted server."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def real():
 
 @pytest.fixture
 def visit(browser):
-    """Visitors, at whose console nothing may have been said, and who asked no other server."""
+    """Visitors: at the end, the console must be empty, and no other server was contacted."""
     made = []
 
     def visit(url, is_ready=True, **options):
@@ -44,7 +44,7 @@ def visit(browser):
 
 @pytest.fixture
 def scripted():
-    """A server whose answer is what `reply` was set to; one word otherwise."""
+    """A server that answers with `reply` if it is set, otherwise with one word."""
     with ScriptedServer(lambda body: ["Yes."]) as server:
         yield server
 
@@ -118,7 +118,7 @@ def test_stop_ends_a_story_and_continue_goes_on_with_it(real, visit):
     assert visitor.texts()[1].startswith(cut)
 
 
-# --- what is sent
+# --- requests
 
 
 def test_the_request_has_the_settings_the_system_text_and_the_versions_that_are_shown(scripted, visit):
@@ -152,7 +152,7 @@ def test_enter_of_an_input_method_sends_nothing(scripted, visit):
     page.click("#input")
     session = visitor.context.new_cdp_session(page)
     session.send("Input.imeSetComposition", {"text": "にほん", "selectionStart": 3, "selectionEnd": 3})
-    # As Chrome, and as Safari, send the Enter that takes a candidate.
+    # The Enter that accepts a candidate, as sent by Chrome and by Safari.
     for fields in ("key: 'Enter', isComposing: true", "key: 'Enter', keyCode: 229"):
         page.evaluate(
             f"document.querySelector('#input').dispatchEvent(new KeyboardEvent('keydown', "
@@ -473,7 +473,7 @@ def test_without_a_database_the_page_works_and_says_so(scripted, browser):
     context.close()
 
 
-# --- texts of others
+# --- untrusted text
 
 
 def test_nothing_in_a_text_is_run_or_loaded(scripted, visit):
@@ -506,7 +506,7 @@ def test_the_policy_forbids_what_would_be_needed_for_an_attack(scripted, visit):
     visitor = visit(scripted.url)
     page = visitor.page
     assert page.evaluate("() => { try { document.body.innerHTML = '<b>x</b>'; } catch (error) { return error.name; } }")
-    # Not at once: what a debugger runs itself is not asked for its policy.
+    # With a delay: the policy does not apply to code that a debugger runs directly.
     later = "new Promise((done) => setTimeout(() => { try { done(eval('1')); } catch (error) { done(error.name); } }))"
     assert page.evaluate(later) == "EvalError"
     page.evaluate("""() => {

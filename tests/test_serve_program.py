@@ -1,4 +1,4 @@
-"""The command `rwkv-np serve`: its lines, its refusals, and how it ends."""
+"""The command `rwkv-np serve`: its output, its errors, and its shutdown."""
 
 import os
 import re
@@ -47,7 +47,7 @@ def test_without_a_package_one_line_says_what_to_install(monkeypatch):
 
 
 def asked_and_ended(server):
-    """What a server that was just started answers; it is then told to end."""
+    """The answers of a server that was just started; it is then stopped."""
     lines = []
     while "Serving" not in (line := server.stderr.readline()):
         assert line, lines

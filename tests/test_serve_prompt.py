@@ -1,4 +1,4 @@
-"""From messages to ids: the server reads what the chat would have read, and knows where a message ends."""
+"""From messages to ids: the server reads the same ids as the chat, and knows where a message ends."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def world():
 
 
 def said(*texts):
-    """Messages in turns, the person's first."""
+    """Messages in turns, the user's first."""
     return [Message(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(texts)]
 
 
@@ -58,7 +58,7 @@ def test_the_ids_are_those_of_the_chat(tmp_path, world, template, opening):
     for message in ("What is tea?\n\nAnd coffee?", "你好"):
         for _ in chat.ask(message):
             pass
-        chat.turns[-1].text = "It is a drink."  # what the model says is of no use; the server gets such a text back
+        chat.turns[-1].text = "It is a drink."  # replace the model's answer with a text that a client would send back
         chat.turns[-1].tokens = tuple(world.encode(" It is a drink."))
         messages += said(message, "It is a drink.")
     expected = [*read, *(token for turn in chat.turns for token in turn.ids)]
@@ -141,7 +141,7 @@ def test_functions_calls_and_results_are_read(world):
 
 
 def parts(prompt, text, *, tools=None, begun=""):
-    """What a client gets of a text that comes character by character, and all at once."""
+    """The parts that a client gets of a text, which arrives character by character and all at once."""
     results = []
     for pieces in (list(text), [text]):
         found = ChatParts(prompt, begun, tools or no_tools())

@@ -1,4 +1,4 @@
-"""Answers of a given form, and calls of functions: the form is kept whatever the model would like to say."""
+"""Answers with a required format, and function calls: the format is kept whatever the model would generate."""
 
 import json
 import sys
@@ -91,7 +91,7 @@ def test_a_schema_that_cannot_be_used_is_a_400(server, schema):
 
 
 def test_a_schema_that_no_text_fits_is_a_400_too(server):
-    """That is found on the way."""
+    """This error is found during the answer."""
     for stream in (False, True):
         answer = server.chat(**of({"allOf": [{"$ref": "#"}]}), stream=stream)
         found = answer.text

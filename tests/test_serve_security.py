@@ -1,4 +1,4 @@
-"""Who may ask a server, from where, and for how much."""
+"""Which clients may use a server, from which origins, and the limits of a request."""
 
 import socket
 
@@ -38,7 +38,7 @@ def test_without_its_key_a_request_gets_nothing(guarded):
             answer = guarded.client.get(path, headers=headers)
             assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key", header
         assert guarded.chat().status_code == 200
-        assert guarded.post(CHAT, {}, headers=headers).status_code == 401  # before the body is looked at
+        assert guarded.post(CHAT, {}, headers=headers).status_code == 401  # before the body is read
     for path in ("/health", "/openapi.json"):
         assert guarded.client.get(path, headers={"authorization": ""}).status_code == 200
 

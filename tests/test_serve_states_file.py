@@ -1,4 +1,4 @@
-"""The cache of states on disk: what was kept is found after a restart, and damage costs time only."""
+"""The cache of states on disk: saved states are found after a restart, and damage only costs time."""
 
 import stat
 import sys

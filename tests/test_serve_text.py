@@ -1,4 +1,4 @@
-"""Text of an answer while it comes, names of tokens, and what a stream's pieces cost no more than once."""
+"""The text of an answer as it arrives, names of tokens, and sampling parameters."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from rwkv_np.stop_strings import StopStrings  # noqa: E402
 
 
 def answer(pieces, *stops, **options):
-    """What is given out for each of these tokens, and at the end."""
+    """The text released for each of these tokens, and at the end."""
     text = AnswerText(Pieces(pieces.__getitem__, StopStrings(stops)), **options)
     given = []
     for token in range(len(pieces)):

@@ -1,4 +1,4 @@
-"""The server's answers, as bytes and objects, over real HTTP with the model in the box."""
+"""The server's responses, as bytes and objects, over real HTTP with the demo model."""
 
 import json
 
