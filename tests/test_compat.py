@@ -210,7 +210,7 @@ def test_a_script_for_the_official_package_gives_its_text_and_its_numbers(versio
     check_same_results(tmp_path / "ours.npz", tmp_path / "theirs.npz", 1e-4)
 
 
-def test_the_same_of_rwkv_7_with_the_world_vocabulary(world, tmp_path):
+def test_a_script_gives_the_same_results_for_rwkv_7_with_the_world_vocabulary(world, tmp_path):
     pytest.importorskip("rwkv")
     path = world.with_suffix("")
     theirs = run_beside(API_SCRIPT, path, WORLD, tmp_path / "theirs.npz", RWKV_V7_ON="1")
@@ -245,7 +245,7 @@ def test_states_are_the_official_ones(version, tmp_path):
     np.testing.assert_allclose(on_ours, expected, rtol=1e-5, atol=5e-5)
 
 
-def test_a_state_is_as_good_after_a_copy_or_a_pickle(small):
+def test_a_state_works_after_a_copy_or_a_pickle(small):
     model = RWKV(small, "cpu fp32")
     _, state = model.forward([1, 2, 3], None)
     expected = model.native.forward(4, state.copy().taken_on())[0]
@@ -263,7 +263,7 @@ def test_a_state_is_as_good_after_a_copy_or_a_pickle(small):
         np.testing.assert_array_equal(model.forward([4], other)[0], expected, err_msg=str(i))
 
 
-def test_an_entry_that_was_taken_out_changes_no_more_but_can_be_changed(small):
+def test_an_entry_that_was_taken_out_does_not_change_but_can_be_changed(small):
     model = RWKV(small, "cpu fp32")
     _, state = model.forward([1, 2, 3], None)
     first = state[0]
@@ -280,7 +280,7 @@ def test_an_entry_that_was_taken_out_changes_no_more_but_can_be_changed(small):
     assert not np.array_equal(model.forward([1], state)[0], model.forward([1], None)[0])
 
 
-def test_a_state_that_is_none_is_refused_and_nothing_changes(small):
+def test_an_invalid_state_is_refused_and_nothing_changes(small):
     model = RWKV(small, "cpu fp32")
     _, state = model.forward([1, 2, 3], None)
     kept = copy.deepcopy(state)
@@ -316,14 +316,14 @@ def test_decoding_copies_no_state(small):
         ("cuda fp16 *0+ -> cpu fp32 *1", "FP16"), ("cuda  fp16i4->cuda:1 fp16", "Q4_1"), ("mps fp32", "FP32"),
     ],
 )  # fmt: skip
-def test_a_strategy_says_the_type(strategy, expected):
+def test_a_strategy_selects_the_type(strategy, expected):
     assert wanted_type(strategy) == expected
 
 
 @pytest.mark.parametrize(
     "strategy", ["", "cpu", "fp32", "cpu fp64", "cpu fp32 *", "cpu fp32 ->", "cpu fp32 cpu fp32", 1]
 )
-def test_what_is_no_strategy_is_a_value_error(strategy, small):
+def test_an_invalid_strategy_is_a_value_error(strategy, small):
     with pytest.raises(ValueError, match="strategy is"):
         RWKV(small, strategy)
 
@@ -398,7 +398,7 @@ def test_sampling_has_the_probabilities_of_the_definition():
             assert pipeline.sample_logits(logits, temperature, top_p, top_k) == expected
 
 
-def test_what_cannot_be_sampled_is_a_value_error():
+def test_invalid_sampling_arguments_are_value_errors():
     pipeline = PIPELINE(None, WORLD)
     for logits in (np.full(5, -np.inf, np.float32), np.array([1, np.nan], np.float32)):
         with pytest.raises(ValueError, match="the largest logit is"):
@@ -466,7 +466,7 @@ def test_a_prompt_is_read_in_chunks_and_a_stop_id_is_not_written():
         PIPELINE(model, WORLD).generate("")
 
 
-def test_the_20b_tokenizer_is_found_beside_the_model(small, tmp_path, monkeypatch):
+def test_the_20b_tokenizer_is_found_next_to_the_model(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "a.bin").write_bytes(small.with_suffix(".bin").read_bytes())
@@ -555,7 +555,7 @@ def test_a_script_for_rwkv_cpp_gives_the_text_of_this_package(world, capfd):
     assert len({greedy, one, other}) == 3
 
 
-def test_buffers_are_used_where_they_are(golden_v7):
+def test_buffers_are_used_in_place(golden_v7):
     model = loaded(golden_v7[0])
     expected, expected_state = model.eval(5, None)
     assert isinstance(expected, Array) and expected.detach().cpu().numpy().shape == (101,)
@@ -571,7 +571,7 @@ def test_buffers_are_used_where_they_are(golden_v7):
         np.testing.assert_array_equal(after, expected_state)
 
 
-def test_what_a_buffer_must_be(golden_v7):
+def test_invalid_buffers_are_refused(golden_v7):
     model = loaded(golden_v7[0])
     _, state = model.eval(5, None)
     kept = state.copy()

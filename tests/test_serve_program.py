@@ -63,7 +63,7 @@ def asked_and_ended(server):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
-def test_a_server_starts_answers_and_ends_in_order(tmp_path):
+def test_a_server_starts_answers_and_shuts_down_cleanly(tmp_path):
     states = tmp_path / "states"
     command = [sys.executable, "-m", "rwkv_np.serve", "--port", "0", "--cache-file", str(states), "--log"]
     environment = {**os.environ, "RWKV_NP_CONFIG": os.devnull, "RWKV_NP_MAX_TOKENS": "5"}

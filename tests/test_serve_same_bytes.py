@@ -48,7 +48,7 @@ def asked(made, path, body, *, stream=False):
     return found["choices"], texts, found["usage"]["total_tokens"]
 
 
-def test_company_and_cache_change_nothing():
+def test_other_requests_and_the_cache_change_nothing():
     chance = random.Random(7)
     requests = [a_request(chance) for _ in range(40)]
     with running() as made:

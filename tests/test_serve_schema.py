@@ -123,7 +123,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch, server)
 @pytest.mark.parametrize(
     "lead, before", [(None, ""), (None, " "), (" <think>\n</think", ">\n"), (" <think", ">a thought\n</think>\n")]
 )
-def test_a_guide_knows_what_of_a_thought_the_prompt_has(lead, before):
+def test_a_guide_continues_the_thinking_that_is_in_the_prompt(lead, before):
     tokenizer = demo_tokenizer()
     [guide] = Grammars(tokenizer, 0).guides(json_grammar({"const": {"a": 1}}, lead), 1, "x")
     for token in tokenizer.encode(f'{before}{{"a":1}}'):
