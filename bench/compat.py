@@ -1,7 +1,7 @@
-"""What the compatible interfaces cost: milliseconds of a token through each, beside the library's own.
+"""The cost of the compatible interfaces: milliseconds per token through each, compared with the library's own.
 
-Each reads a token and chooses the next. They take turns, so that another program's load falls on all alike; the
-last line is one JSON document of medians.
+Each reads a token and chooses the next. They take turns, so that the load of other programs affects all equally. The
+last line is a JSON document of medians.
 
     python bench/compat.py --shape 169m --format Q4_1
 """
@@ -65,7 +65,7 @@ STEPS = {"library": library_step, "official package": official_step, "rwkv.cpp":
 @click.option("--format", "type_name", default="Q4_1", help="The data type of the model.")
 @click.option("--rounds", default=20, help=f"Turns of each, of {ROUND} tokens.")
 def main(shape: str, type_name: str, rounds: int) -> None:
-    """Time a token through each interface."""
+    """Measure the time per token through each interface."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_synthetic(Path(folder) / "model.bin", shape, type_name)
         steps = {name: make(path) for name, make in STEPS.items()}

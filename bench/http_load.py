@@ -1,8 +1,8 @@
-"""A load for a server that speaks OpenAI's interface: many clients, and when each of their tokens came.
+"""A load generator for servers with OpenAI's API: many clients, and the arrival time of each token.
 
-The client is 60 lines over asyncio's sockets: it shares two cores with the server that it measures, and
-an HTTP library takes as long for a chunk as the server does. Prompts are token ids, so that their length is
-exact and a random model can be measured; answers never end early, since the end of text is banned.
+The client is 60 lines on asyncio's sockets: it shares two cores with the measured server, and an HTTP library needs as
+long for a chunk as the server does. Prompts are token ids, so that their length is exact and a random model can be
+measured. Answers never end early, since the end of text is banned.
 
     python bench/http_load.py http://127.0.0.1:8000 --clients 8 --requests 32 --prompt 32 --tokens 64 --json
 """
@@ -24,11 +24,11 @@ END_OF_TEXT = 0
 
 @dataclass
 class Answer:
-    """What became of a request; times are seconds since the run began.
+    """The result of a request; times are seconds since the start of the run.
 
     asked  when the request was sent
-    times  when each chunk with text came
-    error  what went wrong, if anything did
+    times  when each chunk with text arrived
+    error  the error, if there was one
     """
 
     asked: float
@@ -50,7 +50,7 @@ class Answer:
 
 
 class Clock:
-    """Seconds since it was made."""
+    """Seconds since its creation."""
 
     def __init__(self) -> None:
         self._begin = time.perf_counter()
@@ -81,7 +81,7 @@ async def events(url: str, path: str, body: dict, key: str = "") -> AsyncIterato
 
 
 async def ask(url: str, path: str, body: dict, clock: Clock, answer: Answer | None = None) -> Answer:
-    """Send a request, and note when its tokens come, in `answer` if one is given."""
+    """Send a request, and record the arrival times of its tokens, in `answer` if given."""
     answer = answer or Answer(0.0)
     answer.asked = clock()
     body = body | {"stream": True, "stream_options": {"include_usage": True}}
@@ -103,10 +103,10 @@ async def ask(url: str, path: str, body: dict, clock: Clock, answer: Answer | No
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients ask.
+    """The requests of the clients.
 
-    prompt, tokens  how many tokens a prompt and an answer have
-    shared          how many tokens all prompts begin with
+    prompt, tokens  number of tokens in a prompt and in an answer
+    shared          number of tokens in the common prefix of all prompts
     """
 
     url: str
@@ -128,7 +128,7 @@ class Load:
 
 
 async def closed(load: Load, clients: int, requests: int) -> list[Answer]:
-    """Each client asks again as soon as it has its answer."""
+    """Each client sends its next request as soon as it has its answer."""
     clock, numbers = Clock(), iter(range(requests))
 
     async def client() -> list[Answer]:
@@ -139,7 +139,7 @@ async def closed(load: Load, clients: int, requests: int) -> list[Answer]:
 
 
 async def poisson(load: Load, per_second: float, requests: int) -> list[Answer]:
-    """Requests come at random times, so many a second on average, whether others have been answered or not."""
+    """Requests arrive at random times, `per_second` on average, whether others have been answered or not."""
     clock, rng = Clock(), np.random.default_rng(load.seed)
     times = np.cumsum(rng.exponential(1 / per_second, requests))
 
@@ -151,7 +151,7 @@ async def poisson(load: Load, per_second: float, requests: int) -> list[Answer]:
 
 
 async def stalled(load: Load, writers: int, long_prompt: int, before: float) -> dict:
-    """Some write; after `before` seconds another one's long prompt is read: seconds between their tokens."""
+    """Seconds between the tokens of `writers` answers, while after `before` seconds another long prompt is read."""
     clock, endless = Clock(), replace(load, tokens=30_000)
     answers = [Answer(0.0) for _ in range(writers)]
     tasks = [
@@ -198,7 +198,7 @@ def summary(answers: list[Answer]) -> dict:
         return {"requests": len(answers), "errors": [answer.error for answer in answers][:3]}
     seconds = max(answer.times[-1] for answer in good) - min(answer.asked for answer in good)
     between = [gap for answer in good for gap in answer.between]
-    # While all of them write: the first to end leaves the others more room.
+    # While all answers are being generated: when the first ends, the others become faster.
     begin, end = max(answer.times[0] for answer in good), min(answer.times[-1] for answer in good)
     n_written = sum(begin < at <= end for answer in good for at in answer.times)
     together = {"together_per_s": n_written / (end - begin)} if end > begin else {}
@@ -212,7 +212,8 @@ def summary(answers: list[Answer]) -> dict:
 
 
 def goodput(answers: list[Answer], first: float, between: float) -> float:
-    """Requests a second whose first token came within `first` seconds, and 99 % of the others `between` apart."""
+    """Requests per second with the first token within `first` seconds and 99 % of the gaps at most `between`
+    seconds."""
     good = [answer for answer in answers if answer.times and not answer.error]
     if not good:
         return 0.0
@@ -226,16 +227,16 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("url")
-@click.option("--clients", default=8, help="How many ask at a time.")
-@click.option("--rate", type=float, help="Requests a second that come by chance, instead of --clients.")
-@click.option("--stall", type=int, help="Tokens of a prompt that is read while the clients' answers are written.")
+@click.option("--clients", default=8, help="Number of concurrent clients.")
+@click.option("--rate", type=float, help="Requests per second at random times, instead of --clients.")
+@click.option("--stall", type=int, help="Tokens of a prompt that is read while the clients' answers are generated.")
 @click.option("--turns", "n_turns", type=int, help="Turns of a conversation, instead of --clients.")
 @click.option("--requests", default=32, help="How many requests.")
 @click.option("--prompt", default=32, help="Tokens (with --turns: words) of a prompt.")
-@click.option("--shared", default=0, help="Tokens that all prompts begin with.")
+@click.option("--shared", default=0, help="Length of the common prefix of all prompts.")
 @click.option("--tokens", default=64, help="Tokens of an answer.")
-@click.option("--vocab", default=50_000, help="Ids are below this.")
-@click.option("--seed", default=0, help="Other prompts.")
+@click.option("--vocab", default=50_000, help="Token ids are below this.")
+@click.option("--seed", default=0, help="Seed of the prompts.")
 @click.option("--answers", "with_answers", is_flag=True, help="Print every answer too, with its times.")
 def main(
     url: str, clients: int, rate: float | None, stall: int | None, n_turns: int | None, requests: int, prompt: int,

@@ -1,12 +1,12 @@
-"""How long the page of the server keeps its browser busy while a long answer comes.
+"""How long the server's page keeps the browser busy while a long answer arrives.
 
     python bench/page.py                     # 10,000 tokens at 300 a second, of each kind of text
     python bench/page.py --kinds code,list --tokens 2000
 
-A browser that is busy for more than 50 ms at a time does not scroll or take a key in time. The figures are of the
+A browser that is busy for more than 50 ms at a time does not scroll or handle a key in time. The figures are for the
 tasks of the page's main thread, from the browser's own trace: the longest in processor time (which does not depend on
-what else runs on the machine), the longest by the clock, and how many took more than 50 ms of processor time. Needs
-chromium and the package playwright, and sets up its own server, which follows a script.
+other programs), the longest in wall-clock time, and how many took more than 50 ms of processor time. It needs chromium
+and the package playwright, and starts its own scripted server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def prose(i: int) -> str:
 
 
 def paragraph(i: int) -> str:
-    """Chinese without a single line break: the most that a browser can have to lay out again."""
+    """Chinese without a line break: the worst case for the browser's layout."""
     return random.choice(LETTERS) + ("。" if i % 20 == 19 else "")
 
 
@@ -67,9 +67,9 @@ KINDS: dict[str, Callable[[int], str]] = {
 @click.command()
 @click.option("--kinds", default=",".join(KINDS), show_default=True)
 @click.option("--tokens", default=10_000, show_default=True)
-@click.option("--rate", default=300, show_default=True, help="Tokens a second.")
+@click.option("--rate", default=300, show_default=True, help="Tokens per second.")
 def main(kinds: str, tokens: int, rate: int) -> None:
-    """Measure each kind."""
+    """Measure each kind of text."""
 
     def reply(body: dict) -> Iterator[object]:
         make = KINDS[body["messages"][-1]["content"]]
@@ -93,7 +93,7 @@ def main(kinds: str, tokens: int, rate: int) -> None:
 
 
 def _tasks(trace: bytes) -> tuple[list[float], list[float]]:
-    """Processor and clock milliseconds of each task of the renderer's main thread that did most."""
+    """Processor and wall-clock milliseconds of each task of the busiest renderer main thread."""
     events = json.loads(trace)["traceEvents"]
     threads: dict[tuple[int, int], list[dict]] = {}
     mains = {

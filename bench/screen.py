@@ -1,11 +1,11 @@
-"""What showing an answer costs: microseconds a token between the model and a terminal.
+"""The cost of showing an answer: microseconds per token between the model and a terminal.
 
     python bench/screen.py
     python bench/screen.py --json
 
-Texts are written as the chat writes them, five characters a token, to a pseudo-terminal of 80 columns that
-another process reads. The demo model takes about 2,000 us for a token on one core. `worst` is mostly where
-pygments or rich is imported, or a table drawn: once for an answer or less.
+Texts are written as in the chat, five characters per token, to a pseudo-terminal of 80 columns that another process
+reads. The demo model takes about 2,000 us per token on one core. `worst` is mostly the import of pygments or rich, or
+the drawing of a table: at most once per answer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PIECE = 5  # characters
 
 
 def time_tokens(text: str) -> list[float]:
-    """The seconds that each token of `text` takes to be shown."""
+    """The seconds to show each token of `text`."""
     speech, seconds = Speech("Alice"), []
     for start in range(0, len(text), PIECE):
         begin = time.perf_counter()
@@ -47,7 +47,7 @@ def time_tokens(text: str) -> list[float]:
 
 
 def to_terminal() -> subprocess.Popen[bytes]:
-    """Let stdout be a terminal that a process reads."""
+    """Connect stdout to a terminal that another process reads."""
     import fcntl
     import struct
     import termios
@@ -62,10 +62,10 @@ def to_terminal() -> subprocess.Popen[bytes]:
 
 
 @click.command(cls=Command, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
-@click.option("--runs", type=click.IntRange(1), default=5, help="Over which the median is taken.")
+@click.option("--runs", type=click.IntRange(1), default=5, help="Number of runs for the median.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def command(runs: int, as_json: bool) -> None:
-    """Time what showing a token costs."""
+    """Measure the time to show a token."""
     out, reader = sys.stdout, to_terminal()
     try:
         times = {name: [time_tokens(text) for _ in range(runs)] for name, text in TEXTS.items()}

@@ -1,12 +1,12 @@
-"""The server under load: tokens a second, and how long people wait, for 1 to 32 clients.
+"""The server under load: tokens per second and waiting times, for 1 to 32 clients.
 
     python bench/serve.py MODEL.bin [--clients 1,2,4,8,16,32] [--json]
     python bench/serve.py --shape 169m --format Q4_1 --only clients
     python bench/serve.py MODEL.bin --url http://127.0.0.1:8001      another server with the same model
 
-The server and the load (http_load.py) are processes of their own, on the same two cores. Prompts are random ids and
-answers have a fixed length, so that a random model of a published shape will do. Each figure is a ratio of two
-runs in the same minute, since a machine's speed changes more from hour to hour than most changes of the code.
+The server and the load (http_load.py) are separate processes on the same two cores. Prompts are random ids and answers
+have a fixed length, so a random model of a published shape is enough. Each figure is a ratio of two runs in the same
+minute, since a machine's speed varies more from hour to hour than by most changes of the code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROMPT = 16
 
 @contextmanager
 def serving(model: Path, *options: str) -> Iterator[str]:
-    """A server with that model; gives its address."""
+    """Start a server with that model; yields its address."""
     command = [sys.executable, "-m", "rwkv_np.serve", str(model), "--port", "0", *options]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
@@ -50,7 +50,7 @@ def serving(model: Path, *options: str) -> Iterator[str]:
 
 
 def load(url: str, *options: object) -> dict:
-    """What http_load.py measures, in a process of its own."""
+    """The results of http_load.py, run in a separate process."""
     command = [sys.executable, str(HERE / "http_load.py"), url, *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -62,7 +62,7 @@ def load(url: str, *options: object) -> dict:
 
 
 def kernel_seconds(url: str) -> tuple[float, float]:
-    """Seconds that the engine has spent in reading and choosing so far, and the tokens that it wrote."""
+    """Seconds that the engine has spent on reading and sampling so far, and the tokens that it generated."""
     with urllib.request.urlopen(f"{url}/metrics") as reply:
         text = reply.read().decode()
     names = ("step_seconds_sum", "choice_seconds_total", "tokens_total")
@@ -71,17 +71,17 @@ def kernel_seconds(url: str) -> tuple[float, float]:
 
 
 def prefill_rate(url: str, vocab: int, n_tokens: int) -> float:
-    """Tokens a second of one long prompt."""
+    """Tokens per second of one long prompt."""
     options = ("--clients", 1, "--requests", 1, "--prompt", n_tokens, "--tokens", 1, "--vocab", vocab)
     return n_tokens / load(url, *options, "--seed", 77)["first_s"]["p50"]
 
 
 def by_clients(url: str, clients: list[int], tokens: int, vocab: int, is_ours: bool) -> dict:
-    """Rates and waits for several numbers of clients, and the share of time outside the kernels."""
+    """Rates and waiting times for several numbers of clients, and the share of time outside the kernels."""
     found = {}
     for n in clients:
         before = kernel_seconds(url) if is_ours else (0.0, 0.0)
-        # One round, long enough for all to write side by side. A new seed, so that no prompt is known.
+        # One round, long enough for all answers to overlap. A new seed, so that no prompt is in the cache.
         length = tokens + 3 * n
         options = ("--clients", n, "--requests", n, "--prompt", PROMPT, "--tokens", length, "--vocab", vocab)
         row = load(url, *options, "--seed", n)
@@ -93,27 +93,27 @@ def by_clients(url: str, clients: list[int], tokens: int, vocab: int, is_ours: b
 
 
 def with_stall(url: str, vocab: int, long: int) -> dict:
-    """Time between tokens of seven, while an eighth reads a long prompt, by that without it."""
+    """Time between tokens of seven clients while an eighth one's long prompt is read, relative to that without it."""
     row = load(url, "--clients", 7, "--prompt", PROMPT, "--vocab", vocab, "--seed", 5, "--stall", long)
     return row | {f"ratio_{p}": row["during"][p] / row["before"][p] for p in ("p50", "p99")}
 
 
 def by_turns(url: str, vocab: int, n_turns: int) -> dict:
-    """Time to the first token at turn 20 by that at turn 2, with messages of the same length."""
+    """Time to the first token at turn 20 relative to turn 2, with messages of the same length."""
     first = load(url, "--turns", n_turns, "--prompt", 10, "--tokens", 20, "--vocab", vocab)["first_by_turn"]
     early, late = sorted(first[1:4])[1], sorted(first[-3:])[1]
     return {"first_by_turn": first, "ratio": late / early}
 
 
 def with_cache(url: str, vocab: int) -> dict:
-    """Time to the first token of prompts that share their beginning, when it is new and when it is known."""
+    """Time to the first token of prompts with a common prefix, when it is new and when it is in the cache."""
     options = ("--clients", 1, "--requests", 3, "--prompt", 600, "--shared", 560, "--tokens", 2, "--vocab", vocab)
     cold, warm = (load(url, *options, "--seed", 9)["first_s"] for _ in range(2))
     return {"cold_s": cold["p99"], "warm_s": warm["p50"]}
 
 
 def with_poisson(url: str, vocab: int, tokens: int, rate: float) -> dict:
-    """Requests that come by chance, at half and at nine tenths of what the server can do."""
+    """Requests at random times, at 50 % and 90 % of the server's capacity."""
     found = {}
     for share in (0.5, 0.9):
         per_second = share * rate / tokens
@@ -123,7 +123,7 @@ def with_poisson(url: str, vocab: int, tokens: int, rate: float) -> dict:
 
 
 def measure(url: str, clients: list[int], tokens: int, vocab: int, long: int, only: list[str], is_ours: bool) -> dict:
-    """All parts that are wanted."""
+    """All requested parts."""
     load(url, "--clients", 2, "--requests", 2, "--prompt", 8, "--tokens", 4, "--vocab", vocab)  # warms up
     found: dict = {}
     if "clients" in only:
@@ -180,11 +180,11 @@ def show(found: dict) -> None:
 @click.argument("model", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--shape", type=click.Choice(list(SHAPES)), help="Create a random model with this published shape.")
 @click.option("--format", "type_name", default="Q4_1", help="Data type of that model.")
-@click.option("--url", help="Measure the server there instead of one of ours.")
+@click.option("--url", help="Measure the server at this address instead.")
 @click.option("--clients", default="1,2,4,8,16,32", help="Numbers of clients; the first is the baseline.")
 @click.option("--tokens", default=64, help="Tokens of an answer.")
 @click.option("--long", default=4000, help="Tokens of the long prompt.")
-@click.option("--vocab", default=50_000, help="Ids of prompts are below this.")
+@click.option("--vocab", default=50_000, help="Token ids of prompts are below this.")
 @click.option("--only", default=",".join(PARTS), help="Which parts to measure.")
 @click.option("--tokenizer", help="As for the server.  [default: by the vocabulary]")
 @click.option("--threads", type=int, help="Threads of the server.")

@@ -1,7 +1,7 @@
-"""A server on loopback that answers as the Hugging Face hub does, for one repository, o/r; and its storage.
+"""A local server that behaves like the Hugging Face hub, for one repository, o/r; and its storage server.
 
-The hub describes a file (X-Linked-Size, X-Linked-ETag, X-Repo-Commit) and redirects to the storage on another port,
-as it does for large files. Without `has_storage` it sends the bytes itself, as it does for small ones.
+The hub describes a file (X-Linked-Size, X-Linked-ETag, X-Repo-Commit) and redirects to the storage on another port, as
+the real hub does for large files. Without `has_storage` it sends the bytes itself, as for small files.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from waiting import PATIENCE, until
 
 
 class Server(ThreadingHTTPServer):
-    """Counts the requests that it is busy with, so that a test can wait for their end."""
+    """Counts the running requests, so that a test can wait for their end."""
 
     def __init__(self, handler):
         super().__init__(("127.0.0.1", 0), handler)
@@ -35,11 +35,11 @@ class Server(ThreadingHTTPServer):
                 self.busy -= 1
 
     def handle_error(self, request, client_address):
-        """A client that was killed is none of the server's errors."""
+        """Ignore the error: a killed client is not an error of the server."""
 
     def finish(self):
-        """Wait for the end of all requests, those of a client that was killed included."""
-        socket.create_connection(self.server_address, PATIENCE).close()  # taken after all that came before it
+        """Wait for the end of all requests, including those of a killed client."""
+        socket.create_connection(self.server_address, PATIENCE).close()  # accepted after all earlier ones
         until(lambda: self.busy == 0, "the end of all requests")
 
     @property
@@ -52,17 +52,17 @@ class Server(ThreadingHTTPServer):
 
 
 class Hub:
-    """What is served, and how it goes wrong.
+    """The served files, and the errors to simulate.
 
     files          content by name
-    cut            bytes of a file behind which the connection breaks, always
-    cuts           the same for one request after the other; then none
-    is_silent      a connection that breaks is left open, and nothing more comes, until `close`
-    answers        (status, headers) of the next requests, in place of the file
-    ignores_range  sends the whole file whatever part was asked for
-    tag            the ETag, in place of the SHA-256
-    sent           what is sent in place of a file's content
-    requests       (method, first byte asked for), of the bytes where they are
+    cut            the connection always breaks after this many bytes of a file
+    cuts           the same for each of the next requests; then no more breaks
+    is_silent      instead of breaking, the connection stays open without data until `close`
+    answers        (status, headers) for the next requests, instead of the file
+    ignores_range  sends the whole file whatever range was requested
+    tag            the ETag, instead of the SHA-256
+    sent           sent instead of a file's content
+    requests       (method, first requested byte), recorded where the bytes are stored
     tokens         the Authorization of each request to the hub; storage_tokens, to the storage
     """
 
@@ -82,11 +82,11 @@ class Hub:
         return self.tag or hashlib.sha256(self.files[name]).hexdigest()
 
     def gets(self):
-        """The first bytes that were asked for."""
+        """The first requested bytes."""
         return [start for method, start in self.requests if method == "GET"]
 
     def forget(self):
-        """Begin a new list of requests, once those of a client that was killed have come to their end."""
+        """Start a new list of requests, after those of a killed client have ended."""
         for server in filter(None, (self.server, self.storage)):
             server.finish()
         self.requests.clear()
@@ -161,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Storage(Handler):
-    """Where the hub keeps large files: another host, which calls their content by other names."""
+    """The hub's storage of large files: another host, with other ETags for the same content."""
 
     def answer(self):
         self.hub.storage_tokens.append(self.headers.get("Authorization"))

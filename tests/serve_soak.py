@@ -1,14 +1,14 @@
-"""Ten thousand short requests of every kind against one server with the demo model, for an hour's worth of trouble.
+"""Ten thousand short requests of every kind against one server with the demo model, with many kinds of errors.
 
     python tests/serve_soak.py --requests 10000 --seed 1
 
-Answers that are streamed or not, clients that hang up at any moment, bodies that are cut or are no JSON, clients that
-read slowly or not at all, several at a time. At the end four conditions must be true:
+Answers with and without streaming, clients that disconnect at any moment, bodies that are truncated or not JSON,
+clients that read slowly or not at all, several at the same time. At the end four conditions must be true:
 
-- every answer that was finished is, to the byte, what the same request got alone, before the traffic began;
-- every request that is wrong got an error object with a status of 4xx, and nothing got a 500;
-- no slot is taken and nothing waits;
-- the process's own memory is at most 2 % above what it was after the first fifth of the requests.
+- every finished answer has the same bytes as the answer to the same request alone, before the load started;
+- every invalid request got an error object with status 4xx, and no request got a 500;
+- no slot is in use and no request waits;
+- the process's own memory is at most 2 % larger than after the first fifth of the requests.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def send(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.St
 
 
 async def receive(reader: asyncio.StreamReader, slowly: bool = False) -> tuple[int, bytes]:
-    """Status and body of a reply."""
+    """Status and body of a response."""
     status = int((await reader.readline()).split()[1])
     is_chunked = False
     while line := (await reader.readline()).strip():
@@ -85,7 +85,7 @@ def _unchunked(data: bytes) -> bytes:
 
 
 def answer_of(body: dict, data: bytes) -> list:
-    """What of a reply follows from its request alone: texts, log probabilities and reasons."""
+    """The parts of a response that depend only on its request: texts, log probabilities and stop reasons."""
     if not body.get("stream"):
         choices = json.loads(data)["choices"]
         found = [(c["message"]["content"], c["logprobs"], c["finish_reason"]) for c in choices]
@@ -106,7 +106,7 @@ def answer_of(body: dict, data: bytes) -> list:
 
 
 class Soak:
-    """One run. `counts` says how many requests ended in which way."""
+    """One run. `counts` has the number of requests by outcome."""
 
     def __init__(self, port: int, seed: int) -> None:
         self.port, self.rng, self.counts = port, random.Random(seed), Counter()
@@ -114,7 +114,7 @@ class Soak:
         self.problems: list[str] = []
 
     async def learn(self, n: int) -> None:
-        """What `n` requests get when nobody else asks."""
+        """Record the answers to `n` requests without other load."""
         for _ in range(n):
             body = chat(self.rng)
             reader, writer = await send(self.port, json.dumps(body).encode())
@@ -146,7 +146,7 @@ class Soak:
             writer.close()
 
     async def _cut(self, rng: random.Random, data: bytes) -> None:
-        """A body that is shorter than promised, and then the end."""
+        """A body that is shorter than announced, and then the end of the connection."""
         _, writer = await asyncio.open_connection(HOST, self.port)
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data))
         writer.write(data[: rng.randrange(len(data))])
@@ -164,7 +164,7 @@ class Soak:
             self.problems.append(f"{kind}: {status} {body} gave {reply[:300]!r}; expected {expected}")
 
     async def run(self, n: int) -> None:
-        """`n` requests, a dozen at a time."""
+        """Send `n` requests, a dozen at a time."""
         numbers = iter(range(n))
 
         async def client(number: int) -> None:
@@ -176,20 +176,20 @@ class Soak:
 
 
 def figures(port: int) -> dict[str, float]:
-    """What the server says of itself."""
+    """The server's metrics."""
     with urlopen(f"http://{HOST}:{port}/metrics") as reply:
         found = re.findall(r"^(\w+) ([0-9.e+-]+)$", reply.read().decode(), re.M)
     return {name: float(value) for name, value in found}
 
 
 def own_memory(pid: int) -> int:
-    """Bytes of the process's own memory: not of mapped files."""
+    """Bytes of the process's own memory, without mapped files."""
     with open(f"/proc/{pid}/status", encoding="ascii") as file:
         return 1024 * next(int(line.split()[1]) for line in file if line.startswith("RssAnon"))
 
 
 def idle_figures(port: int) -> dict[str, float]:
-    """The figures once nothing runs, or after ten seconds."""
+    """The metrics when no request runs, or after ten seconds."""
     end = time.monotonic() + 10
     while True:
         found = figures(port)
@@ -204,8 +204,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--growth", type=float, default=GROWTH, help="most memory at the end, by that at a fifth")
-    parser.add_argument("--known", type=int, default=60, help="how many different requests")
+    limit = "maximum memory at the end, relative to that after a fifth"
+    parser.add_argument("--growth", type=float, default=GROWTH, help=limit)
+    parser.add_argument("--known", type=int, default=60, help="number of different requests")
     options = parser.parse_args()
     command = [sys.executable, "-m", "rwkv_np.serve", "--port", "0", "--cache-mb", "8"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""A server with the demo model in a thread of its own, for tests; and one whose engine a test plays itself."""
+"""For tests: a server with the demo model in a separate thread, and a server whose engine is scripted by the test."""
 
 import contextlib
 import functools
@@ -43,7 +43,7 @@ def service(submit, outbox, *, template="raven", opening=None, tokenizer=None, *
 
 @dataclass
 class Running:
-    """A server that runs: `client` asks it."""
+    """A running server; `client` sends requests to it."""
 
     server: Server
     client: httpx.Client
@@ -61,7 +61,7 @@ class Running:
         return answer.json()["choices"][0]["message"]["content"]
 
     def stream(self, path, body, **options):
-        """The events of a stream, as (data, its JSON), the comments too."""
+        """The events of a stream, as (data, its JSON), including comments."""
         answer = self.post(path, {"stream": True, **body}, **options)
         assert answer.status_code == 200, answer.text
         return events(answer.content)
@@ -113,7 +113,7 @@ def answers(client):
 
 
 def wait_for(condition, seconds=10.0):
-    """Wait until something is so, as long as a slow machine may take."""
+    """Wait until a condition is true, long enough for a slow machine."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it did not happen"
@@ -133,7 +133,7 @@ class PlayedTicket:
 
 @dataclass
 class PlayedWorker:
-    """An engine that says what a test lets it say, from the test's thread."""
+    """An engine whose output comes from the test, in the test's thread."""
 
     tickets: list = field(default_factory=list)
     refuses: Exception = None

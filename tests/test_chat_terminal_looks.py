@@ -243,7 +243,7 @@ def test_what_save_named_keeps_its_conversation_when_another_is_loaded(sit_down,
     chat.say("/save other.chat")
     chat.say("two")
     first = (tmp_path / "first.chat").read_bytes()
-    assert holds(chat.say("/load other.chat"), "[first.chat keeps the conversation before")
+    assert holds(chat.say("/load other.chat"), "[first.chat keeps the earlier conversation")
     chat.say("three")
     other = (tmp_path / "other.chat").read_bytes()
     assert (tmp_path / "first.chat").read_bytes() == first

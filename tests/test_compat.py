@@ -1,7 +1,8 @@
-"""Scripts as users of the official package and of rwkv.cpp's Python module write them, with one changed import.
+"""Scripts for the official package and for rwkv.cpp's Python module, with one changed import.
 
-Each script writes its text to stdout and its numbers to a file. The official package runs the same script beside it;
-rwkv.cpp's library is not installed anywhere, so its golden logits, and this package itself, are compared with there.
+Each script writes its text to stdout and its numbers to a file. The official package runs the same script for
+comparison. rwkv.cpp's library is not available in the tests, so its golden logits, and this package's own interface,
+are used instead.
 """
 
 import contextlib
@@ -124,7 +125,7 @@ WORLD = "rwkv_vocab_v20230424"
 
 
 def changed(script):
-    """The script with the imports of this package."""
+    """The script with imports from this package."""
     for name in ("rwkv.model", "rwkv.utils"):
         script = script.replace(f"from {name} ", f"from rwkv_np.compat.{name[5:]} ")
     script = script.replace("import sampling", "from rwkv_np.compat.rwkv_cpp import sampling")
@@ -133,7 +134,7 @@ def changed(script):
 
 
 def run(script, *arguments):
-    """What the script prints in this process from its first == on."""
+    """The output of the script in this process, from its first == on."""
     out, argv = io.StringIO(), sys.argv
     sys.argv = ["script.py", *map(str, arguments)]
     try:
@@ -146,13 +147,13 @@ def run(script, *arguments):
 
 
 def run_beside(script, *arguments, **environment):
-    """The same in a process of its own, with other switches of the official package."""
+    """The same in a separate process, with other switches of the official package."""
     command = [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)]
     return subprocess.check_output(command, text=True, encoding="utf-8", env=os.environ | environment)
 
 
 def demo_checkpoint():
-    """The demo model's weights as a checkpoint has them."""
+    """The demo model's weights as a checkpoint."""
     tensors = {name: torch.tensor(p.array()) for name, p in read_model_file(demo.MODEL).parameters.items()}
     for name, x in tensors.items():
         if name.endswith("time_decay"):
@@ -162,7 +163,7 @@ def demo_checkpoint():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """The path of a random RWKV-7 checkpoint with the World vocabulary, and beside it an FP32 model file."""
+    """The path of a random RWKV-7 checkpoint with the World vocabulary, with an FP32 model file next to it."""
     path = tmp_path_factory.mktemp("world") / "rwkv7-0.01b.pth"
     arrays = random_parameters(
         np.random.default_rng(7), vocab_size=65536, architecture="v7", head_size=16, ranks=(8, 8, 8, 8)
@@ -192,7 +193,7 @@ def check_same_results(ours, theirs, atol):
 
 
 def said(printed):
-    """Without what the package prints while it loads."""
+    """The output without the package's loading messages."""
     return printed[printed.index("== loaded") :]
 
 
@@ -209,7 +210,7 @@ def test_a_script_for_the_official_package_gives_its_text_and_its_numbers(versio
     check_same_results(tmp_path / "ours.npz", tmp_path / "theirs.npz", 1e-4)
 
 
-def test_the_same_of_rwkv_7_with_the_world_vocabulary(world, tmp_path):
+def test_a_script_gives_the_same_results_for_rwkv_7_with_the_world_vocabulary(world, tmp_path):
     pytest.importorskip("rwkv")
     path = world.with_suffix("")
     theirs = run_beside(API_SCRIPT, path, WORLD, tmp_path / "theirs.npz", RWKV_V7_ON="1")
@@ -223,7 +224,7 @@ def test_the_same_of_rwkv_7_with_the_world_vocabulary(world, tmp_path):
 
 @pytest.mark.parametrize("version", ["v4", "v5.1", "v5.2", "v6"])
 def test_states_are_the_official_ones(version, tmp_path):
-    """Ours goes on in the official package, and its in ours."""
+    """A state of this package can be continued by the official package, and the other way round."""
     torch.save(random_checkpoint(version, ranks=(8, 8) if version == "v6" else ()), tmp_path / "model.pth")
     package = official_package()
     theirs = package.RWKV(str(tmp_path / "model"), "cpu fp32", verbose=False)
@@ -233,7 +234,7 @@ def test_states_are_the_official_ones(version, tmp_path):
     assert [getattr(ours.args, name) for name in names] == [getattr(theirs.args, name) for name in names]
     _, state = ours.forward(tokens, None)
     their_state = None
-    for token in tokens:  # the package's sequences of RWKV-5 take another form
+    for token in tokens:  # the official package computes sequences of RWKV-5 differently
         _, their_state = theirs.forward([token], their_state)
     for found, expected in zip(state, their_state, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
@@ -244,7 +245,7 @@ def test_states_are_the_official_ones(version, tmp_path):
     np.testing.assert_allclose(on_ours, expected, rtol=1e-5, atol=5e-5)
 
 
-def test_a_state_is_as_good_after_a_copy_or_a_pickle(small):
+def test_a_state_works_after_a_copy_or_a_pickle(small):
     model = RWKV(small, "cpu fp32")
     _, state = model.forward([1, 2, 3], None)
     expected = model.native.forward(4, state.copy().taken_on())[0]
@@ -262,7 +263,7 @@ def test_a_state_is_as_good_after_a_copy_or_a_pickle(small):
         np.testing.assert_array_equal(model.forward([4], other)[0], expected, err_msg=str(i))
 
 
-def test_an_entry_that_was_taken_out_changes_no_more_but_can_be_changed(small):
+def test_an_entry_that_was_taken_out_does_not_change_but_can_be_changed(small):
     model = RWKV(small, "cpu fp32")
     _, state = model.forward([1, 2, 3], None)
     first = state[0]
@@ -279,7 +280,7 @@ def test_an_entry_that_was_taken_out_changes_no_more_but_can_be_changed(small):
     assert not np.array_equal(model.forward([1], state)[0], model.forward([1], None)[0])
 
 
-def test_a_state_that_is_none_is_refused_and_nothing_changes(small):
+def test_an_invalid_state_is_refused_and_nothing_changes(small):
     model = RWKV(small, "cpu fp32")
     _, state = model.forward([1, 2, 3], None)
     kept = copy.deepcopy(state)
@@ -315,21 +316,21 @@ def test_decoding_copies_no_state(small):
         ("cuda fp16 *0+ -> cpu fp32 *1", "FP16"), ("cuda  fp16i4->cuda:1 fp16", "Q4_1"), ("mps fp32", "FP32"),
     ],
 )  # fmt: skip
-def test_a_strategy_says_the_type(strategy, expected):
+def test_a_strategy_selects_the_type(strategy, expected):
     assert wanted_type(strategy) == expected
 
 
 @pytest.mark.parametrize(
     "strategy", ["", "cpu", "fp32", "cpu fp64", "cpu fp32 *", "cpu fp32 ->", "cpu fp32 cpu fp32", 1]
 )
-def test_what_is_no_strategy_is_a_value_error(strategy, small):
+def test_an_invalid_strategy_is_a_value_error(strategy, small):
     with pytest.raises(ValueError, match="strategy is"):
         RWKV(small, strategy)
 
 
 @pytest.fixture
 def notes(monkeypatch):
-    """What was noted, by the modules that find a file and read a strategy."""
+    """The notes of the modules that find a file and parse a strategy."""
     found = []
     monkeypatch.setattr("rwkv_np.compat.model_file.say_once", found.append)
     monkeypatch.setattr("rwkv_np.compat.strategy.say_once", found.append)
@@ -350,7 +351,7 @@ def test_a_checkpoint_is_converted_once(small, tmp_path, notes):
         for path in (tmp_path / "a", tmp_path / "a.pth"):
             model = RWKV(path, strategy)
             assert model.native.config.data_type == name
-        if n == 0:  # any other type is taken before anything is converted
+        if n == 0:  # any other type is used before a conversion
             assert notes == [f"Converting {tmp_path}/a.pth to {tmp_path}/a-FP32.bin, once"]
             assert RWKV(tmp_path / "a", "cpu fp16i8").native.config.data_type == "FP32"
             assert notes[1:] == [f"Loading {tmp_path}/a-FP32.bin, since {tmp_path}/a-Q8_0.bin does not exist"]
@@ -380,7 +381,7 @@ def test_a_model_file_is_found_by_the_checkpoints_name(small, tmp_path, notes):
 
 
 def test_sampling_has_the_probabilities_of_the_definition():
-    """Against NumPy's choice from probabilities cut by a sort, with the same random numbers."""
+    """Compare with NumPy's choice from sorted and cut probabilities, with the same random numbers."""
     rng, pipeline = np.random.default_rng(0), PIPELINE(None, WORLD)
     for temperature, top_p, top_k in ((1.0, 0.85, 0), (0.5, 0.6, 0), (1.5, 0.95, 7), (2.0, 0.999, 0), (0.8, 0.5, 1)):
         logits = (3 * rng.standard_normal(500)).astype(np.float32)
@@ -397,7 +398,7 @@ def test_sampling_has_the_probabilities_of_the_definition():
             assert pipeline.sample_logits(logits, temperature, top_p, top_k) == expected
 
 
-def test_what_cannot_be_sampled_is_a_value_error():
+def test_invalid_sampling_arguments_are_value_errors():
     pipeline = PIPELINE(None, WORLD)
     for logits in (np.full(5, -np.inf, np.float32), np.array([1, np.nan], np.float32)):
         with pytest.raises(ValueError, match="the largest logit is"):
@@ -407,7 +408,7 @@ def test_what_cannot_be_sampled_is_a_value_error():
 
 
 class Scripted:
-    """Stands for a model: its best tokens are those of a list; what it was given is kept."""
+    """A fake model: its most likely tokens are those of a list, and it records its inputs."""
 
     def __init__(self, tokens, vocab_size=65536):
         self.tokens, self.vocab_size, self.given = list(tokens), vocab_size, []
@@ -428,7 +429,7 @@ def test_half_a_character_waits_for_its_other_half():
 
 
 class Recorded(PIPELINE):
-    """Keeps the logits that a token is chosen by."""
+    """Records the logits from which a token is chosen."""
 
     def sample_logits(self, logits, **settings):
         self.seen = [*getattr(self, "seen", []), logits.copy()]
@@ -465,7 +466,7 @@ def test_a_prompt_is_read_in_chunks_and_a_stop_id_is_not_written():
         PIPELINE(model, WORLD).generate("")
 
 
-def test_the_20b_tokenizer_is_found_beside_the_model(small, tmp_path, monkeypatch):
+def test_the_20b_tokenizer_is_found_next_to_the_model(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "a.bin").write_bytes(small.with_suffix(".bin").read_bytes())
@@ -554,7 +555,7 @@ def test_a_script_for_rwkv_cpp_gives_the_text_of_this_package(world, capfd):
     assert len({greedy, one, other}) == 3
 
 
-def test_buffers_are_used_where_they_are(golden_v7):
+def test_buffers_are_used_in_place(golden_v7):
     model = loaded(golden_v7[0])
     expected, expected_state = model.eval(5, None)
     assert isinstance(expected, Array) and expected.detach().cpu().numpy().shape == (101,)
@@ -570,7 +571,7 @@ def test_buffers_are_used_where_they_are(golden_v7):
         np.testing.assert_array_equal(after, expected_state)
 
 
-def test_what_a_buffer_must_be(golden_v7):
+def test_invalid_buffers_are_refused(golden_v7):
     model = loaded(golden_v7[0])
     _, state = model.eval(5, None)
     kept = state.copy()
@@ -631,7 +632,7 @@ def test_the_librarys_functions_take_addresses(golden_v7):
 
 def test_the_library_quantizes(golden_v7, tmp_path):
     library = rwkv_cpp_shared_library.load_rwkv_shared_library()
-    for _ in range(2):  # what is there is replaced
+    for _ in range(2):  # an existing file is replaced
         library.rwkv_quantize_model_file(str(golden_v7[0]), str(tmp_path / "q.bin"), "Q5_1")
     assert loaded(tmp_path / "q.bin").n_vocab == 101
     for arguments in ((str(tmp_path / "none.bin"), "x.bin", "Q5_1"), (str(golden_v7[0]), "x.bin", "Q4_K")):

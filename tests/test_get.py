@@ -1,7 +1,7 @@
-"""From a name to a chat: get, list, chat, remove, against a hub on loopback; interrupted at every step.
+"""From a name to a chat: get, list, chat, remove, with a local fake hub; interrupted at every step.
 
-Most tests call the command in this process, with a table of one toy model in place of the published ones. Those that
-need a process of their own (killed, a full disk, a lock) take the toy by its address, or the table from `toy_program`.
+Most tests call the command in this process, with a table of one toy model instead of the published ones. Tests that
+need a separate process (killed, a full disk, a lock) use the toy's address, or the table from `toy_program`.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ def table(hub, toy, tmp_path, monkeypatch):
         return replace(found, url=re.sub(r"https?://[^/]+", hub.address, found.url))
 
     monkeypatch.setattr(hub_module, "_address", address)
-    monkeypatch.setattr(hub_module, "find", lambda source: None)  # the cache of who runs the tests
+    monkeypatch.setattr(hub_module, "find", lambda source: None)  # not the cache of the user who runs the tests
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     return row
@@ -97,12 +97,12 @@ def error_of(result):
 # --- get
 
 
-def test_a_name_is_fetched_made_and_found_by_every_command(run_cli, table, hub, models, tmp_path, words):
+def test_a_model_is_downloaded_made_and_found_by_every_command(run_cli, table, hub, models, tmp_path, words):
     result = run_cli("get", "g1-toy", "--type", "Q5_1")
     path = models.place("g1-toy") / "rwkv7-g1x-toy-Q5_1.bin"
     assert result.stdout.startswith(f"g1-toy:Q5_1 is ready: {path}, ")
     assert "rwkv-np chat g1-toy" in result.stdout and f"Downloading {SOURCE}" in result.stderr
-    assert files_in(models) == [".lock", "rwkv7-g1x-toy-Q5_1.bin"]  # no checkpoint, and nothing half made
+    assert files_in(models) == [".lock", "rwkv7-g1x-toy-Q5_1.bin"]  # no checkpoint, and no partial file
     assert path.stat().st_size == needs.needs(SHAPE, "Q5_1").file
 
     (tmp_path / FILE).write_bytes(hub.files[FILE])
@@ -118,7 +118,7 @@ def test_a_name_is_fetched_made_and_found_by_every_command(run_cli, table, hub, 
     assert "perplexity" in run_cli("evaluate", "g1-toy", "--text", words, "--no-timing").stdout
 
 
-def test_what_is_there_is_said_and_not_fetched_again(run_cli, table, hub, models):
+def test_an_installed_model_is_reported_and_not_downloaded_again(run_cli, table, hub, models):
     run_cli("get", "g1-toy", "--type", "Q4_0")
     hub.forget()
     hub.tokens.clear()
@@ -129,7 +129,7 @@ def test_what_is_there_is_said_and_not_fetched_again(run_cli, table, hub, models
     assert hub.tokens == []
 
 
-def test_another_type_is_kept_beside_it_and_the_bare_name_is_the_last_one(run_cli, table, models):
+def test_another_type_is_installed_too_and_the_bare_name_is_the_last_one(run_cli, table, models):
     run_cli("get", "g1-toy", "--type", "Q4_0", "--keep-checkpoint")
     os.utime(models.path("g1-toy"), (1, 1))
     assert FILE in files_in(models)
@@ -151,24 +151,24 @@ def test_a_kept_checkpoint_and_a_kept_fp16_need_no_second_download(run_cli, tabl
     assert [kept.data_type for kept in models.models()] == ["FP16", "Q8_0", "Q5_0", "Q4_0"]
 
 
-def test_a_copy_in_the_hub_s_cache_is_taken_and_stays(run_cli, table, hub, models, toy, tmp_path, monkeypatch):
+def test_a_copy_in_the_hub_s_cache_is_used_and_stays(run_cli, table, hub, models, toy, tmp_path, monkeypatch):
     (tmp_path / FILE).write_bytes(toy)
     monkeypatch.setattr(hub_module, "find", lambda source: str(tmp_path / FILE))
     run_cli("get", "g1-toy")
     assert hub.gets() == [] and (tmp_path / FILE).read_bytes() == toy
-    (tmp_path / FILE).write_bytes(toy[:-1])  # not the whole of it
+    (tmp_path / FILE).write_bytes(toy[:-1])  # incomplete
     run_cli("get", "g1-toy", "--type", "Q4_0")
     assert hub.gets() == [0] and (tmp_path / FILE).exists()
 
 
-def test_a_broken_connection_is_gone_on_with(run_cli, table, hub, models, toy):
+def test_a_download_continues_after_a_broken_connection(run_cli, table, hub, models, toy):
     hub.cuts = [len(toy) // 3, len(toy) // 2]
     result = run_cli("get", "g1-toy")
     assert hub.gets() == [0, len(toy) // 3, len(toy) // 2]
     assert "the connection broke after" in result.stderr
 
 
-def test_the_type_that_is_recommended_depends_on_the_memory(run_cli, table, models, monkeypatch):
+def test_the_recommended_type_depends_on_the_memory(run_cli, table, models, monkeypatch):
     for share, expected in ((1.01, "Q8_0"), (0.999, "Q5_1")):
         memory_of_q8_0 = needs.needs(SHAPE, "Q8_0").memory
         monkeypatch.setattr(memory, "installed", lambda n=memory_of_q8_0 * share / room.SHARE: int(n))
@@ -179,14 +179,14 @@ def test_the_type_that_is_recommended_depends_on_the_memory(run_cli, table, mode
 
 
 @pytest.mark.parametrize("what", ["g1-toy", SOURCE])
-def test_another_file_than_the_table_knows_is_refused_before_the_download(run_cli, table, hub, models, what):
+def test_a_file_that_differs_from_the_table_is_refused_before_the_download(run_cli, table, hub, models, what):
     hub.files[FILE] = hub.files[FILE][:-1] + b"?"
     line = error_of(run_cli("get", what, code=1))
     assert "the hub has another file there" in line and f"rwkv-np get {SOURCE} --name NAME" in line
     assert hub.gets() == [] and is_empty(models)
 
 
-def test_an_address_and_a_path_are_kept_under_a_name_too(run_cli, table, hub, models, toy, tmp_path, monkeypatch):
+def test_an_address_and_a_path_can_be_installed_under_a_name(run_cli, table, hub, models, toy, tmp_path, monkeypatch):
     monkeypatch.delitem(PUBLISHED, "g1-toy")
     run_cli("get", SOURCE, "--name", "Mine", "--type", "Q8_0")
     (tmp_path / "My World.pth").write_bytes(toy)
@@ -210,12 +210,12 @@ def test_an_address_and_a_path_are_kept_under_a_name_too(run_cli, table, hub, mo
         ([SOURCE, "--name", "../x"], "expected letters, digits"),
     ],
 )
-def test_what_cannot_be_got_is_said_with_what_can(run_cli, models, words, expected):
+def test_an_error_says_what_can_be_installed(run_cli, models, words, expected):
     assert expected in error_of(run_cli("get", *words, code=1))
     assert is_empty(models)
 
 
-def test_an_older_checkpoint_of_the_same_name_is_told(run_cli, table, models, monkeypatch):
+def test_an_older_checkpoint_of_the_same_name_is_reported(run_cli, table, models, monkeypatch):
     run_cli("get", "g1-toy")
     monkeypatch.setitem(PUBLISHED, "g1-toy", replace(table, file="rwkv7-g1y-toy.pth"))
     said = run_cli("get", "g1-toy").stdout
@@ -223,10 +223,10 @@ def test_an_older_checkpoint_of_the_same_name_is_told(run_cli, table, models, mo
     assert "rwkv-np remove g1-toy && rwkv-np get g1-toy:Q8_0" in said
 
 
-# --- room
+# --- disk space and memory
 
 
-def test_without_the_memory_it_is_refused_before_the_download(run_cli, table, hub, models, monkeypatch):
+def test_too_little_memory_is_an_error_before_the_download(run_cli, table, hub, models, monkeypatch):
     needed = {t: needs.needs(SHAPE, t).memory for t in TYPES}
     monkeypatch.setattr(memory, "installed", lambda: needed["Q5_1"])
     line = error_of(run_cli("get", "g1-toy", "--type", "Q8_0", code=1))
@@ -245,7 +245,7 @@ def test_without_the_memory_it_is_refused_before_the_download(run_cli, table, hu
 @pytest.mark.parametrize(
     "options, files", [(["--type", "Q4_0"], "FP16"), (["--type", "FP16"], "FP16"), (["--keep-checkpoint"], "both")]
 )
-def test_without_the_room_on_the_disk_it_is_refused_before_the_download(
+def test_too_little_disk_space_is_an_error_before_the_download(
     run_cli, table, hub, models, monkeypatch, options, files
 ):
     peak = table.n_bytes + needs.needs(SHAPE, "FP16").file
@@ -259,7 +259,7 @@ def test_without_the_room_on_the_disk_it_is_refused_before_the_download(
     run_cli("get", "g1-toy", *options)
 
 
-def test_what_is_downloaded_already_needs_no_room_again(run_cli, table, hub, models, monkeypatch):
+def test_downloaded_bytes_need_no_disk_space_again(run_cli, table, hub, models, monkeypatch):
     part = models.place("g1-toy") / "making" / f"{FILE}.{table.sha256[:16]}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(hub.files[FILE][:100_000])
@@ -283,8 +283,8 @@ def test_the_file_s_size_is_computed_to_the_byte(data_type, table, run_cli, mode
 
 
 @pytest.mark.parametrize("data_type", ["Q4_0", "Q5_1", "Q8_0", "FP16"])
-def test_the_memory_that_is_told_is_that_of_the_packed_weights(data_type, table, run_cli, models):
-    """What else a process has was measured, and is no test's business: docs/models.md."""
+def test_the_reported_memory_is_that_of_the_packed_weights(data_type, table, run_cli, models):
+    """The rest of a process's memory was measured, but is not tested: docs/models.md."""
     from rwkv_np.models import load
 
     run_cli("get", "g1-toy", "--type", data_type)
@@ -297,7 +297,7 @@ def test_the_memory_that_is_told_is_that_of_the_packed_weights(data_type, table,
 
 
 @pytest.mark.parametrize("step", ["convert", "quantize"])
-def test_an_interrupted_step_begins_again_without_a_download(run_cli, table, hub, models, monkeypatch, step):
+def test_an_interrupted_step_starts_again_without_a_download(run_cli, table, hub, models, monkeypatch, step):
     real = getattr(making, step)
 
     def interrupted(source, destination, *words, **options):
@@ -316,7 +316,7 @@ def test_an_interrupted_step_begins_again_without_a_download(run_cli, table, hub
     assert hub.gets() == [] and files_in(models) == [".lock", f"{FILE[:-4]}-Q4_0.bin"]
 
 
-def test_what_is_left_of_an_older_checkpoint_goes(run_cli, table, models):
+def test_files_of_an_older_checkpoint_are_deleted(run_cli, table, models):
     left = models.place("g1-toy") / "making" / "rwkv7-g1w-toy.pth"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"older")
@@ -326,7 +326,7 @@ def test_what_is_left_of_an_older_checkpoint_goes(run_cli, table, models):
 
 @pytest.fixture
 def program(hub, models, tmp_path):
-    """Start `rwkv-np` in a process of its own, or faulty.py around it, with the toy's hub."""
+    """Start `rwkv-np` in a separate process, or with faulty.py around it, with the toy's hub."""
 
     def start(*words, fault=None, **variables):
         environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {
@@ -357,8 +357,8 @@ GET = ("get", SOURCE, "--name", "toy", "--type", "Q4_0")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_killed_before_any_change_of_a_file_the_next_run_ends_well(run_program, models, hub):
-    """Each run goes on where the one before was killed, and comes one change of a file further."""
+def test_after_a_kill_before_any_file_change_the_next_run_succeeds(run_program, models, hub):
+    """Each run continues where the previous one was killed, and gets one file change further."""
     code, step = None, 0
     while code != 0:
         step += 1
@@ -373,7 +373,7 @@ def test_killed_before_any_change_of_a_file_the_next_run_ends_well(run_program, 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
 @pytest.mark.parametrize("step", ["download", "convert", "quantize"])
-def test_a_full_disk_is_one_line_and_the_next_run_goes_on(run_program, run_cli, models, hub, toy, tmp_path, step):
+def test_a_full_disk_is_one_line_and_the_next_run_continues(run_program, run_cli, models, hub, toy, tmp_path, step):
     if step != "download":
         folder = models.place("toy") / "making"
         folder.mkdir(parents=True)
@@ -390,8 +390,8 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(run_program, run_cli, 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_a_second_process_waits_and_finds_it_and_nobody_removes_it_meanwhile(program, run_program, hub, models, toy):
-    hub.cut = len(toy) // 2  # the first waits for the rest, with ever longer pauses
+def test_a_second_process_waits_and_the_model_cannot_be_removed_meanwhile(program, run_program, hub, models, toy):
+    hub.cut = len(toy) // 2  # the first process waits for the rest, with growing pauses
     first = program(*GET)
     until(lambda: hub.gets().count(len(toy) // 2) > 1, "the first process waiting")
     second = program(*GET)
@@ -404,7 +404,7 @@ def test_a_second_process_waits_and_finds_it_and_nobody_removes_it_meanwhile(pro
     assert hub.gets().count(0) == 1
 
 
-def test_from_a_name_to_an_answer_and_away_again_in_processes_of_their_own(run_program, models):
+def test_get_chat_and_remove_in_separate_processes(run_program, models):
     code, stdout, stderr = run_program(*GET)
     assert code == 0, stderr
     assert run_program("list", "--json")[1].count('"toy"') == 1
@@ -446,7 +446,7 @@ def test_a_damaged_file_is_listed_as_such(run_cli, models):
     assert json.loads(run_cli("list", "--json").stdout)["models"][0]["memory"] is None
 
 
-def test_remove_asks_or_is_told_and_says_what_it_freed(run_cli, table, models):
+def test_remove_asks_unless_confirmed_and_reports_the_freed_bytes(run_cli, table, models):
     run_cli("get", "g1-toy", "--type", "Q4_0", "--keep-checkpoint")
     run_cli("get", "g1-toy", "--type", "Q8_0")
     n_bytes = os.path.getsize(models.path("g1-toy:Q8_0"))
@@ -494,7 +494,7 @@ def test_an_unknown_name_gets_the_closest_and_the_command(run_cli, models, given
 
 
 @pytest.mark.parametrize("given", ["none.bin", "folder/none", "g1-1.5b-Q4_1.bin"])
-def test_what_looks_like_a_path_is_one(run_cli, models, given):
+def test_an_argument_that_looks_like_a_path_is_a_path(run_cli, models, given):
     assert "No such file" in error_of(run_cli("chat", given, code=1))
 
 
@@ -508,7 +508,7 @@ def test_every_alias_means_its_model():
 # --- the folder
 
 
-def test_the_folder_is_an_option_s_a_variable_s_a_setting_s_or_the_usual(run_cli, tmp_path, monkeypatch):
+def test_the_folder_comes_from_an_option_a_variable_a_setting_or_the_default(run_cli, tmp_path, monkeypatch):
     def folder(*words):
         return json.loads(run_cli("list", "--json", *words).stdout)["folder"]
 
@@ -524,7 +524,7 @@ def test_the_folder_is_an_option_s_a_variable_s_a_setting_s_or_the_usual(run_cli
     assert folder("--models", str(tmp_path / "of-option")) == str(tmp_path / "of-option")
 
 
-def test_the_chat_looks_where_its_own_settings_file_says(run_cli, table, tmp_path, monkeypatch):
+def test_the_chat_uses_the_folder_in_its_own_settings_file(run_cli, table, tmp_path, monkeypatch):
     run_cli("get", "g1-toy", "--models", tmp_path / "elsewhere")
     config = tmp_path / "config.toml"
     config.write_text(f"[models]\nfolder = '{tmp_path / 'elsewhere'}'\n[chat]\nmodel = 'g1-toy'\nmax_tokens = 4\n")
@@ -532,13 +532,13 @@ def test_the_chat_looks_where_its_own_settings_file_says(run_cli, table, tmp_pat
 
 
 @pytest.mark.parametrize("text", ["models = 3", "[models]\nfolder = 3", "[models]\nfolders = 'x'"])
-def test_a_mistake_in_the_setting_is_said(run_cli, tmp_path, monkeypatch, text):
+def test_a_mistake_in_the_setting_is_reported(run_cli, tmp_path, monkeypatch, text):
     (tmp_path / "config.toml").write_text(text)
     monkeypatch.setenv("RWKV_NP_CONFIG", str(tmp_path / "config.toml"))
     assert '[models] has one setting: folder = "FOLDER"' in error_of(run_cli("list", code=1))
 
 
-def test_an_origin_needs_a_name_that_can_be_one(tmp_path):
+def test_an_origin_needs_a_valid_name(tmp_path):
     (tmp_path / "模型.pth").write_bytes(b"")
     with pytest.raises(InputError, match="--name"):
         origin_of(str(tmp_path / "模型.pth"))

@@ -1,4 +1,4 @@
-"""How requests end: clients that hang up or do not read, errors in mid-stream, silence, and the server's end."""
+"""How requests end: clients that disconnect or do not read, errors in a stream, silence, and the shutdown."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def connect(made, **fields):
 
 
 def in_thread(call):
-    """Run a request beside the test, which plays the engine; returns a function that gives its answer."""
+    """Run a request in a thread while the test acts as the engine; returns a function that waits for its answer."""
     found = []
     thread = threading.Thread(target=lambda: found.append(call()))
     thread.start()
@@ -53,7 +53,7 @@ def in_thread(call):
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 2}])
-def test_who_hangs_up_while_waiting_is_cancelled(worker, played, fields):
+def test_a_client_that_disconnects_while_waiting_is_cancelled(worker, played, fields):
     connection = connect(played, **fields)
     ticket = worker.asked()
     assert not ticket.is_cancelled
@@ -62,7 +62,7 @@ def test_who_hangs_up_while_waiting_is_cancelled(worker, played, fields):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_hangs_up_in_mid_answer_is_cancelled(worker, played, stream):
+def test_a_client_that_disconnects_during_an_answer_is_cancelled(worker, played, stream):
     connection = connect(played, stream=stream)
     ticket = worker.asked()
     ticket.listener.prompt_read(0, None)
@@ -82,7 +82,7 @@ def read_until(connection, text):
     return data
 
 
-def test_all_prompts_of_a_request_are_cancelled_where_one_is_refused(worker, played):
+def test_all_prompts_of_a_request_are_cancelled_if_one_is_refused(worker, played):
     submit = worker.submit
     worker.submit = lambda request, listener: submit(request, listener) if not worker.tickets else refuse()
 
@@ -117,7 +117,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("error, status, code, after", REFUSED)
-def test_what_the_engine_refuses_has_its_status(worker, played, error, status, code, after):
+def test_errors_of_the_engine_have_their_status(worker, played, error, status, code, after):
     worker.refuses = error
     for fields in ({}, {"stream": True}):
         answer = played.chat(**fields)
@@ -145,8 +145,8 @@ def test_an_error_in_mid_stream_is_an_event_without_done(worker, played):
     wait_for(lambda: ticket.is_cancelled)
 
 
-def test_who_does_not_read_is_cut():
-    """On ASGI alone: a socket would take megabytes first."""
+def test_a_client_that_does_not_read_is_disconnected():
+    """Directly on ASGI: a socket would buffer megabytes first."""
     worker, outbox = PlayedWorker(), Outbox()
     worker.outbox = outbox
     app = App(service(worker.submit, outbox, bounds=small_bounds(unread_pieces=10)), {})
@@ -191,15 +191,15 @@ def test_who_does_not_read_is_cut():
     assert worker.tickets[0].is_cancelled and Stuck.transport.was_aborted
 
 
-def test_a_server_without_its_engine_says_so(worker, played):
+def test_a_server_reports_that_its_engine_has_failed(worker, played):
     worker.is_alive = False
     answer = played.client.get("/health")
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "engine_failed"
-    assert played.chat().status_code == 500  # and does not wait for ever
+    assert played.chat().status_code == 500  # and does not wait forever
     worker.is_alive = True
 
 
-def test_a_server_that_ends_finishes_what_runs():
+def test_a_shutdown_finishes_running_requests():
     with running(drain_seconds=20) as made:
         body = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 800, "ignore_eos": True}
         answer = in_thread(lambda: made.post("/v1/completions", body))
@@ -212,7 +212,7 @@ def test_a_server_that_ends_finishes_what_runs():
         assert found.status_code == 200 and found.json()["usage"]["completion_tokens"] == 800
 
 
-def test_a_server_that_ends_does_not_wait_for_ever():
+def test_a_shutdown_does_not_wait_forever():
     with running(drain_seconds=0.2) as made:
         body = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 60000, "ignore_eos": True, "stream": True}
         answer = in_thread(lambda: made.post("/v1/completions", body))

@@ -1,4 +1,5 @@
-"""The engine of the server: every answer is what the model gives alone, in any company and after any cache hit."""
+"""The engine of the server: every answer is the same as alone, whatever else is running and whatever is in the
+cache."""
 
 import threading
 import time
@@ -28,7 +29,7 @@ NEUTRAL = SamplingParams(top_p=1, presence_penalty=0, frequency_penalty=0, stop_
 
 @pytest.fixture(scope="module", params=["v4", "v7"])
 def model(request, tmp_path_factory):
-    """A small random model: of one with heads, and of one without."""
+    """A small random model: one version with heads, and one without."""
     options = {} if request.param == "v4" else {"head_size": 32, "ranks": (16, 4, 12, 40)}
     arrays = random_parameters(np.random.default_rng(0), 2, 64, 64, VOCAB, request.param, **options)
     return rwkv_np.load(write_model(tmp_path_factory.mktemp("serve") / "model.bin", arrays, "Q4_1"), threads=1)
@@ -36,7 +37,7 @@ def model(request, tmp_path_factory):
 
 @dataclass
 class Heard:
-    """A listener that writes down what it hears; `stop` is a token after which it ends an answer."""
+    """A listener that records its calls; `stop` is a token after which it ends an answer."""
 
     stop: int = -1
     n_cached: int = -1
@@ -91,7 +92,7 @@ def run(engine, most=10_000):
 
 
 def alone(model, request, stop=-1):
-    """What the request's answers are, one token after another with nobody else about."""
+    """The request's answers, computed one token at a time without other requests."""
     heard = Heard(stop)
     state, rows = model.initial_state(), []
     for token in request.prompt.tolist():
@@ -121,7 +122,7 @@ def alone(model, request, stop=-1):
 
 
 def random_request(rng, texts):
-    """A prompt that begins like others, and settings of every kind."""
+    """A prompt with the same start as others, and random settings."""
     text = texts[rng.integers(len(texts))]
     prompt = [*text[: rng.integers(1, len(text) + 1)], *rng.integers(0, VOCAB, rng.integers(0, 30))]
     marks = tuple(int(mark) for mark in sorted(rng.integers(1, len(prompt) + 1, 3)))
@@ -137,7 +138,7 @@ def random_request(rng, texts):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_traffic_gives_each_the_answer_that_it_gets_alone(model, seed):
+def test_answers_under_random_load_are_the_same_as_alone(model, seed):
     rng = np.random.default_rng(seed)
     texts = [rng.integers(0, VOCAB, size).tolist() for size in (40, 300, 700)]
     engine = scheduler(model, cache=int(rng.choice([0, 20_000, 2**24])))
@@ -188,7 +189,7 @@ def test_every_prompt_begins_in_the_initial_state(model):
         assert ticket.listener.result == alone(model, request).result
 
 
-def test_a_third_prompt_begins_where_the_first_two_part(model):
+def test_a_third_prompt_starts_where_the_first_two_diverge(model):
     engine, system = scheduler(model), list(range(1, 80))
     for question in (10, 20, 30):
         last = add(engine, ask([*system, *[question] * 20]))
@@ -204,14 +205,14 @@ def test_states_are_kept_where_messages_end(model):
     assert last.listener.n_cached == len(system)
 
 
-def test_of_those_who_wait_for_the_same_beginning_only_one_reads_it(model):
+def test_only_one_of_several_requests_reads_a_common_prefix(model):
     engine, system = scheduler(model), list(range(1, 90)) * 4
     tickets = [add(engine, ask([*system, *[question] * 20])) for question in range(1, 6)]
     run(engine)
     assert [ticket.listener.n_cached for ticket in tickets] == [0] + [len(system)] * 4
 
 
-def test_when_the_one_who_reads_hangs_up_the_next_goes_on_from_there(model):
+def test_if_the_reading_request_is_cancelled_the_next_one_continues(model):
     engine, prompt = scheduler(model), list(range(1, 90)) * 4
     first, second = (add(engine, ask([*prompt, *[last] * 20])) for last in (7, 8))
     engine.step()
@@ -221,7 +222,7 @@ def test_when_the_one_who_reads_hangs_up_the_next_goes_on_from_there(model):
     assert second.listener.result == alone(model, second.request).result
 
 
-def test_one_salt_learns_nothing_of_anothers_prompts(model):
+def test_requests_with_different_salts_share_no_states(model):
     engine, prompt = scheduler(model), list(range(1, 60))
     for salt in "ab":
         last = add(engine, ask(prompt, salt=salt))
@@ -229,7 +230,7 @@ def test_one_salt_learns_nothing_of_anothers_prompts(model):
     assert last.listener.n_cached == 0
 
 
-def test_a_long_prompt_does_not_stop_those_who_write(model):
+def test_a_long_prompt_does_not_stop_running_answers(model):
     engine = scheduler(model)
     writer = add(engine, ask([1, 2, 3], max_tokens=200, params={"stop_ids": ()}))
     engine.step()
@@ -242,7 +243,7 @@ def test_a_long_prompt_does_not_stop_those_who_write(model):
     assert engine.table.reading[0].n_read == 20 * 7
 
 
-def test_a_short_prompt_overtakes_a_long_one_but_the_long_one_goes_on(model):
+def test_a_short_prompt_overtakes_a_long_one_but_the_long_one_continues(model):
     engine = scheduler(model)
     engine.pace.room = lambda n_writing: 8
     long = add(engine, ask(np.arange(500) % VOCAB, owner="long"))
@@ -283,7 +284,7 @@ def test_an_answer_without_a_next_token_fails_alone(model):
     assert good.listener.result == alone(model, good.request).result
 
 
-def test_an_error_of_the_model_ends_those_who_have_a_slot_and_the_others_go_on(model):
+def test_an_error_of_the_model_ends_requests_with_a_slot_and_the_others_continue(model):
     engine = scheduler(model, slots=1)
     first, second = add(engine, ask([1, 2, 3])), add(engine, ask([1, 2, 4]))
     engine.step()
@@ -297,7 +298,7 @@ def test_an_error_of_the_model_ends_those_who_have_a_slot_and_the_others_go_on(m
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_whose_time_is_up_is_told_so_wherever_it_is(model, steps):
+def test_a_request_past_its_deadline_fails_wherever_it_is(model, steps):
     engine = scheduler(model)
     ticket = add(engine, ask(np.arange(300) % VOCAB, max_tokens=500, params={"stop_ids": ()}))
     for _ in range(steps):
@@ -308,7 +309,7 @@ def test_whose_time_is_up_is_told_so_wherever_it_is(model, steps):
 
 
 class OnlyEven:
-    """A guide to even tokens."""
+    """A guide that allows only even tokens."""
 
     def __init__(self):
         self.accepted = []
@@ -320,7 +321,7 @@ class OnlyEven:
         self.accepted.append(token)
 
 
-def test_a_guide_rules_tokens_out_and_hears_of_those_that_are_chosen(model):
+def test_a_guide_forbids_tokens_and_receives_the_chosen_ones(model):
     engine, guides = scheduler(model), [OnlyEven(), OnlyEven()]
     guided = add(engine, ask([1, 2, 3], n=2, guides=guides, top=3, params={"stop_ids": ()}))
     free = add(engine, ask([1, 2, 3], params={"stop_ids": ()}))
@@ -347,7 +348,7 @@ def keep(cache, ids, value, model, salt=""):
     return cache.put(salt, np.array(ids), found.n_bytes, lambda: found)
 
 
-def test_the_tree_finds_what_a_dictionary_of_all_beginnings_would(model):
+def test_the_tree_finds_the_same_as_a_dictionary_of_all_prefixes(model):
     rng = np.random.default_rng(1)
     cache, known = StateCache(30 * position(model, 0).n_bytes), {}
     for step in range(600):
@@ -374,7 +375,7 @@ def _common(a, b):
     return a[:n]
 
 
-def test_what_was_used_last_stays(model):
+def test_the_most_recently_used_states_stay(model):
     size = position(model, 0).n_bytes
     cache = StateCache(2 * size)
     keep(cache, [1], 1, model)
@@ -384,7 +385,7 @@ def test_what_was_used_last_stays(model):
     assert [cache.find("", np.array([first, 9])).n for first in (1, 2, 3)] == [1, 0, 1]
 
 
-def test_room_is_made_before_a_state_is_copied(model):
+def test_old_states_are_dropped_before_a_new_one_is_copied(model):
     size = position(model, 0).n_bytes
     cache, sizes = StateCache(2 * size), []
     for first in range(5):
@@ -425,10 +426,10 @@ def test_marks_are_not_close_to_each_other_nor_to_the_end():
     assert not reading.stop_at(250) and reading.piece(1000) == 512 - 300
 
 
-# How much a step carries
+# How many tokens a step processes
 
 
-def test_the_step_grows_until_it_takes_too_long_and_does_not_forget_it():
+def test_the_step_grows_until_it_takes_too_long_and_stays_below():
     pace = Pace(stall=1.5)
     seconds = {group: 1 + 0.2 * (group - 1) for group in range(1, 17)}  # 3 groups take 1.4 times as long as one
     columns = []
@@ -440,7 +441,7 @@ def test_the_step_grows_until_it_takes_too_long_and_does_not_forget_it():
     assert columns[0] == 16 and columns[-1] == 24 and max(columns) == 32 and columns.count(32) == 1
 
 
-def test_a_prompt_always_goes_on_and_never_more_than_a_pass():
+def test_a_prompt_always_progresses_by_at_most_one_pass():
     pace = Pace()
     assert pace.room(0) == MOST
     for n_writing in range(1, 121):
@@ -475,7 +476,7 @@ def worker(model):
     made.stop()
 
 
-def test_a_worker_answers_those_who_ask_from_several_threads(model, worker):
+def test_a_worker_answers_requests_from_several_threads(model, worker):
     worker.start()
     requests = [ask([i + 1, 2, 3], params={"seed": i}) for i in range(3)]
     heard = [Waits() for _ in requests]
@@ -489,7 +490,7 @@ def test_a_worker_answers_those_who_ask_from_several_threads(model, worker):
         thread.join()
 
 
-def test_what_is_too_much_is_refused_and_what_is_wrong_is_said(worker):
+def test_too_many_and_invalid_requests_are_refused_with_a_reason(worker):
     for _ in range(3):
         worker.submit(ask([1, 2]), Waits())
     with pytest.raises(Refused, match="3 requests are waiting already"):
@@ -505,7 +506,7 @@ def test_what_is_too_much_is_refused_and_what_is_wrong_is_said(worker):
     assert refused.value.retry_after == pytest.approx(600)
 
 
-def test_draining_finishes_what_was_accepted_and_takes_nothing_new(model, worker):
+def test_draining_finishes_accepted_requests_and_accepts_no_new_ones(model, worker):
     heard = Waits()
     worker.submit(ask([1, 2, 3], max_tokens=50), heard)
     worker.start()
@@ -515,14 +516,14 @@ def test_draining_finishes_what_was_accepted_and_takes_nothing_new(model, worker
     assert not worker.is_alive
 
 
-def test_what_is_not_finished_in_time_fails(worker):
+def test_requests_that_are_not_finished_in_time_fail(worker):
     heard = Waits()
     worker.submit(ask([1, 2, 3], max_tokens=10**6, params={"stop_ids": ()}), heard)
     worker.start()
     assert not worker.drain(0.1) and isinstance(heard.error, Draining)
 
 
-def test_each_step_that_told_something_is_followed_by_one_call(model):
+def test_each_step_that_called_a_listener_is_followed_by_one_call(model):
     calls, heard = [], Waits()
     made = Worker(model, on_step=lambda: calls.append(len(heard.tokens.get(0, ()))))
     made.submit(ask([1, 2, 3], max_tokens=5, params={"stop_ids": ()}), heard)

@@ -65,7 +65,7 @@ def test_completions_and_models(client):
     assert client.models.retrieve(NAME).id == NAME
 
 
-def test_our_own_fields_go_through_extra_body(client):
+def test_extra_fields_work_with_extra_body(client):
     own = {"top_k": 1, "min_p": 0.1, "penalty_decay": 0.99, "think": "auto"}
     found = client.chat.completions.create(model=NAME, messages=FRANCE, temperature=1, seed=1, extra_body=own)
     assert found.choices[0].message.content == PARIS
@@ -82,7 +82,7 @@ def test_errors_have_the_client_s_classes(made, client):
         stranger.models.list()
 
 
-def test_a_refusal_is_asked_again_as_long_as_it_says():
+def test_the_client_retries_after_the_requested_time():
     worker = PlayedWorker(refuses=Refused("too much", 1))
     with running(worker=worker) as made, client_of(made, max_retries=1) as client:
         with pytest.raises(openai.RateLimitError) as raised:
@@ -91,7 +91,7 @@ def test_a_refusal_is_asked_again_as_long_as_it_says():
         wait_for(lambda: b'status="429"} 2.0' in made.server.service.metrics.text())
 
 
-def test_a_form_and_a_call(client):
+def test_a_schema_and_a_call(client):
     pytest.importorskip("llguidance")
     schema = {
         "type": "object",

@@ -1,6 +1,6 @@
-"""The page's files as they are: nothing from elsewhere, nothing inline, every file there, and its modules' own tests.
+"""The page's files: nothing from other servers, nothing inline, no missing file; and the tests of its modules.
 
-What needs a browser is in test_serve_page_browser.py.
+Tests that need a browser are in test_serve_page_browser.py.
 """
 
 import re
@@ -43,7 +43,7 @@ def test_index_has_the_policy_of_the_server_and_nothing_inline():
         assert tag != "script" or set(attributes) <= {"src", "type"} and attributes["src"]
 
 
-def test_the_policy_allows_scripts_and_requests_of_this_server_alone():
+def test_the_policy_allows_scripts_and_requests_of_this_server_only():
     rules = dict(rule.strip().split(" ", 1) for rule in dict(HEADERS)[b"content-security-policy"].decode().split(";"))
     assert rules["default-src"] == "'none'" and rules["frame-ancestors"] == "'none'"
     assert {rules[name] for name in ("script-src", "style-src", "connect-src")} == {"'self'"}
@@ -51,7 +51,7 @@ def test_the_policy_allows_scripts_and_requests_of_this_server_alone():
     assert rules["require-trusted-types-for"] == "'script'" and rules["trusted-types"] == "'none'"
 
 
-def test_each_file_that_is_named_is_there_and_each_that_is_there_is_named():
+def test_every_referenced_file_exists_and_every_file_is_referenced():
     names = {attributes.get("src") or attributes.get("href") for _, attributes in INDEX} - {None}
     named = {name for name in names if not name.startswith("#")}
     for text in MODULES.values():
@@ -64,24 +64,24 @@ def test_each_file_that_is_named_is_there_and_each_that_is_there_is_named():
 
 def test_nothing_comes_from_another_server():
     for name, text in SOURCES.items():
-        plain = text.replace("http://www.w3.org/2000/svg", "")  # a name that nobody fetches
+        plain = text.replace("http://www.w3.org/2000/svg", "")  # a namespace name, which is never requested
         assert not re.findall(r"""(?:https?:|["'(])//[a-z0-9-]+\.[a-z]{2,}""", plain), name
     assert not re.search(r"@import|url\(", SOURCES["style.css"])
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_a_module_makes_no_markup_and_runs_no_text(name):
+def test_a_module_creates_no_markup_and_runs_no_text(name):
     markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|srcdoc"
     assert not re.search(rf'{markup}|\beval\(|new Function|\bon\w+ = "', MODULES[name])
     assert max(map(len, MODULES[name].splitlines())) <= 120
 
 
-def test_each_text_that_is_used_is_there_and_each_that_is_there_is_used():
+def test_every_used_text_exists_and_every_text_is_used():
     keys = set(re.findall(r"^    (\w+):", MODULES["texts_en.js"], re.M))
     code = "\n".join(text for name, text in SOURCES.items() if not name.startswith("texts_"))
     used = set(re.findall(r'\bt\("(\w+)"', code)) | set(re.findall(r'data-(?:t|label|hint)="(\w+)"', code))
     assert used <= keys
-    # Some names are made up in the code: `${name}Hint`, think_${value}.
+    # Some names are composed in the code: `${name}Hint`, think_${value}.
     for key in keys - used:
         made = re.fullmatch(r"(\w+)Hint|(?:think|theme|language|key)_(\w+)", key)
         assert made or re.search(rf'"{key}"|\b{key}: {{', code) or f'? "{key}"' in code, key
@@ -101,7 +101,7 @@ def test_the_modules_tests_pass(tmp_path):
 
 
 def test_the_defaults_are_those_of_the_chat(tmp_path):
-    """Without node, from the text: the table is written in a few lines of numbers."""
+    """Without node, from the source text: the table is a few lines of numbers."""
     text = MODULES["settings.js"]
     tables = {}
     for name, base, fields in re.findall(r"^const (\w+) = \{(?: \.\.\.(\w+),)?([^}]*)\};", text, re.M):

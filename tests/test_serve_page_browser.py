@@ -1,4 +1,4 @@
-"""The page in a real browser: with the demo model behind it, and with a server that follows a script."""
+"""The page in a real browser: with the demo model, and with a scripted server."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def real():
 
 @pytest.fixture
 def visit(browser):
-    """Visitors, at whose console nothing may have been said, and who asked no other server."""
+    """Visitors: at the end, the console must be empty, and no other server was contacted."""
     made = []
 
     def visit(url, is_ready=True, **options):
@@ -44,7 +44,7 @@ def visit(browser):
 
 @pytest.fixture
 def scripted():
-    """A server whose answer is what `reply` was set to; one word otherwise."""
+    """A server that answers with `reply` if it is set, otherwise with one word."""
     with ScriptedServer(lambda body: ["Yes."]) as server:
         yield server
 
@@ -66,7 +66,7 @@ def test_a_conversation_in_chinese_is_kept_when_the_page_is_loaded_again(real, v
     assert visitor.page.locator(".turn.assistant .body").first.get_attribute("lang") == "zh-Hans"
 
 
-def test_figures_say_how_many_tokens_there_were(real, visit):
+def test_the_number_of_tokens_is_shown(real, visit):
     visitor = visit(real)
     visitor.ask("What is the capital of France?")
     assert re.match(r"\d+ tokens.* · prompt \d+", visitor.page.locator(".figures").inner_text())
@@ -104,7 +104,7 @@ def test_an_edited_answer_is_what_the_model_reads(real, visit):
     assert visitor.turn(1).locator(".versions").inner_text().strip() == "2/2"
 
 
-def test_stop_ends_a_story_and_continue_goes_on_with_it(real, visit):
+def test_stop_ends_a_story_and_continue_continues_it(real, visit):
     visitor = visit(real)
     visitor.page.click("#settings")
     visitor.page.fill("#set-max_tokens", "8")
@@ -118,10 +118,10 @@ def test_stop_ends_a_story_and_continue_goes_on_with_it(real, visit):
     assert visitor.texts()[1].startswith(cut)
 
 
-# --- what is sent
+# --- requests
 
 
-def test_the_request_has_the_settings_the_system_text_and_the_versions_that_are_shown(scripted, visit):
+def test_the_request_has_the_settings_the_system_text_and_the_shown_versions(scripted, visit):
     scripted.thinks = True
     visitor = visit(scripted.url)
     visitor.page.click(".system summary")
@@ -152,7 +152,7 @@ def test_enter_of_an_input_method_sends_nothing(scripted, visit):
     page.click("#input")
     session = visitor.context.new_cdp_session(page)
     session.send("Input.imeSetComposition", {"text": "にほん", "selectionStart": 3, "selectionEnd": 3})
-    # As Chrome, and as Safari, send the Enter that takes a candidate.
+    # The Enter that accepts a candidate, as sent by Chrome and by Safari.
     for fields in ("key: 'Enter', isComposing: true", "key: 'Enter', keyCode: 229"):
         page.evaluate(
             f"document.querySelector('#input').dispatchEvent(new KeyboardEvent('keydown', "
@@ -168,7 +168,7 @@ def test_enter_of_an_input_method_sends_nothing(scripted, visit):
     assert visitor.texts()[0] == "日本\nx"
 
 
-def test_enter_of_an_input_method_ends_no_renaming_and_no_editing(scripted, visit):
+def test_enter_of_an_input_method_does_not_end_renaming_or_editing(scripted, visit):
     visitor = visit(scripted.url)
     visitor.ask("one")
     visitor.menu("Rename")
@@ -187,7 +187,7 @@ def test_enter_of_an_input_method_ends_no_renaming_and_no_editing(scripted, visi
 # --- streams
 
 
-def test_stop_keeps_what_has_come_and_the_server_hears_of_it(scripted, visit):
+def test_stop_keeps_the_text_so_far_and_cancels_the_request(scripted, visit):
     scripted.reply = lambda body: ["Some words", Hold()]
     visitor = visit(scripted.url)
     visitor.write("go")
@@ -203,7 +203,7 @@ def test_stop_keeps_what_has_come_and_the_server_hears_of_it(scripted, visit):
     assert visitor.texts()[1] == "Some words"
 
 
-def test_nothing_is_changed_while_an_answer_comes_and_nothing_written_is_lost(scripted, visit):
+def test_nothing_changes_while_an_answer_is_generated_and_no_edit_is_lost(scripted, visit):
     visitor = visit(scripted.url)
     visitor.ask("one")
     visitor.act(0, "edit")
@@ -222,7 +222,7 @@ def test_nothing_is_changed_while_an_answer_comes_and_nothing_written_is_lost(sc
     assert visitor.texts() == ["another one", "wait"]
 
 
-def test_an_answer_goes_on_while_another_conversation_is_shown(scripted, visit):
+def test_an_answer_continues_while_another_conversation_is_shown(scripted, visit):
     scripted.reply = lambda body: ["slow ", Hold(), "end"] if "first" in str(body) else ["quick"]
     visitor = visit(scripted.url)
     visitor.write("first")
@@ -236,7 +236,7 @@ def test_an_answer_goes_on_while_another_conversation_is_shown(scripted, visit):
     assert visitor.texts() == ["first", "slow end"]
 
 
-def test_thoughts_are_folded_with_their_seconds(scripted, visit):
+def test_thinking_is_collapsed_and_shows_its_seconds(scripted, visit):
     scripted.thinks = True
     scripted.reply = lambda body: [Thought("Let me **see**."), Pause(1.1), Hold(), "Done."]
     visitor = visit(scripted.url)
@@ -270,7 +270,7 @@ def test_the_page_stays_where_the_reader_scrolls_to(scripted, visit):
     assert page.evaluate(gap) < 5
 
 
-def test_markdown_is_the_same_however_the_text_comes(scripted, visit):
+def test_markdown_is_the_same_however_the_text_is_split(scripted, visit):
     text = (
         "# Title\n\n- a\n  1. b **c**\n- d\n\n| x | y |\n|--|:-:|\n| `1` | *2* |\n\n```py\nif a < b:\n    pass\n```\n\n"
         "> q\n> r\n\nline\nnext [l](https://example.org) ~~s~~\n\n$$\na*b*c\n$$\n"
@@ -314,7 +314,7 @@ def test_a_settled_block_is_not_touched_while_the_next_one_grows(scripted, visit
 # --- errors
 
 
-def test_a_key_is_asked_for_and_kept_as_long_as_was_said(scripted, visit):
+def test_a_key_is_requested_and_kept_as_long_as_chosen(scripted, visit):
     scripted.key = "secret-key"
     for is_kept in (False, True):
         visitor = visit(scripted.url, is_ready=False)
@@ -335,7 +335,7 @@ def test_a_key_is_asked_for_and_kept_as_long_as_was_said(scripted, visit):
 
 
 @pytest.mark.parametrize(("status", "seconds"), [(429, 3), (503, 1)])
-def test_a_busy_server_is_asked_again_after_the_time_that_it_says(scripted, visit, status, seconds):
+def test_a_busy_server_is_retried_after_the_time_that_it_gives(scripted, visit, status, seconds):
     answers = iter([[Refuse(status, "too much", {"Retry-After": str(seconds)})], ["There."]])
     scripted.reply = lambda body: next(answers)
     visitor = visit(scripted.url)
@@ -365,7 +365,7 @@ def test_waiting_for_a_busy_server_can_be_stopped(scripted, visit):
         (["half", HangUp()], "The answer is incomplete", "The connection was lost."),
     ],
 )
-def test_an_error_is_told_in_the_servers_words_and_can_be_tried_again(scripted, visit, steps, title, words):
+def test_an_error_shows_the_servers_message_and_a_retry_button(scripted, visit, steps, title, words):
     scripted.reply = lambda body: steps
     visitor = visit(scripted.url)
     visitor.write("go")
@@ -379,7 +379,7 @@ def test_an_error_is_told_in_the_servers_words_and_can_be_tried_again(scripted, 
     assert scripted.asked[-1].get("continue_final_message", False) == (steps[0] == "half")
 
 
-def test_a_server_that_has_gone_is_told(browser):
+def test_a_stopped_server_is_reported(browser):
     with ScriptedServer(lambda body: ["Yes."]) as server:
         visitor = Visitor(browser, server.url).ready()
     visitor.write("hello")
@@ -387,7 +387,7 @@ def test_a_server_that_has_gone_is_told(browser):
     visitor.context.close()
 
 
-def test_a_server_that_was_not_there_at_the_start_is_asked_again(scripted, visit):
+def test_a_server_that_was_not_reachable_at_the_start_is_retried(scripted, visit):
     visitor = visit(scripted.url)
     page = visitor.page
     page.route("**/v1/models", lambda route: route.abort())
@@ -402,7 +402,7 @@ def test_a_server_that_was_not_there_at_the_start_is_asked_again(scripted, visit
 # --- the list
 
 
-def test_conversations_are_searched_renamed_and_removed_with_a_way_back(scripted, visit):
+def test_conversations_can_be_searched_renamed_removed_and_restored(scripted, visit):
     visitor = visit(scripted.url)
     page = visitor.page
     for text in ("apples", "pears", "plums"):
@@ -460,7 +460,7 @@ def test_another_tab_has_the_same_conversations(scripted, visit):
     other.wait_for_selector("#list .title >> text=hello")
 
 
-def test_without_a_database_the_page_works_and_says_so(scripted, browser):
+def test_without_a_database_the_page_works_and_shows_a_note(scripted, browser):
     context = browser.new_context(locale="en")
     context.add_init_script("Object.defineProperty(window, 'indexedDB', { value: undefined })")
     page = context.new_page()
@@ -473,7 +473,7 @@ def test_without_a_database_the_page_works_and_says_so(scripted, browser):
     context.close()
 
 
-# --- texts of others
+# --- untrusted text
 
 
 def test_nothing_in_a_text_is_run_or_loaded(scripted, visit):
@@ -502,11 +502,11 @@ def test_nothing_in_a_text_is_run_or_loaded(scripted, visit):
     assert all(href.startswith("https://example.org/") for href in hrefs) and hrefs
 
 
-def test_the_policy_forbids_what_would_be_needed_for_an_attack(scripted, visit):
+def test_the_policy_blocks_what_an_attack_would_need(scripted, visit):
     visitor = visit(scripted.url)
     page = visitor.page
     assert page.evaluate("() => { try { document.body.innerHTML = '<b>x</b>'; } catch (error) { return error.name; } }")
-    # Not at once: what a debugger runs itself is not asked for its policy.
+    # With a delay: the policy does not apply to code that a debugger runs directly.
     later = "new Promise((done) => setTimeout(() => { try { done(eval('1')); } catch (error) { done(error.name); } }))"
     assert page.evaluate(later) == "EvalError"
     page.evaluate("""() => {
@@ -553,7 +553,7 @@ def test_a_phones_width_needs_no_scrolling_sideways(scripted, visit, locale):
     visitor.see("#open-list[aria-expanded=false]")
 
 
-def test_dark_and_light_follow_the_system_until_somebody_chooses(scripted, visit):
+def test_dark_and_light_follow_the_system_until_the_user_chooses(scripted, visit):
     visitor = visit(scripted.url, color_scheme="dark")
     page = visitor.page
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -586,7 +586,7 @@ def test_three_languages_and_a_switch(scripted, visit):
     assert visitor.page.get_attribute("#input", "placeholder") == "メッセージを入力"
 
 
-def test_keys_lead_everywhere(scripted, visit):
+def test_everything_can_be_reached_with_the_keyboard(scripted, visit):
     visitor = visit(scripted.url)
     page = visitor.page
     focused = "document.activeElement.id"

@@ -1,4 +1,4 @@
-"""The command `rwkv-np serve`: its lines, its refusals, and how it ends."""
+"""The command `rwkv-np serve`: its output, its errors, and its shutdown."""
 
 import os
 import re
@@ -47,7 +47,7 @@ def test_without_a_package_one_line_says_what_to_install(monkeypatch):
 
 
 def asked_and_ended(server):
-    """What a server that was just started answers; it is then told to end."""
+    """The answers of a server that was just started; it is then stopped."""
     lines = []
     while "Serving" not in (line := server.stderr.readline()):
         assert line, lines
@@ -63,7 +63,7 @@ def asked_and_ended(server):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
-def test_a_server_starts_answers_and_ends_in_order(tmp_path):
+def test_a_server_starts_answers_and_shuts_down_cleanly(tmp_path):
     states = tmp_path / "states"
     command = [sys.executable, "-m", "rwkv_np.serve", "--port", "0", "--cache-file", str(states), "--log"]
     environment = {**os.environ, "RWKV_NP_CONFIG": os.devnull, "RWKV_NP_MAX_TOKENS": "5"}

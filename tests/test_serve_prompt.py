@@ -1,4 +1,4 @@
-"""From messages to ids: the server reads what the chat would have read, and knows where a message ends."""
+"""From messages to ids: the server reads the same ids as the chat, and knows where a message ends."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def world():
 
 
 def said(*texts):
-    """Messages in turns, the person's first."""
+    """Messages in turns, the user's first."""
     return [Message(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(texts)]
 
 
@@ -58,7 +58,7 @@ def test_the_ids_are_those_of_the_chat(tmp_path, world, template, opening):
     for message in ("What is tea?\n\nAnd coffee?", "你好"):
         for _ in chat.ask(message):
             pass
-        chat.turns[-1].text = "It is a drink."  # what the model says is of no use; the server gets such a text back
+        chat.turns[-1].text = "It is a drink."  # replace the model's answer with a text that a client would send back
         chat.turns[-1].tokens = tuple(world.encode(" It is a drink."))
         messages += said(message, "It is a drink.")
     expected = [*read, *(token for turn in chat.turns for token in turn.ids)]
@@ -68,7 +68,7 @@ def test_the_ids_are_those_of_the_chat(tmp_path, world, template, opening):
     assert found[len(expected) :] == world.encode_prompt("\n\n" + TEMPLATES[template].prompt("Why?"))
 
 
-def test_every_mark_is_an_edge_that_the_next_request_shares(world):
+def test_every_mark_is_a_boundary_that_the_next_request_shares(world):
     first = made(world, "g1", [Message(role="system", content="Be brief."), *said("Hi", "Hello!", "Who are you?")])
     more = said("Hi", "Hello!", "Who are you?", "A model.", "Oh")
     later = made(world, "g1", [Message(role="system", content="Be brief."), *more])
@@ -78,7 +78,7 @@ def test_every_mark_is_an_edge_that_the_next_request_shares(world):
     assert world.decode(first.ids[: first.marks[0]].tolist()) == "System: Be brief."
 
 
-def test_an_opening_stands_in_for_a_missing_system_text_only(world):
+def test_an_opening_is_used_only_without_a_system_text(world):
     system = Message(role="system", content="{user} is 7 years old.")
     assert text(world, "world", said("hi")).startswith("User: hi\n\nAssistant: Hi! I am your assistant.")
     assert text(world, "world", said("你好")).startswith("User: 你好\n\nAssistant: 你好")
@@ -92,20 +92,20 @@ def test_the_language_of_an_opening_is_the_first_message_s():
     assert bundled_opening(TEMPLATES["raven"], "ja").turns
 
 
-def test_blank_lines_that_would_end_a_turn_are_closed_up(world):
+def test_blank_lines_that_would_end_a_turn_are_removed(world):
     messages = said("a\n\nb", "c\n\nd", "e")
     assert "c\nd" in text(world, "world", messages, NO_OPENING)
     assert "c\n\nd" in text(world, "g1", messages)  # its answers have paragraphs
 
 
-def test_thoughts_of_earlier_answers_are_left_out(world):
+def test_thinking_of_earlier_answers_is_not_read(world):
     messages = said("a", "b", "c")
     messages[1].reasoning_content = "hmm"
     assert text(world, "g1", messages, think="on") == "User: a\n\nAssistant: b\n\nUser: c\n\nAssistant: <think"
     assert made(world, "g1", messages, think="off").lead == " <think>\n</think"
 
 
-def test_an_answer_that_goes_on_keeps_its_thought(world):
+def test_a_continued_answer_keeps_its_thinking(world):
     messages = said("a", "It")
     assert text(world, "g1", messages, goes_on=True) == "User: a\n\nAssistant: It"
     messages[1].reasoning_content = "\nhmm\n"
@@ -120,7 +120,7 @@ def test_messages_of_one_role_in_a_row_are_one_turn(world):
     assert text(world, "g1", said("a", "b")) == "User: a\n\nAssistant: b\n\nAssistant:"
 
 
-def test_templates_with_single_turns_read_the_last_question_alone(world):
+def test_templates_with_single_turns_read_only_the_last_question(world):
     assert text(world, "qa", said("a", "b", "c")) == "Q: c\n\nA:"
     with pytest.raises(ApiError, match="without system text"):
         made(world, "qa", [Message(role="system", content="x"), *said("a")])
@@ -141,7 +141,7 @@ def test_functions_calls_and_results_are_read(world):
 
 
 def parts(prompt, text, *, tools=None, begun=""):
-    """What a client gets of a text that comes character by character, and all at once."""
+    """The parts that a client gets of a text, which arrives character by character and all at once."""
     results = []
     for pieces in (list(text), [text]):
         found = ChatParts(prompt, begun, tools or no_tools())
@@ -151,7 +151,7 @@ def parts(prompt, text, *, tools=None, begun=""):
     return results[0]
 
 
-def test_thought_and_answer_are_told_apart():
+def test_thinking_and_answer_are_separated():
     prompt = Prompt(np.zeros(1, np.int64), (), "")
     assert parts(prompt, " <think>hm</think>\n\nYes") == ("hm", "Yes", None)
     assert parts(prompt, " Yes <think>") == ("", "Yes <think>", None)
@@ -162,7 +162,7 @@ def test_thought_and_answer_are_told_apart():
     assert parts(replace(prompt, begun=True), "m</think>Yes", begun="<think>h") == ("m", "Yes", None)
 
 
-def test_a_call_is_told_from_a_text():
+def test_a_call_is_distinguished_from_text():
     prompt = Prompt(np.zeros(1, np.int64), ())
     tools = no_tools(tools=[TOOL])
     assert parts(prompt, ' {"name": "look_up", "arguments": {"a": 1}}', tools=tools)[2].arguments == '{"a":1}'

@@ -1,4 +1,4 @@
-"""The same request gets the same answer alone and in company, whatever was read before, whole or as a stream."""
+"""The same request gets the same answer alone and among others, whatever was read before, whole or as a stream."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ WORDS = ["What is the capital of France?", "法国的首都是哪里？", "Tell 
 
 
 def a_request(chance):
-    """(path, body), of any kind."""
+    """(path, body) of a random request."""
     sampled = {"seed": chance.randrange(100), "temperature": chance.choice([0, 0.7, 1]), "n": chance.choice([1, 1, 2])}
     sampled |= {"max_tokens": chance.randrange(1, 30), "frequency_penalty": chance.choice([0, 0.3])}
     if chance.random() < 0.4:
@@ -30,7 +30,7 @@ def a_request(chance):
 
 
 def asked(made, path, body, *, stream=False):
-    """What the answer says, without what may differ."""
+    """The content of the answer, without the fields that may differ."""
     if stream:
         pieces = made.stream(path, {**body, "stream_options": {"include_usage": True}})
         *pieces, last, _ = pieces
@@ -48,7 +48,7 @@ def asked(made, path, body, *, stream=False):
     return found["choices"], texts, found["usage"]["total_tokens"]
 
 
-def test_company_and_cache_change_nothing():
+def test_other_requests_and_the_cache_change_nothing():
     chance = random.Random(7)
     requests = [a_request(chance) for _ in range(40)]
     with running() as made:

@@ -1,4 +1,4 @@
-"""Answers of a given form, and calls of functions: the form is kept whatever the model would like to say."""
+"""Answers with a required format, and function calls: the format is kept whatever the model would generate."""
 
 import json
 import sys
@@ -91,7 +91,7 @@ def test_a_schema_that_cannot_be_used_is_a_400(server, schema):
 
 
 def test_a_schema_that_no_text_fits_is_a_400_too(server):
-    """That is found on the way."""
+    """This error is found during the answer."""
     for stream in (False, True):
         answer = server.chat(**of({"allOf": [{"$ref": "#"}]}), stream=stream)
         found = answer.text
@@ -123,7 +123,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch, server)
 @pytest.mark.parametrize(
     "lead, before", [(None, ""), (None, " "), (" <think>\n</think", ">\n"), (" <think", ">a thought\n</think>\n")]
 )
-def test_a_guide_knows_what_of_a_thought_the_prompt_has(lead, before):
+def test_a_guide_continues_the_thinking_that_is_in_the_prompt(lead, before):
     tokenizer = demo_tokenizer()
     [guide] = Grammars(tokenizer, 0).guides(json_grammar({"const": {"a": 1}}, lead), 1, "x")
     for token in tokenizer.encode(f'{before}{{"a":1}}'):

@@ -1,4 +1,4 @@
-"""Who may ask a server, from where, and for how much."""
+"""Which clients may use a server, from which origins, and the limits of a request."""
 
 import socket
 
@@ -38,12 +38,12 @@ def test_without_its_key_a_request_gets_nothing(guarded):
             answer = guarded.client.get(path, headers=headers)
             assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key", header
         assert guarded.chat().status_code == 200
-        assert guarded.post(CHAT, {}, headers=headers).status_code == 401  # before the body is looked at
+        assert guarded.post(CHAT, {}, headers=headers).status_code == 401  # before the body is read
     for path in ("/health", "/openapi.json"):
         assert guarded.client.get(path, headers={"authorization": ""}).status_code == 200
 
 
-def test_nobody_finds_out_what_another_key_has_asked(guarded):
+def test_a_client_cannot_find_out_the_prompts_of_another_key(guarded):
     asked = [{"role": "user", "content": "A secret question that nobody else would ask. " * 4}]
 
     def chat(key):
@@ -55,7 +55,7 @@ def test_nobody_finds_out_what_another_key_has_asked(guarded):
     assert none == other == 0 < some and first == second == third
 
 
-def test_owners_differ_and_tell_no_key():
+def test_owners_differ_and_do_not_reveal_keys():
     keys = Keys([FIRST, SECOND])
     one, two = keys.owner_of(f"Bearer {FIRST}"), keys.owner_of(f"bearer  {SECOND}")
     assert one != two and one.salt != two.salt and FIRST not in f"{one}{two}"
@@ -86,7 +86,7 @@ def test_a_foreign_name_for_this_computer_is_refused(local):
         assert local.client.get("/health", headers={"host": host}).status_code == status, host
 
 
-def test_a_web_page_of_another_origin_may_not_ask(local):
+def test_web_pages_of_another_origin_are_refused(local):
     for origin in ("http://evil.example", "null", f"{local.url}1"):
         answer = local.post("/tokenize", {"prompt": "a"}, headers={"origin": origin})
         assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers, origin
@@ -94,7 +94,7 @@ def test_a_web_page_of_another_origin_may_not_ask(local):
     assert local.client.options("/tokenize", headers={"origin": "http://evil.example"}).status_code == 405
 
 
-def test_origins_that_were_named_may():
+def test_allowed_origins_are_accepted():
     page = "https://page.example"
     with running(worker=PlayedWorker(), origins=(page,), keys=Keys([FIRST]), key=FIRST) as made:
         ask = {"origin": page, "access-control-request-method": "POST"}
@@ -105,7 +105,7 @@ def test_origins_that_were_named_may():
         assert other.status_code == 403 and "access-control-allow-origin" not in other.headers
 
 
-def test_a_body_is_refused_while_it_comes():
+def test_a_large_body_is_refused_while_it_arrives():
     with running(worker=PlayedWorker(), bounds=small_bounds(body_bytes=1000, body_seconds=0.3)) as made:
         assert made.client.post(CHAT, content=b" " * 1001).status_code == 413
         assert made.client.post(CHAT, content=iter([b" " * 600] * 3)).status_code == 413  # of unknown length

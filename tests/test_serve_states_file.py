@@ -1,4 +1,4 @@
-"""The cache of states on disk: what was kept is found after a restart, and damage costs time only."""
+"""The cache of states on disk: saved states are found after a restart, and damage only costs time."""
 
 import stat
 import sys
@@ -46,7 +46,7 @@ def test_what_is_saved_is_loaded_to_the_bit_and_in_the_same_order(cache, model, 
     assert as_bytes(again) == as_bytes(cache) and len(again) == 8
 
 
-def test_a_smaller_cache_gets_what_was_used_last(cache, model, tmp_path):
+def test_a_smaller_cache_gets_the_most_recently_used_states(cache, model, tmp_path):
     save(cache, tmp_path / "kept", "key")
     small = StateCache(cache.n_bytes // 2)
     load(small, tmp_path / "kept", "key", model)
@@ -54,7 +54,7 @@ def test_a_smaller_cache_gets_what_was_used_last(cache, model, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other permissions")
-def test_nobody_else_may_read_it(cache, tmp_path):
+def test_other_users_may_not_read_it(cache, tmp_path):
     save(cache, tmp_path / "kept", "key")
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o600
 
@@ -65,7 +65,7 @@ def test_states_of_another_model_are_not_used(cache, model, tmp_path):
         load(StateCache(2**20), tmp_path / "kept", "other", model)
 
 
-def test_every_kind_of_damage_is_found_and_what_came_before_is_used(cache, model, tmp_path):
+def test_every_kind_of_damage_is_found_and_the_entries_before_it_are_used(cache, model, tmp_path):
     path, rng = tmp_path / "kept", np.random.default_rng(5)
     save(cache, path, "key")
     whole, expected = path.read_bytes(), as_bytes(cache)
@@ -96,7 +96,7 @@ def test_a_foreign_file_is_refused(data, model, tmp_path):
         load(StateCache(2**20), tmp_path / "kept", "key", model)
 
 
-def test_a_header_that_promises_gigabytes_takes_no_memory(cache, model, tmp_path):
+def test_a_header_that_announces_gigabytes_takes_no_memory(cache, model, tmp_path):
     save(cache, tmp_path / "kept", "key")
     data = (tmp_path / "kept").read_bytes()
     first = data.index(b"\n") + 1

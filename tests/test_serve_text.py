@@ -1,4 +1,4 @@
-"""Text of an answer while it comes, names of tokens, and what a stream's pieces cost no more than once."""
+"""The text of an answer as it arrives, names of tokens, and sampling parameters."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from rwkv_np.stop_strings import StopStrings  # noqa: E402
 
 
 def answer(pieces, *stops, **options):
-    """What is given out for each of these tokens, and at the end."""
+    """The text released for each of these tokens, and at the end."""
     text = AnswerText(Pieces(pieces.__getitem__, StopStrings(stops)), **options)
     given = []
     for token in range(len(pieces)):
@@ -36,7 +36,7 @@ def test_a_broken_character_is_visible_wherever_it_ends():
     assert "".join(answer([b"\xe4", b"\xb8", b"plain", b"\xad"])[0]) == b"\xe4\xb8plain\xad".decode("utf-8", "replace")
 
 
-def test_what_may_become_a_stop_string_waits():
+def test_a_possible_stop_string_is_held_back():
     given, text = answer([b"a\n", b"\n", b"b"], "\n\n")
     assert given == ["a", "", ""] and text.stopped and text.n_tokens == 2
     given, text = answer([b"a\n", b"b"], "\n\n")
@@ -46,7 +46,7 @@ def test_what_may_become_a_stop_string_waits():
     assert given == ["a", "", ""] and text.stopped
 
 
-def test_prices_come_with_their_text_and_none_with_a_stop_string():
+def test_log_probabilities_come_with_their_text_but_not_for_a_stop_string():
     given, text = answer([b"a", b"b\n", b"\n"], "\n\n", is_priced=True)
     assert [each.logprob.token for each in text.take_priced()] == [0, 1]
     _, text = answer([b"a", b"\n", b"\n"], "\n\n", is_priced=True)
@@ -74,7 +74,7 @@ def test_names_of_tokens_do_not_collide():
     assert (chat.token, chat.bytes) == ("\ufffd", [0xE4]) and chat.top_logprobs[1].bytes is None
 
 
-def test_what_is_not_given_is_neutral():
+def test_missing_fields_are_neutral():
     neutral = SamplingParams(
         temperature=1,
         top_p=1,
@@ -89,7 +89,7 @@ def test_what_is_not_given_is_neutral():
     assert sampling(CompletionRequest(prompt="a"), 10) == neutral
 
 
-def test_what_is_given_reaches_the_sampler():
+def test_given_fields_reach_the_sampler():
     given = {"temperature": 0, "top_p": 0.25, "top_k": 3, "min_p": 0.5, "penalty_decay": 0.75, "logit_bias": {4: -1.5}}
     given |= {"presence_penalty": 0.5, "frequency_penalty": 2.0}
     body = CompletionRequest(prompt="a", seed=-1, ignore_eos=True, stop=["x", "", "y"], **given)

@@ -1,4 +1,4 @@
-"""The server's answers, as bytes and objects, over real HTTP with the model in the box."""
+"""The server's responses, as bytes and objects, over real HTTP with the demo model."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_a_chat_answer_has_every_field_that_clients_read(server):
     assert usage["prompt_tokens_details"]["cached_tokens"] <= usage["prompt_tokens"]
 
 
-def test_the_demo_model_answers_in_chinese_and_goes_on_with_a_conversation(server):
+def test_the_demo_model_answers_in_chinese_and_continues_a_conversation(server):
     assert "巴黎" in server.text([{"role": "user", "content": "法国的首都是哪里？"}])
     talk = [*FRANCE, {"role": "assistant", "content": PARIS}, {"role": "user", "content": "What is 3 plus 4?"}]
     assert "7" in server.text(talk) or "seven" in server.text(talk)
@@ -62,7 +62,7 @@ def test_the_frames_of_a_stream_byte_by_byte(server):
     )  # fmt: skip
 
 
-def test_without_include_usage_no_piece_speaks_of_it(server):
+def test_without_include_usage_no_chunk_has_it(server):
     pieces = server.stream(CHAT, {"messages": FRANCE, "temperature": 0})
     assert pieces[-1] == "data: [DONE]"
     assert all("usage" not in piece and piece["choices"] for piece in pieces[:-1])
@@ -89,7 +89,7 @@ def test_a_seed_gives_the_same_answers_and_n_of_them_differ(server):
     assert [joined(pieces, i) for i in range(3)] == [choice["message"]["content"] for choice in first]
 
 
-def test_a_stop_string_is_never_shown_and_may_lie_across_tokens(server):
+def test_a_stop_string_is_never_shown_and_may_span_tokens(server):
     whole = server.chat(stop=["ance is"]).json()["choices"][0]
     assert whole["message"]["content"] == "The capital of Fr" and whole["finish_reason"] == "stop"
 
@@ -106,7 +106,7 @@ def test_chat_logprobs_have_bytes_and_alternatives(server):
         assert each["token"] == bytes(each["bytes"]).decode("utf-8", "replace")
 
 
-def test_completion_logprobs_tell_apart_what_is_no_text(server):
+def test_completion_logprobs_distinguish_tokens_that_are_not_text(server):
     body = {"prompt": "Bob: 龘靐", "temperature": 0, "max_tokens": 8, "logprobs": 5, "echo": True}
     prices = server.post(TEXT, body).json()["choices"][0]["logprobs"]
     assert sum(name.startswith("bytes:\\x") for name in prices["tokens"]) >= 6
@@ -128,7 +128,7 @@ def test_echo_gives_the_prompt_with_its_probabilities(server):
     assert [lp for p in pieces[:-1] for lp in p["choices"][0]["logprobs"]["token_logprobs"]] == prices["token_logprobs"]
 
 
-def test_a_prompt_can_be_scored_without_writing_anything(server):
+def test_a_prompt_can_be_scored_without_generating_tokens(server):
     body = {"prompt": "Bob: hi\n\nAlice:", "max_tokens": 0, "logprobs": 1, "echo": True}
     choice = server.post(TEXT, body).json()["choices"][0]
     assert choice["text"] == body["prompt"] and len(choice["logprobs"]["tokens"]) > 3
@@ -151,7 +151,7 @@ def test_prompts_in_all_four_forms(server):
     assert server.post(TEXT, {"prompt": [4096]}).json()["error"]["param"] == "prompt"
 
 
-def test_best_of_gives_the_likeliest(server):
+def test_best_of_gives_the_most_likely(server):
     body = {"prompt": "Once", "seed": 1, "max_tokens": 8, "logprobs": 0}
     every = server.post(TEXT, {**body, "n": 4}).json()["choices"]
     best = server.post(TEXT, {**body, "best_of": 4}).json()
@@ -170,7 +170,7 @@ def test_tokens_and_back(server):
     assert server.post("/tokenize", {}).status_code == 400
 
 
-def test_models_health_and_figures(server):
+def test_models_health_and_metrics(server):
     card = server.client.get("/v1/models").json()["data"][0]
     assert card["id"] == NAME and server.client.get(f"/v1/models/{NAME}").json() == card
     assert server.client.get("/v1/models/gpt-4").json()["error"]["code"] == "model_not_found"
@@ -230,7 +230,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("path, body, param", BAD)
-def test_what_is_wrong_is_named(server, path, body, param):
+def test_an_error_names_the_invalid_field(server, path, body, param):
     answer = server.post(path, body)
     error = answer.json()["error"]
     assert answer.status_code == 400 and set(answer.json()) == {"error"}
@@ -245,11 +245,11 @@ NEUTRAL = {
 }  # fmt: skip
 
 
-def test_fields_that_change_nothing_are_taken(server):
+def test_fields_without_effect_are_accepted(server):
     assert server.text(**NEUTRAL) == PARIS
 
 
-def test_what_is_no_json_or_nowhere_gets_the_error_object_too(server):
+def test_invalid_json_and_unknown_paths_get_the_error_object(server):
     for content in (b"{", b"", b"[1]", b"\xff", b'{"messages":' + b"[" * 100_000):
         answer = server.client.post(CHAT, content=content)
         assert answer.status_code == 400 and answer.json()["error"]["message"], content
@@ -273,7 +273,7 @@ def test_content_in_parts_and_the_developer_s_role(server):
     assert system["usage"]["prompt_tokens"] > server.chat().json()["usage"]["prompt_tokens"]
 
 
-def test_an_answer_can_go_on(server):
+def test_an_answer_can_be_continued(server):
     begun = [*FRANCE, {"role": "assistant", "content": "The capital of"}]
     assert server.text(begun, continue_final_message=True) == " France is Paris."
 
@@ -296,7 +296,7 @@ def test_the_description_names_every_route_and_resolves(server):
     assert not document["components"]["schemas"]["ChatRequest"]["additionalProperties"]
 
 
-def test_what_another_request_has_read_is_not_read_again(server):
+def test_tokens_that_another_request_has_read_are_not_read_again(server):
     asked = [{"role": "user", "content": "Which planet is the largest? " * 20}]
     first, second = (server.chat(asked, max_tokens=4).json() for _ in range(2))
     details = second["usage"]["prompt_tokens_details"]

@@ -1,10 +1,10 @@
-"""Record the page of the server as a picture: the real server with the demo model, in a real browser.
+"""Take a screenshot of the server's page: the real server with the demo model, in a real browser.
 
     python tools/record_page.py docs/page.png
     python tools/record_page.py other.png --width 360 --height 740 --scheme dark -l "Hello!"
 
-Needs the packages of the server and its tests (playwright) and a chromium, of Debian for example. The answers are
-greedy, so only their speeds differ from one recording to the next.
+It needs the packages of the server and its tests (playwright) and chromium, for example from Debian. Decoding is
+greedy, so only the speeds differ from one recording to the next.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def serving() -> Iterator[str]:
 
 
 def record(url: str, lines: tuple[str, ...], width: int, height: int, scheme: str) -> bytes:
-    """The page after a talk in which those lines were said, as PNG."""
+    """The page after a conversation with these messages, as PNG."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -76,7 +76,7 @@ def _say(page, line: str) -> None:  # type: ignore[no-untyped-def]
 
 @click.command()
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--line", "-l", "lines", multiple=True, default=LINES, help="What is said; may be given several times.")
+@click.option("--line", "-l", "lines", multiple=True, default=LINES, help="A message; may be repeated.")
 @click.option("--width", default=1120, show_default=True)
 @click.option("--height", default=780, show_default=True)
 @click.option("--scheme", type=click.Choice(["light", "dark"]), default="light", show_default=True)

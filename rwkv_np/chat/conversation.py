@@ -254,7 +254,7 @@ class Conversation:
         params = replace(self.params, **changes)
         params = replace(params, stop=(*params.stop, *stop), not_first=params.not_first | not_first)
         if params.seed is not None:
-            # The same seed for every turn would give a model that says little the same answer each time.
+            # With the same seed for every turn, a model with short answers would give the same answer each time.
             params = replace(params, seed=params.seed + self.n_asked)
         self.n_asked += 1
         return params
@@ -293,7 +293,7 @@ class Conversation:
 
     @cached_property
     def _endings(self) -> frozenset[int]:
-        """Ids with which an answer would end before it has begun: line breaks, and the stop ids."""
+        """Ids that would end an answer before it starts: line breaks, and the stop ids."""
         pieces = ((token, self.tokenizer.token_bytes(token)) for token in range(self.tokenizer.n_ids))
         blank = {token for token, piece in pieces if b"\n" in piece and not piece.strip()}
         return frozenset(blank | {token for token in self.params.stop_ids if token < self.tokenizer.n_ids})
@@ -311,7 +311,7 @@ class Conversation:
         return state
 
     def _position_after(self, branch: Branch, turns: list[Turn], progress: Progress | None) -> Position:
-        """Where it stands after the branch's first turns: kept, or made again from the last one that is."""
+        """The position after the branch's first turns: the kept one, or computed again from the last kept one."""
         first = 0 if self.template.is_dialogue else len(turns) - 1
         last_kept = max((n for n in range(first, len(turns)) if turns[n].end), default=first - 1)
         position = turns[last_kept].end if last_kept >= first else None
@@ -322,7 +322,7 @@ class Conversation:
         return position
 
     def _state_after(self, turns: list[Turn], progress: Progress | None) -> State:
-        """The state that the next message is read in; a single round always begins from the opening."""
+        """The state before the next message; a single round always starts from the opening."""
         if self.template.is_dialogue and turns:
             return self._position_after(self.current_branch, turns, progress).state
         return self.begin(progress)

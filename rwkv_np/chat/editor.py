@@ -36,7 +36,7 @@ _STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": 
 
 
 class Editor:
-    """Reads what the user types; `history` is a file, or None for this session only."""
+    """Reads the user's input; `history` is a file, or None for this session only."""
 
     def __init__(self, session: Session, history: Path | None) -> None:
         self._session, self._has_said_problem = session, False

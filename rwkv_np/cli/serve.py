@@ -62,7 +62,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     help=f"Defaults for these options, in TOML.  [default: {default_path()}]",
 )  # fmt: skip
 def command(model: str | None, **options: Any) -> None:
-    """Serve MODEL (a file or an installed model; by default the demo model) over OpenAI's HTTP API.
+    """Serve the model in the file MODEL, or the demo model, over OpenAI's HTTP API.
 
     Open the printed address in a browser to chat. Ctrl-C (or SIGTERM) finishes the running answers and then stops.
     """
