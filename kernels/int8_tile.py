@@ -84,7 +84,7 @@ class Int8Tile:
                 self._add_block(block, sums)
             return
         # Two loops: what 8 blocks share is loaded once. Loaded for each block, with one vector Q4_K was read at
-        # .84 of 57 GB/s and Q6_K at .83; so it is 1.0 and .99.
+        # .84 of 55 GB/s and Q6_K at .83; so it is .94 to 1.0 and .99.
         with self.emit.loop(self.n_blocks.shifted_right(3)) as superblock:
             self.head = superblock * layout.superblock_bytes
             with self.emit.loop(lay.SUPERBLOCK) as within:

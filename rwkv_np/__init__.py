@@ -8,12 +8,12 @@ for piece in rwkv_np.generate(model, tokenizer, "In the beginning"):
 
 __version__ = "0.1.0"
 
-from rwkv_np import interrupt  # noqa: F401, I001  # before what takes long to import
+from rwkv_np import interrupt  # noqa: F401, I001  # before the slow imports
 
 from pathlib import Path
 
-# In a checkout, kernels/ lies beside this folder: Python finds rwkv_np.kernels there with no install, and beside
-# a plain one, when the checkout is the folder that it starts in. An installed package has its own.
+# In a checkout, kernels/ is a sibling of this folder. Python finds it as rwkv_np.kernels without an install, and also
+# with a plain install when it starts in the checkout. An installed package has its own copy.
 if not (Path(__file__).parent / "kernels").is_dir():
     __path__.append(str(Path(__file__).parents[1]))
 

@@ -1,4 +1,4 @@
-"""Checks of what callers give: one for each kind of argument, and one way to say what was found.
+"""Checks of arguments: one function for each kind, and one way to show the value that was found.
 
 Public functions call them once on entry (`load`, `SamplingParams`, `Model.read`, ...); internal code does not
 check again. A message is one line: the argument's name, what it is, and what was expected.
@@ -52,13 +52,13 @@ def number(name: str, value: object, low: float, high: float) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise InputError(f"{name} is {shown(value)}; expected a number, {expected}")
     if not low <= value <= high:  # type: ignore[operator]
-        found = value if isinstance(value, float) else shown(value)  # of NumPy's, repr names the type
+        found = value if isinstance(value, float) else shown(value)  # the repr of a NumPy number names its type
         raise InputError(f"{name} is {found}; expected {expected}")
     return float(value)
 
 
 def switch(name: str, value: object) -> bool:
-    """`value` as a bool. Raises InputError: it is neither True nor False ("no" would count as True)."""
+    """`value` as a bool. Raises InputError unless it is True or False (the string "no" would count as True)."""
     if not isinstance(value, (bool, np.bool_)):
         raise InputError(f"{name} is {shown(value)}; expected True or False")
     return bool(value)
@@ -73,14 +73,14 @@ def path(name: str, value: object) -> str:
 
 
 def one_of(name: str, value: T, kind: type | tuple[type, ...], expected: str) -> T:
-    """`value` itself. Raises InputError: it is not of that class."""
+    """`value` itself. Raises InputError unless it is an instance of `kind`."""
     if not isinstance(value, kind):
         raise InputError(f"{name} is {shown(value)}; expected {expected}")
     return value
 
 
 def token_ids(name: str, value: object) -> np.ndarray:
-    """One id or a sequence of ids as (n,) int64, n > 0. Raises InputError: something else; the range is the model's."""
+    """One id or a sequence of ids as (n,) int64, n > 0. Raises InputError otherwise; the model checks the range."""
     expected = "expected one id or a sequence of at least one, as integers"
     try:
         ids = np.atleast_1d(np.asarray(value))
@@ -89,15 +89,15 @@ def token_ids(name: str, value: object) -> np.ndarray:
     if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise InputError(f"{name} have shape {ids.shape} and type {ids.dtype}; {expected}")
     if ids.dtype == np.uint64 and ids.max() > np.iinfo(np.int64).max:
-        raise InputError(f"{name} hold {ids.max()}; expected ids of a vocabulary")
+        raise InputError(f"{name} contain {ids.max()}; expected ids of a vocabulary")
     return ids.astype(np.int64, copy=False)
 
 
 def memory(name: str, data: object, shape: tuple[int, ...], *, changes: bool = True) -> None:
-    """Raise InputError unless kernels can take `data` as float32 of that shape, and change it where they will.
+    """Raise InputError unless kernels can read `data` as float32 of that shape, and write to it if `changes`.
 
-    Kernels get only the address: with another dtype they would read beyond the end, and a write to a
-    read-only mapping would crash the process.
+    Kernels get only the address. With another dtype they would read past the end, and a write to a read-only mapping
+    would crash the process.
     """
     if not isinstance(data, np.ndarray) or type(data) is not np.ndarray:
         raise InputError(f"{name} holds a {type(data).__name__}; expected a NumPy array (numpy.asarray makes one)")
@@ -110,7 +110,7 @@ def memory(name: str, data: object, shape: tuple[int, ...], *, changes: bool = T
 
 
 def finite(name: str, values: np.ndarray) -> None:
-    """Raise InputError where a value is NaN or infinite."""
+    """Raise InputError if any value is NaN or infinite."""
     if n_bad := values.size - int(np.count_nonzero(np.isfinite(values))):
         raise InputError(f"{name} holds {n_bad} values of {values.size} that are not finite")
 

@@ -1,12 +1,12 @@
 """From text to text: stream an answer in whole characters, and end it at a stop string.
 
-A stop string may be spread over tokens, and a token may hold the end of the answer and the
-start of the stop. So text waits while it could still become a stop string, and when it does,
-the state goes back to just before it: neither the reader nor the model ever sees it.
-(Programs that only compare token ids write one paragraph too many, or spoil the next turn.)
+A stop string may span several tokens, and one token may contain the end of the answer and the start of the stop string.
+So text is held back while it could still become a stop string. When it does, the state is restored to just before it:
+neither the reader nor the model sees the stop string. (Programs that only compare token ids write one paragraph too
+many, or spoil the next turn.)
 
-A state to go back to is kept only where a stop string could begin. Most tokens go straight
-through: between two of them there are microseconds, while a small model takes 3 ms for one.
+A state to restore is saved only where a stop string could begin. Most tokens pass straight through: this code takes
+microseconds per token, while a small model takes 3 ms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rwkv_np.tokenizers import TextStream, Tokenizer
 
 @dataclass
 class Timings:
-    """Tokens and seconds of reading the prompt, and of what was written after it."""
+    """Tokens and seconds of reading the prompt and of generating the answer."""
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
@@ -40,9 +40,9 @@ class Timings:
 class Unfinished:
     """An interrupted text: what is needed to continue it.
 
-    tokens   all of it
-    pending  the last of these: their text, though it was shown, may still begin a stop string,
-             or ends inside a character
+    tokens   all tokens of the text
+    pending  the last of these. Their text was shown, but it may still be the start of a stop string,
+             or it ends inside a character
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,11 +50,11 @@ class Unfinished:
 
 
 class _Piece(NamedTuple):
-    """What is known of a token id, computed once.
+    """Facts about a token id, computed once.
 
     text           its text between whole characters
-    is_plain       whether it has whole characters, and nothing of a stop string
-    may_be_undone  whether the model may have to go back to before it
+    is_plain       whether it has whole characters, and no part of a stop string
+    may_be_undone  whether the state before it may have to be restored
     """
 
     data: bytes
@@ -67,11 +67,11 @@ class Completion(Iterator[str]):
     """An answer being written: iterate over it for pieces of text.
 
     tokens        ids of the text, all of them once it has ended
-    text          the text so far; of an `unfinished` one, what was pending counts, and nothing before that
+    text          the text so far; after an `unfinished` text, it starts with that one's pending part
     position      the model's position after `text`, or None while it is still being written
     state         its state
-    n_new         how many tokens were written, without those of an unfinished text
-    after_prompt  where the model stood after the prompt, or None while that is being read
+    n_new         how many tokens were generated, not counting those of an unfinished text
+    after_prompt  the model's position after the prompt, or None while the prompt is being read
     stop_reason   None while writing, then "stop" (a stop string), "stop_id", "length" or "interrupted"
     pending       after an interruption: see Unfinished
     timings       tokens and seconds
@@ -112,12 +112,12 @@ class Completion(Iterator[str]):
 
     def _take_up(self, unfinished: Unfinished) -> None:
         """Continue from where the text was interrupted."""
-        # The last tokens, from a character's first byte on, as far as a stop string can still begin in them.
+        # The last tokens in which a stop string can still begin, starting at the first byte of a character.
         self._pending = list(unfinished.pending)
-        # Without a position there is no way back: such are from a text that had no stop strings.
+        # A token without a position cannot be undone. Such tokens come from a text that had no stop strings.
         while self._stops and self._pending and not self._pending[0].at:
             self.tokens.append(self._pending.pop(0).token)
-        # Their bytes, and how many of these have been shown.
+        # Their bytes, and how many of them have been shown.
         self._data = b"".join(self._piece(step.token).data for step in self._pending)
         self._shown = len(self._data)
         self._stream = TextStream()
@@ -200,24 +200,24 @@ class Completion(Iterator[str]):
         return self._show(len(self._data) - self._stops.n_withheld(self._data))
 
     def _show(self, end: int) -> str:
-        """Give out the pending bytes before `end`, as far as that has not been done."""
+        """Return the text of the pending bytes before `end` that has not been shown yet."""
         text = self._stream.push(self._data[self._shown : end])
         self._shown = max(self._shown, end)
         self._let_go(end)
         return text
 
     def _let_go(self, end: int) -> None:
-        """No longer go back to before the byte `end`: drop the tokens before it."""
+        """Drop the pending tokens before the byte `end`: they can no longer be undone."""
         n, size = self._whole_tokens(end)
         self.tokens += [step.token for step in self._pending[:n]]
         self._data, self._shown = self._data[size:], self._shown - size
         del self._pending[:n]
 
     def _whole_tokens(self, end: int) -> tuple[int, int]:
-        """The most pending tokens that lie wholly before the byte `end`, and how many bytes they have.
+        """How many pending tokens lie wholly before the byte `end`, and how many bytes they have.
 
-        The last of them ends a character: should the stop begin inside the next token, what is
-        left of that one must be text that can be encoded again.
+        The last of them ends a character: if the stop string begins inside the next token, the rest of that token must
+        be text that can be encoded again.
         """
         n = size = at = 0
         for i, step in enumerate(self._pending):
@@ -233,8 +233,8 @@ class Completion(Iterator[str]):
         return (begins and begins[0] & 0xC0 != 0x80) or not n_unfinished(self._data[:at])
 
     def _cut(self, at: int) -> str:
-        """End the text where a stop string begins, at that byte of what is pending."""
-        if at < self._shown:  # an unfinished text had been broken off inside the stop
+        """End the text where a stop string begins, at the byte `at` of the pending bytes."""
+        if at < self._shown:  # an unfinished text was interrupted inside the stop string
             self.text = self.text.removesuffix(self._data[at : self._shown].decode(errors="ignore"))
             text = ""
         else:
@@ -244,13 +244,13 @@ class Completion(Iterator[str]):
         return text
 
     def _go_back(self, end: int) -> Position:
-        """Where the model stands when it has read what is before the byte `end`, and nothing else."""
+        """The model's position after it has read exactly the text before the byte `end`."""
         n, size = self._whole_tokens(end)
         whole = [step.token for step in self._pending[:n]]
-        # The stop began inside a token: the model reads the text before the stop instead.
+        # The stop string began inside a token: the model reads the text before the stop string instead.
         rest = self._tokenizer.encode(self._data[size:end].decode(errors="replace")) if size < end else []
         self.tokens += whole + rest
-        # The next token has a position, unless it was written when there were other stop strings.
+        # The next token has a position, unless it was generated with other stop strings.
         start = max(i for i, step in enumerate(self._pending[: n + 1]) if step.at)
         position, again = self._pending[start].at, whole[start:] + rest
         assert position is not None
@@ -277,8 +277,8 @@ def generate(
              once it has ended, the `state` after the text
     Raises   InputError: the prompt is empty or does not fit the model, a state of another model, or bad arguments
     """
-    arguments.one_of("model", model, Model, "a model: rwkv_np.load gives one")
-    arguments.one_of("tokenizer", tokenizer, Tokenizer, "a tokenizer: rwkv_np.load_tokenizer gives one")
+    arguments.one_of("model", model, Model, "a model from rwkv_np.load")
+    arguments.one_of("tokenizer", tokenizer, Tokenizer, "a tokenizer from rwkv_np.load_tokenizer")
     params = SamplingParams() if params is None else params
     arguments.one_of("params", params, SamplingParams, "SamplingParams")
     if state is not None:

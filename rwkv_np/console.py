@@ -10,20 +10,20 @@ from typing import IO
 from rwkv_np.wrapping import width
 
 _ERASE_LINE = "\r\x1b[K"
-# C0 and C1 controls but for tab and line feed: an answer must not move the cursor or set the title.
+# C0 and C1 controls except tab and line feed: an answer must not move the cursor or set the title.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def is_drawable(stream: IO[str]) -> bool:
-    """Whether a line there can be written over."""
+    """Whether a line of that stream can be overwritten."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def has_color(stream: IO[str], wanted: bool | None = None) -> bool:
-    """Whether to write in colour there.
+    """Whether to write colours to that stream.
 
-    `wanted` is what the user has set for this program. Without it NO_COLOR and FORCE_COLOR, the
-    variables that programs share, decide in this order, and then whether the terminal has colours.
+    `wanted` is the user's setting for this program. If it is None, the common variables NO_COLOR and FORCE_COLOR
+    decide, in this order, and then whether the terminal has colours.
     """
     if wanted is not None:
         return wanted
@@ -33,35 +33,35 @@ def has_color(stream: IO[str], wanted: bool | None = None) -> bool:
 
 
 def is_utf_8(stream: IO[str]) -> bool:
-    """Whether any character can be written there."""
+    """Whether any character can be written to that stream."""
     return (getattr(stream, "encoding", None) or "").lower().replace("-", "").startswith("utf8")
 
 
 def window(stream: IO[str]) -> os.terminal_size:
-    """Columns and rows of the terminal there; 80 and 24 where they are unknown."""
+    """Columns and rows of the terminal; 80 and 24 if they are unknown."""
     try:
         size = os.get_terminal_size(stream.fileno())
-    except (OSError, ValueError, AttributeError):  # no terminal, closed, or no file at all
+    except (OSError, ValueError, AttributeError):  # not a terminal, closed, or not a file
         size = os.terminal_size((0, 0))
     return os.terminal_size((size.columns or 80, size.lines or 24))
 
 
 def columns(stream: IO[str]) -> int:
-    """How wide the terminal there is now; 80 where that is unknown."""
+    """The current width of the terminal; 80 if it is unknown."""
     return window(stream).columns
 
 
 def printable(text: str, stream: IO[str]) -> str:
-    """`text` of a model or a file, with its control characters made visible where a terminal would obey them."""
+    """`text` from a model or a file; if a terminal would obey its control characters, they are made visible."""
     if not stream.isatty():
         return text
     return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def write_over(line: str) -> None:
-    """Replace the current line on stderr by `line`; does nothing if stderr cannot be redrawn.
+    """Replace the current line on stderr with `line`; does nothing if stderr cannot be redrawn.
 
-    What has no room on one row is cut off: the terminal would wrap it, and the next call erase the last row only.
+    A longer line is cut to one row: the terminal would wrap it, and the next call would erase only its last row.
     """
     if is_drawable(sys.stderr):
         print(f"{_ERASE_LINE}{_cut(line, columns(sys.stderr) - 1)}", end="", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""The environment of the process: invalid variables are refused with one line.
+"""The environment of the process: an invalid variable gives an error of one line.
 
-`kernels/environment.py` finds them, before Numba reads them. Importing this package never fails because of
-them: only code that needs the kernels does.
+`kernels/environment.py` finds them, before Numba reads them. Importing this package never fails because of them; only
+code that needs the kernels fails.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ from rwkv_np.kernels import environment
 
 
 def check_environment() -> None:
-    """Raise InputError where a variable that Numba reads has an invalid value."""
+    """Raise InputError if a variable that Numba reads has an invalid value."""
     for problem in environment.problems():
         raise InputError(problem)

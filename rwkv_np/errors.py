@@ -1,23 +1,23 @@
 """Every error that this package raises on purpose.
 
 RwkvError
-    FileError                  a file cannot be used as what it was given as
+    FileError                  a file cannot be used for its purpose
         FormatError            it is not a model file that this version can read
         CheckpointError        it is not an RWKV checkpoint that can be converted
         StateFileError         it is not a saved state of this model
         ConversationFileError  it is not a saved conversation with this model
-        SettingsFileError      it holds settings or an opening, with a mistake in them
+        SettingsFileError      it contains settings or an opening dialogue, with a mistake
         TextError              it is not UTF-8, or not a text that can be evaluated
-        BaseFileError          it does not hold a base's predictions of this text
+        BaseFileError          it does not contain a baseline's predictions of this text
         TokenizerError         the tokenizer is missing, damaged, or does not fit the model
         OutputError            the destination cannot be written
     InputError                 an argument is invalid (also a ValueError)
     MissingPackageError        an optional package is needed and not installed
     DownloadError              a file could not be fetched
 
-A message says where, what was found, what was expected, and the command that mends it.
-A bug stays an AssertionError or whatever Python raises, with its traceback.
-The one place that turns these into a line on the screen is `rwkv_np.cli.Command`.
+A message says where the error is, what was found, what was expected, and the command that fixes it. A bug remains an
+AssertionError or whatever Python raises, with its traceback. Only `rwkv_np.cli.Command` turns these errors into a line
+on the screen.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RwkvError(Exception):
     """Any error that this package raises on purpose."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Python would call the class with the message alone. Where a class takes other arguments that fails, and
+        # Python would call the class with the message alone. That fails for a class with other arguments, and it fails
         # in the process that waits for the result: multiprocessing.Pool then waits forever.
         return _same_error, (type(self), self.args), vars(self)
 
@@ -53,19 +53,19 @@ def one_line(error: Exception) -> str:
 
 
 def as_line(said: str, most: int = 300) -> str:
-    """What another library said, for a message: one line that can be shown, without its middle where it is long.
+    """Text of another library's error, for a message: one printable line, with its middle removed if it is long.
 
-    Such words repeat what stands in a file, which may be a line break, an escape sequence, or a megabyte.
+    Such text can repeat the content of a file: a line break, an escape sequence, or a megabyte.
     """
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(said.split()))
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
 
 
 class FileError(RwkvError):
-    """`path` cannot be used as what it was given as; `problem` says why."""
+    """`path` cannot be used for its purpose; `problem` says why."""
 
     def __init__(self, path: PathLike, problem: str) -> None:
-        # It may repeat what a stranger wrote into the file: the name of a tensor, a library's words on a header.
+        # `problem` may repeat untrusted content of the file: the name of a tensor, a library's message about a header.
         if not problem.isprintable() or len(problem) > _LONGEST:
             problem = as_line(problem, _LONGEST)
         super().__init__(f"{os.fspath(path)}: {problem}")
@@ -90,7 +90,7 @@ class ConversationFileError(FileError):
 
 
 class SettingsFileError(FileError):
-    """`path`, which a person wrote (settings, an opening), holds a mistake."""
+    """`path`, a file that a person wrote (settings, an opening dialogue), contains a mistake."""
 
 
 class TextError(FileError):
@@ -98,7 +98,7 @@ class TextError(FileError):
 
 
 class BaseFileError(FileError):
-    """`path` does not hold a base model's predictions of this text."""
+    """`path` does not contain a baseline model's predictions of this text."""
 
 
 class TokenizerError(FileError):

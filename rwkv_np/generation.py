@@ -1,10 +1,10 @@
-"""From token ids to token ids: read the prompt, then choose and read one token after another.
+"""From token ids to token ids: read the prompt, then choose and read one token at a time.
 
-This module does not know text. A prompt is read in chunks, for progress and interruption;
-the chunk size does not change the result.
+This module knows token ids only, not text. A prompt is read in chunks, so that progress can be shown and reading can be
+interrupted; the chunk size does not change the result.
 
-One state is changed in place: a copy for each token would take longer than the
-token itself where a state has 13 to 66 MB (v7). The caller says, by token id, where one is needed.
+One state is changed in place. A state can have 13 to 66 MB (v7), and a copy for each token would then take longer than
+the token itself. The caller says, by token id, where a copy is needed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
 from rwkv_np.sampling import Sampler, SamplingParams
 
-CHUNK = 128  # tokens of a prompt read at once: seconds for a large model, so Ctrl-C is soon heard
+CHUNK = 128  # tokens of a prompt read at once: seconds for a large model, so Ctrl-C takes effect soon
 
 Progress = Callable[[int, int], None]
-"""Called with the prompt's tokens read so far and in all."""
+"""Called with the number of prompt tokens read so far, and the total."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """A position in a text: the state after everything read so far, and logits for the next token.
+    """A position in a text: the state after all tokens read so far, and the logits for the next token.
 
-    The state of a position is never changed: continue from it with a copy.
+    The state of a position is never changed: copy it to continue from it.
 
     logits  (V,); None before anything has been read
     """
@@ -40,7 +40,7 @@ class Position:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that it takes in memory."""
+        """Its size in memory, in bytes."""
         return self.state.n_bytes + (0 if self.logits is None else self.logits.nbytes)
 
 
@@ -74,7 +74,7 @@ def prefill(
     is_interrupted: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, State]:
-    """Read `tokens` after `state`, which does not change: (logits for the next token, a new state).
+    """Read `tokens` after `state`, which is not changed. Returns (logits for the next token, a new state).
 
     Raises Interrupted, InputError
     """
@@ -103,9 +103,9 @@ def generate_tokens(
 ) -> Generator[Step, None, End]:
     """Yield a Step for each token chosen after `prompt`; the generator's value is the End.
 
-    A stop id is neither yielded nor read. `is_interrupted` is asked before each token. The prompt
-    may be empty where `start` has logits; `said` is then the text that goes on, for the penalties.
-    The first step has its position, and so has each token of which `needs_position` is true.
+    A stop id is neither yielded nor read. `is_interrupted` is called before each token. The prompt may be empty if
+    `start` has logits; `said` is then the text being continued, for the penalties. The first step has its position, and
+    so has each token for which `needs_position` is true.
     """
     at = start
     if len(prompt) or at.logits is None:

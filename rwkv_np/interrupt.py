@@ -1,9 +1,8 @@
-"""Ctrl-C before a command has begun: the program leaves with 130, without Python's own traceback.
+"""Ctrl-C before a command has started: the program exits with status 130, without a Python traceback.
 
-Importing NumPy, click and ours takes some tenths of a second, in which nothing is written and nobody can
-catch a KeyboardInterrupt. So this module comes first when the package is imported, and where the process is one of
-our programs it ends it at Ctrl-C until `rwkv_np.cli.Command` begins its work. A program of somebody else that
-imports the package is left alone.
+Importing NumPy, click and this package takes some tenths of a second. During that time there is no output, and no code
+that could catch a KeyboardInterrupt. So this module is imported first. In one of our programs, it ends the process at
+Ctrl-C until `rwkv_np.cli.Command` starts its work. Other programs that import the package are not affected.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from collections.abc import Callable
 Handler = Callable[[int, "types.FrameType | None"], object]
 # llvmlite's, and Python's own, whose exceptions are shown and dropped too.
 CALLBACKS = {"_raw_object_cache_notify", "_raw_object_cache_getbuffer", "__del__"}
-STATUS = 130  # the exit status that shells give to what Ctrl-C ended
+STATUS = 130  # the exit status that shells report for a program ended by Ctrl-C
 _TOOLS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools")
 
 
@@ -34,21 +33,21 @@ def is_program() -> bool:
 
 
 def leave(number: int, frame: object) -> None:
-    """What Ctrl-C does until `release`: nothing is open that would have to be closed."""
+    """Handle Ctrl-C until `release`: no file is open that would have to be closed."""
     os._exit(STATUS)
 
 
 def release() -> None:
-    """From here on Ctrl-C is a KeyboardInterrupt again, where it was not."""
+    """Make Ctrl-C raise KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, outside_callbacks(signal.default_int_handler))
 
 
 def outside_callbacks(handler: Handler) -> Handler:
-    """The handler of a signal that raises, which waits while the exception would be lost.
+    """A wrapper for a signal handler that raises: it waits while the exception would be lost.
 
-    llvmlite calls Python from C while a kernel is compiled. An exception cannot pass through there: it was shown as
-    ignored, the signal was lost, and LLVM went on with a buffer that nobody had filled, to a segmentation fault.
+    llvmlite calls Python from C while a kernel is compiled. An exception cannot pass through C code: Python printed it
+    as ignored, the signal was lost, and LLVM continued with a buffer that was never filled, until a segmentation fault.
     """
 
     def handle(number: int, frame: types.FrameType | None) -> object:
@@ -70,6 +69,6 @@ def _is_in_callback(frame: types.FrameType | None) -> bool:
 
 
 if threading.current_thread() is threading.main_thread() and is_program():
-    # Not where somebody has said that Ctrl-C means something else, or nothing (`nohup`, `&` in a script).
+    # Not if Ctrl-C already has another handler, or is ignored (`nohup`, `&` in a script).
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)

@@ -1,4 +1,4 @@
-"""How much memory this process uses, and how much the machine has for it."""
+"""How much memory this process uses, and how much the machine has."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# What a container may have at most, where it runs in one.
+# The memory limit of the container, if the process runs in one.
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def resident_anonymous() -> int | None:
-    """Bytes of memory that belong to this process alone, mapped files left out; None where unknown.
+    """Bytes of memory that belong to this process alone, without mapped files; None if unknown.
 
     Known on Linux only. Pages of the model file are not counted: the system can drop them at any time.
     """
@@ -23,7 +23,7 @@ def resident_anonymous() -> int | None:
 
 
 def installed() -> int | None:
-    """Bytes of memory that a process can have here at most: the machine's, or its container's; None where unknown."""
+    """The most bytes of memory that a process can use: the machine's, or its container's limit; None if unknown."""
     found = [n for n in (_physical(), *map(_limit, _CGROUPS)) if n]
     return min(found, default=None)
 
@@ -45,6 +45,6 @@ def _physical_on_windows() -> int | None:
 
 
 def _limit(path: str) -> int | None:
-    with suppress(OSError, ValueError):  # "max" is no number: no limit
+    with suppress(OSError, ValueError):  # "max" is not a number: no limit
         return int(Path(path).read_text(encoding="ascii"))
     return None

@@ -1,13 +1,13 @@
-"""Choose the next token: pure functions on logits, and one object that keeps counts.
+"""Choose the next token: pure functions of logits, and one object that keeps counts.
 
-The functions are the definition, in NumPy, and sort all logits. The object has a kernel choose, which
-picks the same token for the same random number (kernels/sample.py); the tests compare the two.
+The functions are the reference, in NumPy, and sort all logits. The object uses a kernel (kernels/sample.py), which
+picks the same token for the same random number; the tests compare the two.
 
-The order is that of RWKV programs: bias and penalties change the logits; top-p, top-k and
-min-p cut the probabilities; the temperature comes last. (In other programs it comes first,
-so the same settings cut more here.) Stop strings are handled in `completion.py`.
+The order is that of RWKV programs: bias and penalties change the logits; top-p, top-k and min-p cut the probabilities;
+the temperature is applied last. (Other programs apply it first, so the same settings cut more here.) Stop strings are
+handled in `completion.py`.
 
-Source: the sampler of the official `rwkv` package, with which the tests compare.
+Source: the sampler of the official `rwkv` package; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from rwkv_np.kernels.weights import LOG2_E, scale_of, weights
 class SamplingParams:
     """How to choose tokens, and when to stop.
 
-    temperature        1 takes the model's probabilities, less is more certain, 0 takes the best token
+    temperature        1 uses the model's probabilities, less is more certain, 0 takes the most likely token
     top_p              keep the most likely tokens that together have this probability; 1 keeps all
     top_k              keep this many; 0 keeps all
     min_p              keep those at least this likely, as a share of the most likely; 0 keeps all
-    presence_penalty   taken off the logit of every token that has been chosen
-    frequency_penalty  taken off once more for each time it has been
-    penalty_decay      factor on those counts after each further token
+    presence_penalty   subtracted from the logit of every token that has been chosen
+    frequency_penalty  subtracted once for each time that the token has been chosen
+    penalty_decay      factor applied to these counts after each further token
     seed               makes the choice reproducible; None does not
-    logit_bias         token id -> what is added to its logit (-inf bans it)
-    not_first          token ids that a text may not begin with: an answer should not begin by ending
-    stop               strings that end the text; never part of it
+    logit_bias         token id -> number added to its logit (-inf bans it)
+    not_first          token ids that may not be the first of a text: an answer should not end at its start
+    stop               strings that end the text; not part of it
     stop_ids           token ids that end it (0 is RWKV's end of text)
-    max_tokens         how many tokens to choose at most
+    max_tokens         the most tokens to choose
     """
 
     temperature: float = 1.0
@@ -75,7 +75,7 @@ class SamplingParams:
             arguments.logit_change(token, value)
 
 
-# Those that a person sets; the others belong to a model or to a program.
+# The settings of a user; the others belong to a model or to a program.
 SETTINGS = (
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "penalty_decay", "seed",
     "max_tokens",
@@ -107,15 +107,15 @@ def _checked_logits(logits: object, n_dimensions: int) -> np.ndarray:
         raise InputError(f"logits are {arguments.shown(logits)}; expected an array of float32") from error
     if found.dtype.kind not in "fiu" or found.ndim != n_dimensions or not found.shape[-1]:
         expected = ("(V,)", "(n, V), a row for each sampler")[n_dimensions - 1]
-        raise InputError(f"logits are of shape {found.shape} and type {found.dtype}; expected {expected}, of float32")
+        raise InputError(f"logits have shape {found.shape} and type {found.dtype}; expected {expected}, of float32")
     if found.dtype == np.float32:  # errstate takes a microsecond
         return found
-    with np.errstate(over="ignore"):  # what becomes inf is refused as such
+    with np.errstate(over="ignore"):  # an overflow to inf is rejected later
         return np.asarray(found, np.float32)
 
 
 def add_bias(logits: np.ndarray, bias: Mapping[int, float]) -> np.ndarray:
-    """logits (V,) with `bias` added to the ids that it names. InputError where one is out of range."""
+    """logits (V,) with `bias` added to its token ids. Raises InputError if an id is out of range."""
     if not bias:
         return logits
     if outside := [token for token in bias if not 0 <= token < logits.size]:
@@ -126,7 +126,7 @@ def add_bias(logits: np.ndarray, bias: Mapping[int, float]) -> np.ndarray:
 
 
 def penalize(logits: np.ndarray, counts: Mapping[int, float], presence: float, frequency: float) -> np.ndarray:
-    """logits (V,) less `presence` and `frequency` x count for each token in `counts`.
+    """logits (V,) minus `presence` and `frequency` x count for each token in `counts`.
 
     Raises InputError: a token is not in the vocabulary
     """
@@ -144,11 +144,11 @@ def choices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tokens that may be chosen, most likely first, and their weights (kernels/weights.py): int64 both.
 
-    Of two tokens the one with the larger logit is the more likely, and of equals that with the lower id.
-    top-p keeps the most likely until their weights at temperature 1 are at least ceil(top_p x all weights),
-    and all that are as likely as the last of these. min-p keeps those whose logit is at most log(1 / min_p)
-    below the largest. top-k cuts what is left after the first top_k, whatever is as likely as the last.
-    A token that is banned (-inf) is never kept. Temperature 0 keeps the most likely alone.
+    Tokens are ordered by logit, the largest first; equal logits are ordered by id, the lowest first. top-p keeps the
+    most likely tokens until their weights at temperature 1 are at least ceil(top_p x all weights), and also all that
+    are as likely as the last of these. min-p keeps the tokens whose logit is at most log(1 / min_p) below the largest.
+    top-k cuts the rest after the first top_k, even among equals. A banned token (-inf) is never kept. Temperature 0
+    keeps only the most likely.
 
     Raises InputError: no logit is finite, or one is NaN or inf
     """
@@ -172,7 +172,7 @@ def choices(
 
 
 def _nucleus_edge(x: np.ndarray, w: np.ndarray, top_p: float) -> float:
-    """The logit of the last token that is needed to reach `top_p`; x is in falling order."""
+    """The logit of the last token that is needed to reach `top_p`; x is in descending order."""
     reached = np.cumsum(w)
     return float(x[np.searchsorted(reached, math.ceil(top_p * float(reached[-1])))])
 
@@ -182,7 +182,7 @@ def probabilities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tokens that may be chosen, most likely first (`choices`), and the probability of each.
 
-    Returns (ids, probabilities), float64 that sum to 1. InputError where no logit is finite or one is NaN.
+    Returns (ids, probabilities); these are float64 and sum to 1. Raises InputError if no logit is finite or one is NaN.
     """
     ids, w = choices(logits, temperature, top_p, top_k, min_p)
     return ids, w / w.sum()
@@ -191,8 +191,8 @@ def probabilities(
 def draw(ids: np.ndarray, w: np.ndarray, number: float) -> int:
     """The token that a random number in [0, 1) chooses.
 
-    All weights laid end to end, in the rising order of ids, are a row of units, and the number falls on
-    unit floor(number x all weights). (The order of ids needs no sort, and so kernels/sample.py has none.)
+    All weights, laid end to end in ascending order of ids, are a row of units, and the number selects unit floor(number
+    x all weights). (Ascending ids need no sort, so kernels/sample.py does not sort.)
     """
     order = np.argsort(ids)
     reached = np.cumsum(w[order])
@@ -203,7 +203,7 @@ def draw(ids: np.ndarray, w: np.ndarray, number: float) -> int:
 class _Said:
     """How often each token was chosen; the counts decay with each further token.
 
-    In arrays, since all of them decay at once: with a dictionary of thousands that took longer than choosing.
+    They are in arrays, since all of them decay at once: with a dictionary of thousands that took longer than choosing.
     """
 
     def __init__(self, decay: float) -> None:
@@ -222,7 +222,7 @@ class _Said:
         self._counts[place] += 1
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, counts), (n,) int64 and float64, good until the next `add`."""
+        """(ids, counts), (n,) int64 and float64, valid until the next `add`."""
         n = len(self._places)
         return self._ids[:n], self._counts[:n]
 
@@ -234,10 +234,9 @@ class _Said:
 
 
 class Sampler:
-    """Chooses tokens one after another, keeping the counts of the penalties and the random state.
+    """Chooses one token at a time, and keeps the counts of the penalties and the random state.
 
-    The token is that of `choices` and `draw`; kernels/sample.py finds it, a hundred times faster.
-
+    It gives the same token as `choices` and `draw`; kernels/sample.py finds it a hundred times faster.
     said  tokens of the text that is being continued: they count as chosen
     """
 
@@ -268,7 +267,7 @@ class Sampler:
         return self._take(sample.choose(logits, self._settings, self._bias, self._said.arrays()), logits)
 
     def reseed(self, seed: Sequence[int]) -> None:
-        """Draw from here on by another seed, of one number or several."""
+        """Use another seed from now on: one number or several."""
         self._random = np.random.default_rng(seed)
 
     def copy(self) -> Sampler:
@@ -286,7 +285,7 @@ class Sampler:
         if token < 0:
             self._refuse(logits)
         self._said.add(token)
-        self._bias = self._later_bias  # the first token is behind us
+        self._bias = self._later_bias  # the first token has been chosen
         return token
 
     def _refuse(self, logits: np.ndarray) -> NoReturn:
@@ -298,17 +297,16 @@ class Sampler:
 
 
 def prepare() -> None:
-    """Compile the kernel that chooses, or fetch it from the cache: so that no answer waits for it."""
+    """Compile the sampling kernel, or load it from the cache, so that no answer waits for it."""
     Sampler(SamplingParams()).choose(np.zeros(1, np.float32))
 
 
 def choose_many(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | None = None) -> list[int]:
-    """The next token of several texts at once: of each what its sampler alone would choose.
-
-    samplers  each once
+    """The next token of several texts at once: for each, the token that its sampler alone would choose.
+    samplers  one for each text, without repeats
     logits    (n, V): a row for each
-    threads   how many work on them; None: the physical cores that the process may use
-    Raises    InputError: as `choose`; then no text has gone on, though the random numbers are spent
+    threads   the number of threads; None: the physical cores that the process may use
+    Raises    InputError: as `choose`; then no text has a new token, but the random numbers are used up
     """
     tokens, logits = _choose_rows(samplers, logits, threads)
     for row, token in enumerate(tokens):
@@ -318,7 +316,7 @@ def choose_many(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | 
 
 
 def choose_each(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | None = None) -> list[int | InputError]:
-    """The same for texts of strangers: where one of them has no next token, the error stands in its place."""
+    """The same for unrelated texts: if one of them has no next token, its error takes the token's place."""
     tokens, logits = _choose_rows(samplers, logits, threads)
     return [_taken(sampler, token, row) for sampler, token, row in zip(samplers, tokens, logits)]
 
@@ -331,7 +329,7 @@ def _taken(sampler: Sampler, token: int, logits: np.ndarray) -> int | InputError
 
 
 def _choose_rows(samplers: Sequence[Sampler], logits: np.ndarray, threads: int | None) -> tuple[list[int], np.ndarray]:
-    """What the kernel chooses for each row, below 0 where there is nothing to choose; and the checked logits."""
+    """The kernel's choice for each row, negative if no token can be chosen; and the checked logits."""
     from rwkv_np.kernels import sample
     from rwkv_np.kernels.threads import default_threads, most_threads
 
@@ -339,7 +337,7 @@ def _choose_rows(samplers: Sequence[Sampler], logits: np.ndarray, threads: int |
     if threads is not None:
         arguments.whole_number("threads", threads, 1, most_threads())
     if len(logits) != len(samplers):
-        raise InputError(f"logits are of shape {logits.shape}; expected ({len(samplers)}, V), a row for each sampler")
+        raise InputError(f"logits have shape {logits.shape}; expected ({len(samplers)}, V), a row for each sampler")
     if not samplers:
         return [], logits
     for sampler in samplers:
@@ -353,7 +351,7 @@ def _choose_rows(samplers: Sequence[Sampler], logits: np.ndarray, threads: int |
 
 
 def _together(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows of settings as one array. (np.concatenate compares the fields of each: 0.1 ms for eight.)"""
+    """Rows of settings as one array. (np.concatenate would compare the fields of each row: 0.1 ms for eight.)"""
     return np.frombuffer(b"".join(row.tobytes() for row in rows), rows[0].dtype)
 
 

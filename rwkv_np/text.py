@@ -17,12 +17,12 @@ def parse_json(text: str | bytes) -> Any:
     """The document in `text`. Raises only ValueError, with a message of one line."""
     try:
         return json.loads(text)
-    except RecursionError:  # a thousand lists in each other: no file of ours, and no mistake either
+    except RecursionError:  # a thousand nested lists: not a file of ours, and not a simple mistake
         raise ValueError("it is nested too deeply") from None
 
 
 def excerpt(value: object) -> str:
-    """A value from a file as a message shows it: its repr, shortened, since a value may be as long as a file."""
+    """A value from a file, for a message: its repr, shortened, since a value may be as long as the file."""
     return reprlib.repr(value)
 
 
@@ -40,7 +40,7 @@ def decode_utf8(data: bytes, source: PathLike, before: int = 0) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The decoder leaves a byte order mark out of what it counts.
+        # The decoder does not count a byte order mark.
         offset = error.start + len(data) - len(error.object)
         raise TextError(
             source,
@@ -50,7 +50,7 @@ def decode_utf8(data: bytes, source: PathLike, before: int = 0) -> str:
 
 
 def read_lines(stream: BinaryIO, source: PathLike) -> Iterator[str]:
-    """The lines of a stream of UTF-8, whatever ends them, as they come. TextError names the first bad byte."""
+    """The lines of a UTF-8 stream, as they arrive, with any line ending. TextError names the first bad byte."""
     before = 0
     while data := stream.readline(LINE_LIMIT + 1):
         if len(data) > LINE_LIMIT:

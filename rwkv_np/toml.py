@@ -1,4 +1,4 @@
-"""TOML files written by users: errors are reported with their line."""
+"""TOML files written by users: errors name the line."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def read_toml(path: PathLike) -> dict[str, Any]:
         return document
     except RecursionError as error:
         raise SettingsFileError(path, "is not valid TOML: it is nested too deeply") from error
-    except ValueError as error:  # TOMLDecodeError is one; so is what Python says of a number of 5000 digits
+    except ValueError as error:  # TOMLDecodeError is one; so is Python's error for a number of 5000 digits
         raise SettingsFileError(path, f"is not valid TOML: {error}") from error
 
 
 def _check(value: Any) -> None:
-    """Raise ValueError where a whole number has more than TOML's 64 bits: Python takes any, and cannot show all."""
+    """Raise ValueError if an integer has more than TOML's 64 bits: Python reads any size, but cannot print every
+    one."""
     if isinstance(value, (dict, list)):
         for member in value.values() if isinstance(value, dict) else value:
             _check(member)

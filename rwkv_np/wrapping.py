@@ -1,9 +1,8 @@
-"""Word wrapping of text as it comes, for terminals, which would break it anywhere.
+"""Word wrapping of text as it arrives, for terminals, which would break lines inside words.
 
-A word waits until it is complete, since only then it is known whether the line has room for it. Chinese and
-Japanese may be broken between any two characters, but not before a closing mark nor after an opening one. A
-word longer than a line is written as it comes, and the terminal breaks it. Only a screen needs this:
-pipes get the text unchanged.
+A word waits until it is complete: only then is it known whether it fits on the line. Chinese and Japanese may be broken
+between any two characters, but not before a closing mark nor after an opening one. A word longer than a line is written
+as it arrives, and the terminal breaks it. Only a screen needs this: pipes get the text unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable
 
 TAB = 8
 _JOINER = "\u200d"
-# Not at the beginning of a line, besides what Unicode calls closing: marks, small kana, what lengthens a sound.
+# Not at the start of a line, in addition to Unicode's closing class: marks, small kana, prolonged sound marks.
 _NEVER_FIRST = frozenset(
     "，。、！？：；．…‥—～〜·・％‰℃°,.!?:;%ーァィゥェォッャュョヮヵヶぁぃぅぇぉっゃゅょゎ々〻ゝゞヽヾ"
 )
@@ -27,21 +26,21 @@ def width(text: str) -> int:
 def _width(char: str) -> int:
     if char < "\u0300":
         return 1
-    if unicodedata.category(char) in ("Mn", "Me", "Cf"):  # they stand on the character before
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):  # they combine with the character before
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def _is_ideograph(char: str) -> bool:
-    """Whether lines may end before and after it. (Korean has spaces, and is broken there.)"""
+    """Whether lines may end before and after it. (Korean has spaces, and is broken at them.)"""
     return unicodedata.east_asian_width(char) in "WF" and not "\uac00" <= char <= "\ud7a3"
 
 
 def _may_part(before: str, after: str) -> bool:
-    """Whether a line may end between two characters that are no spaces."""
+    """Whether a line may end between two characters that are not spaces."""
     if not (_is_ideograph(before) or _is_ideograph(after)) or before == _JOINER or not _width(after):
         return False
-    if "\U0001f3fb" <= after <= "\U0001f3ff":  # the colour of the hand before it
+    if "\U0001f3fb" <= after <= "\U0001f3ff":  # a skin tone modifies the emoji before it
         return False
     if after in _NEVER_FIRST or unicodedata.category(after) in ("Pe", "Pf"):
         return False
@@ -49,20 +48,20 @@ def _may_part(before: str, after: str) -> bool:
 
 
 class Wrapper:
-    """Breaks lines: push text, show what comes back, and what `flush` gives at the end.
+    """Breaks lines: push text, show the returned text, and show the result of `flush` at the end.
 
-    columns  tells how wide the terminal is now
+    columns  returns the current width of the terminal
     column   where the text begins
-    indent   how many spaces begin a line that was broken off
+    indent   how many spaces begin a line after a break
     """
 
     def __init__(self, columns: Callable[[], int], column: int = 0, indent: int = 0) -> None:
         self._columns, self._column, self.indent = columns, column, indent
         self._space, self._word, self._width = "", "", 0
-        self._is_long = False  # the word is longer than a line, and was begun
+        self._is_long = False  # the word is longer than a line, and part of it was shown
 
     def push(self, text: str) -> str:
-        """What of the text so far can be shown."""
+        """The part of the text so far that can be shown."""
         columns = max(1, self._columns())
         return "".join([self._take(char, columns) for char in text])
 
@@ -83,7 +82,7 @@ class Wrapper:
         return shown + self._add(char, columns)
 
     def _add(self, char: str, columns: int) -> str:
-        """Let the word grow by a character: it waits, unless it is longer than a line."""
+        """Add a character to the word. The word waits, unless it is longer than a line."""
         self._word += char
         self._width += _width(char)
         if self._is_long:
@@ -96,7 +95,7 @@ class Wrapper:
         return shown
 
     def _end_word(self, columns: int) -> str:
-        """The word that is complete now, on this line or at the beginning of the next."""
+        """The word that is complete now, on this line or at the start of the next."""
         word, self._word, n = self._word, "", self._width
         is_long, self._is_long, self._width = self._is_long, False, 0
         if not word or is_long:
@@ -115,7 +114,7 @@ class Wrapper:
         return column
 
     def _advance(self, text: str, columns: int) -> None:
-        """Go on by `text`; the terminal begins a new line where one is full."""
+        """Advance by `text`; the terminal starts a new line when one is full."""
         for char in text:
             after = self._column_after(char) if char in " \t" else self._column + _width(char)
             self._column = after if after <= columns else after - self._column

@@ -287,6 +287,17 @@ def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path, what):
     assert advice in line
 
 
+def test_a_zip_whose_list_of_names_cannot_be_decompressed_is_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data.pkl", b"names " * 100)
+    data = bytearray(path.read_bytes())
+    start = 30 + len("model/data.pkl")
+    data[start : start + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    assert "is damaged" in refusal(path)
+
+
 def test_a_zip_of_something_else_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pth", "w") as file:
         file.writestr("word/document.xml", "<xml/>")

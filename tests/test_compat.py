@@ -353,7 +353,7 @@ def test_a_checkpoint_is_converted_once(small, tmp_path, notes):
         if n == 0:  # any other type is taken before anything is converted
             assert notes == [f"Converting {tmp_path}/a.pth to {tmp_path}/a-FP32.bin, once"]
             assert RWKV(tmp_path / "a", "cpu fp16i8").native.config.data_type == "FP32"
-            assert notes[1:] == [f"Loading {tmp_path}/a-FP32.bin; there is no {tmp_path}/a-Q8_0.bin"]
+            assert notes[1:] == [f"Loading {tmp_path}/a-FP32.bin, since {tmp_path}/a-Q8_0.bin does not exist"]
             (tmp_path / "a-FP32.bin").unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a-FP16.bin", "a-Q8_0.bin", "a.pth"]
 

@@ -249,7 +249,7 @@ def test_another_length_than_announced_is_refused(stored, run, tmp_path, sent):
     stored.files["large.pth"], stored.sent["large.pth"] = LARGE, sent
     result = run("tools/convert.py", "hf://o/r/large.pth", tmp_path / "m.bin", HF_ENDPOINT=stored.address)
     line = failure(result)
-    assert f"the server sends {len(sent):,} bytes, and announced {len(LARGE):,}" in line
+    assert f"the server sends {len(sent):,} bytes, but announced {len(LARGE):,}" in line
     assert not list((tmp_path / "hf").rglob("large.pth"))
 
 
@@ -300,7 +300,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_next_run_goes_on(hub, start, ru
     child = start(faulty, f"full-at-byte:{CUT}", tmp_path, fetching)
     _, stderr = child.communicate(timeout=PATIENCE)
     assert child.returncode == 1
-    assert "could not be written: File too large. Make room" in stderr and "Traceback" not in stderr
+    assert "could not be written: File too large. Free some space" in stderr and "Traceback" not in stderr
     assert [part.stat().st_size for part in parts(tmp_path)] == [CUT]
     hub.forget()
     assert run("-c", FETCH, "hf://o/r/large.pth")[0] == 0

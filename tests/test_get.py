@@ -196,7 +196,7 @@ def test_an_address_and_a_path_are_kept_under_a_name_too(run_cli, table, hub, mo
     assert files_in(models, "my-world") == [".lock", "My World-Q4_1.bin", "tokenizer.json"]
     assert (tmp_path / "My World.pth").read_bytes() == toy
     line = error_of(run_cli("get", tmp_path / "My World.pth", "--name", "mine", code=1))
-    assert "mine is the name of a kept model, made from rwkv7-g1x-toy" in line
+    assert "mine is already installed, made from rwkv7-g1x-toy" in line
     line = error_of(run_cli("get", tmp_path / "My World.pth", "--name", "g1-0.1b", code=1))
     assert "g1-0.1b is the name of a published model" in line
 
@@ -230,7 +230,7 @@ def test_without_the_memory_it_is_refused_before_the_download(run_cli, table, hu
     needed = {t: needs.needs(SHAPE, t).memory for t in TYPES}
     monkeypatch.setattr(memory, "installed", lambda: needed["Q5_1"])
     line = error_of(run_cli("get", "g1-toy", "--type", "Q8_0", code=1))
-    assert f"takes {room.gb(needed['Q8_0'])} of memory as Q8_0" in line
+    assert f"needs {room.gb(needed['Q8_0'])} of memory as Q8_0" in line
     assert f"this machine has {room.gb(needed['Q5_1'])}. " in line
     assert "Another type fits: rwkv-np get g1-toy --type Q5_1" in line
     monkeypatch.setattr(memory, "installed", lambda: 400_000_000)
@@ -253,7 +253,7 @@ def test_without_the_room_on_the_disk_it_is_refused_before_the_download(
     free = [peak - 1]
     monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": free[0]}))
     line = error_of(run_cli("get", "g1-toy", *options, "--force", code=1))
-    assert f"needs {room.gb(peak)} of room" in line and "free. Make room, or name another folder: --models" in line
+    assert f"needs {room.gb(peak)} of disk space" in line and "or choose another folder: --models" in line
     assert hub.gets() == [] and is_empty(models)
     free[0] = peak
     run_cli("get", "g1-toy", *options)
@@ -307,7 +307,7 @@ def test_an_interrupted_step_begins_again_without_a_download(run_cli, table, hub
 
     monkeypatch.setattr(making, step, interrupted)
     result = run_cli("get", "g1-toy", "--type", "Q4_0", code=130)
-    assert "The same command goes on from here" in result.stderr
+    assert "Run the same command again to continue" in result.stderr
     assert [FILE, f"{FILE[:-4]}-FP16.bin"][step == "quantize"] in [Path(name).name for name in files_in(models)]
     assert "g1-toy: unfinished" in run_cli("list").stdout
     monkeypatch.setattr(making, step, real)
@@ -383,7 +383,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(run_program, run_cli, 
     code, _, stderr = run_program(*GET, fault="full-at-byte:400000")
     assert code == 1 and "Traceback" not in stderr
     (line,) = [line for line in stderr.splitlines() if line.startswith("Error: ")]
-    assert "could not be written: File too large. Make room" in line
+    assert "could not be written: File too large. Free some space" in line
     hub.forget()
     assert run_program(*GET)[0] == 0
     assert hub.gets() == ([400_000] if step == "download" else [])
@@ -397,7 +397,7 @@ def test_a_second_process_waits_and_finds_it_and_nobody_removes_it_meanwhile(pro
     second = program(*GET)
     assert "Another process is getting toy; waiting" in second.stderr.readline()
     code, _, stderr = run_program("remove", "toy", "--yes")
-    assert code == 1 and "is being fetched by another process" in stderr
+    assert code == 1 and "is being downloaded by another process" in stderr
     hub.cut = None
     outputs = [child.communicate(timeout=PATIENCE)[0] for child in (first, second)]
     assert "is ready" in outputs[0] and "is here already" in outputs[1]
@@ -414,7 +414,7 @@ def test_from_a_name_to_an_answer_and_away_again_in_processes_of_their_own(run_p
     )
     assert answer.returncode == 0 and "rwkv7-g1x-toy-Q4_0.bin" in answer.stderr, answer.stderr
     code, stdout, _ = run_program("remove", "toy", "--yes")
-    assert code == 0 and re.search(r"toy is removed; \d+ kB are free", stdout)
+    assert code == 0 and re.search(r"Removed \S*toy, freed \d+ kB", stdout)
     assert os.listdir(models.folder) == []
 
 
@@ -422,7 +422,7 @@ def test_from_a_name_to_an_answer_and_away_again_in_processes_of_their_own(run_p
 
 
 def test_a_list_has_name_type_size_memory_and_date(run_cli, table, models):
-    assert "No models are kept in" in run_cli("list").stdout
+    assert "No models are installed in" in run_cli("list").stdout
     run_cli("get", "g1-toy", "--type", "Q4_0", "--keep-checkpoint")
     os.utime(models.path("g1-toy"), (1e9, 1e9))
     header, row, checkpoint = run_cli("list").stdout.splitlines()
@@ -453,9 +453,9 @@ def test_remove_asks_or_is_told_and_says_what_it_freed(run_cli, table, models):
     assert "add --yes" in error_of(run_cli("remove", "g1-toy", code=1))
     assert models.remove("g1-toy:Q8_0") == n_bytes
     assert [kept.data_type for kept in models.models()] == ["Q4_0"]
-    assert "kept as Q4_0" in error_of(run_cli("remove", "g1-toy:Q8_0", "--yes", code=1))
+    assert "installed as Q4_0" in error_of(run_cli("remove", "g1-toy:Q8_0", "--yes", code=1))
     (models.place("g1-toy") / "notes.txt").write_text("mine")
-    assert "g1-toy is removed; 1 MB are free" in run_cli("remove", "g1-toy", "--yes").stdout
+    assert "Removed g1-toy, freed 1 MB" in run_cli("remove", "g1-toy", "--yes").stdout
     assert files_in(models) == [".lock", "notes.txt"]
     assert "no model of that name" in error_of(run_cli("remove", "g1-toy", "--yes", code=1))
 
@@ -476,8 +476,8 @@ def test_a_file_wins_over_a_name(run_cli, table, models, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "given, expected",
     [
-        ("g1-1.5b", "this model is not here yet. Fetch it: rwkv-np get g1-1.5b"),
-        ("RWKV7-G1-1.5B", "Fetch it: rwkv-np get g1-1.5b"),
+        ("g1-1.5b", "this model is not installed. Get it: rwkv-np get g1-1.5b"),
+        ("RWKV7-G1-1.5B", "Get it: rwkv-np get g1-1.5b"),
         ("g1-15b", "did you mean g1-1.5b"),
         ("qwerty", "rwkv-np list --available shows the names"),
         ("g1-1.5b:Q9", "unknown type 'Q9'; expected one of FP16"),

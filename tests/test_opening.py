@@ -61,7 +61,7 @@ def test_a_chat_prompt_of_rwkv_cpp_is_understood(tmp_path):
         ("o.toml", "txet = 'a'", "has the key 'txet'; expected text, user, bot or turns"),
         ("o.toml", "text =", "is not valid TOML"),
         ("o.json", "{", "is not valid JSON"),
-        ("o.json", "[]", "holds a list; expected an object"),
+        ("o.json", "[]", "contains a list; expected an object"),
         ("o.json", '{"separator": "-"}', "separator is not a colon"),
         ("o.json", "[" * 100_000, "is not valid JSON: it is nested too deeply$"),
         ("o.json", '{"text": 1' + "0" * 5000 + "}", "is not valid JSON"),

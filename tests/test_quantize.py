@@ -275,9 +275,7 @@ def test_types_of_different_versions_do_not_mix(tmp_path, data_type, other, vers
 
 @pytest.mark.parametrize("value", ["Q8_0", "=Q8_0"])
 def test_a_keep_without_a_pattern_is_a_usage_error(tmp_path, run_cli, value):
-    assert (
-        "is not of the form PATTERN=TYPE" in run_cli("quantize", FP16, tmp_path / "q", "--keep", value, code=2).stderr
-    )
+    assert "not have the form PATTERN=TYPE" in run_cli("quantize", FP16, tmp_path / "q", "--keep", value, code=2).stderr
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -185,7 +185,7 @@ def test_a_mapped_file_that_was_cut_says_so(tmp_path):
     file = MappedFile(tmp_path / "x", BaseFileError)
     file.check()
     os.truncate(tmp_path / "x", 10_000)
-    with pytest.raises(BaseFileError, match="was cut from 20,000 to 10,000 bytes"):
+    with pytest.raises(BaseFileError, match="was truncated from 20,000 to 10,000 bytes"):
         file.check()
 
 

@@ -368,7 +368,7 @@ def test_states_without_number_are_read_as_far_as_the_budget_goes(chat, model, t
 def test_a_text_that_is_too_long_to_be_read_again_is_not_written(chat, tmp_path, monkeypatch):
     say(chat, "one")
     monkeypatch.setattr("rwkv_np.chat.transcript.LIMIT", 500)
-    with pytest.raises(InputError, match="bytes of text, and a file holds 500. Make it shorter: /undo N"):
+    with pytest.raises(InputError, match="bytes of text; the limit of a file is 500. Make it shorter: /undo N"):
         save_conversation(chat, tmp_path / "a", MODEL)
     assert not list(tmp_path.glob("*"))
 

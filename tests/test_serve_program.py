@@ -24,16 +24,16 @@ def refusal(*arguments, **environment):
     return found.output
 
 
-def test_what_is_wrong_is_said_before_a_model_is_loaded(tmp_path):
+def test_bad_options_are_reported_before_a_model_is_loaded(tmp_path):
     listening = bind("127.0.0.1", 0)
     listening.listen()
     port = str(listening.getsockname()[1])
     assert "choose another with --port" in refusal("--port", port)
     listening.close()
     assert "without a key" in refusal("--host", "0.0.0.0", "--port", "0")
-    assert "no such address" in refusal("--host", "nowhere.invalid")
+    assert "this address does not exist" in refusal("--host", "nowhere.invalid")
     (tmp_path / "keys").write_text("\n", encoding="utf-8")
-    assert "holds no keys" in refusal("--api-key-file", str(tmp_path / "keys"))
+    assert "contains no keys" in refusal("--api-key-file", str(tmp_path / "keys"))
     assert "exclude each other" in refusal("--system", "a", "--opening", "none")
     (tmp_path / "config.toml").write_text('[serve]\nport = "x"\n', encoding="utf-8")
     assert "port" in refusal("--config", str(tmp_path / "config.toml"))

@@ -122,7 +122,7 @@ def test_messages_of_one_role_in_a_row_are_one_turn(world):
 
 def test_templates_with_single_turns_read_the_last_question_alone(world):
     assert text(world, "qa", said("a", "b", "c")) == "Q: c\n\nA:"
-    with pytest.raises(ApiError, match="no system text"):
+    with pytest.raises(ApiError, match="without system text"):
         made(world, "qa", [Message(role="system", content="x"), *said("a")])
 
 

@@ -92,7 +92,7 @@ def test_every_kind_of_damage_is_found_and_what_came_before_is_used(cache, model
 @pytest.mark.parametrize("data", [b"", b"\n", b"{}\n", b"[" * 5000 + b"\n", b"\xff\xfe\n", b"x" * 20_000])
 def test_a_foreign_file_is_refused(data, model, tmp_path):
     (tmp_path / "kept").write_bytes(data)
-    with pytest.raises(StatesFileError, match="is not a file of kept states"):
+    with pytest.raises(StatesFileError, match="is not a file of states"):
         load(StateCache(2**20), tmp_path / "kept", "key", model)
 
 

@@ -1,4 +1,4 @@
-"""Talk with a model: `python -m rwkv_np.chat MODEL.bin`.
+"""Chat with a model: `python -m rwkv_np.chat MODEL.bin`.
 
 templates, opening   the chat format of each model family, and what it reads first
 turn, conversation   messages and answers, their states, undo and continue

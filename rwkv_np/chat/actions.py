@@ -116,7 +116,7 @@ def begin_with(session: Session, text: str) -> None:
         return
     if not c.template.is_dialogue:
         raise InputError(
-            f"the template {c.template.name} has single turns and takes no opening; "
+            f"the template {c.template.name} has single turns and does not support an opening; "
             "start the chat with --template raven, world or g1 for one that does"
         )
     session.keep_last()
@@ -211,7 +211,7 @@ def _show_last(session: Session) -> None:
         session.screen.show(f"{c.template.user}: {c.turns[-1].message}\n{c.template.bot}:{c.turns[-1].answer}")
 
 
-# --- looking and setting
+# --- settings and information
 
 
 def change_setting(session: Session, text: str) -> None:
@@ -273,7 +273,7 @@ def show_tokens(session: Session, text: str) -> None:
 
 
 def _piece(data: bytes) -> str:
-    """A token as a string, or as bytes where it is a part of a character."""
+    """A token as a string, or as bytes if it is part of a character."""
     try:
         return repr(data.decode())
     except UnicodeDecodeError:

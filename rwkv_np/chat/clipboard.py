@@ -1,4 +1,4 @@
-"""Text to the user's clipboard: by a program of the desktop, or through the terminal.
+"""Copy text to the user's clipboard: with a program of the desktop, or through the terminal.
 
 Over ssh these programs would fill the clipboard of the remote machine, so there the terminal is asked (with the escape
 sequence OSC 52). We cannot find out whether a terminal obeys: some ignore the request.
@@ -20,8 +20,7 @@ PATIENCE = 5  # seconds: a program that waits for a display that does not answer
 
 
 def copy(text: str) -> str:
-    """Put `text` on the clipboard; returns the program that took it, or "" if the terminal was asked.
-
+    """Copy `text` to the clipboard; returns the program that did it, or "" if the terminal was asked.
     Raises InputError: there is neither.
     """
     for command in _programs():
@@ -51,7 +50,7 @@ def _run(command: list[str], text: str) -> bool:
     # clip.exe takes bytes for the old code page, unless they begin as UTF-16.
     data = text.encode("utf-16") if command[0] == "clip.exe" else text.encode()
     try:
-        # No pipes but for the text: xclip and wl-copy stay in the background, and would keep them open.
+        # No pipes except for the text: xclip and wl-copy stay in the background, and would keep them open.
         subprocess.run(
             command, input=data, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=PATIENCE, check=True
         )

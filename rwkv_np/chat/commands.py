@@ -17,9 +17,9 @@ from rwkv_np.errors import InputError
 
 @dataclass(frozen=True)
 class Command:
-    """A command: `argument` is how its help writes it, in brackets where it may be left out.
+    """A command: `argument` is its argument in the help text, in brackets if it is optional.
 
-    completes  what the Tab key offers there
+    completes  what the Tab key completes there
     old        its form in rwkv.cpp's chat
     also       its other names, from other chat programs
     """
@@ -84,9 +84,9 @@ _OLD |= {"+": Command("+", actions.answer_turn_again), "++": Command("++", actio
 
 
 def find_command(line: str) -> tuple[Command, str] | None:
-    """The command in `line` and its argument; None where it is a message.
+    """The command in `line` and its argument; None if it is a message.
 
-    Raises InputError where it begins with a slash and is no command. (Two slashes begin a message.)
+    Raises InputError if it begins with a slash but is not a command. (Two slashes begin a message.)
     """
     word, argument = (*line.split(maxsplit=1), "", "")[:2]
     if line.startswith("/") and not line.startswith("//"):
@@ -95,7 +95,7 @@ def find_command(line: str) -> tuple[Command, str] | None:
             raise InputError(f"{word} needs an argument: {word} {command.argument}")
         return command, argument
     old = _OLD.get(word.lower())
-    # "+1" is a message, and so is "+ 2": only what takes an argument may have one.
+    # "+1" is a message, and so is "+ 2": only commands with an argument may have one.
     if old and bool(argument) == bool(old.argument):
         return old, argument
     return None

@@ -66,7 +66,7 @@ class Conversation:
         self.cache, self.keep_thoughts, self.start = cache, keep_thoughts, start
         self._n_made = 0
 
-    # --- where the conversation stands
+    # --- the current position
 
     @property
     def current_branch(self) -> Branch:
@@ -75,7 +75,7 @@ class Conversation:
 
     @property
     def turns(self) -> list[Turn]:
-        """What was said in the current branch."""
+        """The turns of the current branch."""
         return self.current_branch.turns
 
     @property
@@ -100,7 +100,7 @@ class Conversation:
         return branch.start
 
     def position(self, progress: Progress | None = None, branch: Branch | None = None) -> Position:
-        """Where the model stands after the last turn (of the current branch): with logits if there is one."""
+        """The model's position after the last turn (of the current branch): with logits if there is one."""
         branch = branch or self.current_branch
         return self._position_after(branch, branch.turns, progress)
 
@@ -143,11 +143,11 @@ class Conversation:
     # --- asking the model; iterate over the answer that is returned
 
     def ask(self, message: str, progress: Progress | None = None, **changes: Any) -> Answer:
-        """Say `message`; `changes` are settings for this answer only."""
+        """Send `message`; `changes` are settings for this answer only."""
         return self._ask(message, list(self.turns), progress, changes)
 
     def edit(self, message: str, progress: Progress | None = None, **changes: Any) -> Answer:
-        """Say `message` in place of the last one."""
+        """Send `message` in place of the last one."""
         self._require_turn()
         return self._ask(message, self.turns[:-1], progress, changes)
 
@@ -203,7 +203,7 @@ class Conversation:
         return self._turn(message, self.template, is_first=not has_begun)
 
     def _after_answer(self, progress: Progress | None) -> Position:
-        """Where the model stood after the last turn's answer, and its thought; read again."""
+        """The model's position after the last turn's answer and its thinking; read again."""
         turn = self.turns[-1]
         if not turn.remembered:
             return self.position(progress)

@@ -18,7 +18,7 @@ from rwkv_np.sampling import SamplingParams
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a family is sampled with, and the program that says so."""
+    """The sampling settings of a family, and the program they come from."""
 
     params: SamplingParams
     source: str
@@ -28,7 +28,7 @@ class Defaults:
 _RAVEN = Defaults(SamplingParams(), "ChatRWKV's v2/chat.py and rwkv.cpp's python/chat_with_bot.py")
 # The chat with World models of RWKV-6 and 7 (since July 2024).
 _WORLD = Defaults(SamplingParams(top_p=0.3, presence_penalty=0.5, frequency_penalty=0.5), "ChatRWKV's API_DEMO_CHAT.py")
-# No penalties: a thought, a sum and a program repeat themselves for good reasons.
+# No penalties: thinking, calculations and programs repeat tokens for good reasons.
 _G1 = Defaults(
     SamplingParams(top_p=0.5, top_k=100, presence_penalty=0, frequency_penalty=0, penalty_decay=0.997, max_tokens=4000),
     "the example of G1 in ChatRWKV's rwkv_pip_package/README.md",
@@ -37,14 +37,14 @@ DEFAULTS = {"raven": _RAVEN, "qa": _RAVEN, "instruction": _RAVEN, "world": _WORL
 
 
 def describe_default(name: str) -> str:
-    """What a setting is by default, as the help says it: "0.5; world: 0.3"."""
+    """The default of a setting, as in the help text: "0.5; world: 0.3"."""
     first = getattr(_RAVEN.params, name)
     others = {family: getattr(DEFAULTS[family].params, name) for family in ("world", "g1")}
     return "; ".join([str(first), *(f"{family}: {value}" for family, value in others.items() if value != first)])
 
 
 def describe_sources() -> str:
-    """Where the defaults of each family are from, in a sentence each."""
+    """The source of each family's defaults, one sentence each."""
     families: dict[str, list[str]] = {}
     for family, defaults in DEFAULTS.items():
         families.setdefault(defaults.source, []).append(family)

@@ -30,8 +30,8 @@ from rwkv_np.chat.settings import NAMES
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.console import has_color
 
-# The bottom line is dim, not reversed as by default: a bar across the window would draw the eye away from the talk,
-# and its painted spaces would wrap when the window becomes narrower.
+# The bottom line is dim, not reversed as by default: a bar across the window would distract from the conversation, and
+# its painted spaces would wrap when the window becomes narrower.
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "bottom-toolbar.text": "noreverse dim"})
 
 
@@ -65,7 +65,7 @@ class Editor:
         return line
 
     def _say_problem(self) -> None:
-        """Say once, between two inputs, that lines are no longer kept."""
+        """Report once, between two inputs, that lines are no longer saved."""
         problem = getattr(self._prompt.history, "problem", None)
         if problem and not self._has_said_problem:
             self._has_said_problem = True
@@ -73,7 +73,7 @@ class Editor:
 
 
 def _color_depth(wanted: bool | None) -> ColorDepth | None:
-    """What prompt_toolkit may use; None where it finds that out as we do. (It knows NO_COLOR, not FORCE_COLOR.)"""
+    """The colours for prompt_toolkit; None if its own detection agrees. (It knows NO_COLOR, but not FORCE_COLOR.)"""
     if wanted is None and not has_color(sys.stdout):
         return ColorDepth.DEPTH_1_BIT
     return {None: None, True: ColorDepth.DEPTH_8_BIT, False: ColorDepth.DEPTH_1_BIT}[wanted]
@@ -140,7 +140,7 @@ def _keys() -> KeyBindings:
 
 
 class CommandCompleter(Completer):
-    """Commands after a slash, and what their arguments may be."""
+    """Completes commands after a slash, and their arguments."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""The language of a chat: which one, and what the program says in it.
+"""The language of a chat: which one, and the program's texts in it.
 
 Each language is one TOML file; a test compares them. Errors that name files
 and settings stay in English, as the options do: they are searched for on the web.
@@ -17,7 +17,7 @@ LANGUAGES = ("en", "zh", "ja")
 
 
 def guess_language() -> str:
-    """The language of the locale if it is one of ours, else English."""
+    """The language of the locale if it is supported, otherwise English."""
     said = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), None)
     said = said or locale.getlocale()[0] or ""
     return said[:2].lower() if said[:2].lower() in LANGUAGES else "en"

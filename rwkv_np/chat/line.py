@@ -12,7 +12,7 @@ from rwkv_np.chat.commands import find_command
 from rwkv_np.chat.session import Session
 from rwkv_np.errors import InputError
 
-# In rwkv.cpp's chat these may stand in a message, and apply to that message only.
+# In rwkv.cpp's chat these may be part of a message, and apply to that message only.
 _INLINE = re.compile(r"(?:^|(?<=\s))-(temp|top_p)=(\S*)(?:\s+|$)")
 _INLINE_NAMES = {"temp": "temperature", "top_p": "top_p"}
 
@@ -31,7 +31,7 @@ def handle(session: Session, line: str) -> None:
 
 
 def _take_inline_settings(line: str) -> tuple[str, dict[str, float]]:
-    """(`line` without them, what they set)."""
+    """(`line` without the inline settings, their values)."""
     changes = {}
     for name, value in _INLINE.findall(line):
         try:

@@ -29,7 +29,7 @@ _RULE = re.compile(r" {0,3}(-{3,}|\*{3,}) *")
 
 _PLAIN = re.compile(r"[^*`\\]+")
 _MARK = re.compile(r"\*+|`+|\\.?", re.DOTALL)
-_ESCAPABLE = "*_`#~|"  # not brackets: in formulas, \( and \[ are no escapes
+_ESCAPABLE = "*_`#~|"  # not brackets: in formulas, \( and \[ are not escapes
 _EMPHASIS = {1: Style.ITALIC, 2: Style.BOLD, 3: Style.BOLD | Style.ITALIC}
 _RULE_SHOWN = "─" * 24
 
@@ -63,7 +63,7 @@ class Sink(Protocol):
 
 
 class Markdown:
-    """Push text as it comes, then flush."""
+    """Push text as it arrives, then flush."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -74,11 +74,11 @@ class Markdown:
         self._info = ""
         self._in_table = False
         self._style = self._base = Style.PLAIN
-        self._ticks = 0  # how many began the inline code
-        self._held, self._before = "", ""  # marks whose meaning the next character decides; what came before
+        self._ticks = 0  # the number of backquotes that began the inline code
+        self._held, self._before = "", ""  # marks whose meaning depends on the next character; the character before
 
     def push(self, text: str) -> None:
-        """Go on with `text`, which may be a part of a word."""
+        """Add `text`, which may be part of a word."""
         first, *rest = text.split("\n")
         self._add(first)
         for part in rest:
@@ -136,10 +136,10 @@ class Markdown:
         else:
             self._inline(text)
 
-    # --- what a line is
+    # --- the kind of a line
 
     def _decide(self, *, is_whole: bool) -> None:
-        """Find out what the line is, if its beginning says so; at its end, it always does."""
+        """Decide the kind of the line if its start is enough for that; at the line's end it always is."""
         if self._fence:
             self._decide_code(is_whole)
         elif is_whole or not _UNDECIDED.fullmatch(self._line):
@@ -219,10 +219,10 @@ class Markdown:
     def _begin_quote(self, rest: str, is_whole: bool) -> None:
         self._sink.begin_block(2)
         self._sink.write("│ ", Style.DIM)
-        self._line, self._is_decided = rest, False  # a quote may hold a list
+        self._line, self._is_decided = rest, False  # a quote may contain a list
         self._decide(is_whole=is_whole)
 
-    # --- what a line holds
+    # --- the text in a line
 
     def _inline(self, text: str, *, is_whole: bool = False) -> None:
         """Running text; marks at its end wait for the next character, unless the line is whole."""

@@ -1,10 +1,10 @@
 """The opening of a conversation: what the model reads before the first message.
 
-Without context a base model may answer in any style; a few lines of dialogue show it who speaks,
-in which language and at what length. The bundled openings are files of the same form as a person's own:
+Without context a base model may answer in any style; a few lines of dialogue show it who speaks, in which language and
+at what length. The bundled openings are files in the same format as a user's own:
 
     text = "The following is ..."            # how it begins; optional
-    turns = [["a message", "its answer"]]    # what has been said already; optional
+    turns = [["a message", "its answer"]] # earlier messages and answers; optional
     user = "Bob"                             # names other than the template's; optional
     bot = "Alice"
 
@@ -31,7 +31,7 @@ _RWKV_CPP = {"prompt": "text", "assistant": "bot"}
 
 @dataclass(frozen=True)
 class Opening:
-    """What is read before the first message; all of it may be missing."""
+    """The text read before the first message; every part is optional."""
 
     text: str = ""
     turns: tuple[tuple[str, str], ...] = ()
@@ -46,7 +46,7 @@ class Opening:
         """The text that the model reads, without the blank line that ends its last turn."""
         if not template.is_dialogue and (self.text or self.turns):
             raise InputError(
-                f"the template {template.name} has single turns and takes no opening; "
+                f"the template {template.name} has single turns and does not support an opening; "
                 "omit --opening and --system, or choose --template raven, world or g1"
             )
         text = template.introduce(self.text) if self.text.strip() else ""
@@ -97,7 +97,7 @@ def _read_json(path: PathLike) -> dict[str, Any]:
     except ValueError as error:  # also a number without an end, or a list in lists
         raise SettingsFileError(path, f"is not valid JSON: {error}") from error
     if not isinstance(found, dict):
-        raise SettingsFileError(path, f"holds a {type(found).__name__}; expected an object with text and turns")
+        raise SettingsFileError(path, f"contains a {type(found).__name__}; expected an object with text and turns")
     if found.pop("separator", ":") != ":":
         raise SettingsFileError(path, "separator is not a colon; every RWKV chat model expects one")
     return {_RWKV_CPP.get(str(key), str(key)): value for key, value in found.items()}

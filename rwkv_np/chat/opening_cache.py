@@ -1,8 +1,8 @@
 """States after openings, kept on disk: the second start of a 7B model does not read it again.
 
-What an opening becomes depends on the model, the tokens and the code that reads them (in the
-last bit), so these name the file. The state of another model is never found; a damaged file is
-ignored; if the folder is not writable, nothing is kept, and a message says so.
+The state depends on the model, the tokens and the code that reads them (in the last bits), so the file name is made
+from these. A state of another model is never found; a damaged file is ignored; if the folder is not writable, no state
+is kept, and a message says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SOURCES = tuple(Path(package.__path__[0]) for package in (files, models, kernels
 
 
 def cache_key(model: str) -> str:
-    """The `key` of a cache: the model of that fingerprint, read by this code with the kernels of this processor."""
+    """The `key` of a cache: for the model with that fingerprint, this code, and the kernels of this processor."""
     from rwkv_np.kernels import dispatch  # imports numba, which `chat --help` does not need
     from rwkv_np.kernels.cache import source_hash
 
@@ -51,7 +51,7 @@ class OpeningCache:
         with contextlib.suppress(StateFileError, OSError):
             state = load_state(path, self.config)
             with contextlib.suppress(OSError):
-                path.touch()  # in use: not among the oldest
+                path.touch()  # recently used: not among the oldest
             return state
         return None
 
@@ -71,7 +71,7 @@ class OpeningCache:
         assert self.folder is not None
         found = [(path.stat(), path) for path in self.folder.glob("*.state")]
         n_bytes, now = 0, time.time()
-        # A file dated in the future, by a wrong clock, goes first: else it would push out all later ones.
+        # A file with a future date, from a wrong clock, is deleted first: otherwise it would outlive all later ones.
         used = {path: stat.st_mtime if stat.st_mtime < now + 60 else 0 for stat, path in found}
         for stat, path in sorted(found, key=lambda entry: used[entry[1]], reverse=True):
             n_bytes += stat.st_size

@@ -1,9 +1,9 @@
-"""Puts an answer on the terminal as it comes: styled text, lines of code, tables.
+"""Writes an answer to the terminal as it arrives: styled text, lines of code, tables.
 
-Running text is only appended, wrapped between words. So answers taller than the window and changes of its size
-need no special care. Two things are drawn a second time, and only if the window has not changed since: a line of code
-that fits on one row, because its end may change its colours; and a table, when its last row has come and all of it is
-still in the window.
+Running text is only appended, wrapped between words. So answers taller than the window and changes of its size need no
+special care. Two things are drawn a second time, and only if the window has not changed since: a line of code that fits
+on one row, because its end may change its colours; and a table, when its last row has arrived and all of it is still in
+the window.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Page:
     """The place of one answer.
 
     put     writes to the terminal
-    size    tells the terminal's columns and rows now
-    column  where the answer begins, after the name of who speaks
-    moves   whether the terminal can move its cursor; without that nothing is drawn a second time
+    size    returns the terminal's current columns and rows
+    column  where the answer begins, after the speaker's name
+    moves   whether the terminal can move its cursor; if not, nothing is drawn a second time
     """
 
     def __init__(
@@ -60,13 +60,14 @@ class Page:
         self._show(self._wrapper.flush())
 
     def begin_block(self, indent: int) -> None:
-        """A heading, a list's item and the like begin on a line of their own, which is not that of the name."""
+        """A heading, a list item and the like begin on a new line, not on the line with the name."""
         if self._at_label:
             self.write("\n")
         self._wrapper.indent = indent if self._size().columns >= 3 * indent else 0
 
     def _show(self, text: str) -> None:
-        """Write text that the wrapper gave back. It moves space only, so visible characters keep their order."""
+        """Write text that the wrapper returned. The wrapper moves only spaces, so visible characters keep their
+        order."""
         painted = self._painted(text)
         if painted and not self._is_muted:
             self._put(painted)
@@ -121,7 +122,7 @@ class Page:
         self._write_raw(text)
 
     def close_table(self) -> None:
-        """Draw the table with its columns in line, over its rows."""
+        """Draw the table with aligned columns, over its rows."""
         text, self._table = self._table, None
         self._wrap_from_the_edge()
         if not text or self._is_muted:
@@ -141,7 +142,7 @@ class Page:
     # --- continuing an answer
 
     def mute(self) -> None:
-        """Read what comes next without showing it: it has been shown already."""
+        """Read the next text without showing it: it has been shown already."""
         self._is_muted = True
 
     def unmute(self) -> None:
@@ -210,7 +211,7 @@ def _in_colors(text: str, colors: list[str]) -> str:
 
 
 def _n_rows(text: str, columns: int) -> int:
-    """The rows of a window that lines take which the terminal breaks."""
+    """The number of rows that `text` takes when the terminal wraps its lines."""
     return sum(_n_rows_of(line.expandtabs(8), columns) for line in text.split("\n"))
 
 

@@ -31,9 +31,9 @@ def run(session: Session, lines: Lines) -> None:
         while is_going_on:
             try:
                 is_going_on = _take_line(session, lines)
-            except KeyboardInterrupt:  # while something was read or said: an answer ends by itself
+            except KeyboardInterrupt:  # while reading or printing something: an answer handles Ctrl-C itself
                 session.screen.say("given_up")
-    finally:  # also where the terminal was closed
+    finally:  # also if the terminal was closed
         is_kept = session.keep_last()
     if is_kept:
         session.screen.say("kept_last")
@@ -54,7 +54,7 @@ def _take_line(session: Session, lines: Lines) -> bool:
     except Leave:
         return False
     except BrokenPipeError:
-        raise  # nobody reads the answers any more
+        raise  # the reader of the answers is gone
     except Exception as error:
         session.screen.error(_what_went_wrong(session, error))
     return True

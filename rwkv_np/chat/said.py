@@ -23,7 +23,7 @@ class Said:
         self._value, self._place = value, place
 
     def __getitem__(self, name: str) -> Said:
-        """A member of an object, which must be there."""
+        """A required member of an object."""
         if not isinstance(self._value, dict):
             self.refuse("an object")
         if name not in self._value:
@@ -50,7 +50,7 @@ class Said:
         return [Said(value, f"{self._place}[{i}]") for i, value in enumerate(self._value)]
 
     def text(self, at_least: int = 0, at_most: float = math.inf) -> str:
-        """A string of so many characters that UTF-8 can hold."""
+        """A string with so many characters that UTF-8 can encode."""
         if not isinstance(self._value, str) or len(self._value) < at_least:
             self.refuse("a string" if not at_least else "a string that is not empty")
         if len(self._value) > at_most:

@@ -5,10 +5,10 @@ the arrays in it are the states after the opening and after each branch, within 
 computed again from the tokens. A file is written completely or not
 at all, and read completely or not at all: a conversation is never half replaced.
 
-Version 1 has all states of both ends of each branch. Where one is left out it is version 2,
-which names those that are there: "states": ["0.start", "0.end"]. Beside them may lie "0.answer":
-where a branch's last answer was broken off, with its thought, which "0.end" is without. Older
-programs pass over it, and read the thought again when the answer goes on.
+Version 1 has all states of both ends of each branch. If one is left out, the file has version 2, which lists the states
+in it: "states": ["0.start", "0.end"]. There may also be "0.answer": the state where a branch's last answer was
+interrupted, including its thinking, which "0.end" does not include. Older programs ignore it, and read the thinking
+again when the answer is continued.
 
 A file may come from an untrusted source: everything is checked, and nothing beyond its size limit is unpacked.
 """
@@ -49,8 +49,8 @@ def save_conversation(
 ) -> None:
     """Write `conversation` to `path`; `model` has the name and the fingerprint of its model.
 
-    mend         what to do where `path` exists, if it is not overwritten
-    with_states  without them the file is small and written at once, and the model reads the text again
+    mend         advice for the error if `path` exists and is not overwritten
+    with_states  without them the file is small and written quickly, but the model reads the text again
     Raises       OutputError, InputError: it is too long for a file
     """
     positions = _chosen(_positions(conversation)) if with_states else {}
@@ -79,7 +79,7 @@ def _positions(conversation: Conversation) -> dict[str, Position]:
 
 
 def _answers(branches: list[tuple[int, Branch]]) -> dict[str, Position | None]:
-    """Where answers stopped that may go on, if the next message is not read there but without the thought.
+    """The positions of answers that may be continued, if the next message is read without their thinking.
 
     A finished answer is rarely continued, and its tokens are then read again: a state is larger than most files.
     """
@@ -123,7 +123,7 @@ def _write_position(archive: zipfile.ZipFile, name: str, position: Position) -> 
 
 
 def load_conversation(path: PathLike, like: Conversation, model: dict[str, str]) -> Conversation:
-    """The conversation that was saved to `path`, to go on with the model and tokenizer of `like`.
+    """The conversation that was saved to `path`, to be continued with the model and tokenizer of `like`.
 
     Raises ConversationFileError: it is damaged, or belongs to a model of another fingerprint; OSError
     """
@@ -171,7 +171,7 @@ def _restore(said: Transcript, archive: Archive, like: Conversation) -> Conversa
 
 
 def _put(branch: Branch, name: str, position: Position) -> None:
-    """Let the branch have the state of that name."""
+    """Give the branch the state of that name."""
     if name.endswith(".start"):
         branch.start = position.state
     elif name.endswith(ANSWER):
@@ -181,10 +181,10 @@ def _put(branch: Branch, name: str, position: Position) -> None:
 
 
 def _within_budget(said: Transcript, archive: Archive, model: Model) -> list[tuple[str, Branch]]:
-    """The names of the states to be read, and whose they are; the current branch's come first.
+    """The names of the states to read, with their branches; the current branch's come first.
 
-    An untrusted file may have any number of states, each only a few bytes when compressed. Those
-    over the budget are left out: they are made again from the tokens if need be, as if they were not there.
+    An untrusted file may have any number of states, each only a few bytes when compressed. Those over the budget are
+    left out: they are computed again from the tokens if necessary.
     """
     found = [
         (branch_name != said.branch, f"{i}{end}", branch)
@@ -205,7 +205,7 @@ def _read_position(archive: Archive, name: str, model: Model) -> Position:
 def _read_logits(archive: Archive, name: str, model: Model) -> np.ndarray:
     header, shape = archive.header(name), (model.config.vocab_size,)
     if header.shape != shape or header.dtype.newbyteorder("=") != np.float32:
-        raise Damaged(f"{name} holds {header.dtype} values of shape {header.shape}; expected float32 of {shape}")
+        raise Damaged(f"{name} has {header.dtype} values of shape {header.shape}; expected float32 of {shape}")
     logits = archive.array(name, header.n_bytes).astype(np.float32)
     arguments.finite(name, logits)
     return logits

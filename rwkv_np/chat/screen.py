@@ -31,7 +31,7 @@ class Screen:
     figures         tokens and speed are shown after each answer
     quiet           they are shown nowhere, not in the bottom line either
     markdown        the Markdown of answers is rendered
-    color           whether there is colour; None where the terminal and its variables decide
+    color           whether to use colours; None: the terminal and its variables decide
     show_thinking   thoughts are shown, not only counted
     hides_thoughts  only the answer is shown, and no command can follow
     """
@@ -55,7 +55,7 @@ class Screen:
 
     @property
     def switches(self) -> dict[str, bool]:
-        """What can be turned on and off, by its name in `settings`."""
+        """The settings that can be turned on and off, by name."""
         return {name: getattr(self, name) for name in SWITCHES}
 
     # --- answers
@@ -65,8 +65,8 @@ class Screen:
     ) -> None:
         """Stream `completion`, then say why it ended.
 
-        name     who speaks; shown on a terminal, not in a pipe
-        goes_on  it is the rest of an answer, whose leading space belongs between the two
+        name     the speaker; shown on a terminal, not in a pipe
+        goes_on  it is the rest of an answer; its leading space belongs between the two parts
         before   that answer's text so far
         """
         self._has_shown = True
@@ -82,11 +82,11 @@ class Screen:
         write_over("")
         if sys.stdout.isatty():
             self._say_why(completion)
-        elif is_open and completion.stop_reason == "length":  # a pipe gets an empty line: say why
+        elif is_open and completion.stop_reason == "length":  # a pipe gets an empty line: give the reason
             self.say("thought_cut", tokens=completion.n_new)
 
     def _stream(self, completion: Answer, speech: Speech, goes_on: bool, spinner: Spinner) -> bool:
-        """Show what comes; returns whether a thought has begun that did not end."""
+        """Show the text as it arrives; returns whether the thinking did not end."""
         thought, spoken = _trimmers(completion, goes_on)
         shows, n_thought, is_open = self._shows_thoughts(), 0, False
         for is_thought, piece in completion.parts():
@@ -111,7 +111,7 @@ class Screen:
         return self.show_thinking and not self.hides_thoughts and sys.stdout.isatty()
 
     def _end_thought(self, n_tokens: int, speech: Speech) -> None:
-        """Begin the answer on a new line, or say that there was a thought."""
+        """Begin the answer on a new line, or note that the model was thinking."""
         if self._shows_thoughts():
             speech.write("\n\n")
             return
@@ -158,7 +158,7 @@ class Screen:
         self.note(self.language.say(message, **values))
 
     def note(self, text: str) -> None:
-        """A line beside the conversation."""
+        """A note outside the conversation."""
         self._put(text, DIM)
 
     def show(self, text: str, *, indent: int = 0) -> None:
@@ -210,7 +210,7 @@ class Screen:
 
 
 class JsonScreen(Screen):
-    """Each answer as one line of JSON; notes go where they always go."""
+    """Each answer as one line of JSON; notes go to stderr as usual."""
 
     def answer(
         self, completion: Answer, message: str = "", name: str = "", *, goes_on: bool = False, before: str = ""
@@ -250,13 +250,13 @@ def _trimmers(completion: Answer, goes_on: bool) -> tuple[_Trimmer, _Trimmer]:
 
 
 class _Trimmer:
-    """Takes away space before the first word, and line breaks after the last."""
+    """Removes spaces before the first word, and line breaks after the last."""
 
     def __init__(self, has_begun: bool) -> None:
         self._pending, self._has_begun = "", has_begun
 
     def push(self, piece: str) -> str:
-        """What of the text so far can be shown."""
+        """The part of the text so far that can be shown."""
         text = self._pending + (piece if self._has_begun else piece.lstrip())
         self._has_begun = self._has_begun or bool(text)
         shown = text.rstrip("\n")

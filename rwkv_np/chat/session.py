@@ -1,7 +1,7 @@
-"""One run of the chat: a conversation, a screen, and what is kept between two messages.
+"""One run of the chat: a conversation, a screen, and the data kept between two messages.
 
-line.py interprets input lines, and actions.py has what commands do to a session: both are built on
-it, and it knows neither.
+line.py interprets input lines, and actions.py implements the commands on a session: both use this module, and it uses
+neither.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rwkv_np.errors import InputError, RwkvError, one_line
 from rwkv_np.files.output import check_destination
 from rwkv_np.sampling import SETTINGS
 
-LAST = "last"  # what /load calls the last conversation that was not saved
+LAST = "last"  # the name for /load of the last conversation that was not saved
 
 
 class Session:
@@ -78,11 +78,11 @@ class Session:
         return True
 
     def load(self, path: str) -> str | None:
-        """Go on with the conversation in `path`, and its settings. Raises ConversationFileError, OSError.
+        """Continue the conversation in `path`, with its settings. Raises ConversationFileError, OSError.
 
-        The name `last` is the last conversation that was not saved, unless there is a file of that name.
-        Returns the file of --save, to which answers were saved until now. It has the conversation before this one,
-        so it is left as it is; the next `save` says where answers go on being saved.
+        The name `last` is the last conversation that was not saved, unless there is a file of that name. Returns the
+        file of --save, to which answers were saved until now. It contains the previous conversation, so it is not
+        changed; the next `save` chooses the file for further answers.
         """
         last = self.last_talk if path == LAST and not os.path.exists(path) else None
         loaded = load_conversation(last or path, self.conversation, self.model)
@@ -95,7 +95,7 @@ class Session:
         return left
 
     def say(self, message: str) -> None:
-        """Send a message, with what was read from files before it, and show the answer."""
+        """Send a message, after the text that was read from files, and show the answer."""
         text = f"{self.attached}\n{message}".strip()
         if not text:
             raise InputError("the message is empty")
@@ -106,7 +106,7 @@ class Session:
             self.attached, self.draft = "", None
 
     def show(self, completion: Answer, message: str = "", *, goes_on: bool = False, name: str | None = None) -> None:
-        """Show an answer as it is made; Ctrl-C ends it, and only it."""
+        """Show an answer as it is generated; Ctrl-C ends only this answer."""
         if name is None and not goes_on:
             name = self.conversation.template.bot
         last = self.conversation.last
@@ -123,7 +123,7 @@ class Session:
 
     @property
     def is_unsaved(self) -> bool:
-        """Whether there are turns that no file has."""
+        """Whether there are turns that are not in a file."""
         return bool(self.conversation.turns) and self._n_saved != self.conversation.n_asked
 
     def save(self, path: str, *, overwrite: bool = False) -> None:
@@ -143,7 +143,7 @@ class Session:
             self._n_saved = self.conversation.n_asked
 
     def keep_last(self) -> bool:
-        """Keep a conversation that no file has, as `last`; returns whether that was needed and done.
+        """Keep an unsaved conversation as `last`; returns whether that was needed and succeeded.
 
         A question at the end of each short chat would annoy, and a long chat must not be lost. So one file is
         always kept. It has no states: it is small, and written in milliseconds.

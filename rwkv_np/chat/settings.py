@@ -1,4 +1,4 @@
-"""Settings that can be changed while talking: their names, and their values as a person types them."""
+"""Settings that can be changed in a chat: their names, and their values as a user types them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def _example(name: str) -> str:
 def describe_settings(
     params: SamplingParams, switches: Mapping[str, bool], family: str, set_by: Mapping[str, str]
 ) -> str:
-    """All settings, a line each; where one is not the family's default, that and who set it (`set_by`)."""
+    """All settings, one per line. A value that is not the family's default also shows the default and its source
+    (`set_by`)."""
     defaults, lines = DEFAULTS[family], []
     for name in SETTINGS:
         value, default = getattr(params, name), getattr(defaults.params, name)

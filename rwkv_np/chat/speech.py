@@ -1,4 +1,4 @@
-"""One answer on stdout: who speaks, and the text as it comes.
+"""One answer on stdout: the speaker's name, and the text as it arrives.
 
 On a terminal the text is wrapped between words, and its Markdown is rendered if there are colours (page.py). The
 model's output is text there, never a command. In a pipe the text is written unchanged, for programs to read.
@@ -18,7 +18,7 @@ from rwkv_np.wrapping import width
 
 @dataclass(frozen=True)
 class Looks:
-    """How answers look on a terminal; color None lets the environment decide."""
+    """How answers look on a terminal; color None: the environment decides."""
 
     color: bool | None = None
     markdown: bool = True
@@ -53,7 +53,7 @@ class Speech:
             self._read_before()
 
     def write(self, text: str, *, is_dim: bool = False) -> None:
-        """Go on with `text`, which may be a part of a word."""
+        """Add `text`, which may be part of a word."""
         self.begin()
         if not self._page:
             self._put(text)
@@ -68,7 +68,7 @@ class Speech:
             self._page.write(text, Style.DIM if is_dim and self._has_color else Style.PLAIN)
 
     def end(self) -> None:
-        """End the line, and what was begun."""
+        """End the line, and any open block."""
         self.begin()
         if self._markdown:
             self._markdown.flush()
@@ -77,7 +77,7 @@ class Speech:
         self._put("\n")
 
     def break_off(self) -> None:
-        """After an error: what comes next starts on a new line."""
+        """After an error: start the next output on a new line."""
         if self._has_begun and self._is_terminal:
             self.end()
 

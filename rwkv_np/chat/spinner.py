@@ -18,7 +18,7 @@ _SIGNS, _PLAIN_SIGNS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
 
 class Spinner:
-    """Turns on the current line of stderr if that is a terminal, with `text` beside it."""
+    """A turning sign with `text` next to it, on the current line of stderr if that is a terminal."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -47,7 +47,7 @@ class Spinner:
 
 @contextmanager
 def spinning() -> Iterator[Spinner]:
-    """A spinner that has stopped when the block ends, however it does."""
+    """A spinner that stops when the block ends, also after an exception."""
     spinner = Spinner()
     spinner.start()
     try:

@@ -1,10 +1,9 @@
 """The chat templates: the prompt format of each family of chat models.
 
-A turn is written as the training text had it, to the space: no space follows the final
-"Alice:", because the model's own first token brings it. In a dialogue a blank line ends a
-turn, so the blank lines of a message are closed up before it is sent; an answer to an
-instruction may hold blank lines, and ends where the next block of the form would begin. G1
-models write paragraphs too: their answers end where they would begin the person's next turn.
+A turn is written exactly as in the training text, including spaces: no space follows the final "Alice:", because the
+model's own first token contains it. In a dialogue a blank line ends a turn, so the blank lines of a message are removed
+before it is sent. An answer to an instruction may contain blank lines, and ends where the next block of the format
+would begin. G1 models write paragraphs too: their answers end where they would start the user's next turn.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _INPUT = (
 class Template:
     """A prompt format, with the names of user and model.
 
-    is_dialogue  whether the model has learned more than one round of it
+    is_dialogue  whether the model was trained on more than one round of it
     think        "on", "off" or "short" for a model that can think; "auto" lets the model decide
     """
 
@@ -48,27 +47,27 @@ class Template:
 
     @property
     def lead(self) -> str | None:
-        """What of the answer's beginning the prompt has; None if the model does not support thinking."""
+        """The start of the answer that is in the prompt; None if the model does not support thinking."""
         return None
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """What ends an answer: a blank line, or a name with which the model would write the next turn itself."""
-        # Models write the colon of Chinese and Japanese too.
+        """The strings that end an answer: a blank line, or a name with which the model would start the next turn."""
+        # Models also write the Chinese and Japanese colon.
         return (SEPARATOR, *(f"\n{name}{colon}" for name in (self.user, self.bot) for colon in ":："))
 
     @property
     def has_openings(self) -> bool:
-        """Whether opening dialogues come with the program for it."""
+        """Whether the program has opening dialogues for it."""
         return self.is_dialogue
 
     def introduce(self, text: str) -> str:
-        """`text`, which says how the conversation begins, as the model has learned to read such."""
+        """`text`, an introduction to the conversation, in the format of the model's training."""
         return tidy(text)
 
 
 class G1(Template):
-    """The form of RWKV-7 G1: that of World, with thoughts and blank lines in answers, and a system text by name.
+    """The format of RWKV-7 G1: as World, with thinking and blank lines in answers, and a labelled system text.
 
     With "auto" a prompt ends as a World model expects it too: that is why it is the default, since a
     file may not say which of the two it is, and a World model was not trained to think.
@@ -90,7 +89,7 @@ class G1(Template):
 
     @property
     def has_openings(self) -> bool:
-        # They have learned to chat without an example, and would copy its short answers.
+        # They were trained to chat without an example, and would copy its short answers.
         return False
 
     def introduce(self, text: str) -> str:
@@ -99,7 +98,7 @@ class G1(Template):
 
 
 class Instruction(Template):
-    """A form with headings; what follows a blank line in the message is the instruction's input."""
+    """A format with headings; the text after a blank line in the message is the instruction's input."""
 
     def turn(self, message: str) -> str:
         task, _, given = tidy(message).partition(SEPARATOR)
@@ -117,7 +116,7 @@ class Free(Template):
     """Text to be continued: no turns, and only the end of text ends it."""
 
     def turn(self, message: str) -> str:
-        # Rather than as the very first token, a model has seen a text begin after a line break.
+        # In training, a text begins after a line break more often than as the very first token.
         return "\n" + tidy(message)
 
     @property
@@ -126,7 +125,7 @@ class Free(Template):
 
 
 def tidy(message: str) -> str:
-    """`message` with the line ends of Unix and without space around it."""
+    """`message` with Unix line endings and without spaces around it."""
     return re.sub(r"\n[^\S\n]*(?=\n)", "\n", message.replace("\r\n", "\n").replace("\r", "\n")).strip()
 
 
@@ -149,15 +148,15 @@ FREE = Free("free", "", "", is_dialogue=False)
 
 
 def template_for(vocab_size: int, architecture: str, file_name: str = "") -> Template:
-    """The template of the models that have that vocabulary and that architecture ("v4" to "v7").
+    """The template for models with that vocabulary and architecture ("v4" to "v7").
 
     World and G1 models of RWKV-7 have the same tensors, so only the file name distinguishes
     them: published ones are RWKV-x070-World-... and rwkv7-g1.... Any other name is treated as
     G1. Both read the same turn; but at the first blank line, where a World answer ends, a G1 answer has
     often only started, so this mistake costs less than the other.
 
-    Other vocabularies are Raven's or those of base models (Pile, of RWKV-4 and RWKV-7), which go on
-    with any dialogue that an opening has begun.
+    Other vocabularies are Raven's or those of base models (Pile, of RWKV-4 and RWKV-7), which continue any dialogue
+    that an opening has started.
     """
     if vocab_size != 65536:
         return TEMPLATES["raven"]

@@ -1,4 +1,4 @@
-"""What keys do while an answer is written: Ctrl-C ends it, and the rest waits for the next line."""
+"""Keys while an answer is generated: Ctrl-C ends it, and other keys are kept for the next line."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def ctrl_c_interrupts(completion: Completion) -> Iterator[None]:
 
 @contextmanager
 def typing_unseen() -> Iterator[None]:
-    """What is typed is not echoed into the answer; the line editor shows it afterwards."""
+    """Typed text is not echoed into the answer; the line editor shows it afterwards."""
     if termios is None or not sys.stdin.isatty():
         yield
         return
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
-    # NOFLSH: else Ctrl-C discards what was typed before it, and output that is not shown yet.
+    # NOFLSH: otherwise Ctrl-C discards what was typed before it, and output that is not shown yet.
     silent = [*before[:3], before[3] & ~termios.ECHO | termios.NOFLSH, *before[4:]]
     termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
     try:

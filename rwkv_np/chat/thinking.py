@@ -1,8 +1,8 @@
-"""The thinking of a model before its answer, and where in its text that ends.
+"""The thinking of a model before its answer, and where it ends in the text.
 
-A G1 model writes `<think>`, its thought, `</think>`, and then its answer. The first mark, or a part
-of it, may stand in the prompt already. The text comes in pieces that may end inside a mark, so what
-could still become one waits. A mark anywhere but at the beginning is text like any other.
+A G1 model writes `<think>`, its thought, `</think>`, and then its answer. The first mark, or a part of it, may already
+be in the prompt. The text arrives in pieces that may end inside a mark, so text that could still become a mark waits.
+An opening mark that is not at the start is ordinary text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MODES = ("auto", "on", "off", "short")
 
 
 class Thoughts:
-    """Separates thought and answer as the text comes.
+    """Separates thinking and answer as the text arrives.
 
     is_thinking  whether a thought has begun and not ended
     has_thought  whether there was one at all
@@ -37,7 +37,7 @@ class Thoughts:
             yield from self._go_on()
 
     def flush(self) -> Iterator[tuple[bool, str]]:
-        """What was waiting, now that no more comes."""
+        """The waiting text, at the end of the answer."""
         rest, self.waiting = self.waiting, ""
         if rest:
             yield self.is_thinking, rest
@@ -63,12 +63,12 @@ class Thoughts:
 
 
 def _n_of_mark(text: str) -> int:
-    """How many characters at the end of `text` may be the beginning of the mark that ends a thought."""
+    """How many characters at the end of `text` may be the start of the mark that ends the thinking."""
     return max(n for n in range(len(END)) if text.endswith(END[:n]))
 
 
 def split_thought(text: str) -> tuple[str | None, str]:
-    """(the thought, the answer) in a text so far; None where there is no thought."""
+    """(the thinking, the answer) in a text so far; None if there is no thinking."""
     thoughts = Thoughts()
     parts = [*thoughts.push(text), *thoughts.flush()]
     thought, answer = ("".join(part for is_thought, part in parts if is_thought is wanted) for wanted in (True, False))
@@ -76,16 +76,16 @@ def split_thought(text: str) -> tuple[str | None, str]:
 
 
 class Answer(Completion):
-    """A completion that may begin with a thought.
+    """A completion that may begin with thinking.
 
-    before  what of the text stands before it: a mark in the prompt, and in an answer that goes on all
-            of its earlier text; None if the model does not support thinking
+    before  the text before it: a mark in the prompt, and for a continued answer all of its earlier text;
+            None if the model does not support thinking
     """
 
     before: str | None = None
 
     def parts(self) -> Iterator[tuple[bool, str]]:
-        """(whether it is thought, text) as it is made."""
+        """(whether it is thinking, text) as it is generated."""
         if self.before is None:
             yield from ((False, piece) for piece in self)
             return

@@ -34,7 +34,7 @@ class OtherVersion(Exception):
 
 @dataclass(frozen=True)
 class Transcript:
-    """What the text says, all of it checked. `states` are the names of the states that lie beside it."""
+    """The validated content of the text. `states` are the names of the states next to it in the archive."""
 
     model: dict[str, str]
     template: Template
@@ -56,14 +56,14 @@ def state_names(branches: Iterable[Branch]) -> list[str]:
 
 
 def write(conversation: Conversation, model: dict[str, str], states: list[str]) -> bytes:
-    """The text; `states` are the names of those that lie beside it. Raises InputError: it is too long."""
+    """The text; `states` are the names of those next to it in the archive. Raises InputError: it is too long."""
     text = json.dumps(_describe(conversation, model, states), ensure_ascii=False, indent=1)
-    # Ids side by side: with a line for each, two thirds of the text were line breaks and space. (No string
-    # holds a real line break in JSON, and no name of a member begins with a digit outside of quotes.)
+    # Ids side by side: with a line for each, two thirds of the text were line breaks and space. (A JSON string contains
+    # no real line break, and a member's name is in quotes, so it cannot begin with a digit.)
     data = re.sub(r"\n +(?=\d)", " ", text).encode()
     if len(data) > LIMIT:
         raise InputError(
-            f"the conversation has {len(data):,} bytes of text, and a file holds {LIMIT:,}. "
+            f"the conversation has {len(data):,} bytes of text; the limit of a file is {LIMIT:,}. "
             "Make it shorter: /undo N, or /reset"
         )
     return data
@@ -103,9 +103,9 @@ def _template_fields(template: Template) -> dict[str, str]:
 
 
 def read(data: bytes, params: SamplingParams, vocab_size: int) -> Transcript:
-    """What the text `data` says, for a model of that vocabulary; `params` have what belongs to the program.
+    """The content of the text `data`, for a model of that vocabulary; `params` has the program's own settings.
 
-    Raises  Impossible: a value is not what it must be; OtherVersion
+    Raises  Impossible: a value is invalid; OtherVersion
     """
     said = Said(_parse(data))
     said["format"].one_of((FORMAT,))
@@ -127,7 +127,7 @@ def read(data: bytes, params: SamplingParams, vocab_size: int) -> Transcript:
 def _parse(data: bytes) -> Any:
     try:
         return json.loads(data.decode())
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers or lists without an end
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or too long numbers or too deep lists
         raise Impossible(f"the text is not JSON: {error}") from error
 
 

@@ -56,7 +56,7 @@ class Turn:
 
     @property
     def thought(self) -> str | None:
-        """What the model thought before it answered; None where it did not."""
+        """The model's thinking before its answer; None if there was none."""
         return None if self.lead is None else split_thought(self.lead + self.text)[0]
 
     @property
@@ -66,7 +66,7 @@ class Turn:
 
     @property
     def end(self) -> Position | None:
-        """Where the next message is read, as long as that is kept."""
+        """The position where the next message is read, as long as it is kept."""
         return self.after_turn if self.remembered else self.after_answer
 
     @end.setter
@@ -78,12 +78,12 @@ class Turn:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """What the next message is read after."""
+        """The ids before the next message."""
         return self.remembered or (*self.prompt, *self.tokens)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that its states take in memory."""
+        """The size of its states in memory, in bytes."""
         kept = (self.after_prompt, self.after_answer, self.after_turn, *(step.at for step in self.pending))
         return sum(position.n_bytes for position in kept if position)
 
@@ -94,11 +94,11 @@ class Turn:
 
     @property
     def unfinished(self) -> Unfinished:
-        """What is needed to go on with the answer."""
+        """What is needed to continue the answer."""
         return Unfinished(self.tokens, self.pending)
 
     def record(self, done: Completion, tokenizer: Tokenizer, earlier: Turn | None = None) -> None:
-        """Take over an answer that has ended; it may be one that goes on with an `earlier` one."""
+        """Record a finished answer; it may continue an `earlier` one."""
         before = earlier.tokens[: len(earlier.tokens) - len(earlier.pending)] if earlier else ()
         self.tokens = (*before, *done.tokens)
         self.text = tokenizer.decode(self.tokens)
@@ -107,7 +107,7 @@ class Turn:
         self.after_answer, self.pending = done.position, done.pending
 
     def leave_thought_out(self, tokenizer: Tokenizer) -> None:
-        """Let later turns be read after the answer without its thought, as if it had come at once."""
+        """Read later turns after the answer without its thinking, as if there had been none."""
         if self.thought is not None:
             answer = self.answer.strip()
             self.remembered = (*self.plain, *(tokenizer.encode(f" {answer}") if answer else ()))
@@ -115,7 +115,7 @@ class Turn:
     def forget(self, also_end: bool) -> None:
         """Drop the states that can be computed again from the tokens."""
         self.after_prompt, self.pending = None, ()
-        if also_end or self.remembered:  # only going on with the last answer needs where a thought led
+        if also_end or self.remembered:  # the position after the thinking is needed only to continue the last answer
             self.after_answer = None
         if also_end:
             self.after_turn = None
@@ -127,7 +127,7 @@ class Branch:
 
     opening  the text that is read before the first message
     start    the state after it; None until it has been read
-    turns    what was said since
+    turns    the turns since then
     """
 
     opening: str = ""

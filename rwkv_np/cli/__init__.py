@@ -1,7 +1,7 @@
-"""The command `rwkv-np`: thin, one module a command, over functions that do the work.
+"""The command `rwkv-np`: one thin module per command; other packages do the work.
 
-Only this module turns our errors into a line on the screen. Commands are imported
-when they are called, so that `chat` does not wait for what `convert` needs.
+Only this module turns our errors into a line on the screen. Commands are imported when they are called, so that `chat`
+does not wait for the imports of `convert`.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def _errors_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise click.exceptions.Exit(interrupt.STATUS) from error
     except BrokenPipeError:
-        raise  # click leaves quietly: `rwkv-np inspect MODEL.bin | head`
+        raise  # click exits quietly: `rwkv-np inspect MODEL.bin | head`
     except (OSError, RwkvError) as error:
         raise _Failure(describe(error)) from error
 
 
 class _Failure(click.ClickException):
-    """An error of ours; in a terminal its line is broken between words, and obeyed by none."""
+    """An error of ours. A terminal shows it wrapped between words, without control characters."""
 
     def format_message(self) -> str:
         if not sys.stderr.isatty():
@@ -106,7 +106,7 @@ def _exit_on_signals() -> None:
     """Exit by an exception, so that a partly written file is removed."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for name in ("SIGTERM", "SIGHUP"):  # the latter when a terminal is closed; Windows has none
+    for name in ("SIGTERM", "SIGHUP"):  # SIGHUP when a terminal is closed; Windows does not have it
         if number := getattr(signal, name, None):
             signal.signal(number, interrupt.outside_callbacks(lambda received, _: sys.exit(128 + received)))
 

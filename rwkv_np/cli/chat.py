@@ -1,4 +1,4 @@
-"""`rwkv-np chat`: talk with a model."""
+"""`rwkv-np chat`: chat with a model."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
-    """An option that an environment variable can set as well."""
+    """An option that an environment variable can also set."""
     name = names[-1].split("/")[0].removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=f"RWKV_NP_{name}", show_envvar=True, **settings)
 
 
 def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
-    """An option of sampling, whose default is the family's: None until the model is known."""
+    """A sampling option. Its default depends on the model family: None until the model is known."""
     return _option(f"--{name.replace('_', '-')}", type=kind, help=f"{meaning}  [default: {describe_default(name)}]")
 
 
@@ -100,7 +100,7 @@ def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
     help=f"Defaults for these options, in TOML.  [default: {default_path()}]",
 )  # fmt: skip
 def command(model: str | None, prompt: str | None, file: str | None, as_json: bool, **options: Any) -> None:
-    """Talk with MODEL, a file or the name of a kept model, or with the demo model that comes with the program.
+    """Chat with MODEL: a file, the name of an installed model, or by default the demo model in the package.
 
     With -p or -f, or when the input is not a terminal, only answers are written to stdout:
     one, or one for each line of input. The exit status is 0, 1 after an error, 130 after Ctrl-C.
@@ -108,7 +108,7 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
     _be_lenient(sys.stdout)
     _refuse_empty(model, file, options)
     settings = {name: options[name] for name in SETTINGS if options[name] is not None}
-    SamplingParams(**settings)  # report a bad value now, not after a model was loaded
+    SamplingParams(**settings)  # report a bad value now, not after loading a model
     language = Language(options["language"] or guess_language())
     looks = {name: options[name] for name in ("quiet", "figures", "markdown", "color")}
     screen = (JsonScreen if as_json else Screen)(language, **looks)
@@ -139,14 +139,14 @@ def command(model: str | None, prompt: str | None, file: str | None, as_json: bo
 
 
 def _say_models(screen: Screen) -> None:
-    """Name the models that the user could have started instead of the demo model: kept ones, and files here."""
+    """Name the models that could be used instead of the demo model: installed ones, and files in this folder."""
     found = [*(kept.reference for kept in store().models()), *find_models(Path())]
     if found:
         screen.say("models_found", names=", ".join(found), first=shlex.quote(found[0]))
 
 
 def _refuse_empty(model: str | None, file: str | None, options: dict[str, Any]) -> None:
-    """Refuse an empty value, such as an unset variable in a script: it does not mean the default."""
+    """Reject an empty value, such as an unset variable in a script: it does not mean the default."""
     if model == "":
         raise click.UsageError("MODEL is empty; give a model file, or omit it for the demo model")
     values = {"file": file, "load": options["load_path"], "save": options["save_path"], **options}
@@ -156,7 +156,7 @@ def _refuse_empty(model: str | None, file: str | None, options: dict[str, Any]) 
 
 
 def _one_message(prompt: str | None, path: str | None) -> str | None:
-    """What -f and -p say, in that order; None where neither is given."""
+    """The texts of -f and -p, in that order; None if neither is given."""
     if path is None:
         return prompt
     if path == "-":
@@ -168,7 +168,7 @@ def _one_message(prompt: str | None, path: str | None) -> str | None:
 
 
 def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str, Any]) -> Session:
-    """Load model, tokenizer and opening, and the conversation to continue; `settings` are those that were set."""
+    """Load the model, its tokenizer and opening, and the conversation to continue. `settings`: those the user set."""
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening exclude each other; give one of them")
     from rwkv_np.kernels import cache  # imports numba, which --help does not need
@@ -225,7 +225,7 @@ def _insist(session: Session, settings: dict[str, Any]) -> None:
 
 
 def _set_by(ctx: click.Context) -> dict[str, str]:
-    """What set each setting of sampling that was set: an option, a variable or the settings file."""
+    """The source of each sampling setting that was set: an option, a variable or the settings file."""
     options = {param.name: param for param in ctx.command.params if param.name in SETTINGS}
     names = {
         ParameterSource.COMMANDLINE: lambda option: option.opts[-1],
@@ -237,12 +237,12 @@ def _set_by(ctx: click.Context) -> dict[str, str]:
 
 
 def _opening(tokenizer: Tokenizer, template: Template, options: dict[str, Any]) -> Opening:
-    """The one that was asked for, or for the families that learned to chat with one, that of the language."""
+    """The requested opening, or the one of the language for model families that need one to chat."""
     if options["system"]:
         return Opening(text=options["system"])
     if options["opening"]:
         return NO_OPENING if options["opening"] == "none" else read_opening(options["opening"])
-    if tokenizer.name in ("20B", "World") and not options["state"]:  # a state is what a dialogue would make
+    if tokenizer.name in ("20B", "World") and not options["state"]:  # a state replaces an opening dialogue
         return bundled_opening(template, options["language"] or guess_language())
     return NO_OPENING
 
@@ -254,7 +254,7 @@ def _history(path: str | None) -> Path | None:
 
 
 def _last_talk(history: str | None) -> Path | None:
-    """Where a conversation that was not saved is kept; whoever wants no history wants none of that either."""
+    """The file of the last unsaved conversation; None with --history none, which also means no such file."""
     return None if history == "none" else platformdirs.user_state_path("rwkv-np", appauthor=False) / "last.chat"
 
 

@@ -1,11 +1,11 @@
-"""The settings file: defaults of a command's options, in a table of the command's name.
+"""The settings file: defaults for a command's options, in a table with the command's name.
 
     [chat]
     temperature = 0.8
     language = "zh"
 
-An option on the command line overrides its environment variable, which overrides the file.
-One table is of no command, since every one that takes a model looks there:
+An option on the command line overrides its environment variable, which overrides the file. One table does not belong to
+a command, since every command that takes a model reads it:
 
     [models]
     folder = "/big/disk/models"
@@ -45,7 +45,7 @@ def read_config(ctx: click.Context, option: click.Parameter, path: str | None) -
     found = read_toml(path).get(ctx.command.name or "", {})
     if not isinstance(found, dict):
         raise SettingsFileError(path, f"{ctx.command.name} is not a table; expected a line [{ctx.command.name}]")
-    # Options with an environment variable are settings; the others (a prompt, a file) are for one call.
+    # Options with an environment variable are settings; the others (a prompt, a file) apply to one call.
     params = (param for param in ctx.command.params if param is not option)
     options = {param.name: param for param in params if param.name and param.envvar}
     ctx.meta[PLACE] = path
@@ -59,7 +59,7 @@ def _checked(ctx: click.Context, path: str, options: dict[str, click.Parameter],
         raise SettingsFileError(path, f"there is no setting {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
     option = options[name]
     expected = _expected(option)
-    # A string may stand for a number, as in a variable of the environment.
+    # A string may contain a number, as in an environment variable.
     if not isinstance(value, (str, *expected)) or isinstance(value, bool) and bool not in expected:
         kinds = _KINDS.get(expected[0], "a string")
         raise SettingsFileError(path, f"{name} is {_shortened(value)}; expected {kinds}")
@@ -84,35 +84,36 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-# --- the folder of kept models
+# --- the folder of installed models
 
 
 def usual_models() -> Path:
-    """Where models are kept unless somebody says otherwise."""
+    """The default folder of installed models."""
     return platformdirs.user_data_path("rwkv-np", appauthor=False) / "models"
 
 
 def models_option(command: _F) -> _F:
-    """The option of commands that are about kept models; others have the variable and the file."""
+    """The --models option, for commands about installed models; other commands use the variable or the settings
+    file."""
     return click.option(
         "--models", metavar="FOLDER", envvar=MODELS, show_envvar=True, type=click.Path(file_okay=False),
-        help=f"Where models are kept.  [default: {usual_models()}]",
+        help=f"Folder of installed models.  [default: {usual_models()}]",
     )(command)  # fmt: skip
 
 
 def store(given: str | None = None) -> Store:
-    """The kept models: in the folder `given`, or that of the variable, of the settings file, or the usual one."""
+    """The installed models: in the folder `given`, or from the variable, the settings file, or the default."""
     folder = given or os.environ.get(MODELS) or _folder_of_file() or usual_models()
     return Store(Path(folder).expanduser())
 
 
 def model_path(given: str) -> str:
-    """The file that a command's MODEL means: a path, or the name of a kept model. Raises InputError."""
+    """The file for a command's MODEL: a path, or the name of an installed model. Raises InputError."""
     return store().path(given)
 
 
 def _folder_of_file() -> str | None:
-    """What the settings file says: the one that this command has read, or would."""
+    """The folder in the settings file that this command has read, or would read."""
     ctx = click.get_current_context(silent=True)
     path = ctx.meta.get(PLACE) if ctx else None
     path = path or os.environ.get("RWKV_NP_CONFIG") or default_path()

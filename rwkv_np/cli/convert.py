@@ -1,4 +1,4 @@
-"""`rwkv-np convert`: a checkpoint becomes a model file, and a model file another container."""
+"""`rwkv-np convert`: convert a checkpoint to a model file, and a model file to or from GGUF."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rwkv_np.files.hub import fetch, is_remote
 from rwkv_np.files.output import check_destination
 from rwkv_np.files.sniff import kind
 
-# rwkv.cpp's older spellings are still in people's scripts.
+# rwkv.cpp's older spellings are still used in scripts.
 _TYPES = {"FP16": "FP16", "FP32": "FP32", "float16": "FP16", "float32": "FP32"}
 
 
@@ -42,7 +42,7 @@ def command(source: str, destination: str, data_type: str, decode: bool, overwri
     SOURCE may also be a GGUF file: types that both formats have stay as they are. And a model file of
     RWKV-6 or 7 becomes a GGUF file for llama.cpp if the name of DESTINATION ends in .gguf.
     """
-    # Before a download of gigabytes, not after it.
+    # Fail before a download of gigabytes, not after it.
     check_destination(destination, None if is_remote(source) else source, overwrite)
     path = _fetched(source) if is_remote(source) else source
     start = time.perf_counter()

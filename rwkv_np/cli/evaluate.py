@@ -1,4 +1,4 @@
-"""`rwkv-np evaluate`: what quantization costs, measured on anyone's model and text."""
+"""`rwkv-np evaluate`: measure what quantization costs, on any model and text."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def command(
 ) -> None:  # fmt: skip
     """Measure what quantization costs: the quality, memory and speed of MODELS, compared with the first.
 
-    MODELS are files, or names of kept models. Ctrl-C stops and shows the results so far; the exit status is then 130.
+    MODELS are files, or names of installed models. Ctrl-C stops and shows the results so far; the exit status is then
+    130.
 
     \b
     rwkv-np evaluate model-FP16.bin model-Q5_1.bin model-Q4_1.bin --text wiki.txt --out report
@@ -77,7 +78,7 @@ def command(
     try:
         session.run(RunningLine())
     except KeyboardInterrupt:
-        _notify("")  # the terminal has written ^C into the line
+        _notify("")  # the terminal has printed ^C on the line
     _show(session.report, out, overwrite, as_json)
 
 
@@ -92,7 +93,7 @@ def _show(report: Report, out: str | None, overwrite: bool, as_json: bool) -> No
         names = ", ".join(path.name for path in folder.write(report, out, overwrite))
         _notify(f"{out}: {names}")
         if not folder.can_plot():
-            _notify("No plots: they need matplotlib: pip install 'rwkv-np[plot]'")
+            _notify("No plots, since matplotlib is not installed: pip install 'rwkv-np[plot]'")
     if report.is_partial:
         raise click.exceptions.Exit(interrupt.STATUS)
 

@@ -1,4 +1,4 @@
-"""`rwkv-np get`: a published model, from its name to a file that `chat` finds by that name."""
+"""`rwkv-np get`: download a published model by name, and install it so that `chat` finds it by that name."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _parse_type(ctx: click.Context, option: click.Parameter, value: str | None) 
     "--type", "data_type", metavar="TYPE", callback=_parse_type,
     help=f"{', '.join(ALL_TYPES)}.  [default: Q8_0 if this machine has the memory, or else Q5_1 or Q4_1]",
 )  # fmt: skip
-@click.option("--name", help="Keep it under this name.  [default: NAME, or the file's]")
-@click.option("--keep-checkpoint", is_flag=True, help="Keep the download; another type then needs none.")
+@click.option("--name", help="Name of the installed model.  [default: NAME, or the file's]")
+@click.option("--keep-checkpoint", is_flag=True, help="Keep the download for other types.")
 @click.option("--force", is_flag=True, help="Get it even if this machine has too little memory for it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @models_option
@@ -38,11 +38,11 @@ def command(
     what: str, data_type: str | None, name: str | None, keep_checkpoint: bool, force: bool, as_json: bool,
     models: str | None,
 ) -> None:  # fmt: skip
-    """Download, convert and quantize a model, and keep it under its name for `rwkv-np chat NAME`.
+    """Download, convert and quantize a model, and install it under its name for `rwkv-np chat NAME`.
 
-    NAME is that of a published model (rwkv-np list --available), as in g1-0.1b or g1-0.1b:Q4_1.
-    It may also be hf://OWNER/REPO/FILE.pth, or the path of a checkpoint. After an interruption
-    the same command goes on where it stopped.
+    NAME is the name of a published model (rwkv-np list --available), such as g1-0.1b or g1-0.1b:Q4_1. It may also be
+    hf://OWNER/REPO/FILE.pth, or the path of a checkpoint. After an interruption the same command continues where it
+    stopped.
     """
     origin, data_type = _wanted(what, name, data_type)
     kept_models = store(models)
@@ -52,7 +52,7 @@ def command(
             note=_note,
         )  # fmt: skip
     except KeyboardInterrupt:
-        _note("Interrupted. The same command goes on from here.")
+        _note("Interrupted. Run the same command again to continue.")
         raise
     if as_json:
         result = {"name": kept.name, "type": kept.data_type, "path": str(kept.path), "bytes": kept.n_bytes}
@@ -62,7 +62,7 @@ def command(
 
 
 def _wanted(what: str, name: str | None, data_type: str | None) -> tuple[Origin, str | None]:
-    """What to get, and as which type: `NAME:TYPE` says both. (An address has a colon too, and so may a path.)"""
+    """What to get, and its type: `NAME:TYPE` gives both. (An address has a colon too, and so may a path.)"""
     head, colon, tail = what.rpartition(":")
     if not colon or tail.upper() not in ALL_TYPES:
         return origin_of(what, name), data_type

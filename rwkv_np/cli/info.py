@@ -11,7 +11,7 @@ import click
 from rwkv_np import __version__
 from rwkv_np.cli import Command
 
-# The features that select a path, or may do so in future; a processor has a hundred others.
+# The features that select a kernel path, or may in future; a processor has a hundred others.
 _X86 = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni")
 _AARCH64 = ("dotprod", "i8mm", "bf16")
 
@@ -19,7 +19,7 @@ _AARCH64 = ("dotprod", "i8mm", "bf16")
 @click.command(cls=Command, name="info", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
 def command(as_json: bool) -> None:
-    """Show the kernels chosen for this processor and the reason, threads, cache and versions."""
+    """Show the kernels chosen for this processor and why, and the threads, the cache and the versions."""
     found = _info()
     if as_json:
         click.echo(json.dumps(found))

@@ -1,4 +1,4 @@
-"""`rwkv-np inspect`: what a model file holds."""
+"""`rwkv-np inspect`: show what a model file contains."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rwkv_np.models.inspection import Report, inspect
 def command(model: str, as_json: bool) -> None:
     """Show the version, the sizes and the parameters of MODEL, and which template `chat` would use.
 
-    MODEL is a file, or the name of a kept model. The exit status is 1 if the file can be read but is
-    not a model that can be run.
+    MODEL is a file, or the name of an installed model. The exit status is 1 if the file can be read but is not a model
+    that can be run.
     """
     model = model_path(model)
     report = inspect(model)

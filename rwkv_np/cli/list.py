@@ -1,4 +1,4 @@
-"""`rwkv-np list`: the kept models, and the published ones that can be fetched."""
+"""`rwkv-np list`: the installed models, and the published ones that can be downloaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rwkv_np.store.kept import Kept, Store
 from rwkv_np.store.needs import ALL_TYPES, memory_of, needs
 from rwkv_np.store.room import gb
 
-_SHOWN = ("Q8_0", "Q5_1", "Q4_1")  # types of the table; --json has all
+_SHOWN = ("Q8_0", "Q5_1", "Q4_1")  # types in the table; --json has all
 
 
 @click.command(cls=Command, name="list", context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +27,7 @@ _SHOWN = ("Q8_0", "Q5_1", "Q4_1")  # types of the table; --json has all
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
 @models_option
 def command(available: bool, as_json: bool, models: str | None) -> None:
-    """List the models that `rwkv-np get` has kept: size of the file, memory in use, and date."""
+    """List the models that `rwkv-np get` has installed: size of the file, memory in use, and date."""
     kept_models = store(models)
     if as_json:
         click.echo(json.dumps(_document(kept_models, available)))
@@ -69,12 +69,12 @@ def _kept_lines(kept_models: Store) -> list[str]:
     ]
     lines = _table(("name", "type", "file", "memory", "date"), rows) if rows else []
     for name, n_bytes in kept_models.unfinished().items():
-        mend = f"The same rwkv-np get goes on; rwkv-np remove {name} deletes it"
+        mend = f"The same rwkv-np get continues; rwkv-np remove {name} deletes it"
         lines.append(f"{name}: unfinished, {gb(n_bytes)} so far. {mend}")
     lines += [f"{name}: its checkpoint is kept too, {gb(n)}" for name, n in kept_models.checkpoints().items()]
     return lines or [
-        f"No models are kept in {kept_models.folder}. "
-        f"rwkv-np list --available shows what there is; rwkv-np get {FIRST.name} fetches the smallest"
+        f"No models are installed in {kept_models.folder}. "
+        f"rwkv-np list --available shows the published models; rwkv-np get {FIRST.name} gets the smallest"
     ]
 
 
@@ -84,12 +84,12 @@ def _published_lines() -> list[str]:
     installed = memory.installed()
     return [
         *_table(("published", "download", *(f"memory, {t}" for t in _SHOWN)), rows),
-        f"rwkv-np get NAME fetches one{f'; this machine has {gb(installed)} of memory' if installed else ''}",
+        f"rwkv-np get NAME installs one{f'; this machine has {gb(installed)} of memory' if installed else ''}",
     ]
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their longest cell; numbers to the right."""
+    """Columns as wide as their longest cell; numbers are right-aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     n_left = 2 if header[1] == "type" else 1
     return [
@@ -101,7 +101,7 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
 def _memory(kept: Kept) -> int | None:
     try:
         return memory_of(read_model(kept.path))
-    except (FormatError, OSError):  # a list is for finding what is damaged, too
+    except (FormatError, OSError):  # the list also shows damaged files
         return None
 
 

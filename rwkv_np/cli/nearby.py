@@ -8,8 +8,8 @@ from pathlib import Path
 from rwkv_np.errors import FileError
 from rwkv_np.files import sniff
 
-MOST = 8  # names, which is a line or two; nobody reads more
-_LOOKED_AT = 200  # files: a folder of a data set has thousands of *.bin
+MOST = 8  # names: a line or two
+_LOOKED_AT = 200  # files: the folder of a data set can have thousands of *.bin
 
 
 def find_models(folder: Path, most: int = MOST) -> list[str]:

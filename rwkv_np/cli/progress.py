@@ -1,7 +1,7 @@
-"""Progress of long work on stderr: what is being done, how far it is, and the time left.
+"""Progress of long work, on stderr: the current step, how much is done, and the time left.
 
-One line for all commands. A terminal has it written over ten times a second, and nothing of it stays; in a log it is
-a new line every 30 s. What a line says differs: bytes have a bar and a rate, tokens have their results so far.
+One line for all commands. On a terminal it is overwritten ten times a second, and removed at the end; in a log it is a
+new line every 30 s. Its content differs: bytes have a bar and a rate, tokens have their results so far.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BAR = 20  # characters
 
 
 class ProgressLine:
-    """The line; a subclass says what is in it. Called with a text, how much is done, and the total."""
+    """The line; a subclass defines its content. Called with a text, how much is done, and the total."""
 
     def __init__(self) -> None:
         self._is_terminal = is_drawable(sys.stderr)
@@ -31,7 +31,7 @@ class ProgressLine:
 
     def __call__(self, text: str, done: int, total: int) -> None:
         now = time.monotonic()
-        is_first = self._last is None or done < self._last  # of this work, or of what follows it
+        is_first = self._last is None or done < self._last  # of this work, or of the next
         if is_first:
             self._start, self._first = now, done
         self._last = done
@@ -42,7 +42,7 @@ class ProgressLine:
             write_over("")
 
     def _rate(self, now: float, done: int) -> float:
-        """Units a second since the start; 0 in the first second, which says little."""
+        """Units per second since the start; 0 in the first second, which is not representative."""
         return (done - self._first) / (now - self._start) if now >= self._start + 1 else 0.0
 
     def _show(self, text: str, done: int, total: int, rate: float) -> None:
@@ -54,7 +54,7 @@ class ProgressLine:
             click.echo(line, err=True)
 
     def _line(self, text: str, done: int, total: int, rate: float, left: str) -> str:
-        """`rate` in units a second; `left` as 1:23, empty where it is unknown."""
+        """`rate` in units per second; `left` as 1:23, empty if unknown."""
         raise NotImplementedError
 
 
@@ -66,7 +66,7 @@ class RunningLine(ProgressLine):
 
 
 class ByteLine(ProgressLine):
-    """Bytes of a file that is read or written; `label` says what for, the text which part of it."""
+    """Bytes of a file that is read or written. `label` names the work, and the text names the current part."""
 
     def __init__(self, label: str) -> None:
         super().__init__()
@@ -82,9 +82,9 @@ class ByteLine(ProgressLine):
 
 @contextmanager
 def byte_progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function of (name, bytes done, bytes in all) that draws the line, which is cleared at the end.
+    """Yield a function of (name, bytes done, total bytes) that draws the line, which is cleared at the end.
 
-    It appears with the first call, so that an error before the work starts is shown without it.
+    The line appears with the first call, so an error before the work starts is shown without it.
     """
     try:
         yield ByteLine(label)
@@ -93,7 +93,7 @@ def byte_progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def show_loading(what: str, done: int, total: int) -> None:
-    """The line while a model loads, which has no figures; only on a terminal."""
+    """The line while a model loads, without figures; only on a terminal."""
     write_over(f"{what}: {done} of {total}" if done < total else "")
 
 

@@ -1,4 +1,4 @@
-"""`rwkv-np quantize`: a model file becomes a smaller one."""
+"""`rwkv-np quantize`: make a model file smaller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rwkv_np.conversion.quantize import NUMBERS, TYPES, Quantized, quantize
 def _parse_keep(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
     pairs = [value.rpartition("=") for value in values]
     if wrong := [value for value, (pattern, _, _) in zip(values, pairs, strict=True) if not pattern]:
-        raise click.BadParameter(f"{wrong[0]!r} is not of the form PATTERN=TYPE")
+        raise click.BadParameter(f"{wrong[0]!r} does not have the form PATTERN=TYPE")
     return [(pattern, data_type) for pattern, _, data_type in pairs]
 
 
@@ -41,7 +41,7 @@ def command(
 ) -> None:  # fmt: skip
     """Write the FP16 or FP32 model SOURCE to DESTINATION with its matrices quantized.
 
-    SOURCE is a file, or the name of a kept model, such as g1-0.1b:FP16.
+    SOURCE is a file, or the name of an installed model, such as g1-0.1b:FP16.
 
     DATA_TYPE is Q4_1 by default. The numbers 2, 3 and 4 of rwkv.cpp's old script are Q4_0, Q4_1
     and Q4_1_O; the last writes a version 100 file, for programs of April 2023.
@@ -82,7 +82,7 @@ def _total(results: list[Quantized], seconds: float) -> dict[str, float]:
 
 
 def _show(r: Quantized, done: int, total: int) -> None:
-    """The line of one parameter, which is also the progress of the whole."""
+    """Print the line of one parameter, which also shows the overall progress."""
     shape, types = " x ".join(map(str, r.shape)), f"{r.source_type} -> {r.data_type}"
     error = "copied" if r.error is None else f"error {100 * r.error:.2f} %"
     size = f"{r.source_bytes / 1e6:9.2f} MB -> {r.n_bytes / 1e6:9.2f} MB"

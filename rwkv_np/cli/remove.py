@@ -1,4 +1,4 @@
-"""`rwkv-np remove`: a kept model leaves the disk."""
+"""`rwkv-np remove`: delete an installed model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rwkv_np.store.room import gb
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @models_option
 def command(reference: str, yes: bool, models: str | None) -> None:
-    """Delete the kept model NAME in all its types, or NAME:TYPE alone, and what an unfinished `get` has left."""
+    """Delete the installed model NAME in all its types, or only NAME:TYPE, and the files of an unfinished `get`."""
     kept_models = store(models)
     paths = kept_models.removed_with(reference)
     if not yes:
         _ask([str(path) for path in paths])
-    click.echo(f"{reference} is removed; {gb(kept_models.remove(reference))} are free")
+    click.echo(f"Removed {reference}, freed {gb(kept_models.remove(reference))}")
 
 
 def _ask(paths: list[str]) -> None:
     if not sys.stdin.isatty():
-        raise InputError(f"this deletes {', '.join(paths)}. Nobody can be asked here; add --yes")
+        raise InputError(f"this deletes {', '.join(paths)}. The input is not a terminal; add --yes to confirm")
     click.confirm("\n".join([*paths, "Delete?"]), abort=True, err=True)

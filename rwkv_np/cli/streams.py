@@ -1,9 +1,9 @@
-"""Standard streams that the shell has closed (`<&-`, `>&-`), and those on a full disk.
+"""Standard streams that the shell has closed (`<&-`, `>&-`) or that write to a full disk.
 
-Python has None for such a stream, and the next file that is opened gets its number: a model would be read as the
-input, or a library's warning written into it. So the null device is put in its place, before any file is opened.
-Output to stderr is then lost, which does no harm. Reading stdin or writing to stdout is refused with an error,
-since the user expects it to work. A full disk is treated the same: notes are lost, answers are not.
+Python has None for a closed stream, and the next opened file gets its number: a model would be read as the input, or a
+library's warning would be written into it. So the null device takes its place before any file is opened. Output to
+stderr is then lost, which does no harm. Reading stdin or writing to stdout is an error, since the user expects it to
+work. A full disk is treated the same way: notes may be lost, answers may not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def open_closed() -> None:
 
 
 class _Notes(io.FileIO):
-    """Stderr: what a full disk does not take is lost, and the work goes on."""
+    """Stderr: if the disk is full, the output is lost and the work continues."""
 
     def write(self, data: Any) -> int:
         try:
@@ -42,17 +42,17 @@ class _Notes(io.FileIO):
 
 
 def forgive_full() -> None:
-    """Let no note on a full disk end the program."""
+    """Keep a note on a full disk from ending the program."""
     stream = sys.stderr
     if stream is not sys.__stderr__ or not isinstance(stream, io.TextIOWrapper) or stream.isatty():
-        return  # a test's, or another program's; a terminal is never full
+        return  # replaced by a test or another program; a terminal is never full
     raw = io.BufferedWriter(_Notes(stream.fileno(), "w", closefd=False))
     sys.stderr = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True, write_through=True)
 
 
 def describe(error: Exception) -> str:
-    """What an error says on a screen; that of a full stdout, which Python does not name, with its name."""
-    if isinstance(error, OSError) and error.errno in _FULL and not error.filename:  # files are named
+    """An error's message. Python does not name stdout when its disk is full, so the message adds the name."""
+    if isinstance(error, OSError) and error.errno in _FULL and not error.filename:  # errors of files have a name
         return f"stdout: {one_line(error)}. Free some space, or write elsewhere"
     return one_line(error)
 
@@ -66,12 +66,12 @@ def _take_number(number: int) -> None:
 
 
 def check_output() -> None:
-    """Raise InputError where stdout was closed."""
+    """Raise InputError if stdout was closed."""
     if "stdout" in _closed:
         raise InputError("stdout is closed; expected a file, a pipe, or > /dev/null")
 
 
 def check_input() -> None:
-    """Raise InputError where stdin was closed."""
+    """Raise InputError if stdin was closed."""
     if "stdin" in _closed:
         raise InputError("stdin is closed; expected a terminal, a file or a pipe, or use --prompt")

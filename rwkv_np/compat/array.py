@@ -1,7 +1,7 @@
-"""Arrays where scripts expect tensors: NumPy's, with the few methods that scripts call on logits and states.
+"""Arrays for scripts that expect tensors: NumPy arrays, with the few methods that scripts call on logits and states.
 
-`out.detach().cpu().numpy()` is in every second script. Whatever needs PyTorch itself (`torch.topk(out, 5)`) wants
-`torch.from_numpy(out.numpy())` first, which copies nothing.
+`out.detach().cpu().numpy()` is in every second script. Code that needs PyTorch itself (`torch.topk(out, 5)`) must call
+`torch.from_numpy(out.numpy())` first, which does not copy.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import numpy as np
 
 
 class Array(np.ndarray):
-    """A NumPy array that also answers to the names of a tensor on the CPU."""
+    """A NumPy array that also has the methods of a CPU tensor."""
 
     def detach(self) -> Array:
         """The array itself: there are no gradients."""
         return self
 
     def cpu(self) -> Array:
-        """The array itself: it is in the computer's memory."""
+        """The array itself: it is already on the CPU."""
         return self
 
     def float(self) -> Array:
@@ -25,7 +25,7 @@ class Array(np.ndarray):
         return self
 
     def contiguous(self) -> Array:
-        """The array itself where it is contiguous, else a copy that is."""
+        """The array itself if it is contiguous, otherwise a contiguous copy."""
         return np.ascontiguousarray(self).view(Array)
 
     def clone(self) -> Array:
@@ -38,6 +38,6 @@ class Array(np.ndarray):
 
 
 def plain(x: object) -> np.ndarray:
-    """A tensor of any package, or what NumPy makes an array of, as a NumPy array; the same memory where it can be."""
+    """A tensor of any package, or any array-like object, as a NumPy array; it shares the memory if possible."""
     as_numpy = getattr(x, "numpy", None)
     return np.asarray(as_numpy() if callable(as_numpy) and not isinstance(x, np.ndarray) else x)

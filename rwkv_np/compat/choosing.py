@@ -1,9 +1,9 @@
-"""Choose a token as those programs do on a CPU, with the project's kernel.
+"""Choose a token as the original programs do on a CPU, with this project's kernel.
 
-Their samplers sort all probabilities, and give them to `numpy.random.choice`: 5 ms for the World vocabulary, where
-a small model takes 3 ms for a token. The kernel takes 0.1 ms. It lays the probabilities end to end in the order of
-ids and takes one random number, as `numpy.random.choice` does; that number comes from `numpy.random` too, so
-`numpy.random.seed` gives the tokens that it gives with the originals, but where rounding decides.
+The original samplers sort all probabilities and pass them to `numpy.random.choice`: 5 ms for the World vocabulary,
+while a small model takes 3 ms per token. The kernel takes 0.1 ms. It lays the probabilities end to end in the order of
+ids and uses one random number, as `numpy.random.choice` does. That number also comes from `numpy.random`, so
+`numpy.random.seed` gives the same tokens as with the originals, except where rounding decides.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _settings(temperature: float, top_p: float, top_k: int) -> np.ndarray:
 
 
 def choose(logits: object, temperature: float, top_p: float, top_k: int = 0) -> int:
-    """A token of the most likely ones by top-p and top-k; temperature 0 takes the best.
+    """A token, chosen with top-p and top-k; temperature 0 takes the most likely.
 
     logits  (V,), an array or a tensor; not changed
     Raises  InputError: no logit is finite, one is NaN, or temperature is negative

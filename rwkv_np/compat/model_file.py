@@ -1,14 +1,14 @@
-"""From the path in a script, which is a checkpoint's and often without its ending, to a model file.
+"""Find the model file for the path in a script, which names a checkpoint, often without its extension.
 
 For "models/rwkv7" or "models/rwkv7.pth", in this order:
 
-1. the path itself, where it is a model file; models/rwkv7.bin
-2. models/rwkv7-TYPE.bin of the type that the strategy asks for
+1. the path itself, if it is a model file; models/rwkv7.bin
+2. models/rwkv7-TYPE.bin of the type that the strategy selects
 3. models/rwkv7-TYPE.bin of any other type, the most exact first, with a note
-4. models/rwkv7.pth is converted, with a note, to the file of (2); that needs PyTorch, once
+4. models/rwkv7.pth, converted once to the file of (2), with a note; that needs PyTorch
 
-So nobody waits, and no disk is filled, where there is a file that can be used. A model file that is older than the
-checkpoint beside it is used with a note: scripts that train write the same name again.
+So an existing usable file costs neither time nor disk space. A model file that is older than the checkpoint next to it
+is used with a note: training scripts overwrite the checkpoint under the same name.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _CHECKPOINTS = (".pth", ".safetensors")
 
 
 def find_model_file(model: PathLike, data_type: str) -> str:
-    """The path of the model file for `model`, converted if need be to one of `data_type`.
+    """The path of the model file for `model`, converted to `data_type` if necessary.
 
-    Raises  FormatError: there is none, and no checkpoint; and what `rwkv_np.convert` raises
+    Raises  FormatError: there is no model file and no checkpoint; and the errors of `rwkv_np.convert`
     """
     path = arguments.path("model", model)
     base, ending = os.path.splitext(path)
@@ -48,14 +48,14 @@ def _existing(base: str, data_type: str, checkpoint: str | None) -> str | None:
     if found is None:
         return None
     if names.index(found) > 1:
-        say_once(f"Loading {found}; there is no {names[1]}")
+        say_once(f"Loading {found}, since {names[1]} does not exist")
     if checkpoint and os.path.getmtime(found) < os.path.getmtime(checkpoint):
-        say_once(f"{found} is older than {checkpoint}; delete it to have the checkpoint converted again")
+        say_once(f"{found} is older than {checkpoint}; to convert the checkpoint again, delete it")
     return found
 
 
 def _converted(path: str, base: str, data_type: str, checkpoint: str | None) -> str:
-    """Convert and, for a type of blocks, quantize; both files stay beside the checkpoint."""
+    """Convert, and quantize for a quantized type; both files stay next to the checkpoint."""
     if checkpoint is None:
         raise FormatError(
             path, f"there is no such file, nor {base}.bin, {base}-{data_type}.bin or {base}.pth; expected a model file "

@@ -1,6 +1,6 @@
-"""`TRIE_TOKENIZER` of the official package (rwkv.rwkv_tokenizer): the World tokenizer under its names.
+"""`TRIE_TOKENIZER` of the official package (rwkv.rwkv_tokenizer): the World tokenizer with the same names.
 
-The vocabulary is the one that comes with this package, so the file that a script names is not read.
+The vocabulary is the one in this package, so the file named by a script is not read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WORLD = "rwkv_vocab_v20230424"
 
 
 class TRIE_TOKENIZER:
-    """The World tokenizer. Raises InputError: `file_name` is that of another vocabulary."""
+    """The World tokenizer. Raises InputError if `file_name` names another vocabulary."""
 
     def __init__(self, file_name: PathLike = f"{WORLD}.txt") -> None:
         if os.path.basename(arguments.path("file_name", file_name)) not in (WORLD, f"{WORLD}.txt"):
@@ -29,7 +29,7 @@ class TRIE_TOKENIZER:
         return self._world.encode_bytes(src)
 
     def decodeBytes(self, tokens: Iterable[int]) -> bytes:
-        """The bytes of `tokens`; raises KeyError for an id that stands for none, such as 0."""
+        """The bytes of `tokens`; raises KeyError for an id without bytes, such as 0."""
         pieces = []
         for token in tokens:
             piece = self._world.token_bytes(token) if 0 < token < N_IDS else b""
@@ -43,7 +43,7 @@ class TRIE_TOKENIZER:
         return self._world.encode(src)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of `tokens`; U+FFFD alone where they are not whole characters or hold an id without bytes."""
+        """The text of `tokens`; a single U+FFFD if they are not whole characters or include an id without bytes."""
         try:
             return self.decodeBytes(tokens).decode("utf-8")
         except (KeyError, UnicodeDecodeError):

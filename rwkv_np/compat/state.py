@@ -1,13 +1,13 @@
-"""A state as the official package's list of arrays, over one of ours.
+"""A state as the official package's list of arrays, backed by a state of this package.
 
 Each layer has 5 entries (RWKV-4) or 3 (later versions), in the official order and layout:
 
     v4            x of time mix (C,), numerator, denominator, exponent (C,) each, x of channel mix (C,)
     v5, v6, v7    x of time mix (C,), S (n_head, N, N), x of channel mix (C,)
 
-Where `forward` changes the list that it is given, an entry is replaced, as in the official package: an array that
-was taken out before stays as it was. That is a copy of the state, and it is made only after somebody has looked:
-until an entry is taken out, the arrays change where they are.
+When `forward` changes the given list, it replaces the entries, as in the official package: an array that was taken out
+earlier does not change. This needs a copy of the state, which is made only after an entry was taken out: until then,
+the arrays are changed in place.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class StateList(list[Any]):
     def __init__(self, state: State) -> None:
         super().__init__(_entries(state))
         self._state, self._n_entries = state, len(self)
-        self._is_lent = False  # whether somebody may have an entry, which must then not change any more
+        self._is_lent = False  # whether the caller may have an entry, which must then not change
 
     @classmethod
     def of(cls, values: Sequence[object], layout: StateLayout) -> StateList:
-        """A state of copies of those arrays. Raises InputError: they are not those of a state of that model."""
+        """A state from copies of these arrays. Raises InputError if they do not fit a state of the model."""
         made = cls(State(layout))
         if len(values) != len(made):
             raise InputError(f"the state has {len(values)} entries; expected {len(made)}")
@@ -61,7 +61,7 @@ class StateList(list[Any]):
         return made
 
     def taken_on(self) -> State:
-        """The state behind it, which may be changed. Raises InputError: entries were added or removed."""
+        """The underlying state, which may be changed. Raises InputError if entries were added or removed."""
         if len(self) != self._n_entries:
             raise InputError(f"the state has {len(self)} entries; expected {self._n_entries}")
         if self._is_lent:
@@ -93,5 +93,5 @@ class StateList(list[Any]):
         return self.copy()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        """A pickle is a plain list of arrays, which `forward` takes as well."""
+        """A pickle is a plain list of arrays, which `forward` also accepts."""
         return list, ([x.copy() for x in self],)

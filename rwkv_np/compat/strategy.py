@@ -1,9 +1,9 @@
-"""The official package's strategy strings: checked, and what of them has a meaning here.
+"""The official package's strategy strings: validation, and the parts that matter here.
 
-"cuda fp16i8 *10 -> cpu fp32" names a device and a type of numbers for groups of layers. Here all layers are computed
-on the CPU, in float32. The first group's type says which model file is wanted: fp32 FP32, fp16 and bf16 FP16,
-with i8 Q8_0, with i4 or i3 Q4_1. (A model file has 16-bit floats or 32-bit ones, and no bfloat16; converting to
-FP16 loses nothing of a bfloat16 weight of ordinary size.)
+"cuda fp16i8 *10 -> cpu fp32" names a device and a data type for groups of layers. Here all layers are computed on the
+CPU, in float32. The first group's type selects the model file: FP32 for fp32, FP16 for fp16 and bf16, Q8_0 with i8,
+Q4_1 with i4 or i3. (A model file has FP16 or FP32, but not bfloat16; converting a bfloat16 weight of ordinary size to
+FP16 is exact.)
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _BLOCKS = {"i8": "Q8_0", "i4": "Q4_1", "i3": "Q4_1"}
 
 
 def wanted_type(strategy: str) -> str:
-    """The type of model file that `strategy` asks for; a note where it names a device other than the CPU.
+    """The type of model file for `strategy`; prints a note if it names a device other than the CPU.
 
-    Raises InputError (a ValueError, as in the official package): it is not a strategy
+    Raises InputError (a ValueError, as in the official package): not a strategy
     """
     arguments.one_of("strategy", strategy, str, 'a string such as "cpu fp32"')
     groups = [_GROUP.fullmatch(" ".join(group.split())) for group in strategy.split("->")]
     found = [group for group in groups if group]
     if len(found) < len(groups):
-        raise InputError(f'strategy is {arguments.shown(strategy)}; expected a device and a type, as "cpu fp32"')
+        raise InputError(f'strategy is {arguments.shown(strategy)}; expected a device and a type, as in "cpu fp32"')
     if any(group[1] != "cpu" for group in found):
         say_once(f"strategy {strategy!r}: the device is ignored, all layers are computed on the CPU")
     first = found[0]

@@ -1,9 +1,9 @@
 """`PIPELINE` and `PIPELINE_ARGS` of the official package (rwkv.utils): text, sampling, generation.
 
-The module has the original's name, since scripts import it by that. Everything follows the original's CPU form
-token by token: what it bans and penalizes, that spaces and digits are penalized for being there but not counted,
-when a character is complete. What differs: top_p=1 keeps every token, where the original's float32 sum may stop
-short of 1 and then takes the best one; and cl100k_base is refused.
+The module has the original's name, since scripts import that name. The results match the original on a CPU token by
+token: which tokens are banned and penalized; spaces and digits have the presence penalty but are not counted; when a
+character is complete. Differences: top_p=1 keeps every token, while the original's float32 sum may stay below 1, and
+then it takes the most likely token; and cl100k_base is not supported.
 
 Source: the `rwkv` package 0.8, utils.py.
 """
@@ -31,12 +31,12 @@ class PIPELINE_ARGS:
     """How to choose tokens.
 
     temperature, top_p, top_k  as in `PIPELINE.sample_logits`
-    alpha_presence   taken off the logit of every token that was chosen
-    alpha_frequency  taken off once more for each time it was
-    alpha_decay      factor on those counts after each further token
+    alpha_presence   subtracted from the logit of every token that was chosen
+    alpha_frequency  subtracted once for each time that the token was chosen
+    alpha_decay      factor applied to these counts after each further token
     token_ban        ids that are never chosen
     token_stop       ids that end the text
-    chunk_len        tokens of a prompt read at once; no result depends on it
+    chunk_len        tokens of a prompt read at once; results do not depend on it
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class PIPELINE:
     """A model with its tokenizer.
 
     model      an `RWKV`
-    WORD_NAME  "rwkv_vocab_v20230424", or the path of a tokenizer.json. 20B_tokenizer.json is found beside the model
-               too, or in the Hugging Face cache, or downloaded once
+    WORD_NAME  "rwkv_vocab_v20230424", or the path of a tokenizer.json. 20B_tokenizer.json is also found next to the
+               model or in the Hugging Face cache, or downloaded once
     tokenizer  TRIE_TOKENIZER, or the `tokenizers` library's Tokenizer
     Raises     TokenizerError, InputError
     """
@@ -109,7 +109,7 @@ class PIPELINE:
         return BpeTokenizer(path).library
 
     def refine_context(self, context: str) -> str:
-        """The text without empty lines and without spaces around its lines, after a line break."""
+        """The text without empty lines and without spaces around its lines, after a leading line break."""
         lines = (line.strip().strip("\u3000").strip("\r") for line in context.strip().split("\n"))
         return "\n" + "\n".join(line for line in lines if line).strip()
 
@@ -123,9 +123,10 @@ class PIPELINE:
         return self.tokenizer.decode(x)
 
     def sample_logits(self, logits: object, temperature: float = 1.0, top_p: float = 0.85, top_k: int = 0) -> int:
-        """A token: top-p and top-k cut, then the temperature applies; temperature 0, or top_p 0, takes the best.
+        """A token: top-p and top-k cut, then the temperature is applied; temperature 0 or top_p 0 takes the most
+        likely.
 
-        Random numbers are those of `numpy.random`. Raises InputError, a ValueError: no logit is finite
+        Random numbers come from `numpy.random`. Raises InputError (a ValueError) if no logit is finite
         """
         if temperature == 0:
             temperature, top_p = 1.0, 0.0
@@ -139,10 +140,10 @@ class PIPELINE:
         callback: Callable[[str], object] | None = None,
         state: Any = None,
     ) -> str:
-        """Continue `ctx` by up to `token_count` tokens, and return what was written.
+        """Continue `ctx` by up to `token_count` tokens, and return the new text.
 
-        callback  is given each piece of whole characters
-        state     what was read before; a list is changed, as by `forward`
+        callback  called with each piece of whole characters
+        state     the state before `ctx`; a list is changed, as by `forward`
         Raises    InputError: ctx is empty
         """
         args = PIPELINE_ARGS() if args is None else args

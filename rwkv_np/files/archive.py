@@ -22,9 +22,9 @@ import numpy as np
 from rwkv_np.errors import FileError, PathLike, as_line
 from rwkv_np.files.reading import open_regular
 
-# What Python's zipfile raises for damaged files. (NotImplementedError: an unknown compression; RuntimeError:
-# encrypted members.)
-_SIGNS = (
+# What Python's zipfile, and readers of pickles, raise for damaged files. (NotImplementedError: an unknown
+# compression; RuntimeError: encrypted members.)
+DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, LookupError,
     OverflowError,
 )  # fmt: skip
@@ -139,7 +139,7 @@ def _damage_named() -> Iterator[None]:
         yield
     except Damaged:
         raise
-    except _SIGNS as error:
+    except DAMAGE as error:
         raise Damaged(as_line(str(error) or type(error).__name__, 100)) from error
     except OSError as error:  # a wrong offset in the directory; other errors come from the disk
         if error.errno not in (None, errno.EINVAL):

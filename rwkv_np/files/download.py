@@ -1,11 +1,12 @@
-"""A file over HTTP: what has come stays on the disk, and the next attempt or process goes on from there.
+"""Download a file over HTTP. Received bytes stay on the disk, and the next attempt or process continues from there.
 
-A 6 GB checkpoint over a home connection is often interrupted, and no release of huggingface_hub since version 2
-keeps a part of it across processes. Nothing here knows the hub but for three of its headers (hub.py does). The client
-is the standard library's: huggingface_hub has used requests, httpx and httpx2 in turn, and none of them is ours.
+A 6 GB checkpoint over a home connection is often interrupted, and no release of huggingface_hub since version 2 keeps a
+partial file across processes. This module knows only three headers of the hub (hub.py knows the rest). It uses the HTTP
+client of the standard library: huggingface_hub has changed from requests to httpx and httpx2, and none of them is a
+dependency of this package.
 
-Redirects are followed here, one by one: a token is meant for the hub, and must not go with the request to the host
-that stores the file.
+Redirects are followed here, one by one: a token is for the hub only, and must not be sent to the host that stores the
+file.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ from rwkv_np.errors import DownloadError, as_line
 from rwkv_np.files.output import write_error
 
 Progress = Callable[[str, int, int], None]
-"""Called with the file's name, the bytes that are here and the bytes in all."""
+"""Called with the file's name, the bytes so far, and the total."""
 
-CHUNK = 2**18  # bytes asked of the connection at a time; it gives what it has
+CHUNK = 2**18  # most bytes to read from the connection at a time
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 10
-_BEYOND = 416  # the file ends before the part that was asked for
+_BEYOND = 416  # the file ends before the requested range
 _LATER = (408, 425, 429, 500, 502, 503, 504)  # the same request may succeed later
-# Seconds before each repetition without a new byte in between; the first is at once. After the last we give up.
+# Seconds before each retry if no new bytes arrived; the first retry is immediate. The last failure is final.
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-LONGEST_PAUSE = 300.0  # that a server may ask for
+LONGEST_PAUSE = 300.0  # seconds: the longest pause that a server may request
 
 _log = logging.getLogger("rwkv_np")
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file as its server describes it; None where it does not say.
+    """A file as its server describes it; None for unknown values.
 
     etag    names the content; on the hub it is the SHA-256 of a large file
-    sha256  what the content must have, from elsewhere
+    sha256  the expected SHA-256 of the content, from another source
     """
 
     n_bytes: int | None
@@ -59,21 +60,21 @@ class Remote:
 
     @property
     def digest(self) -> str | None:
-        """The SHA-256 of the content, where it is known."""
+        """The SHA-256 of the content, if it is known."""
         is_sha256 = self.etag is not None and re.fullmatch("[0-9a-f]{64}", self.etag)
         return self.sha256 or (self.etag if is_sha256 else None)
 
     @property
     def content(self) -> str:
-        """What names the content in the name of a file; empty where nothing does."""
+        """A name of the content for use in a file name; empty if it is unknown."""
         return re.sub("[^0-9a-zA-Z]", "", self.digest or self.etag or "")[:16]
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file is, and what messages call it.
+    """The address of a file, and its name in messages.
 
-    headers  may have a token, which goes to this host alone
+    headers  may contain a token, which is sent to this host only
     timeout  seconds without a byte
     """
 
@@ -84,23 +85,23 @@ class Address:
 
 
 class Changed(Exception):
-    """The server has another file there than the one that it described."""
+    """The file on the server has changed since the server described it."""
 
 
 class _Broken(Exception):
-    """The connection broke, or the server wants to be asked later: after `wait` seconds, if it says so."""
+    """The connection broke, or the server asks for a retry later: after `wait` seconds, if it says so."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
 
 
-# --- what is there
+# --- description
 
 
 def look(address: Address) -> Remote:
-    """Ask the server what it has. Raises DownloadError."""
-    patience = _Patience(address.name, PAUSES[:3])  # without a network somebody waits 3 s for the error
+    """Ask the server to describe the file. Raises DownloadError."""
+    patience = _Patience(address.name, PAUSES[:3])  # without a network, the user waits 3 s for the error
     while True:
         try:
             with _answer(address, "HEAD") as (response, first):
@@ -115,7 +116,7 @@ def _described(response: Any, first: Mapping[str, str]) -> Remote:
 
 
 def _etag(response: Any, first: Mapping[str, str]) -> str | None:
-    """Of the file: that of a redirect's target is the storage's own, so the hub says it beforehand."""
+    """The ETag of the file. The storage behind a redirect has its own, so the hub sends the right one before."""
     etag = first.get("X-Linked-ETag") or response.headers.get("ETag") or ""
     return etag.strip().removeprefix("W/").strip('"') or None
 
@@ -124,10 +125,10 @@ def _etag(response: Any, first: Mapping[str, str]) -> str | None:
 
 
 def download(address: Address, place: str, remote: Remote, progress: Progress | None = None) -> None:
-    """Write the file to `place`, once its size and its SHA-256 are those of `remote`.
+    """Download the file to `place`; it appears there after its size and SHA-256 were checked against `remote`.
 
-    Raises  DownloadError: the server refuses, keeps breaking off, or sends something else
-            OutputError: the disk is full; what has come stays, and the next call goes on with it
+    Raises  DownloadError: the server refuses, the connection breaks too often, or the content is wrong
+            OutputError: the disk is full; received bytes stay, and the next call continues
             Changed: the server has a newer file
     """
     part = _part(place, remote)
@@ -147,15 +148,16 @@ def download(address: Address, place: str, remote: Remote, progress: Progress | 
 
 
 def bytes_so_far(place: str) -> int:
-    """How much of the file for `place` earlier calls have left there."""
+    """How many bytes of the file for `place` earlier calls have downloaded."""
     return max((_size(part) for part in _parts(place)), default=0)
 
 
 def _part(place: str, remote: Remote) -> str:
-    """Where the bytes go until all are there. Named by the content: an older file is never continued with a newer."""
+    """The path of the partial file. Its name depends on the content, so an older file is never continued with a newer
+    one."""
     part = f"{place}.{remote.content}.part"
     for old in _parts(place):
-        if old != part or not remote.content:  # without a name nobody knows what it is a part of
+        if old != part or not remote.content:  # without a name for the content, the part may belong to another file
             os.unlink(old)
     return part
 
@@ -177,7 +179,7 @@ def _size(path: str) -> int:
 
 @contextmanager
 def _opened(part: str, place: str) -> Iterator[BinaryIO]:
-    """The part, to be appended to. Unbuffered: what has come is on its way to the disk when we are killed."""
+    """The partial file, opened to append. Unbuffered: received bytes are not lost if the process is killed."""
     try:
         file = open(part, "ab", buffering=0)  # noqa: SIM115
     except OSError as error:
@@ -187,7 +189,7 @@ def _opened(part: str, place: str) -> Iterator[BinaryIO]:
 
 
 def _receive(address: Address, file: BinaryIO, place: str, remote: Remote, progress: Progress) -> None:
-    """Append what is missing. Raises _Broken where that was not all."""
+    """Append the missing bytes. Raises _Broken if some are still missing."""
     done = file.seek(0, os.SEEK_END)
     if remote.n_bytes is not None and done > remote.n_bytes:
         done = file.truncate(0)
@@ -200,7 +202,7 @@ def _receive(address: Address, file: BinaryIO, place: str, remote: Remote, progr
             raise _Broken("the server has no more bytes")
         _check_answer(response, first, remote)
         if done and not _goes_on(response, done, remote.n_bytes):
-            done = file.truncate(0)  # the server began with the first byte
+            done = file.truncate(0)  # the server sends from the first byte
         total = remote.n_bytes or done + int(response.headers.get("Content-Length") or 0)
         progress(name, done, total)
         for piece in _pieces(response):
@@ -210,7 +212,7 @@ def _receive(address: Address, file: BinaryIO, place: str, remote: Remote, progr
         os.unlink(file.name)
         raise DownloadError(
             f"{address.name}: the server sent more than the {remote.n_bytes:,} bytes that it announced. "
-            "What came is deleted; run the command again"
+            "The download is deleted; run the command again"
         )
     if done < total:
         raise _Broken("the connection broke")
@@ -219,21 +221,21 @@ def _receive(address: Address, file: BinaryIO, place: str, remote: Remote, progr
 def _check_answer(response: Any, first: Mapping[str, str], remote: Remote) -> None:
     etag = _etag(response, first)
     if remote.etag and etag and etag != remote.etag and ("X-Linked-ETag" in first or first is response.headers):
-        raise Changed("the file on the server is another one than a moment ago")
+        raise Changed("the file on the server has changed")
     length = response.headers.get("Content-Length")
     if response.status == 200 and remote.n_bytes is not None and length and int(length) != remote.n_bytes:
-        raise Changed(f"the server sends {int(length):,} bytes, and announced {remote.n_bytes:,}")
+        raise Changed(f"the server sends {int(length):,} bytes, but announced {remote.n_bytes:,}")
 
 
 def _goes_on(response: Any, done: int, n_bytes: int | None) -> bool:
-    """Whether the answer begins after the bytes that are here. Raises _Broken where it begins elsewhere."""
+    """Whether the response starts after the bytes so far. Raises _Broken if it starts elsewhere."""
     if response.status != 206:
         return False
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
     if not found or int(found[1]) != done:
-        raise _Broken("the server sent another part than was asked for")
+        raise _Broken("the server sent a different range than requested")
     if n_bytes is not None and found[2] not in ("*", str(n_bytes)):
-        raise Changed(f"the server has {found[2]} bytes, and announced {n_bytes}")
+        raise Changed(f"the server has {found[2]} bytes, but announced {n_bytes}")
     return True
 
 
@@ -249,7 +251,7 @@ def _pieces(response: Any) -> Iterator[bytes]:
 
 
 def _write(file: BinaryIO, piece: bytes, place: str) -> int:
-    """Append all of it; returns its length. A disk that is nearly full takes a part of it first."""
+    """Append the whole piece; returns its length. A nearly full disk may accept only a part at first."""
     left = memoryview(piece)
     try:
         while left:
@@ -260,7 +262,7 @@ def _write(file: BinaryIO, piece: bytes, place: str) -> int:
 
 
 def _verify(part: str, place: str, remote: Remote, progress: Progress | None) -> None:
-    """Compare the file on the disk, not what came: a resumed part may be from another day."""
+    """Check the file on the disk, not only the received bytes: the first part may be from an earlier run."""
     if remote.digest is None:
         return
     found, total, done = hashlib.sha256(), _size(part), 0
@@ -268,13 +270,13 @@ def _verify(part: str, place: str, remote: Remote, progress: Progress | None) ->
         while piece := file.read(2**22):
             found.update(piece)
             done += len(piece)
-            if progress and total > 2**28:  # a second's work
+            if progress and total > 2**28:  # about a second of work
                 progress(f"{os.path.basename(place)}, checking", done, total)
     if found.hexdigest() != remote.digest:
         os.unlink(part)
         raise DownloadError(
             f"{os.path.basename(place)}: what was downloaded has the SHA-256 {found.hexdigest()}, expected "
-            f"{remote.digest}. It was damaged on its way and is deleted; run the command again"
+            f"{remote.digest}. The download was damaged and is deleted; run the command again"
         )
 
 
@@ -283,9 +285,9 @@ def _verify(part: str, place: str, remote: Remote, progress: Progress | None) ->
 
 @contextmanager
 def _answer(address: Address, method: str, start: int = 0) -> Iterator[tuple[Any, Mapping[str, str]]]:
-    """The response, and the headers of the first one that was no mere detour on the same host.
+    """The response, and the headers of the first response that was not just a redirect on the same host.
 
-    Raises DownloadError: the server refuses; _Broken: it may be asked again
+    Raises DownloadError: the server refuses; _Broken: a retry may succeed
     """
     headers, url = {**address.headers, "Accept-Encoding": "identity"}, address.url
     if start:
@@ -312,12 +314,12 @@ def _answer(address: Address, method: str, start: int = 0) -> Iterator[tuple[Any
 
 
 def _host(url: str) -> tuple[str, str]:
-    """Whom a token is meant for: the same host in plain HTTP is another."""
+    """The scheme and host that a token is for: the same host with plain HTTP is different."""
     return urlsplit(url).scheme, urlsplit(url).netloc
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Leaves redirects to us: the library's own would send the token along."""
+    """Disables the library's redirects, which would also send the token."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -327,7 +329,7 @@ def _ask(address: Address, method: str, url: str, headers: Mapping[str, str]) ->
     opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=_certificates()))
     try:
         return opener.open(urllib.request.Request(url, headers=dict(headers), method=method), timeout=address.timeout)
-    except urllib.error.HTTPError as response:  # any status that is not 2xx; it can be read as a response can
+    except urllib.error.HTTPError as response:  # any status that is not 2xx; it can be read like a response
         return response
     except (OSError, http.client.HTTPException) as error:
         if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
@@ -338,7 +340,8 @@ def _ask(address: Address, method: str, url: str, headers: Mapping[str, str]) ->
 
 
 def _certificates() -> ssl.SSLContext:
-    """The system's, those of certifi (some Pythons have none), and those of a firm's proxy, as requests takes them."""
+    """The system's certificates, certifi's (some Pythons have none), and a company proxy's from the variables of
+    requests."""
     context = ssl.create_default_context()
     with suppress(ImportError, OSError):
         context.load_verify_locations(importlib.import_module("certifi").where())
@@ -350,7 +353,7 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _refuse(name: str, response: Any) -> None:
-    """Raise what a status means that is not a success."""
+    """Raise the error for a status that is not a success."""
     status = response.status
     if status in (200, 206, _BEYOND):
         return
@@ -364,7 +367,7 @@ def _refuse(name: str, response: Any) -> None:
 
 
 def _retry_after(response: Any) -> float:
-    """Seconds that the server wants to be left alone; it may say a number of them, or a date."""
+    """Seconds to wait, from the Retry-After header, which has a number or a date."""
     said = (response.headers.get("Retry-After") or "").strip()
     if said.isdigit():
         return min(float(said), LONGEST_PAUSE)
@@ -382,7 +385,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Patience:
-    """How often a request is repeated while nothing comes."""
+    """Counts retries while no bytes arrive."""
 
     def __init__(self, name: str, pauses: Sequence[float] | None = None) -> None:
         pauses = PAUSES if pauses is None else pauses
@@ -395,7 +398,7 @@ class _Patience:
         if pause is None:
             raise DownloadError(
                 f"{self._name}: download failed{so_far}: {error}, {self._n} times in a row. Check the network and run "
-                f"the command again{': it goes on from there' if done else ''}"
+                f"the command again{': it will continue from there' if done else ''}"
             ) from error
         pause = max(pause, error.wait)
         later = f" in {pause:.0f} s" if pause >= 1 else ""

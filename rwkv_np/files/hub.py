@@ -1,8 +1,8 @@
-"""`hf://OWNER/REPO/FILE`: a file of the Hugging Face hub, downloaded once and kept.
+"""`hf://OWNER/REPO/FILE`: a file on the Hugging Face hub, downloaded once and kept.
 
-huggingface_hub says where a file is, which token to send, and what its own cache has, through its public functions:
-so mirrors (HF_ENDPOINT), offline mode and logins work as its users know them. The bytes come by download.py.
-A complete file is not asked for again: published checkpoints have their date in their name.
+The public functions of huggingface_hub give the address of a file, the token, and the content of its cache, so mirrors
+(HF_ENDPOINT), offline mode and logins work as usual. download.py downloads the bytes. A complete file is not requested
+again: published checkpoints have their date in their name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rwkv_np.files.output import check_destination
 from rwkv_np.files.published import FIRST, Published
 
 SCHEME = "hf://"
-_ATTEMPTS = 3  # to get one and the same file from a server on which it is being replaced
+_ATTEMPTS = 3  # to get a consistent file while it is being replaced on the server
 
 
 def is_remote(source: str) -> bool:
@@ -33,7 +33,7 @@ def file_name(source: str) -> str:
 
 
 def find(source: str) -> str | None:
-    """The path of a complete copy that this machine has; None where there is none.
+    """The path of a complete copy on this machine; None if there is none.
 
     Raises  InputError, MissingPackageError
     """
@@ -47,7 +47,7 @@ def find(source: str) -> str | None:
 
 
 def describe(source: str) -> Remote:
-    """What the hub has there. Raises InputError, MissingPackageError, DownloadError."""
+    """The hub's description of the file. Raises InputError, MissingPackageError, DownloadError."""
     return look(_address(_hub(), source))
 
 
@@ -56,10 +56,10 @@ def fetch(
 ) -> str:
     """The path of the file that `source` (hf://owner/repo/file) names, downloaded if it is not here.
 
-    place     where it shall be, in a folder that no other process works in; None: beside the hub's own cache, or in it
-              if it is there
-    expected  what must be there: another size or SHA-256 is refused, before the download where the hub says it
-    progress  called with the file's name, the bytes that are here and the bytes in all
+    place     the destination, in a folder that no other process uses; None: next to the hub's own cache, or the copy
+              in that cache if there is one
+    expected  the expected file: another size or SHA-256 is an error, before the download if the hub reports it
+    progress  called with the file's name, the bytes so far, and the total
     Raises    InputError, MissingPackageError, OutputError, DownloadError
     """
     repo, name = _parse(source)
@@ -71,7 +71,7 @@ def fetch(
         return found
     place = _usual_place(hub, repo, name)
     os.makedirs(os.path.dirname(place), exist_ok=True)
-    with locked(f"{place}.lock"):  # a second process waits, and finds the file
+    with locked(f"{place}.lock"):  # a second process waits, and then finds the file
         if not os.path.exists(place):
             _download(_address(hub, source), source, place, expected, progress)
     return place
@@ -92,13 +92,13 @@ def _download(address: Address, source: str, place: str, expected: Published | N
 
 
 def _insisted(remote: Remote, source: str, expected: Published) -> Remote:
-    """`remote` with the size and the SHA-256 that are expected. Raises DownloadError: the hub names others."""
+    """`remote` with the expected size and SHA-256. Raises DownloadError if the hub reports others."""
     found = (remote.n_bytes or expected.n_bytes, remote.digest or expected.sha256)
     if found != (expected.n_bytes, expected.sha256):
         raise DownloadError(
             f"{source}: the hub has another file there ({found[0]:,} bytes, SHA-256 {found[1][:12]}...) than this "
             f"version knows ({expected.n_bytes:,} bytes, {expected.sha256[:12]}...). If you trust it, get it under "
-            f"a name of your own: rwkv-np get {source} --name NAME"
+            f"another name: rwkv-np get {source} --name NAME"
         )
     return replace(remote, n_bytes=expected.n_bytes, sha256=expected.sha256)
 
@@ -121,7 +121,7 @@ def _address(hub: Any, source: str) -> Address:
         raise DownloadError(f"{source}: download failed: offline mode is on. Unset HF_HUB_OFFLINE")
     try:
         url = hub.hf_hub_url(repo, name)
-    except ValueError as error:  # its words on a name that the hub does not allow
+    except ValueError as error:  # its message for a name that the hub does not allow
         raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
     headers = hub.utils.build_hf_headers(library_name="rwkv-np")
     return Address(source, url, headers, float(hub.constants.HF_HUB_DOWNLOAD_TIMEOUT))

@@ -1,7 +1,7 @@
 """One process at a time: a lock that the system releases with the process that has it.
 
-For work of minutes on files that keep their names (a download that goes on, a model being made). Files that are
-written at once have unique names instead (output.py). Where a file system has no locks, nobody waits.
+For long work on files with fixed names (a resumed download, a model being made). Files that are written in one step
+have unique names instead (output.py). If a file system has no locks, there is no waiting.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
     import msvcrt
 
-_EVERY_S = 0.2  # how often is looked again
+_EVERY_S = 0.2  # seconds between two attempts
 
 
 @contextmanager
 def locked(path: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock file at `path` in this block; `on_wait` is called once if another process has it.
 
-    The file and its folder are made, and stay. Whoever has the lock may delete both: the next one makes them again.
+    The file and its folder are made, and stay. The process with the lock may delete both: the next one makes them
+    again.
     """
     file, is_told = _opened(path), False
     try:
@@ -34,7 +35,7 @@ def locked(path: str, on_wait: Callable[[], None] | None = None) -> Iterator[Non
                 on_wait()
                 is_told = True
             time.sleep(_EVERY_S)
-            if not _is_at(file, path):  # deleted while we waited: a lock on it is worth nothing
+            if not _is_at(file, path):  # deleted while we waited: a lock on it has no effect
                 file.close()
                 file = _opened(path)
         yield

@@ -1,9 +1,9 @@
-"""A file that stays open and is read in pieces, and what happens when another program cuts it meanwhile.
+"""A file that stays open and is read in pieces, with an error if another program truncates it meanwhile.
 
-A mapped file (`mapped.py`) that is cut ends the process with a signal (SIGBUS) when the lost bytes are touched, and
-no check beforehand is early enough: copying a file over another cuts it at any moment. A read reports it instead.
-What the bytes mean is the business of others. Several threads, and processes after a fork, may read at once, so
-nobody moves the file's position.
+If a mapped file (`mapped.py`) is truncated, access to the lost bytes ends the process with a signal (SIGBUS). A check
+before each access does not help: copying another file over it truncates it at any moment. A read reports an error
+instead. This module does not interpret the bytes. Several threads, and processes after a fork, may read at the same
+time, so the file position is never used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class OpenedFile:
             raise error(path, "is empty. Copy or download it again")
 
     def read(self, start: int, n_bytes: int) -> np.ndarray:
-        """Those bytes, uint8. Raises as `read_into` does."""
+        """`n_bytes` bytes from `start`, uint8. Raises as `read_into` does."""
         out = np.empty(n_bytes, np.uint8)
         self.read_into(start, out)
         return out
@@ -46,17 +46,17 @@ class OpenedFile:
     def read_into(self, start: int, out: np.ndarray) -> None:
         """Fill `out`, uint8 and contiguous, with the bytes from `start` on.
 
-        Raises  the file's error: the file was cut since it was opened; OSError
+        Raises  the file's error: the file was truncated since it was opened; OSError
         """
         done = 0
-        while done < out.size:  # a read gives at most 2 GB
+        while done < out.size:  # a read returns at most 2 GB
             n_bytes = _read_into(self._number, out[done:], start + done)
             if not n_bytes:
                 raise self._error(self.path, self._what_was_cut())
             done += n_bytes
 
     def read_each(self, starts: Iterable[int], n_bytes: int) -> np.ndarray:
-        """`n_bytes` from each start on, one behind the other, uint8 and read-only. Raises as `read_into` does."""
+        """`n_bytes` from each start, concatenated, uint8 and read-only. Raises as `read_into` does."""
         parts = [_read(self._number, n_bytes, start) for start in starts]
         data = np.frombuffer(b"".join(parts), np.uint8)
         if data.size < n_bytes * len(parts):
@@ -66,7 +66,7 @@ class OpenedFile:
     def _what_was_cut(self) -> str:
         now = os.fstat(self._number).st_size
         return (
-            f"was cut from {self.n_bytes:,} to {now:,} bytes while it was in use. Copy or download "
+            f"was truncated from {self.n_bytes:,} to {now:,} bytes while it was in use. Copy or download "
             "it again under another name, and then rename it"
         )
 
@@ -75,13 +75,13 @@ def _read(number: int, n_bytes: int, start: int) -> bytes:
     """Up to `n_bytes` from `start` on."""
     if hasattr(os, "pread"):
         return os.pread(number, n_bytes, start)
-    with _LOCK:  # Windows, which cannot fork
+    with _LOCK:  # Windows, which has no fork
         os.lseek(number, start, os.SEEK_SET)
         return os.read(number, n_bytes)
 
 
 def _read_into(number: int, out: np.ndarray, start: int) -> int:
-    """The same, into `out`; how many bytes that were."""
+    """The same, into `out`; returns the number of bytes."""
     if hasattr(os, "preadv"):
         return os.preadv(number, [out.data], start)
     data = _read(number, min(out.size, 2**30), start)
@@ -91,7 +91,7 @@ def _read_into(number: int, out: np.ndarray, start: int) -> int:
 
 @dataclass(frozen=True)
 class Extent:
-    """Some bytes of an opened file, not read yet."""
+    """A range of bytes of an opened file, not read yet."""
 
     file: OpenedFile
     start: int
@@ -102,7 +102,7 @@ class Extent:
         return Extent(self.file, self.start + start, size)
 
     def read(self, start: int, n_bytes: int, room: np.ndarray | None = None) -> np.ndarray:
-        """Some of them, uint8: in the beginning of `room`, or in new memory. Raises as `OpenedFile.read_into` does."""
+        """A part of them, uint8: at the start of `room`, or in new memory. Raises as `OpenedFile.read_into` does."""
         out = np.empty(n_bytes, np.uint8) if room is None else room[:n_bytes]
         self.file.read_into(self.start + start, out)
         return out
@@ -114,7 +114,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class InMemory:
-    """Bytes that are in memory, uint8, used as those of a file are."""
+    """Bytes in memory, uint8, with the same interface as those of a file."""
 
     data: np.ndarray
 
@@ -127,7 +127,7 @@ class InMemory:
         return InMemory(self.data[start : start + size])
 
     def read(self, start: int, n_bytes: int, room: np.ndarray | None = None) -> np.ndarray:
-        """Some of them, where they are: `room` is not needed."""
+        """A part of them, without a copy: `room` is not needed."""
         return self.data[start : start + n_bytes]
 
     def rows(self, indices: np.ndarray, n_bytes: int) -> np.ndarray:

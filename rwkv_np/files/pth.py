@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from rwkv_np.errors import CheckpointError, PathLike
+from rwkv_np.files.archive import DAMAGE
 from rwkv_np.files.pickled import Function, UnknownName, read_pickle
 from rwkv_np.files.reading import open_regular
 
@@ -79,7 +80,7 @@ def read_zip(path: PathLike) -> Pth:
     with open_regular(path, CheckpointError) as file:
         try:
             return _read_zip(path, file)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise _damaged(path, error) from error
         except OSError as error:
             if error.errno != errno.EINVAL:  # zipfile seeks to a position from the file, which may be negative
@@ -92,13 +93,8 @@ def read_legacy(path: PathLike) -> Pth:
     with open_regular(path, CheckpointError) as file:
         try:
             return _read_legacy(path, file)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise _damaged(path, error) from error
-
-
-# What the readers of zip archives and pickles raise on damaged bytes.
-_DAMAGE = (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, KeyError,
-           IndexError, OverflowError, UnicodeError)  # fmt: skip
 
 
 def _damaged(path: PathLike, error: Exception) -> CheckpointError:

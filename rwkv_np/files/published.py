@@ -1,16 +1,16 @@
 """Suggested checkpoints, by the names under which their authors publish them on the Hugging Face hub.
 
-One table for every hint, error and command that names a real model. Nothing is fetched here (hub.py does
-that), and what a model needs is computed from its shape elsewhere (store/needs.py). One wrong letter makes a
-download fail, so a row is listed only if a public repository names the same file with its size and SHA-256:
+One table for every hint, error and command that names a real model. Downloads are in hub.py, and the sizes of a model
+are computed from its shape in store/needs.py. One wrong letter makes a download fail, so a row is listed only if a
+public repository names the same file with its size and SHA-256:
 
 World           josStorer/RWKV-Runner, manifest.json of version 1.9.11
 G1, 0.1B, 0.4B  the same
 G1, 1.5B, 2.9B  jeonghun917/opened-arm, experiments/vela-active-state (revision ede85bf8 of BlinkDL/rwkv7-g1);
                 the 1.5B's size and sum are in the notes of those who measured it
 
-G1 is trained further every few weeks (g1a, g1b, ...), and of two with the same size the later one is better.
-These are the latest that are confirmed; the repository's page on the hub lists newer ones.
+G1 is trained further every few weeks (g1a, g1b, ...), and of two models with the same size the later one is better.
+These are the latest confirmed ones; the repository's page on the hub lists newer ones.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _WORLD, _G1 = "BlinkDL/rwkv-7-world", "BlinkDL/rwkv7-g1"
 
 @dataclass(frozen=True)
 class Shape:
-    """What the sizes of a model's files and memory follow from.
+    """The shape of a model, which determines the sizes of its files and its memory.
 
-    ranks  of the low-rank matrices, in the architecture's own order
+    ranks  of the low-rank matrices, in the order of the architecture
     """
 
     n_layer: int
@@ -48,12 +48,12 @@ class Published:
 
     @property
     def source(self) -> str:
-        """What `rwkv-np convert` takes."""
+        """The address for `rwkv-np convert`."""
         return f"hf://{self.repository}/{self.file}"
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Other names that people type for it: with the version of RWKV, as the authors write them, or the file's."""
+        """Other common names for it: with the version of RWKV, as the authors write it, or the file's name."""
         family, _, size = self.name.partition("-")
         versions = ("rwkv7-", "rwkv-7-", "rwkv-x070-")
         return (*(f"{version}{family}-{size}" for version in versions), self.file.rpartition(".")[0], self.file)
@@ -101,11 +101,11 @@ PUBLISHED = {
         ),
     )
 }  # fmt: skip
-FIRST = PUBLISHED["g1-0.1b"]  # 0.4 GB: a download of a minute, and a conversation on any computer
+FIRST = PUBLISHED["g1-0.1b"]  # 0.4 GB: downloads in a minute, and runs on any computer
 
 
 def published_name(name: str) -> str | None:
-    """The short name of the published model that is called so, in any case; None where there is none."""
+    """The short name of the published model with this name, in upper or lower case; None if there is none."""
     wanted = name.lower()
     for entry in PUBLISHED.values():
         if wanted == entry.name or wanted in (alias.lower() for alias in entry.aliases):

@@ -1,8 +1,8 @@
-"""The weights of a model file, packed into the places that `places.py` found for them.
+"""Packs the weights of a model file into the places that `places.py` chose for them.
 
-A few tiles' rows are read at a time and packed from there, so that memory holds no second copy, by as many
-threads as will work on a token: one alone would take twice as long. Nothing of the file is mapped while that
-happens: one that another program cuts at that moment would end the process (`files/opened.py`).
+The rows of a few tiles are read and packed at a time, so that there is no second copy in memory. As many threads do
+this as will compute a token: one thread would take twice as long. The file is not mapped during this work: if another
+program truncated a mapped file, the process would end (`files/opened.py`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from rwkv_np.kernels.pack import Place, pack
 from rwkv_np.models.base import Progress
 from rwkv_np.models.places import Places
 
-# Bytes that a thread reads before it packs them. Of half as many, Python's share of the time begins to show.
+# Bytes that a thread reads before it packs them. With half as many, the overhead of Python becomes noticeable.
 PIECE = 2**21
 
 
 class Part(NamedTuple):
-    """Rows of a matrix from `first` to before `stop`, and where they belong."""
+    """Rows `first` to `stop` - 1 of a matrix, and their place."""
 
     matrix: Parameter
     first: int
@@ -35,14 +35,14 @@ class Part(NamedTuple):
 
 
 def packed(places: Places, n_threads: int, progress: Progress) -> np.ndarray:
-    """All weights in their places, uint8. Raises FormatError: the file was cut meanwhile."""
+    """All weights in their places, uint8. Raises FormatError if the file was truncated meanwhile."""
     weights = aligned(np.empty, places.n_weights)
     for parameter, start, end, n_row in places.vectors:
         weights[start:end] = 0
         n_rows, n_padded = parameter.n_weights // n_row, lay.round_up(n_row, lay.BLOCK)
         rows = weights[start : start + 4 * n_rows * n_padded].view(np.float32).reshape(n_rows, n_padded)
         rows[:, :n_row] = parameter.array().reshape(n_rows, n_row)
-    # The last comes first: a head made in Q8_0 stays in memory until it is in its place.
+    # The last one is first: a head that was converted to Q8_0 stays in memory until it is packed.
     parts = deque(part for matrix in reversed(places.matrices) for part in _parts(*matrix))
     places.matrices.clear()
     _pack_all(parts, weights, n_threads, progress)
@@ -50,7 +50,7 @@ def packed(places: Places, n_threads: int, progress: Progress) -> np.ndarray:
 
 
 def aligned(make: Callable[[int, type], np.ndarray], n_bytes: int) -> np.ndarray:
-    """An array of bytes that begins with a cache line."""
+    """An array of bytes that is aligned to a cache line."""
     buffer = make(n_bytes + 64, np.uint8)
     start = -buffer.ctypes.data % 64
     return buffer[start : start + n_bytes]
@@ -65,7 +65,7 @@ def _parts(matrix: Parameter, place: Place) -> Iterator[Part]:
 
 
 def _pack_all(parts: deque[Part], weights: np.ndarray, n_threads: int, progress: Progress) -> None:
-    """Pack until no parts are left, in this thread, which shows the progress, and in `n_threads` - 1 others."""
+    """Pack all parts in this thread, which shows the progress, and in `n_threads` - 1 others."""
     n_parts = len(parts)
     with ThreadPoolExecutor(n_threads) as pool:
         try:
@@ -75,12 +75,12 @@ def _pack_all(parts: deque[Part], weights: np.ndarray, n_threads: int, progress:
             for other in others:
                 other.result()
         finally:
-            parts.clear()  # after Ctrl-C or an error the others stop, too
+            parts.clear()  # after Ctrl-C or an error, the other threads stop too
     progress("loading", n_parts, n_parts)
 
 
 def _pack(parts: deque[Part], weights: np.ndarray) -> Iterator[None]:
-    """Read a part and pack it, at each step. Threads take parts from the same queue."""
+    """Read and pack a part at each step. Threads take parts from the same queue."""
     room = np.empty(0, np.uint8)
     while parts:
         try:

@@ -1,7 +1,7 @@
-"""An answer's tokens become text: in whole characters, and without the stop string that ends it.
+"""Turn an answer's tokens into text: in whole characters, and without the stop string that ends it.
 
-This runs in the engine's thread, between two tokens of everybody, so the common case (a token of whole
-characters in which no stop string begins) is one look into a table.
+This runs in the engine's thread and delays every answer, so the common case (a token of whole characters in which no
+stop string begins) is one table lookup.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from rwkv_np.stop_strings import StopStrings, n_unfinished
 from rwkv_np.tokenizers import TextStream
 
 TokenBytes = Callable[[int], bytes]
-_FOLLOWING = bytes(range(0x80, 0xC0))  # bytes that go on with a character
+_FOLLOWING = bytes(range(0x80, 0xC0))  # continuation bytes of a character
 
 
 class Priced(NamedTuple):
-    """A token with its log probability, and how many characters of the text come before it."""
+    """A token with its log probability, and the number of characters before it in the text."""
 
     logprob: Logprob
     offset: int
@@ -31,7 +31,7 @@ class _Piece(NamedTuple):
 
 
 class Pieces:
-    """What is known of each token, looked up once. Shared by the answers of a request."""
+    """Facts about each token, computed once. Shared by the answers of a request."""
 
     def __init__(self, token_bytes: TokenBytes, stops: StopStrings) -> None:
         self.stops = stops
@@ -50,21 +50,21 @@ class Pieces:
 class AnswerText:
     """One answer. `stopped` says whether a stop string has ended it.
 
-    n_tokens  of it, those of the stop string included
-    priced    tokens with log probabilities whose text was given out since `take_priced` was last called
+    n_tokens  the number of its tokens, including those of the stop string
+    priced    tokens with log probabilities whose text was released since the last call of `take_priced`
     """
 
     def __init__(self, pieces: Pieces, *, is_priced: bool = False, n_before: int = 0) -> None:
         self._pieces, self._stream = pieces, TextStream()
-        self._pending = b""  # what may still become a stop string
-        self._is_whole, self._tail = True, b""  # whether what was given out ends with a character
+        self._pending = b""  # the bytes that may still become a stop string
+        self._is_whole, self._tail = True, b""  # whether the released text ends with a whole character
         self._is_priced, self._waiting, self._ready = is_priced, list[tuple[int, Priced]](), list[Priced]()
         self._n_bytes, self._n_characters = 0, n_before
         self.n_tokens = 0
         self.stopped = False
 
     def push(self, token: int, logprob: Logprob | None = None) -> str:
-        """The text that is certain with this token."""
+        """The text that can be released after this token."""
         piece = self._pieces[token]
         self.n_tokens += 1
         if logprob is not None and self._is_priced:
@@ -75,7 +75,7 @@ class AnswerText:
         return self._push(piece.data)
 
     def finish(self) -> str:
-        """What was withheld, now that no more comes; nothing of a stop string."""
+        """The text that was held back, at the end of the answer; without any part of a stop string."""
         rest, self._pending = (b"" if self.stopped else self._pending), b""
         if not self.stopped:
             self._ready += [priced for _, priced in self._waiting]
@@ -83,7 +83,7 @@ class AnswerText:
         return self._stream.push(rest) + self._stream.flush()
 
     def take_priced(self) -> list[Priced]:
-        """The tokens whose text was given out since the last call."""
+        """The tokens whose text was released since the last call."""
         ready, self._ready = self._ready, []
         return ready
 
@@ -104,7 +104,7 @@ class AnswerText:
         self._n_characters += len(data.translate(None, _FOLLOWING))
 
     def _release(self, n: int) -> None:
-        """`n` more bytes are given out: tokens that begin before the end of these are priced now."""
+        """Release `n` more bytes, and move the tokens that begin in them to `priced`."""
         self._n_bytes += n
         if not self._waiting:
             return

@@ -1,7 +1,7 @@
-"""The work that one HTTP request gives to the engine, from submitting it to its last token.
+"""The engine's work for one HTTP request, from submission to the last token.
 
-Whatever ends it early (the client hangs up or does not read, an error, the server's end), all its
-answers are cancelled, in the queue and while a prompt is read too.
+If it ends early (the client disconnects or does not read, an error, a shutdown), all its answers are cancelled, also in
+the queue and while a prompt is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rwkv_np.serve.service import Service
 
 
 class Asked(NamedTuple):
-    """A prompt for the engine, and the texts of its answers to be."""
+    """A prompt for the engine, and objects that build the texts of its answers."""
 
     request: Request
     texts: Sequence[AnswerText]
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
 
 class Answering:
-    """An asynchronous context: inside it the engine works. Entering raises what `submit` raises.
+    """An asynchronous context manager: inside it the engine works. Entering raises the errors of `submit`.
 
     n_prompt, n_cached, n_written  tokens so far
     """
@@ -47,7 +47,7 @@ class Answering:
 
     @property
     def is_open(self) -> bool:
-        """Whether more comes."""
+        """Whether more events will come."""
         return self._n_open > 0
 
     async def __aenter__(self) -> Answering:
@@ -75,7 +75,7 @@ class Answering:
         self._cancel()
 
     async def next(self) -> list[Read | Written | Quiet]:
-        """What has come. Raises HangUp, and whatever made the engine fail."""
+        """The new events. Raises HangUp, and the engine's error if it failed."""
         found: list[Read | Written | Quiet] = []
         for event in await self._mailbox.take():
             if isinstance(event, Written):
@@ -97,7 +97,7 @@ class Answering:
             ticket.cancel()
 
     def _cut(self) -> None:
-        """The client does not read: nothing more is written for it, and its connection ends."""
+        """Cancel the answers and close the connection: the client does not read."""
         self._cancel()
         self._service.metrics.rejected.labels("slow_reader").inc()
         self._mailbox.on_overflow = lambda: None
@@ -106,7 +106,7 @@ class Answering:
         self._mailbox.put(HungUp())
 
     def _tick(self) -> None:
-        """Say that nothing was said, so that the connection is seen to be alive."""
+        """Report that nothing happened, so that a stream can send a keep-alive comment."""
         if not self._has_spoken:
             self._mailbox.put(Quiet())
         self._has_spoken = False
@@ -114,5 +114,5 @@ class Answering:
 
 
 def deadline(service: Service) -> float:
-    """When a request that begins now has to be done, on time.monotonic()'s clock."""
+    """The deadline of a request that begins now, on the clock of time.monotonic()."""
     return time.monotonic() + service.bounds.seconds

@@ -23,7 +23,7 @@ from rwkv_np.serve.service import Service
 
 
 class App:
-    """The outermost layer: it tells the others about the connection, which layers between hide."""
+    """The outermost layer. It passes the connection to the inner layers, since layers between them hide it."""
 
     def __init__(self, service: Service, page: dict[str, PageFile] | None = None) -> None:
         self._inner = Starlette(
@@ -57,7 +57,7 @@ def _route(service: Service, method: str, path: str, handle: Handle, is_open: bo
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:
-    """Only where an origin was named: else browsers keep every other page from reading."""
+    """CORS, only if an origin was named: without it, browsers keep every other page from reading answers."""
     if not origins:
         return []
     return [
@@ -69,11 +69,11 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
 
 
 async def _as_object(request: StarletteRequest, error: Exception) -> Response:
-    """What Starlette refuses by itself: an unknown path, a wrong method."""
+    """Errors that Starlette raises itself: an unknown path, a wrong method."""
     assert isinstance(error, HTTPException)
-    code, text = "not_found", "there is nothing at this address; /openapi.json lists what there is"
+    code, text = "not_found", "this address does not exist; /openapi.json lists all addresses"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
-        code, text = "method_not_allowed", f"{request.method} is not possible here; expected {allowed}"
+        code, text = "method_not_allowed", f"{request.method} is not allowed here; expected {allowed}"
     told = ApiError(error.status_code, text, code=code)
     return Response(told.body, told.status, dict(error.headers or {}), "application/json")

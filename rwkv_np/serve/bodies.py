@@ -1,8 +1,8 @@
-"""The bodies of requests: OpenAI's fields, and RWKV's own.
+"""The bodies of requests: OpenAI's fields, and extra fields for RWKV.
 
-A field that is not here is refused by name, since a client that sends it expects it to matter. Fields that
-change nothing (`user`, `metadata`) are read and dropped; those of type None are OpenAI's that this server
-does not support: null is all that they may be. The structs are also what /openapi.json says.
+An unknown field is an error that names it, since a client that sends it expects an effect. Fields without an effect
+(`user`, `metadata`) are read and ignored. Fields of type None are OpenAI fields that this server does not support:
+their only valid value is null. /openapi.json is made from these structs.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class StreamOptions(_Body):
-    """include_usage: whether a last piece of the stream says how many tokens there were."""
+    """include_usage: whether the last chunk of the stream has the token counts."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class _Sampled(_Body):
-    """What both kinds of requests have in common.
+    """The fields that both kinds of requests share.
 
-    RWKV's own: top_k, min_p (0 keeps all), penalty_decay (1: counts of the penalties never fade), and
-    ignore_eos (whether the model's end of text is no end). top_p cuts before the temperature is applied.
+    Extra fields for RWKV: top_k, min_p (0 keeps all), penalty_decay (1: the counts of the penalties never decay), and
+    ignore_eos (whether to continue after the model's end of text). top_p cuts before the temperature is applied.
     """
 
     model: str | None = None
@@ -67,7 +67,7 @@ class TextPart(_Body):
 
 
 class CalledFunction(_Body):
-    """arguments: an object, in JSON."""
+    """arguments: an object, as JSON text."""
 
     name: str
     arguments: str
@@ -83,7 +83,7 @@ class ToolCall(_Body):
 
 
 class Message(_Body):
-    """What was said. `developer` is `system`; thoughts of earlier answers are not read again."""
+    """A message. `developer` means `system`; the thinking of earlier answers is not read again."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -114,20 +114,20 @@ class Tool(_Body):
 
 
 class NamedFunction(_Body):
-    """Which one."""
+    """The name of a function."""
 
     name: str
 
 
 class NamedTool(_Body):
-    """A function that the model has to call."""
+    """A function that the model must call."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
 class NamedSchema(_Body):
-    """A JSON schema, which the answer fits in any case: `strict` changes nothing."""
+    """A JSON schema. The answer always fits it: `strict` has no effect."""
 
     name: str
     schema: dict[str, Any] | None = None
@@ -136,7 +136,7 @@ class NamedSchema(_Body):
 
 
 class ResponseFormat(_Body):
-    """What an answer looks like."""
+    """The format of an answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
@@ -145,8 +145,8 @@ class ResponseFormat(_Body):
 class ChatRequest(_Sampled, kw_only=True):
     """POST /v1/chat/completions.
 
-    RWKV's own: think (of models that think), and continue_final_message (whether the last message, the
-    assistant's, goes on).
+    Extra fields for RWKV: think (for models that think), and continue_final_message (whether to continue the last
+    message, which is the assistant's).
     """
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=bounds.MESSAGES)]
@@ -185,7 +185,7 @@ class CompletionRequest(_Sampled, kw_only=True):
 
 
 class TokenizeRequest(_Body):
-    """POST /tokenize: `prompt`, or `content` as llama.cpp has it. RWKV has no tokens to add."""
+    """POST /tokenize: `prompt`, or `content` as in llama.cpp. RWKV has no special tokens to add."""
 
     prompt: str | None = None
     content: str | None = None

@@ -1,6 +1,6 @@
-"""How much one HTTP request may ask for. What is beyond is a 400 or a 413, before the engine hears of it.
+"""How much one HTTP request may ask for. A larger request gets a 400 or 413, before it reaches the engine.
 
-The engine's own limits (limits.py) are about all requests together.
+The engine's own limits (limits.py) apply to all requests together.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ MESSAGES = 10_000
 class Bounds:
     """Limits of a request.
 
-    body_bytes       of its JSON text
-    body_seconds     for it to arrive
+    body_bytes       size of its JSON text
+    body_seconds     time for the body to arrive
     answers          prompts times `n` (or `best_of`)
-    prompts          of one request
-    max_tokens       of one answer
-    default_tokens   of a chat's answer whose request names no number
-    seconds          until the last answer is complete, waiting included
-    ping_seconds     after how long without a word a stream gets a comment, so that no proxy ends it
-    unread_pieces    of an answer whose client does not read its stream: then it is cut
+    prompts          in one request
+    max_tokens       in one answer
+    default_tokens   in a chat answer, if the request has no limit
+    seconds          until the last answer is complete, including waiting
+    ping_seconds     after this long without output a stream gets a comment, so that no proxy closes it
+    unread_pieces    a stream with this many unread chunks is closed: the client does not read
     """
 
     body_bytes: int = 4_000_000

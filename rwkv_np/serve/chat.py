@@ -1,6 +1,6 @@
-"""POST /v1/chat/completions: messages in, an answer out, whole or in pieces.
+"""POST /v1/chat/completions: messages in, an answer out, whole or as a stream.
 
-Both ways go through `ChatAnswer`, which makes pieces; a whole answer is their sum. So they cannot differ.
+Both use `ChatAnswer`, which makes chunks; a whole answer is their sum. So the two cannot differ.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rwkv_np.serve.service import Service
 from rwkv_np.serve.stream import encode, frame, send_stream
 
 _DECODER = msgspec.json.Decoder(ChatRequest)
-LONG = 16_384  # bytes of a body whose text is encoded in a thread of its own: 10 ms and more
+LONG = 16_384  # bytes: the text of a larger body is encoded in a separate thread, since it takes 10 ms and more
 
 
 async def chat(service: Service, exchange: Exchange) -> None:
@@ -44,7 +44,7 @@ async def chat(service: Service, exchange: Exchange) -> None:
     body = decode(_DECODER, data)
     service.check_model(body.model)
     plan = ChatPlan(service, body)
-    # A grammar takes its time too.
+    # Compiling a grammar is slow too.
     in_thread = len(data) > LONG or plan.is_guided
     asked = await asyncio.to_thread(plan.asked, exchange) if in_thread else plan.asked(exchange)
     async with Answering(service, exchange, [asked], is_streamed=bool(body.stream)) as answering:
@@ -56,7 +56,7 @@ async def chat(service: Service, exchange: Exchange) -> None:
 
 
 class ChatAnswer:
-    """One answer as it comes: events in, pieces of the message out."""
+    """One answer as it arrives: events in, chunks of the message out."""
 
     def __init__(self, plan: ChatPlan, exchange: Exchange) -> None:
         self._plan, self._exchange = plan, exchange
@@ -65,7 +65,7 @@ class ChatAnswer:
         self.finish: Finish | None = None
 
     def take(self, event: Written) -> list[tuple[Delta, ChatLogprobs | None]]:
-        """The pieces that come with an event; the last one has no text, and then `finish` is set."""
+        """The chunks for an event; the last chunk has no text, and then `finish` is set."""
         self._priced += event.priced
         thought, text = self._parts.push(event.text)
         if event.reason is not None:
@@ -126,7 +126,7 @@ def _joined(
 
 
 class _Stream:
-    """The pieces of a stream."""
+    """The chunks of a stream."""
 
     def __init__(self, plan: ChatPlan, exchange: Exchange, answering: Answering) -> None:
         self._plan, self._answering = plan, answering
@@ -140,7 +140,7 @@ class _Stream:
         )  # fmt: skip
 
     def frames(self, event: Read | Written) -> bytes:
-        """An event's pieces."""
+        """The chunks for an event."""
         if isinstance(event, Read):
             return b""
         answer = self._answers[event.answer]
@@ -153,7 +153,7 @@ class _Stream:
         return data
 
     def last(self) -> list[bytes]:
-        """What comes after the last piece of an answer."""
+        """The chunks after the last one of an answer."""
         if not self._tells_usage:
             return []
         self._piece.choices, self._piece.usage = [], usage(self._answering)
@@ -167,7 +167,7 @@ class _Stream:
 
 
 def usage(answering: Answering) -> Usage:
-    """Tokens of a request that has ended."""
+    """Token counts of a finished request."""
     prompt, written = answering.n_prompt, answering.n_written
     return Usage(prompt, written, prompt + written, CachedTokens(answering.n_cached))
 

@@ -1,4 +1,4 @@
-"""One chat answer as its text comes: what is thought, what is answer, and what is a call of a function."""
+"""Split the text of one chat answer as it arrives: into thinking, answer, and function call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rwkv_np.serve.tools import Calls, ToolChoice
 
 
 class ChatParts:
-    """Push text, get (thought, answer) that are certain. `call` is there after `finish`, if it was one."""
+    """Push text, get the (thinking, answer) that is certain. After `finish`, `call` is set if it was a call."""
 
     def __init__(self, prompt: Prompt, begun: str, tools: ToolChoice) -> None:
         self.call: CalledFunction | None = None
@@ -49,7 +49,7 @@ class ChatParts:
         return thought, answer
 
     def _answer(self, text: str) -> str:
-        """Text of the answer, without the space that its first token brings."""
+        """Text of the answer, without the leading space of its first token."""
         if self._is_at_start:
             text = text.lstrip()
             self._is_at_start = not text

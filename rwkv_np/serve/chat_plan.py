@@ -1,4 +1,4 @@
-"""A chat request that makes sense: its prompt, how it is answered, and what is said where it makes none."""
+"""A validated chat request: its prompt and how it is answered, and the errors of an invalid one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EFFORTS = {"none": "off", "minimal": "off", "low": "short", "medium": "on", "hi
 
 
 class ChatPlan:
-    """A request that makes sense, so far as that is known without its prompt. Raises ApiError."""
+    """A request that was validated, except for its prompt. Raises ApiError."""
 
     def __init__(self, service: Service, body: ChatRequest) -> None:
         self.service, self.body = service, body
@@ -31,7 +31,7 @@ class ChatPlan:
         if self.n > service.bounds.answers:
             raise wrong("n", f"n is {self.n}; expected at most {service.bounds.answers}")
         if body.store:
-            raise wrong("store", "this server stores no answers; leave store out", "unsupported_field")
+            raise wrong("store", "this server does not store answers; omit store", "unsupported_field")
         if body.top_logprobs is not None and not body.logprobs:
             raise wrong("top_logprobs", "top_logprobs needs logprobs: true")
         self.think = self._think()
@@ -41,9 +41,9 @@ class ChatPlan:
             raise wrong("response_format.json_schema", "response_format.json_schema is missing")
         self.is_guided = bool(self.format or self.tools.is_required)
         if self.is_guided and body.continue_final_message:
-            raise wrong("continue_final_message", "an answer of a given form cannot go on from one without")
+            raise wrong("continue_final_message", "an answer with a required format cannot continue a message")
         if self.is_guided and body.ignore_eos:
-            raise wrong("ignore_eos", "an answer of a given form ends where the form does; leave ignore_eos out")
+            raise wrong("ignore_eos", "an answer with a required format ends by itself; omit ignore_eos")
         self.prompt: Prompt
         self.created = int(time.time())
 
@@ -67,7 +67,7 @@ class ChatPlan:
 
     @property
     def begun(self) -> str:
-        """The text of an answer that goes on, as the model reads it."""
+        """The start of an answer that is continued, as the model reads it."""
         if not self.prompt.begun:
             return ""
         message = self.body.messages[-1]
@@ -81,7 +81,7 @@ class ChatPlan:
         if replace(service.prompts.template, think="auto").lead is None:
             if asked not in (None, "auto", "off"):
                 param = "think" if body.think else "reasoning_effort"
-                raise wrong(param, f"{service.name} was not trained to think; leave {param} out", "unsupported_value")
+                raise wrong(param, f"{service.name} was not trained to think; omit {param}", "unsupported_value")
             return "auto"
         return asked or service.think
 

@@ -1,4 +1,4 @@
-"""POST /v1/completions: texts that go on. Prompts are texts or token ids, one or many; no template is applied."""
+"""POST /v1/completions: continue texts. Prompts are texts or token ids, one or many; no template is applied."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ async def complete(service: Service, exchange: Exchange) -> None:
 
 
 class TextAnswer:
-    """One text as it comes: events in, pieces out."""
+    """One text as it arrives: events in, chunks out."""
 
     def __init__(self, plan: TextPlan, index: int) -> None:
         self._plan, self._index = plan, index
         self.finish: Finish | None = None
 
     def begin(self, read: Read) -> tuple[str, TextLogprobs | None]:
-        """With echo: the prompt, as the first piece."""
+        """With echo: the prompt, as the first chunk."""
         if not self._plan.body.echo:
             return "", None
         text, priced = self._plan.echoed(self._index, read)
@@ -62,7 +62,7 @@ class TextAnswer:
         return text, found
 
     def take(self, event: Written) -> tuple[str, TextLogprobs | None]:
-        """The piece that comes with an event."""
+        """The chunk for an event."""
         if event.reason is not None:
             self.finish = "length" if event.reason == "length" else "stop"
         plan = self._plan
@@ -106,7 +106,7 @@ def _joined(
 
 
 def _best(plan: TextPlan, choices: list[TextChoice], prices: list[list[Logprob]]) -> list[TextChoice]:
-    """Of each prompt's `best_of` answers the `n` whose tokens were the most likely on average."""
+    """For each prompt, the `n` of its `best_of` answers whose tokens were the most likely on average."""
     if plan.n_made == plan.n:
         return choices
     chosen = []
@@ -122,7 +122,7 @@ def _best(plan: TextPlan, choices: list[TextChoice], prices: list[list[Logprob]]
 
 
 class _Stream:
-    """The pieces of a stream."""
+    """The chunks of a stream."""
 
     def __init__(self, plan: TextPlan, exchange: Exchange, answering: Answering) -> None:
         self._plan, self._answering = plan, answering
@@ -135,7 +135,7 @@ class _Stream:
         )  # fmt: skip
 
     def frames(self, event: Read | Written) -> bytes:
-        """An event's pieces."""
+        """The chunks for an event."""
         if isinstance(event, Written):
             answer = self._answers[event.answer]
             text, logprobs = answer.take(event)
@@ -148,7 +148,7 @@ class _Stream:
         return data
 
     def last(self) -> list[bytes]:
-        """What comes after the last piece of a text."""
+        """The chunks after the last one of a text."""
         if not self._tells_usage:
             return []
         self._piece.choices, self._piece.usage = [], usage(self._answering)

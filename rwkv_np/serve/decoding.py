@@ -1,4 +1,4 @@
-"""From a body's bytes to its struct; what is wrong there becomes a 400 that names the field."""
+"""Decode a body's bytes into its struct; an error becomes a 400 that names the field."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def _explained(said: str) -> ApiError:
-    """What msgspec says, with the field by its place: "messages[0].role"."""
+    """The message of msgspec, with the path of the field: "messages[0].role"."""
     found = _PLACE.search(said)
     # "[...]" stands for any key of a mapping.
     place, what = (found[1].replace("[...]", ""), said[: found.start()]) if found else ("", said)
-    for pattern, tells in ((_UNKNOWN, "is not a field that this server knows"), (_MISSING, "is missing")):
+    for pattern, tells in ((_UNKNOWN, "is not a known field"), (_MISSING, "is missing")):
         if field := pattern.search(what):
             name = as_line(f"{place}.{field[1]}".lstrip("."), 100)
             return wrong(name, f"{name} {tells}", "unknown_field" if pattern is _UNKNOWN else "missing_field")
     name = as_line(place, 100)
     if "null`, got" in what and what.startswith("Expected `null`"):
-        return wrong(name, f"{name} is not supported by this server; leave it out", "unsupported_field")
+        return wrong(name, f"{name} is not supported by this server; omit it", "unsupported_field")
     return wrong(name or None, f"{name or 'the body'}: {as_line(what)}", "invalid_value")
 
 
 def is_deep(value: object, most: int) -> bool:
-    """Whether lists and objects in `value` are nested more than `most` deep. (No recursion: JSON may be deep.)"""
+    """Whether lists and objects in `value` are nested more than `most` levels deep. (Not recursive: JSON may be
+    deep.)"""
     level = [value]
     for _ in range(most + 1):
         level = [

@@ -1,7 +1,7 @@
-"""What happens to every request before and after its answer: who asks, from where, errors, the log, figures.
+"""What happens to every request before and after its answer: API key, origin, errors, the log, metrics.
 
-Three checks protect a server that only this computer can reach, and that asks for no key, from web pages in its
-user's browser: the Host header must name this computer (a foreign name that resolves to it does not),
+A server that only this computer can reach, and that needs no key, must be protected from web pages in its user's
+browser. There are three checks: the Host header must name this computer (a foreign name that resolves to it does not),
 a page of another origin may not post, and no origin may read unless --cors names it.
 """
 
@@ -19,7 +19,7 @@ from rwkv_np.serve.service import Service
 access_log = logging.getLogger("rwkv_np.serve.access")
 
 Handle = Callable[[Service, Exchange], Awaitable[None]]
-GONE = 499  # nginx's status for a client that did not wait
+GONE = 499  # nginx's status for a client that closed the connection
 
 
 class Endpoint:
@@ -43,14 +43,14 @@ class Endpoint:
             self._note(exchange)
 
     def _check(self, exchange: Exchange) -> None:
-        """Raise ApiError: this request gets no answer."""
+        """Raise ApiError if this request is not allowed."""
         service = self._service
         host = exchange.header(b"host") or ""
         if service.hosts is not None and _name_of(host) not in service.hosts:
             raise ApiError(403, "the Host header does not name this computer", code="wrong_host")
         origin = exchange.header(b"origin")
         if exchange.scope["method"] == "POST" and origin and not self._is_allowed(origin, host):
-            raise ApiError(403, "web pages of another origin may not ask; --cors allows one", code="wrong_origin")
+            raise ApiError(403, "web pages of another origin are not allowed; --cors allows one", code="wrong_origin")
         if not self._is_open:
             exchange.owner = service.owner_of(exchange.header(b"authorization"))
 

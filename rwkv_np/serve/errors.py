@@ -1,8 +1,8 @@
-"""What a client is told when something fails: OpenAI's error object, and the HTTP status that its clients expect.
+"""Errors sent to a client: OpenAI's error object, and the HTTP status that its clients expect.
 
-400 where the request is wrong, never 422; 401, 403, 404, 405, 408 and 413; 429 and 503 with Retry-After, for
-work that may be asked again. OpenAI's clients ask 408, 409, 429 and 5xx three times in all: so a request that
-cannot succeed is never one of these.
+400 for an invalid request, never 422; 401, 403, 404, 405, 408 and 413; 429 and 503 with Retry-After, for requests that
+may be retried. OpenAI's clients send a request up to three times after 408, 409, 429 and 5xx, so a request that cannot
+succeed never gets one of these.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class ErrorDetail(msgspec.Struct):
-    """What went wrong, the field that is to blame, and a code for programs."""
+    """The message, the field that caused the error, and a code for programs."""
 
     message: str
     type: str
@@ -31,7 +31,7 @@ class ErrorDetail(msgspec.Struct):
 
 
 class ErrorBody(msgspec.Struct):
-    """Every answer that is no success."""
+    """The body of every error."""
 
     error: ErrorDetail
 
@@ -40,7 +40,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 class ApiError(Exception):
-    """A request that gets no answer, and why."""
+    """An error that is sent to the client."""
 
     def __init__(
         self,
@@ -66,17 +66,17 @@ class ApiError(Exception):
 
 
 def wrong(param: str | None, message: str, code: str | None = None) -> ApiError:
-    """A 400 that names the field to blame."""
+    """A 400 that names the field that caused it."""
     return ApiError(400, message, param=param, code=code)
 
 
 def again(status: int, message: str, seconds: float, code: str) -> ApiError:
-    """A 429 or 503: worth asking again, in so many seconds."""
+    """A 429 or 503: the client may retry after so many seconds."""
     return ApiError(status, message, code=code, headers=((b"retry-after", b"%d" % max(1, math.ceil(seconds))),))
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What a client is told of an error of the engine."""
+    """The error for the client when the engine raised `error`."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, Draining):
@@ -89,11 +89,11 @@ def as_api_error(error: Exception) -> ApiError:
         return wrong(None, str(error))
     if isinstance(error, MissingPackageError):
         return wrong(None, str(error), "missing_package")
-    # A bug's own words may repeat what somebody asked; they are in the log.
-    return ApiError(500, str(error) if isinstance(error, RwkvError) else "the server has failed; its log says why")
+    # The message of a bug may repeat the text of a request, so the client does not get it.
+    return ApiError(500, str(error) if isinstance(error, RwkvError) else "internal server error; see the server's log")
 
 
 def log_failure(request: str, error: Exception) -> None:
-    """Write where a bug is, without what the exception says: that may repeat what somebody asked."""
+    """Log where a bug is, without the exception's message, which may repeat the text of a request."""
     where = "".join(traceback.format_tb(error.__traceback__))
     _log.error("%s failed: %s\n%s", request, type(error).__name__, where)

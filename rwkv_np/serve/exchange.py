@@ -1,7 +1,7 @@
-"""One HTTP request and its answer, on bare ASGI.
+"""One HTTP request and its response, directly on ASGI.
 
-Starlette's Request and Response would do the same; but a stream sends a piece for each token, and there every
-layer is paid for by the engine, which shares Python's lock.
+Starlette's Request and Response would do the same. But a stream sends a chunk for each token, and every extra layer
+slows the engine, which shares Python's global interpreter lock.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _CLOSE = (b"connection", b"close")
 class Exchange:
     """A request that is being answered.
 
-    id          names it, in a header of the answer and in the log
-    owner       who asks
-    status      of the answer; None until it has begun; 499 where the client has gone before
-    transport   the connection, where the server shows it: a client that does not read is cut there
+    id          its name, in a response header and in the log
+    owner       the client that sent it
+    status      of the response; None before it starts; 499 if the client disconnected before that
+    transport   the connection, if the server provides it: used to disconnect a client that does not read
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,11 +42,11 @@ class Exchange:
         self._receive, self._send = receive, send
 
     def header(self, name: bytes) -> str | None:
-        """A header of the request, by its name in lower case."""
+        """A header of the request; `name` is in lower case."""
         return next((value.decode("latin-1") for key, value in self.scope["headers"] if key == name), None)
 
     async def body(self, most: int, seconds: float) -> bytes:
-        """The request's body. Raises ApiError: it has more than `most` bytes, or takes longer."""
+        """The request's body. Raises ApiError if it has more than `most` bytes or takes more than `seconds`."""
         declared = self.header(b"content-length") or "0"
         if not declared.isdecimal() or len(declared) > 15 or int(declared) > most:
             raise _too_large(most)
@@ -70,7 +70,7 @@ class Exchange:
                 return b"".join(parts)
 
     async def hang_up(self) -> None:
-        """Returns when the client goes away; to be called after the body was read."""
+        """Return when the client disconnects. Call it after the body was read."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -85,17 +85,17 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
 
     async def reply(self, data: bytes, status: int = 200, content_type: bytes = JSON, headers: Headers = ()) -> None:
-        """The whole answer."""
+        """Send the whole response."""
         await self.begin(status, content_type, (*headers, (b"content-length", b"%d" % len(data))))
         await self.write(data, is_last=True)
 
     async def fail(self, error: ApiError) -> None:
-        """The error object, as the whole answer."""
+        """Send the error object as the whole response."""
         await self.reply(error.body, error.status, headers=error.headers)
 
 
 class HangUp(Exception):
-    """The client has gone: there is nobody to answer."""
+    """The client has disconnected."""
 
 
 def _too_large(most: int) -> ApiError:

@@ -1,7 +1,7 @@
-"""API keys: who may ask, and whose prompts may share a cache.
+"""API keys: which clients may send requests, and which prompts may share the cache.
 
-Keys are compared by their hashes, each with every known one and in constant time, so that how long a refusal
-takes says nothing about a key.
+Keys are compared by their hashes, with every known key and in constant time, so that the response time reveals nothing
+about a key.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SHORTEST = 8
 
 @dataclass(frozen=True)
 class Owner:
-    """Whoever asks: `name` for taking turns, `salt` for the cache. Neither tells the key."""
+    """A client: `name` is for fair queuing, `salt` for the cache. Neither reveals the key."""
 
     name: str = ""
     salt: str = ""
 
 
 class Keys:
-    """The keys of a server; without any, everybody may ask."""
+    """The keys of a server; without keys, every client may send requests."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = sorted({_digest(key) for key in keys})
@@ -38,7 +38,7 @@ class Keys:
         return bool(self._digests)
 
     def owner_of(self, authorization: str | None) -> Owner | None:
-        """Who sends that header ("Bearer KEY"); None: nobody whom this server knows."""
+        """The client for that header ("Bearer KEY"); None if the key is unknown."""
         if not self._digests:
             return Owner()
         scheme, _, key = (authorization or "").strip().partition(" ")
@@ -54,16 +54,16 @@ def _digest(key: str) -> bytes:
 
 
 def read_keys(path: PathLike | None) -> Keys:
-    """The keys in a file, one on a line, and in the environment. Raises SettingsFileError, InputError, OSError."""
+    """The keys in a file, one per line, and in the environment. Raises SettingsFileError, InputError, OSError."""
     keys = []
     if path is not None:
         lines = decode_utf8(read_regular(path, SETTINGS_LIMIT, SettingsFileError), path).splitlines()
         keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not keys:
-            raise SettingsFileError(path, "holds no keys; expected one on a line")
+            raise SettingsFileError(path, "contains no keys; expected one per line")
         if any(len(key) < SHORTEST for key in keys):
-            raise SettingsFileError(path, f"holds a key of less than {SHORTEST} characters, which can be guessed")
+            raise SettingsFileError(path, f"contains a key of less than {SHORTEST} characters, which can be guessed")
     found = [key.strip() for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
     if any(len(key) < SHORTEST for key in found):
-        raise InputError(f"{VARIABLE} holds a key of less than {SHORTEST} characters, which can be guessed")
+        raise InputError(f"{VARIABLE} contains a key of less than {SHORTEST} characters, which can be guessed")
     return Keys([*keys, *found])

@@ -10,14 +10,15 @@ from rwkv_np.serve.request import Logprob
 
 
 def logprob_of(logits: np.ndarray, token: int, top: int) -> Logprob:
-    """That of `token` among logits (V,), and the `top` most likely tokens; of equals the lower id comes first."""
+    """The log probability of `token` from logits (V,), and the `top` most likely tokens; among equals, the lower id
+    first."""
     shifted = logits - logits.max()
     values = shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32)
     return Logprob(token, float(values[token]), tuple((i, float(values[i])) for i in _largest(values, top)))
 
 
 def of_prompt(logits: np.ndarray, tokens: Iterable[int], top: int) -> list[Logprob]:
-    """Those of `tokens`, each by its row of logits (T, V)."""
+    """The log probabilities of `tokens`, each from its row of logits (T, V)."""
     return [logprob_of(row, token, top) for row, token in zip(logits, tokens)]
 
 

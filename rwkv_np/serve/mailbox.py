@@ -1,8 +1,7 @@
-"""What the engine's thread says, on its way to the coroutines that wait for it.
+"""Events from the engine's thread to the coroutines that wait for them.
 
-The engine calls listeners for every token. They put events into the outbox, and once a step the outbox is
-handed to the event loop, in one call for everybody: a call of its own for each token would cost more
-than the rest of what is done with it.
+The engine calls listeners for every token. They put events into the outbox. Once per step, one call passes the whole
+outbox to the event loop: a separate call for each token would cost more than all other work on it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Read(NamedTuple):
 
 
 class Written(NamedTuple):
-    """Answer number `answer` goes on with `text`; `reason` says why it ends here, if it does, after how many tokens."""
+    """Answer number `answer` continues with `text`. If it ends here, `reason` says why, and after how many tokens."""
 
     answer: int
     text: str
@@ -43,18 +42,18 @@ class Failed(NamedTuple):
 
 
 class Quiet(NamedTuple):
-    """Nothing has been said for some time."""
+    """Nothing has happened for some time."""
 
 
 class HungUp(NamedTuple):
-    """The client has gone."""
+    """The client has disconnected."""
 
 
 Event = Read | Written | Failed | Quiet | HungUp
 
 
 class Timing(Protocol):
-    """Is told when tokens come."""
+    """Receives the times of tokens."""
 
     def first(self, seconds: float) -> None:
         """A request's first token came, after so many seconds."""
@@ -66,13 +65,13 @@ class Timing(Protocol):
 class Mailbox:
     """Events of one HTTP request, in order. Only the loop's thread uses it.
 
-    is_streamed  whether each event is worth waking for; else only the end of an answer
-    most         events that may wait; more, and `on_overflow` is called
+    is_streamed  whether each event wakes the reader; otherwise only the end of an answer does
+    most         events that may wait; with more, `on_overflow` is called
     """
 
     def __init__(self, *, is_streamed: bool, most: int, timing: Timing) -> None:
         self._events: list[Event] = []
-        self._is_due = False  # whether something has come that is worth waking for
+        self._is_due = False  # whether an event has arrived that should wake the reader
         self._waiter: asyncio.Future[None] | None = None
         self._is_streamed, self._most = is_streamed, most
         self._timing, self._last = timing, time.monotonic()
@@ -80,7 +79,7 @@ class Mailbox:
         self.on_overflow: Callable[[], None] = lambda: None
 
     def put(self, event: Event, now: float | None = None) -> None:
-        """Add an event; of an engine's, `now` says when it happened."""
+        """Add an event. For an event of the engine, `now` is the time when it happened."""
         self._events.append(event)
         if now is not None and type(event) is Written:
             self._take_time(now)
@@ -107,18 +106,18 @@ class Mailbox:
 
 
 class Outbox:
-    """What listeners put in, step by step. `open` and `close` belong to the loop's thread."""
+    """Collects the listeners' events of a step. `open` and `close` are called in the loop's thread."""
 
     def __init__(self) -> None:
         self._events: list[tuple[Mailbox, Event]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Events go to this loop."""
+        """Send events to this loop."""
         self._loop = loop
 
     def close(self) -> None:
-        """Nobody is there any more."""
+        """Drop all further events."""
         self._loop = None
 
     def post(self, mailbox: Mailbox, event: Event) -> None:
@@ -135,7 +134,7 @@ class Outbox:
             return
         try:
             loop.call_soon_threadsafe(_deliver, events, time.monotonic())
-        except RuntimeError:  # closed meanwhile: the program ends
+        except RuntimeError:  # the loop was closed: the program is ending
             pass
 
 
@@ -145,7 +144,7 @@ def _deliver(events: list[tuple[Mailbox, Event]], now: float) -> None:
 
 
 class AnswerListener:
-    """Hears from the engine about one prompt's answers. Its methods run in the engine's thread."""
+    """Receives the engine's results for one prompt. Its methods run in the engine's thread."""
 
     def __init__(
         self, outbox: Outbox, mailbox: Mailbox, first: int, texts: Sequence[AnswerText], guides: Sequence[JsonGuide]

@@ -1,4 +1,4 @@
-"""Figures for Prometheus: how long things take, how much there is to do, and what the cache saves."""
+"""Metrics for Prometheus: durations, load, and what the cache saves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Stats = Callable[[], Mapping[str, float]]
 
 
 class _Gauges(Collector):
-    """What the engine says of itself at the moment of asking."""
+    """The engine's current figures, read at each request."""
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
@@ -29,7 +29,7 @@ class _Gauges(Collector):
 
 
 class Metrics(Observer):
-    """One server's figures. Any thread may count."""
+    """One server's metrics. Any thread may update them."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -48,21 +48,21 @@ class Metrics(Observer):
         self._columns = self._histogram("step_columns", "Tokens in one step", _COLUMNS)
 
     def watch(self, stats: Stats) -> None:
-        """Show what `stats` says, too."""
+        """Also report the figures of `stats`."""
         self.registry.register(_Gauges(stats))
 
     def text(self) -> bytes:
-        """All figures, in Prometheus' format."""
+        """All metrics, in Prometheus' format."""
         return generate_latest(self.registry)
 
-    # --- by the wire
+    # --- called by the wire
 
     def first(self, seconds: float) -> None:
-        """A request's first token came."""
+        """A request's first token arrived."""
         self._first.observe(seconds)
 
     def between(self, seconds: float) -> None:
-        """The next one came."""
+        """The next token arrived."""
         self._between.observe(seconds)
 
     def ended(self, route: str, status: int, seconds: float) -> None:
@@ -70,16 +70,16 @@ class Metrics(Observer):
         self.requests.labels(route, str(status)).inc()
         self._whole.observe(seconds)
 
-    # --- by the engine
+    # --- called by the engine
 
     def started(self, waited: float, n_cached: int, n_prompt: int) -> None:
-        """A request has begun to be read, after `waited` seconds."""
+        """The engine starts to read a request's prompt, after it waited `waited` seconds."""
         self._queue.observe(waited)
         self.prompt_tokens.inc(n_prompt)
         self.cached_tokens.inc(n_cached)
 
     def stepped(self, seconds: float, n_writing: int, n_read: int) -> None:
-        """A step carried one token of each of `n_writing` answers and `n_read` tokens of prompts."""
+        """A step processed one token of each of `n_writing` answers and `n_read` tokens of prompts."""
         self._step.observe(seconds)
         self._columns.observe(n_writing + n_read)
         self.tokens.inc(n_writing)

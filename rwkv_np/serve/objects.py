@@ -1,4 +1,4 @@
-"""The answers' objects, as OpenAI has them: in full, and in pieces of a stream."""
+"""The response objects of OpenAI's API: whole, and as chunks of a stream."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Finish = Literal["stop", "length", "tool_calls"]
 
 
 class CachedTokens(msgspec.Struct):
-    """How many of the prompt's tokens the model did not have to read."""
+    """How many of the prompt's tokens came from the cache."""
 
     cached_tokens: int
 
 
 class Usage(msgspec.Struct):
-    """Tokens of all prompts and answers of a request."""
+    """Token counts of all prompts and answers of a request."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -28,7 +28,7 @@ class Usage(msgspec.Struct):
 
 
 class TopLogprob(msgspec.Struct):
-    """A token that could have come; `bytes` says what it is where its text is no whole character."""
+    """A possible token. `bytes` identifies it if its text is not a whole character."""
 
     token: str
     logprob: float
@@ -36,19 +36,19 @@ class TopLogprob(msgspec.Struct):
 
 
 class TokenLogprob(TopLogprob):
-    """A token that did come."""
+    """The token that was chosen."""
 
     top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(msgspec.Struct):
-    """A list, in the order of the answer."""
+    """The tokens in the order of the answer."""
 
     content: list[TokenLogprob]
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):
-    """What the model said."""
+    """The model's message."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
@@ -78,7 +78,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
 
 
 class Delta(msgspec.Struct, omit_defaults=True):
-    """What is new."""
+    """The new part of a message."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -87,7 +87,7 @@ class Delta(msgspec.Struct, omit_defaults=True):
 
 
 class DeltaChoice(msgspec.Struct):
-    """A piece of one answer."""
+    """A chunk of one answer."""
 
     index: int
     delta: Delta
@@ -96,7 +96,7 @@ class DeltaChoice(msgspec.Struct):
 
 
 class ChatChunk(msgspec.Struct, kw_only=True):
-    """A piece of a stream."""
+    """A chunk of a stream."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -108,7 +108,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
 
 
 class TextLogprobs(msgspec.Struct):
-    """The older shape: lists of equal length, and a mapping for each token."""
+    """The older format: lists of equal length, and a mapping for each token."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -117,7 +117,7 @@ class TextLogprobs(msgspec.Struct):
 
 
 class TextChoice(msgspec.Struct):
-    """One text, or a piece of it."""
+    """One text, or a chunk of it."""
 
     index: int
     text: str
@@ -126,7 +126,7 @@ class TextChoice(msgspec.Struct):
 
 
 class TextCompletion(msgspec.Struct, kw_only=True):
-    """All texts, or a piece of a stream: both are called the same."""
+    """All texts, or a chunk of a stream: both have the same name."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -138,7 +138,7 @@ class TextCompletion(msgspec.Struct, kw_only=True):
 
 
 class ModelCard(msgspec.Struct, kw_only=True):
-    """The model that this server has."""
+    """The model of this server."""
 
     id: str
     object: Literal["model"] = "model"
@@ -149,28 +149,28 @@ class ModelCard(msgspec.Struct, kw_only=True):
 
 
 class ModelList(msgspec.Struct, kw_only=True):
-    """There is one."""
+    """The list of models, which has one."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class Tokens(msgspec.Struct):
-    """What /tokenize answers."""
+    """The response of /tokenize."""
 
     tokens: list[int]
     count: int
 
 
 class Detokenized(msgspec.Struct):
-    """What /detokenize answers: the same text by both names that it has elsewhere."""
+    """The response of /detokenize: the text under both names that other servers use."""
 
     prompt: str
     content: str
 
 
 class TokenizerInfo(msgspec.Struct):
-    """What /tokenizer_info answers."""
+    """The response of /tokenizer_info."""
 
     name: str
     vocab_size: int
@@ -182,6 +182,6 @@ class TokenizerInfo(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """The server takes work."""
+    """The server accepts requests."""
 
     status: Literal["ok"] = "ok"

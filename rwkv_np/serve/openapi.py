@@ -1,4 +1,4 @@
-"""/openapi.json: what this server takes and gives, made from the structs that read and write it."""
+"""/openapi.json: the requests and responses of this server, made from the structs that decode and encode them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rwkv_np.serve.routes import Described
 
 _PREFIX = "#/components/schemas/"
 _STATUS = {
-    200: "It worked", 400: "The request is wrong", 401: "The API key is missing or wrong",
-    403: "Not from this computer, or a web page elsewhere", 404: "There is no such model or address",
-    408: "The body came too slowly", 413: "The body is too large", 429: "Too much work; ask again later",
-    500: "The server has failed", 503: "Shutting down, or the answer took too long; ask again later",
+    200: "Success", 400: "The request is invalid", 401: "The API key is missing or wrong",
+    403: "Not from this computer, or from another web page", 404: "The model or address does not exist",
+    408: "The body arrived too slowly", 413: "The body is too large", 429: "Too many requests; retry later",
+    500: "Internal server error", 503: "Shutting down, or the answer took too long; retry later",
 }  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def _success(route: Described, refs: dict[type[msgspec.Struct], Any]) -> dict[st
         return {"description": _STATUS[200], "content": {route.gives: {"schema": {"type": "string"}}}}
     content = {"application/json": {"schema": refs[route.gives]}}
     if route.streams is not None:
-        about = f"A {route.streams.__name__} as JSON; of the last event: [DONE]."
+        about = f"A {route.streams.__name__} as JSON; the last event is [DONE]."
         event = {
             "type": "object",
             "required": ["data"],

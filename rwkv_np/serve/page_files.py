@@ -1,4 +1,4 @@
-"""The page's files: read once at the start into a table of fixed names, so that no path in a request reaches a file."""
+"""The page's files: read once at the start into a table of fixed names. So a path in a request never opens a file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ _TYPES = {
     ".css": b"text/css; charset=utf-8", ".json": b"application/json", ".svg": b"image/svg+xml", ".png": b"image/png",
     ".ico": b"image/x-icon", ".webmanifest": b"application/manifest+json", ".woff2": b"font/woff2",
 }  # fmt: skip
-# Scripts, styles and requests of this server alone, and no text ever becomes markup or a script: whatever a model
-# writes, it can run and load nothing. index.html says the same for who puts another server before this one.
+# Only scripts, styles and requests of this server are allowed, and text never becomes markup or a script: the output of
+# a model cannot run or load anything. index.html repeats this, for the case that another server is in front of this
+# one.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -23,7 +24,7 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cache-control", b"no-cache"),  # asked every time, and sent only where it changed
+    (b"cache-control", b"no-cache"),  # checked every time, and sent only if it changed
 )
 
 
@@ -36,7 +37,7 @@ class PageFile(NamedTuple):
 
 
 def read_page(folder: Path = FOLDER) -> dict[str, PageFile]:
-    """The files by their paths on the server, "/" for index.html; a file of an unknown kind is left out."""
+    """The files by their paths on the server, "/" for index.html; files of an unknown type are skipped."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix in _TYPES and path.is_file():

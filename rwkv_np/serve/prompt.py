@@ -1,8 +1,8 @@
-"""From a conversation's messages to the ids that the model reads.
+"""From a conversation's messages to the token ids that the model reads.
 
-Ids are those that the chat would have read: the opening, each turn and each answer are encoded by themselves.
-So every edge between two of them is an edge between tokens, whatever follows: the states there can be
-kept, and the next request of the same conversation goes on from them.
+The ids are the same as in the terminal chat: the opening, each turn and each answer are encoded separately. So every
+boundary between them is a token boundary, whatever follows. The states at these boundaries can be kept, and the next
+request of the same conversation continues from them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from rwkv_np.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is read before an answer.
+    """The tokens that are read before an answer.
 
     ids    (n,) int64
-    marks  after how many of them something ends: the system text, a message, an answer
-    lead   what of the answer the prompt has already, for a model that can think; else None
-    begun  whether the answer is one that goes on
+    marks  the positions at which something ends: the system text, a message, an answer
+    lead   the start of the answer that is part of the prompt, for a model that can think; otherwise None
+    begun  whether an existing answer is continued
     """
 
     ids: np.ndarray
@@ -43,7 +43,7 @@ class Prompt:
 
 @dataclass
 class _Round:
-    """System texts, what the person said, and the answer to it, if there is one already."""
+    """System texts, the user's text, and the answer to it, if there is one already."""
 
     systems: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
@@ -53,17 +53,17 @@ class _Round:
 class Prompts:
     """Makes prompts in one template.
 
-    opening  what is read before the first message of a conversation without a system text; None: what comes
-             with the program for the template, in the language of the first message
+    opening  read before the first message of a conversation without a system text; None: the program's opening
+             for the template, in the language of the first message
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template, opening: Opening | None = None) -> None:
         self._tokenizer, self.template, self._opening = tokenizer, template, opening
 
     def of(self, messages: Sequence[Message], think: str, tools: ToolChoice, *, goes_on: bool) -> Prompt:
-        """The prompt of a conversation; `goes_on`: its last message is an answer to go on with. Raises ApiError."""
+        """The prompt of a conversation; `goes_on`: its last message is an answer to be continued. Raises ApiError."""
         if goes_on and messages[-1].role != "assistant":
-            raise wrong("continue_final_message", "the last message is not the assistant's; expected one to go on with")
+            raise wrong("continue_final_message", "the last message is not the assistant's; expected one to continue")
         template = replace(self.template, think=think)
         rounds = _rounds(messages, tools, goes_on)
         if not template.is_dialogue:
@@ -72,7 +72,7 @@ class Prompts:
 
     @cached_property
     def endings(self) -> frozenset[int]:
-        """Ids with which an answer would end before it has begun: line breaks, and the end of text."""
+        """Ids that would end an answer before it starts: line breaks, and the end of text."""
         pieces = ((token, self._tokenizer.token_bytes(token)) for token in range(self._tokenizer.n_ids))
         return frozenset({token for token, piece in pieces if b"\n" in piece and not piece.strip()} | {END_OF_TEXT})
 
@@ -93,7 +93,7 @@ class Prompts:
         return Prompt(ids, marks, template.lead, begun=last is not None)
 
     def _begin(self, rounds: list[_Round], template: Template) -> str:
-        """The opening, or the first system text in its place."""
+        """The opening, or the first system text instead of it."""
         if rounds[0].systems:
             text = "\n".join(rounds[0].systems)
             rounds[0].systems = []
@@ -105,7 +105,7 @@ class Prompts:
 
     @property
     def _has_openings(self) -> bool:
-        # As in the chat: a model with another vocabulary was not trained on their texts' like.
+        # As in the chat: a model with another vocabulary was not trained on texts like the openings.
         return self._tokenizer.name in ("20B", "World") and self.template.has_openings
 
     def _round(self, each: _Round, template: Template, is_later: bool) -> list[list[int]]:
@@ -114,12 +114,12 @@ class Prompts:
         return [*systems, self._tokenizer.encode_prompt((SEPARATOR if is_later or systems else "") + text)]
 
     def _systems(self, each: _Round, template: Template, is_later: bool) -> list[list[int]]:
-        """System texts in mid-conversation."""
+        """System texts in the middle of a conversation."""
         texts = [template.introduce(text) for text in each.systems if text.strip()]
         return [self._tokenizer.encode((SEPARATOR if is_later or i else "") + text) for i, text in enumerate(texts)]
 
     def _asked(self, each: _Round, template: Template, *, plain: bool) -> str:
-        """A turn up to where its answer begins; `plain`: without what makes the model think."""
+        """A turn up to the start of its answer; `plain`: without the text that makes the model think."""
         if not each.said:  # the model speaks again, or first
             return f"{template.bot}:{'' if plain else template.lead or ''}"
         message = "\n".join(each.said)
@@ -151,26 +151,26 @@ def _rounds(messages: Sequence[Message], tools: ToolChoice, goes_on: bool) -> li
 
 
 def _single(rounds: list[_Round], template: Template) -> list[_Round]:
-    """Of a template with single turns the last one alone, as in the chat."""
+    """For a template with single turns only the last round, as in the chat."""
     if any(each.systems for each in rounds):
-        raise wrong("messages", f"the template {template.name} has single turns and takes no system text or tools")
+        raise wrong("messages", f"the template {template.name} has single turns, without system text or tools")
     if not rounds[-1].said:
         raise wrong("messages", f"the template {template.name} needs a user's message at the end")
     return [rounds[-1]]
 
 
 def _name(message: Message, messages: Sequence[Message]) -> str | None:
-    """The function that a tool's message is from: it is named by the call, if not by itself."""
+    """The name of the function that a tool message comes from: in the message itself, or in the call."""
     calls = (call for each in messages for call in each.tool_calls or ())
     by_call = next((call.function.name for call in calls if call.id and call.id == message.tool_call_id), None)
     return message.name or by_call
 
 
 def text_of(message: Message, at: int) -> str:
-    """What a message says; parts of text follow each other. Raises ApiError."""
+    """The text of a message; its text parts are joined. Raises ApiError."""
     content = message.content
     if content is None and message.role != "assistant":
-        raise wrong(f"messages[{at}].content", f"messages[{at}].content is missing; only an assistant's may be")
+        raise wrong(f"messages[{at}].content", f"messages[{at}].content is missing; only assistant may omit it")
     text = content if isinstance(content, str) else "".join(part.text for part in content or ())
     try:
         text.encode()
@@ -180,7 +180,7 @@ def text_of(message: Message, at: int) -> str:
 
 
 def _begun(message: Message) -> str:
-    """An answer that goes on, with its thought; without an answer yet, the thought goes on."""
+    """The answer to continue, with its thinking; if there is no answer text yet, the thinking is continued."""
     text = text_of(message, 0)
     if message.reasoning_content is None:
         return f" {text}" if text else ""
@@ -188,7 +188,7 @@ def _begun(message: Message) -> str:
 
 
 def language_of(said: Sequence[str]) -> str:
-    """The language of a text, as far as its letters tell: "ja", "zh" or "en"."""
+    """The language of a text, guessed from its characters: "ja", "zh" or "en"."""
     text = "".join(said)
     if re.search("[\u3040-\u30ff]", text):
         return "ja"

@@ -1,8 +1,8 @@
-"""What the wire asks of the engine, and what the engine tells it: token ids only.
+"""The interface between the wire and the engine: token ids only.
 
-One thread owns the model (`worker.py`). A request is submitted with a listener, which that thread
-calls: `take` for each token of each answer, and then `end`. A listener must not block: the
-thread that calls it computes everybody's next token.
+One thread owns the model (`worker.py`). A request is submitted with a listener. The thread calls the listener's `take`
+for each token of each answer, and then `end`. A listener must not block: the same thread computes the next tokens of
+all answers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rwkv_np.sampling import SamplingParams
 
 
 class Logprob(NamedTuple):
-    """How likely a token was, by the model's own probabilities: before penalties, bias and temperature.
+    """A token's log probability from the model itself: before penalties, bias and temperature.
 
     token    its id
     logprob  the natural logarithm of its probability
-    top      the most likely tokens (id, logprob), the most likely first, as many as were asked for
+    top      the most likely tokens (id, logprob), the most likely first, as many as requested
     """
 
     token: int
@@ -31,30 +31,30 @@ class Logprob(NamedTuple):
 
 
 class Guide(Protocol):
-    """Which tokens an answer may go on with, such as those of a JSON schema. One for each answer."""
+    """Which tokens may come next in an answer, for example by a JSON schema. One for each answer."""
 
     def allowed(self) -> np.ndarray:
-        """(V,) bool: whether each token may come next. A token that ends the answer is one of them at the end."""
+        """(V,) bool: whether each token may come next. At the end, a token that ends the answer is allowed."""
 
     def accept(self, token: int) -> None:
-        """The answer goes on with this token."""
+        """The answer continues with this token."""
 
 
 @dataclass(frozen=True)
 class Request:
     """A prompt, and how to answer it.
 
-    prompt      its ids, at least one, all of the model's vocabulary
-    params      how tokens are chosen, and `stop_ids`. `stop` and `max_tokens` are not read here: strings are
-                the listener's business
-    max_tokens  how many tokens an answer has at most; 0 only reads the prompt
-    n           how many answers; each has its own seed, which follows from `params.seed`
-    top         None, or for how many of the most likely tokens `take` gets log probabilities, 0 to 20
-    echo        whether the prompt's own tokens get them too. Then nothing comes from the cache
-    marks       after how many tokens of the prompt the state is worth keeping: the ends of its messages
-    owner       who asks: waiting requests are served in turns, owner by owner
-    salt        requests share states only with those of the same salt, so that nobody can measure
-                what another one has asked
+    prompt      its ids: at least one, all in the model's vocabulary
+    params      how tokens are chosen, and `stop_ids`. `stop` and `max_tokens` are not used here: the listener
+                handles strings
+    max_tokens  the most tokens of an answer; 0 only reads the prompt
+    n           how many answers; each has its own seed, derived from `params.seed`
+    top         None, or the number of most likely tokens for which `take` gets log probabilities, 0 to 20
+    echo        whether the prompt's own tokens get log probabilities too. Then the cache is not used
+    marks       prompt positions whose state is worth keeping: the ends of its messages
+    owner       the client: waiting requests are served in turns, owner by owner
+    salt        requests share states only with requests of the same salt, so that a client cannot find out
+                by timing what another client has sent
     deadline    on the clock of time.monotonic(); None: no limit
     guides      a guide for each answer, or none
     """
@@ -73,26 +73,28 @@ class Request:
 
 
 class Listener(Protocol):
-    """Whoever waits for the answers. The engine's thread calls these, and soon after calls `Worker.on_step`."""
+    """Receives the answers. The engine's thread calls these methods, and soon after calls `Worker.on_step`."""
 
     def prompt_read(self, n_cached: int, logprobs: Sequence[Logprob] | None) -> None:
-        """The prompt has been read: how many of its tokens came from the cache; with `echo` what each was worth.
+        """The prompt has been read. `n_cached` of its tokens came from the cache; with `echo`, there are log
+        probabilities.
 
         The first token has no probability: `logprobs` begins with the second.
         """
 
     def take(self, index: int, token: int, logprob: Logprob | None) -> str | None:
-        """Answer `index` goes on with `token`. Returns None, or why the answer ends here ("stop")."""
+        """Answer `index` continues with `token`. Returns None, or the reason why the answer ends here ("stop")."""
 
     def end(self, index: int, reason: str) -> None:
-        """Answer `index` has ended: "stop_id" (a stop id, which `take` never gets), "length", or what `take` said."""
+        """Answer `index` has ended: "stop_id" (a stop id, which `take` never gets), "length", or the result of
+        `take`."""
 
     def fail(self, error: Exception) -> None:
         """There will be no (more) answers."""
 
 
 class Refused(RwkvError):
-    """There is too much work already; `retry_after` is in how many seconds it is worth asking again."""
+    """There is too much work already; the client may retry after `retry_after` seconds."""
 
     def __init__(self, problem: str, retry_after: float = 1.0) -> None:
         super().__init__(problem)
@@ -100,7 +102,7 @@ class Refused(RwkvError):
 
 
 class Draining(Refused):
-    """The server is shutting down and takes no new work."""
+    """The server is shutting down and accepts no new requests."""
 
 
 class TimedOut(RwkvError):
@@ -111,7 +113,7 @@ class Ticket(Protocol):
     """A request that was submitted."""
 
     def cancel(self) -> None:
-        """Nobody waits for the answers any more: they end within a step, and the listener is not called again."""
+        """Cancel the answers: they end within a step, and the listener is not called again."""
 
 
 Submit = Callable[[Request, Listener], Ticket]

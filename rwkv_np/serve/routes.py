@@ -1,4 +1,4 @@
-"""The routes, as one table: the application and its description are both made from it."""
+"""The routes, in one table: both the application and its OpenAPI description are made from it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rwkv_np.serve.endpoint import Handle
 
 
 class Described(NamedTuple):
-    """A route: what it takes and gives, and what can go wrong.
+    """A route: its request, its response and its errors.
 
-    gives   a struct, or the content type of what is no JSON
-    streams the struct of the pieces of a stream, where it can be one
+    gives   a struct, or the content type if it is not JSON
+    streams the struct of the chunks of a stream, if it can stream
     """
 
     method: str
@@ -39,7 +39,7 @@ ROUTES = (
         objects.ChatChunk, _WORK,
     ),
     Described(
-        "POST", "/v1/completions", complete, "Go on with a text", bodies.CompletionRequest, objects.TextCompletion,
+        "POST", "/v1/completions", complete, "Continue a text", bodies.CompletionRequest, objects.TextCompletion,
         objects.TextCompletion, _WORK,
     ),
     Described("GET", "/v1/models", simple.models, "The model", None, objects.ModelList),
@@ -52,6 +52,6 @@ ROUTES = (
         _BODY,
     ),
     Described("GET", "/tokenizer_info", simple.tokenizer_info, "The vocabulary", None, objects.TokenizerInfo),
-    Described("GET", "/health", simple.health, "Whether work is taken", None, objects.Health, None, (503,), True),
-    Described("GET", "/metrics", simple.metrics, "Figures for Prometheus", None, "text/plain"),
+    Described("GET", "/health", simple.health, "Whether the server is up", None, objects.Health, None, (503,), True),
+    Described("GET", "/metrics", simple.metrics, "Metrics for Prometheus", None, "text/plain"),
 )  # fmt: skip

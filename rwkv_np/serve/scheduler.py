@@ -1,8 +1,8 @@
-"""Who is read in the next step: one token of every answer, and as much of the prompts as there is time for.
+"""Decides what each step processes: one token of every answer, and as many prompt tokens as time allows.
 
-One thread owns a scheduler and calls `step` (`worker.py`). An answer's bytes follow from its request
-alone: its logits from its ids (`Model.read` promises that, in any company and at any cut), its random
-numbers from its seed. So the scheduler may order, cut and cache as it likes.
+One thread owns a scheduler and calls `step` (`worker.py`). An answer's bytes depend only on its request: its logits
+depend on its ids (`Model.read` guarantees that, whatever else is read with them and wherever they are split), and its
+random numbers on its seed. So the scheduler is free to order, split and cache.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from rwkv_np.serve.states import StateCache, n_common
 from rwkv_np.serve.table import Table, allowed
 from rwkv_np.serve.waiting import Ticket, Waiting
 
-MOST_READING = 2  # prompts at a time, unless more fit into a step: more would only occupy slots
-LOOK_AHEAD = 8  # owners whose next request is looked at to start one
+MOST_READING = 2  # prompts at the same time, unless more fit into a step: more would only use slots
+LOOK_AHEAD = 8  # owners whose next request is considered when one is started
 
 
 class Observer:
-    """Is told what happens, for figures. This one ignores it."""
+    """Receives events for metrics. This one ignores them."""
 
     def started(self, waited: float, n_cached: int, n_prompt: int) -> None:
-        """A request has begun to be read, after `waited` seconds."""
+        """The engine starts to read a request's prompt, after it waited `waited` seconds."""
 
     def stepped(self, seconds: float, n_writing: int, n_read: int) -> None:
-        """A step carried one token of each of `n_writing` answers and `n_read` tokens of prompts."""
+        """A step processed one token of each of `n_writing` answers and `n_read` tokens of prompts."""
 
     def chose(self, seconds: float) -> None:
         """The next tokens of a step were chosen."""
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     """An answer whose next token is chosen in this step.
 
     logits  (V,)
-    at      which row of the step's logits these are; -1 where they come from the cache, or are shared
+    at      the row of these in the step's logits; -1 if they come from the cache, or are shared
     """
 
     writing: Writing
@@ -55,7 +55,8 @@ class Row(NamedTuple):
 
 
 class Scheduler:
-    """Requests in, tokens out. `waiting` is where other threads put requests; prompts begin in the state `initial`."""
+    """Requests in, tokens out. Other threads put requests into `waiting`; `initial` is the state before every
+    prompt."""
 
     def __init__(
         self, model: Model, waiting: Waiting, cache: StateCache, slots: int, observer: Observer | None = None,
@@ -79,7 +80,7 @@ class Scheduler:
     def step(self) -> bool:
         """Do a step's work. Returns whether a listener was called, or will be soon.
 
-        An error that is not one answer's own ends all that have a slot, and those who wait go on.
+        An error that does not belong to a single answer ends all requests that have a slot; waiting requests continue.
         """
         self._n_steps += 1
         self.table.has_told = False
@@ -97,22 +98,22 @@ class Scheduler:
         return self.table.has_told or bool(pieces)
 
     def fail_all(self, error: Exception) -> None:
-        """End everything, also what waits."""
+        """End all requests, also the waiting ones."""
         for ticket in self.waiting.all():
             self.waiting.remove(ticket, was_served=False)
             self.table.fail(ticket, error)
         self.table.fail_all(error)
 
-    # Who takes part
+    # What is in the step
 
     def _drop(self) -> None:
-        """Let go of those whom nobody waits for, and of those whose time is up."""
+        """Drop cancelled requests, and those past their deadline."""
         for ticket in self.waiting.all():
             if self.table.is_over(ticket):
                 self.waiting.remove(ticket, was_served=False)
         for reading in [*self.table.reading]:
             if reading.ticket.is_cancelled:
-                self._keep(reading)  # another may wait for the same prompt, and goes on from here
+                self._keep(reading)  # another request may wait for the same prompt, and continues from here
         for sequence in self.table.sequences():
             if self.table.is_over(sequence.ticket) and sequence in self.table.sequences():
                 self.table.end(sequence)
@@ -133,11 +134,11 @@ class Scheduler:
         return pieces
 
     def _turn(self, reading: Reading) -> float:
-        """Short prompts come first, but in every fourth step the one that came first: so none waits for ever."""
+        """Short prompts come first, but in every fourth step the oldest one, so that none waits for ever."""
         return reading.n_left if self._n_steps % 4 else reading.ticket.arrived
 
     def _start(self) -> Reading | None:
-        """Begin with the next request that waits, unless it should wait for another or for a slot."""
+        """Start the next waiting request, unless it has to wait for another one or for a slot."""
         for ticket in self.waiting.turns(LOOK_AHEAD):
             request = ticket.request
             if request.n > self.table.pool.n_free:
@@ -145,7 +146,7 @@ class Scheduler:
             found = self.cache.find(request.salt, request.prompt[: 0 if request.echo else None])
             if self._is_being_read(ticket, found.n):
                 continue
-            # In this order: a request that stands in neither place would be missed by who asks whether all is done.
+            # In this order: a request that is in neither place would be missed by the check whether all work is done.
             reading = self.table.read(ticket, found)
             self.waiting.remove(ticket)
             self.cache.count(found)
@@ -154,7 +155,7 @@ class Scheduler:
         return None
 
     def _is_being_read(self, ticket: Ticket, n_known: int) -> bool:
-        """Whether another request is just reading the same beginning: then this one waits for its state."""
+        """Whether another request is reading the same prefix right now: then this one waits for its state."""
         request = ticket.request
         if self._model.state_layout.n_bytes > self.cache.most_bytes:
             return False
@@ -170,9 +171,9 @@ class Scheduler:
     # The step itself
 
     def _read(self, pieces: Sequence[tuple[Reading, int]]) -> tuple[np.ndarray, list[Row]]:
-        """Read the step's tokens: all logits, and those of their rows from which a token is chosen."""
+        """Read the step's tokens. Returns all logits, and the rows from which a token is chosen."""
         writing = list(self.table.writing)
-        # Those that want one row come first: then the rows that are chosen from follow each other.
+        # Runs that need one row come first: then the rows that are sampled are adjacent.
         pieces = sorted(pieces, key=lambda piece: _wants(*piece) != "last")
         runs = [Run(answer.ids[-1], answer.slot) for answer in writing]
         for reading, n in pieces:
@@ -196,7 +197,7 @@ class Scheduler:
         return logits
 
     def _go_on(self, reading: Reading, n: int, logits: np.ndarray, at: int) -> list[Row]:
-        """A prompt has been read on by `n` tokens; its answers begin if that was the last of it."""
+        """`n` more tokens of a prompt have been read; its answers start if these were the last."""
         request = reading.ticket.request
         if request.echo:
             following = request.prompt[reading.n_read + 1 : reading.n_read + n + 1].tolist()
@@ -208,14 +209,14 @@ class Scheduler:
         return self._begin(reading, last, at) if last is not None else []
 
     def _begin(self, reading: Reading, logits: np.ndarray | None, at: int) -> list[Row]:
-        """Begin the answers to a prompt that has been read; `logits` are row `at` of the step's."""
+        """Start the answers to a prompt that has been read; `logits` are row `at` of the step's logits."""
         assert logits is not None
         return [Row(begun, logits, -1 if begun.index else at) for begun in self.table.write(reading)]
 
     # What comes next in each answer
 
     def _choose(self, rows: Sequence[Row], logits: np.ndarray | None) -> None:
-        """Choose the next token of each row, and tell whoever waits for it."""
+        """Choose the next token of each row, and call the listeners."""
         rows = [row for row in rows if not row.writing.ticket.is_cancelled]
         if not rows:
             return
@@ -227,16 +228,16 @@ class Scheduler:
         for row, token in zip(rows, tokens):
             if isinstance(token, InputError):
                 self.table.fail(row.writing.ticket, token)
-            elif not row.writing.ticket.is_cancelled:  # another answer to this request may have failed just now
+            elif not row.writing.ticket.is_cancelled:  # another answer of this request may have just failed
                 self._write(row.writing, token, row.logits)
 
     def _write(self, writing: Writing, token: int, logits: np.ndarray) -> None:
-        """An answer goes on with a token, or ends with it."""
+        """Continue an answer with a token, or end it."""
         request = writing.ticket.request
         if token in request.params.stop_ids:
             self._end(writing, "stop_id")
             return
-        # With a guide other logits were chosen from; log probabilities are those of the model.
+        # With a guide, the token was chosen from masked logits; log probabilities are the model's own.
         logprob = None if request.top is None else logprob_of(logits, token, request.top)
         reasons: list[str | None] = []
 
@@ -249,7 +250,7 @@ class Scheduler:
             self._end(writing, reason)
 
     def _end(self, writing: Writing, reason: str) -> None:
-        """An answer is complete. Its state is kept: the next turn begins with it."""
+        """End a complete answer. Its state is kept: the next turn starts from it."""
         request = writing.ticket.request
         n_read = len(writing.ids) - (reason != "stop_id")
         if request.n == 1 and n_read >= CLOSE:
@@ -257,7 +258,7 @@ class Scheduler:
             self._cache(request.salt, np.concatenate([request.prompt, answer]), writing.slot, None)
         self.table.end(writing, reason)
 
-    # What is kept
+    # The cache
 
     def _keep(self, reading: Reading, logits: np.ndarray | None = None) -> None:
         request = reading.ticket.request
@@ -273,7 +274,7 @@ class Scheduler:
 
 
 def _wants(reading: Reading, n: int) -> str:
-    """Of which of the piece's tokens logits are needed."""
+    """For which of the piece's tokens logits are needed."""
     if reading.ticket.request.echo:
         return "all"
     return "last" if n == reading.n_left else "none"

@@ -1,8 +1,8 @@
-"""Answers in JSON of a given form: which tokens may come next, by the package llguidance (an extra).
+"""Answers as JSON with a required schema: the package llguidance (an extra) says which tokens may come next.
 
-llguidance turns a schema into a grammar of bytes, and says for each token whether its bytes may follow. It is
-given the bytes of our tokens, so it works with every tokenizer of ours. It takes its time where it
-builds a grammar, never for a token: 4 ms for a schema, some microseconds for a mask.
+llguidance turns a schema into a grammar of bytes, and says for each token whether its bytes may follow. It gets the
+bytes of our tokens, so it works with all our tokenizers. Only building a grammar is slow, not a token: 4 ms for a
+schema, some microseconds for a mask.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rwkv_np.tokenizers import Tokenizer
 if TYPE_CHECKING:
     import llguidance
 
-_PLAIN = '" "?'  # most models begin an answer with a space
-# What comes before the form where the prompt has a part of the answer (`Template.lead`).
+_PLAIN = '" "?'  # most models start an answer with a space
+# The text before the JSON, if the prompt already has the start of the answer (`Template.lead`).
 _PREFIXES = {
     " <think": '">" thought /[ \\n]{0,2}/',
     " <think>\n</think": '">" /[ \\n]{0,2}/',
@@ -34,10 +34,10 @@ _THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/\n"
 
 
 class JsonGuide:
-    """Which tokens one answer may go on with.
+    """Which tokens may come next in one answer.
 
-    param    the request's field that it is from
-    problem  why it cannot go on, where that is so: no text fits, or the grammar is too complex for a step's limits
+    param    the request's field that it comes from
+    problem  why it cannot continue, if so: no text fits, or the grammar is too complex for a step's limits
     """
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, end: int, param: str) -> None:
@@ -61,17 +61,17 @@ class JsonGuide:
 
     def _look(self) -> None:
         if self._matcher.is_error():
-            self.problem = f"{self.param} cannot be followed further: {_said(self._matcher)}"
+            self.problem = f"{self.param} cannot be followed any further: {_said(self._matcher)}"
 
 
 def _said(matcher: llguidance.LLMatcher) -> str:
-    """What is wrong; not the state of the parser, which llguidance adds."""
+    """The error message, without the parser state that llguidance adds."""
     said = matcher.get_error().split("<state>")[0]
     return "no text fits it" if said.startswith("NoExtension") else as_line(said)
 
 
 class Grammars:
-    """Makes guides for one tokenizer; llguidance is imported, and told the tokens, when the first is asked for.
+    """Makes guides for one tokenizer. llguidance is imported, and gets the tokens, when the first guide is requested.
 
     end  the token id that ends an answer
     """
@@ -80,7 +80,7 @@ class Grammars:
         self._tokenizer, self._end = tokenizer, end
 
     def guides(self, grammar: str, n: int, param: str) -> list[JsonGuide]:
-        """`n` guides for a grammar in llguidance's form. Raises ApiError: it is wrong; MissingPackageError."""
+        """`n` guides for a grammar in llguidance's syntax. Raises ApiError: it is invalid; MissingPackageError."""
         tokens = self._tokens
         import llguidance
 
@@ -96,20 +96,21 @@ class Grammars:
             import llguidance
         except ImportError as error:
             raise MissingPackageError(
-                "answers of a given form need the package llguidance: pip install 'rwkv-np[server]'"
+                "answers with a required format need the package llguidance: pip install 'rwkv-np[server]'"
             ) from error
         size = self._tokenizer.vocab_size
         return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Tokens(self._tokenizer, self._end)), n_vocab=size)
 
 
 class _Tokens:
-    """Our tokenizer as llguidance expects one."""
+    """Our tokenizer, with llguidance's interface."""
 
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, end: int) -> None:
         self.eos_token_id, self.special_token_ids = end, [end]
-        # An id without bytes may never be chosen: 0xFF is in no UTF-8, and begins a special token there.
+        # An id without bytes may never be chosen: 0xFF does not occur in UTF-8, and marks a special token in
+        # llguidance.
         self.tokens = [tokenizer.token_bytes(i) or b"\xff<%d>" % i for i in range(tokenizer.vocab_size)]
         self.tokens[end] = b"\xff<end>"
         self._tokenizer = tokenizer
@@ -119,12 +120,12 @@ class _Tokens:
 
 
 def json_grammar(schema: dict[str, Any], lead: str | None) -> str:
-    """The grammar of an answer that fits `schema`, after what of it (`lead`) the prompt has."""
+    """The grammar of an answer that fits `schema`, after the start of it (`lead`) in the prompt."""
     return f"{_start(lead)} answer\nanswer: %json {_checked(schema, 'response_format')}\n"
 
 
 def call_grammar(functions: Sequence[tuple[str, dict[str, Any]]], lead: str | None) -> str:
-    """The grammar of a call of one of these functions: (its name, the schema of its arguments)."""
+    """The grammar of a call of one of these functions: (name, schema of the arguments)."""
     calls = [
         f"call_{i}: {json.dumps(_beginning(name))} args_{i} {json.dumps('}')}\n"
         f"args_{i}: %json {_checked(schema, 'tools')}\n"
@@ -144,9 +145,9 @@ def _beginning(name: str) -> str:
 
 
 def _checked(schema: dict[str, Any], param: str) -> str:
-    """The schema as text. Raises ApiError: it is too deep or too long."""
+    """The schema as text. Raises ApiError if it is too deep or too long."""
     if is_deep(schema, bounds.SCHEMA_DEPTH):
-        raise wrong(param, f"the schema is nested more than {bounds.SCHEMA_DEPTH} deep", "schema_too_deep")
+        raise wrong(param, f"the schema is nested more than {bounds.SCHEMA_DEPTH} levels deep", "schema_too_deep")
     own = {"whitespace_flexible": False}  # a small model can write spaces for ever
     text = msgspec.json.encode({**schema, "x-guidance": own}).decode()
     if len(text) > bounds.SCHEMA_BYTES:

@@ -1,7 +1,7 @@
-"""A prompt that is being read, and an answer that is being written: what the scheduler knows of each.
+"""A prompt that is being read and an answer that is being generated: what the scheduler knows about each.
 
-A prompt stops at its marks, so that the state there can be kept. A mark costs a step of its own, which reads
-all weights: so there are none shortly before the prompt's end, nor two close together.
+Reading stops at a prompt's marks, so that the state there can be kept. A mark costs a separate step, which reads all
+weights. So no mark is just before the prompt's end, and no two marks are close together.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rwkv_np.serve.request import Guide, Logprob
 from rwkv_np.serve.states import Found
 from rwkv_np.serve.waiting import Ticket
 
-EVERY = 256  # tokens of a long prompt between states that are kept: a second's reading at most
-CLOSE = 16  # tokens that are read again rather than kept
+EVERY = 256  # tokens of a long prompt between kept states: at most a second of reading
+CLOSE = 16  # so few tokens are read again instead of keeping a state
 
 
 class Reading:
-    """A prompt of which the first `n_read` tokens have been read; the state is in the first of `slots`.
+    """A prompt whose first `n_read` tokens have been read; the state is in the first of `slots`.
 
-    logits  those that follow it, if the cache has all of it
+    logits  the logits after the prompt, if the cache has all of it
     """
 
     def __init__(self, ticket: Ticket, slots: list[int], found: Found) -> None:
@@ -34,7 +34,8 @@ class Reading:
         self.logprobs: list[Logprob] = []
 
     def _marks(self, wanted: Iterable[int], found: Found) -> list[int]:
-        """Where the state will be kept, in rising order: the ends of messages, where texts part, every 256 tokens."""
+        """Where the state will be kept, in ascending order: ends of messages, points where texts diverge, every 256
+        tokens."""
         marks: list[int] = []
         parting = [found.n_shared] if found.n_shared < self.prompt.size else []
         for mark in [*sorted([*wanted, *parting]), *range(EVERY, self.prompt.size, EVERY)]:
@@ -51,7 +52,7 @@ class Reading:
         return self.prompt.size - self.n_read
 
     def stop_at(self, mark: int) -> bool:
-        """Keep the state after `mark` tokens, for another that waits. Returns whether that is still ahead."""
+        """Keep the state after `mark` tokens, for a waiting request. Returns whether that point is still ahead."""
         if not self.n_read < mark <= self.prompt.size:
             return False
         if mark not in self.marks and mark < self.prompt.size:
@@ -65,13 +66,13 @@ class Reading:
 
     @property
     def is_at_mark(self) -> bool:
-        """Whether the state after what has been read is to be kept."""
+        """Whether the current state should be kept."""
         return self.n_read in self.marks or self.n_left == 0
 
 
 @dataclass(eq=False)
 class Writing:
-    """An answer: `ids` are its tokens, of which the model has read all but the last."""
+    """An answer: `ids` are its tokens; the model has read all of them except the last."""
 
     ticket: Ticket
     index: int
@@ -82,7 +83,7 @@ class Writing:
 
 
 def sampler_for(params: SamplingParams, index: int) -> Sampler:
-    """The sampler of answer `index`: the first has the seed itself, the others one that follows from it."""
+    """The sampler of answer `index`: the first uses the seed itself, the others a seed derived from it."""
     sampler = Sampler(params)
     if index and params.seed is not None:
         sampler.reseed([params.seed, index])

@@ -1,7 +1,7 @@
-"""The program around the application: the socket, uvicorn, signals, and the end.
+"""The program around the application: the socket, uvicorn, signals, and the shutdown.
 
-SIGTERM or Ctrl-C ends it in order: /health and new work are answered with 503, what runs is finished (for at most
-the drain timeout), then connections are closed. A second signal ends it at once.
+SIGTERM or Ctrl-C starts a clean shutdown: /health and new requests get a 503, running requests are finished (for at
+most the drain timeout), then connections are closed. A second signal ends the program at once.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from rwkv_np.serve.service import Service
 from rwkv_np.serve.worker import Worker
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-_FLUSH = 5  # seconds for the last bytes of answers, once the engine has finished
+_FLUSH = 5  # seconds to send the last bytes of answers after the engine has finished
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at that address, which nobody can reach before the server runs. Raises InputError: it is in use."""
+    """A socket bound to that address; it accepts no connections before it listens. Raises InputError: it is in use."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise InputError(f"--host {host}: there is no such address ({error})") from error
+        raise InputError(f"--host {host}: this address does not exist ({error})") from error
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind(address)
     except OSError as error:
         made.close()
-        mend = "choose another with --port; 0 takes a free one"
+        mend = "choose another with --port; 0 picks a free one"
         raise InputError(f"{host}, port {port}: {error.strerror or error}; {mend}") from error
     return made
 
@@ -49,7 +49,7 @@ def is_local(listening: socket.socket) -> bool:
 
 
 def url_of(listening: socket.socket) -> str:
-    """The address as a browser takes it."""
+    """The address for a browser."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -69,7 +69,7 @@ class Server:
         self.has_begun = threading.Event()
 
     def run(self) -> None:
-        """Returns when all has ended."""
+        """Serve; return after the shutdown."""
         logging.getLogger("uvicorn").setLevel(logging.ERROR)
         try:
             asyncio.run(self._main())
@@ -77,12 +77,12 @@ class Server:
             self.worker.stop()
 
     def end(self) -> None:
-        """End in order; the second time at once. From any thread, or a signal handler."""
+        """Shut down cleanly; the second call ends at once. May be called from any thread, or a signal handler."""
         self._n_ends += 1
         if self._n_ends > 1:
             self._uvicorn.force_exit = self._uvicorn.should_exit = True
         elif self._loop is not None:
-            # A thread of its own: the loop's executor would be waited for at the end.
+            # A separate thread: the shutdown would wait for the loop's executor.
             threading.Thread(target=self._drain, daemon=True).start()
 
     def _drain(self) -> None:
@@ -101,7 +101,7 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn, whose way to end is ours: it would refuse connections at once, /health included."""
+    """uvicorn with our shutdown: its own would refuse connections at once, also for /health."""
 
     def __init__(self, config: uvicorn.Config, on_signal: Callable[[], None]) -> None:
         super().__init__(config)
@@ -112,7 +112,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 def submitter(worker: Worker) -> Callable[[Request, Listener], Ticket]:
-    """`worker.submit`, which raises where nobody would ever answer."""
+    """`worker.submit`, but it raises if the engine's thread has ended."""
 
     def submit(request: Request, listener: Listener) -> Ticket:
         if not worker.is_alive and not worker.is_draining:
@@ -123,7 +123,7 @@ def submitter(worker: Worker) -> Callable[[Request, Listener], Ticket]:
 
 
 def stats(worker: Worker) -> dict[str, float]:
-    """What the engine has to do, and what it remembers, for /metrics."""
+    """The engine's load and the size of its cache, for /metrics."""
     cache = worker.cache
     return {
         "waiting_requests": len(worker.waiting),

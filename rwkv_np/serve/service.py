@@ -1,4 +1,4 @@
-"""What all requests of a server share."""
+"""The objects and settings that all requests of a server share."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from rwkv_np.tokenizers import Tokenizer
 
 @dataclass
 class Service:
-    """A model, how it is spoken to, and who may.
+    """A model, its template and settings, and who may use it.
 
-    name          of the model, as requests name it
+    name          the model's name in requests
     fingerprint   of its file
-    think         whether a model that can think does so, where a request does not say
-    is_draining   whether the server is about to end
+    think         whether a model that can think does so, unless a request says otherwise
+    is_draining   whether the server is shutting down
     is_alive      whether the engine's thread runs
-    hosts         the names by which this server may be called; None: any
-    origins       of web pages elsewhere that may ask
+    hosts         the allowed names in the Host header; None: any
+    origins       of other web pages that may send requests
     """
 
     name: str
@@ -58,15 +58,15 @@ class Service:
         return self.tokenizer.vocab_size
 
     def check_model(self, name: str | None) -> None:
-        """Raise ApiError unless that is this server's model; no name means it."""
+        """Raise ApiError unless `name` is this server's model or None."""
         if name is not None and name != self.name:
             said = name if name.isprintable() and len(name) <= 100 else f"{name[:100]!r}"
             raise ApiError(
-                404, f"there is no model {said}; this server has {self.name}", param="model", code="model_not_found"
+                404, f"model {said} does not exist; this server has {self.name}", param="model", code="model_not_found"
             )
 
     def owner_of(self, authorization: str | None) -> Owner:
-        """Who asks. Raises ApiError: nobody whom this server knows."""
+        """The client that sent the request. Raises ApiError if its key is missing or unknown."""
         owner = self.keys.owner_of(authorization)
         if owner is None:
             told = "is wrong" if authorization else "is missing; expected a header Authorization: Bearer KEY"

@@ -1,7 +1,7 @@
-"""From a request's fields to how tokens are chosen.
+"""From a request's fields to sampling parameters.
 
-What is not given is neutral, as OpenAI has it: temperature 1, and nothing cut or penalized. (The chat's own
-defaults would silently change what greedy answers and scores of other people's programs are.)
+Missing fields are neutral, as in OpenAI's API: temperature 1, and nothing is cut or penalized. (The chat's defaults
+would silently change the greedy answers and scores of other programs.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ END = 0  # RWKV's end of text
 def sampling(
     body: ChatRequest | CompletionRequest, vocab_size: int, not_first: frozenset[int] = frozenset()
 ) -> SamplingParams:
-    """How this request's tokens are chosen. Raises ApiError."""
+    """The sampling parameters of this request. Raises ApiError."""
     try:
         return SamplingParams(
             temperature=_or(body.temperature, 1.0),
@@ -55,5 +55,5 @@ def _bias(given: Mapping[int, float], vocab_size: int) -> Mapping[int, float]:
     if len(given) > bounds.BIASED_TOKENS:
         raise wrong("logit_bias", f"logit_bias names {len(given)} tokens; expected at most {bounds.BIASED_TOKENS}")
     if outside := [token for token in given if token >= vocab_size]:
-        raise wrong("logit_bias", f"logit_bias names token id {outside[0]}; this model's are 0 to {vocab_size - 1}")
+        raise wrong("logit_bias", f"logit_bias names token id {outside[0]}; this model's ids are 0 to {vocab_size - 1}")
     return given

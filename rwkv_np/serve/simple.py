@@ -1,4 +1,4 @@
-"""The routes that need no engine: models, tokens, health, figures, the page."""
+"""The routes that do not need the engine: models, tokens, health, metrics, the page."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def model(service: Service, exchange: Exchange) -> None:
 
 
 async def tokenize(service: Service, exchange: Exchange) -> None:
-    """POST /tokenize. The end of text has no text of its own in most vocabularies: its name stands for it."""
+    """POST /tokenize. In most vocabularies the end of text has no text: its name is used."""
     body = decode(_TOKENIZE, await exchange.body(service.bounds.body_bytes, service.bounds.body_seconds))
     service.check_model(body.model)
     if (body.prompt is None) == (body.content is None):
@@ -56,24 +56,24 @@ async def detokenize(service: Service, exchange: Exchange) -> None:
     body = decode(_DETOKENIZE, await exchange.body(service.bounds.body_bytes, service.bounds.body_seconds))
     service.check_model(body.model)
     if outside := [token for token in body.tokens if token >= service.vocab_size]:
-        raise wrong("tokens", f"token id {outside[0]}; this model's are 0 to {service.vocab_size - 1}")
+        raise wrong("tokens", f"token id {outside[0]}; this model's ids are 0 to {service.vocab_size - 1}")
     text = service.tokenizer.decode(body.tokens)
     await exchange.reply(encode(Detokenized(text, text)))
 
 
 async def tokenizer_info(service: Service, exchange: Exchange) -> None:
-    """GET /tokenizer_info, which lm-eval asks."""
+    """GET /tokenizer_info, which lm-eval uses."""
     name = service.tokenizer.name if service.tokenizer.name in ("20B", "World", "bytes") else "tokenizer.json"
     info = TokenizerInfo(name, service.vocab_size, END_NAME, END, END_NAME, END_NAME, None)
     await exchange.reply(encode(info))
 
 
 async def health(service: Service, exchange: Exchange) -> None:
-    """GET /health: whether new work is taken."""
+    """GET /health: whether new requests are accepted."""
     if service.is_draining():
         raise again(503, "the server is shutting down", 10, "shutting_down")
     if not service.is_alive():
-        raise again(503, "the engine has failed; start the server again", 60, "engine_failed")
+        raise again(503, "the engine has failed; restart the server", 60, "engine_failed")
     await exchange.reply(encode(Health()))
 
 

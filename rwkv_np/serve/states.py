@@ -1,11 +1,9 @@
-"""A cache of states by what was read: the state after the longest known beginning of a prompt.
+"""A prefix cache of states: it finds the state after the longest known prefix of a prompt.
 
-A state is small and cannot be cut: to go on from the middle of a known text, somebody must have kept
-the state there. So states are kept at chosen places (`Reading` says which), in a radix tree over token ids.
-The tree also finds where two texts part, since that is a place worth keeping next time.
-
-A state is never changed once it is here: whoever goes on from it copies it. The least recently used
-go first, by bytes, and room is made before a new state is copied.
+A state is small and cannot be truncated: to continue from the middle of a known text, the state at that point must have
+been kept. So states are kept at chosen points (`Reading` says which), in a radix tree of token ids. The tree also finds
+where two texts diverge, since that is a point worth keeping next time. A state in the cache is never changed: copy it
+to continue from it. The least recently used states are dropped first, by their bytes, before a new state is copied.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from rwkv_np.generation import Position
 
 
 def n_common(a: np.ndarray, b: np.ndarray) -> int:
-    """How many ids two sequences begin with in common."""
+    """The length of the common prefix of two sequences of ids."""
     n = min(a.size, b.size)
     differs = a[:n] != b[:n]
     return int(differs.argmax()) if differs.any() else n
@@ -28,7 +26,7 @@ def n_common(a: np.ndarray, b: np.ndarray) -> int:
 
 @dataclass(eq=False)
 class Node:
-    """A place in a text: the ids from its parent to it, and the position there if one is kept."""
+    """A node of the tree: the ids from its parent to it, and the position there if one is kept."""
 
     ids: np.ndarray
     parent: Node | None
@@ -38,11 +36,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of a prompt's beginning.
+    """The longest known prefix of a prompt.
 
-    n         how many of its tokens have been read at `position`; 0 if nothing is known
-    position  the state there, and its logits if they are known
-    n_shared  how far some earlier text is the same: at least n
+    n         its length in tokens; 0 if nothing is known
+    position  the state after it, and its logits if they are known
+    n_shared  how many tokens are the same as in some earlier text: at least n
     """
 
     n: int
@@ -52,7 +50,7 @@ class Found:
 
 @dataclass
 class Counts:
-    """What the cache has done since the start."""
+    """Counts of the cache since the start."""
 
     hits: int = 0
     misses: int = 0
@@ -60,7 +58,7 @@ class Counts:
 
 
 class StateCache:
-    """States of one model.
+    """The states of one model.
 
     most_bytes  of all states together
     """
@@ -76,7 +74,7 @@ class StateCache:
         return len(self._by_use)
 
     def find(self, salt: str, ids: np.ndarray) -> Found:
-        """The longest beginning of `ids` whose state is kept. All of `ids` counts only if its logits are kept too."""
+        """The longest prefix of `ids` whose state is kept. All of `ids` counts only if its logits are kept too."""
         n, best, position = 0, 0, None
         for node, n in self._path(salt, ids):
             at = node.position
@@ -87,21 +85,21 @@ class StateCache:
         return Found(best, position, self._n_shared(salt, ids))
 
     def count(self, found: Found) -> None:
-        """Count a prompt that is read now."""
+        """Count a prompt whose reading starts."""
         self.counts.hits += found.n > 0
         self.counts.misses += found.n == 0
 
     def put(self, salt: str, ids: np.ndarray, n_bytes: int, make: Callable[[], Position]) -> bool:
         """Keep the position after `ids`, which takes `n_bytes`; `make` copies it once there is room.
 
-        Returns whether it is kept: not if it alone is larger than the cache.
+        Returns whether it is kept: it is not if it alone is larger than the cache.
         """
         node = self._node(salt, ids, add=False)
         if node is not None and node.position is not None:
             self._by_use.move_to_end(node)
             if node.position.logits is not None:
                 return True
-            self._drop(node)  # it may get its logits now
+            self._drop(node)  # it is replaced, since the new one may have logits
         if n_bytes > self.most_bytes:
             return False
         while self.n_bytes + n_bytes > self.most_bytes:
@@ -114,17 +112,17 @@ class StateCache:
         return True
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all states."""
         self._roots.clear()
         self._by_use.clear()
         self.n_bytes = 0
 
     def entries(self) -> list[tuple[str, np.ndarray, Position]]:
-        """(salt, ids, position) of all that is kept, the least recently used first."""
+        """(salt, ids, position) of all kept states, the least recently used first."""
         return [(salt, _ids_of(node), node.position) for node, salt in self._by_use.items() if node.position]
 
     def _path(self, salt: str, ids: np.ndarray) -> list[tuple[Node, int]]:
-        """The nodes at which a beginning of `ids` ends, and after how many ids."""
+        """The nodes at which a prefix of `ids` ends, and the length of each prefix."""
         node, n, path = self._roots.get(salt), 0, []
         while node is not None and n < ids.size:
             node = node.children.get(int(ids[n]))
@@ -135,14 +133,14 @@ class StateCache:
         return path
 
     def _n_shared(self, salt: str, ids: np.ndarray) -> int:
-        """How many of the first ids some text in the tree begins with."""
+        """The length of the longest prefix of `ids` that is in the tree."""
         path = self._path(salt, ids)
         node, n = path[-1] if path else (self._roots.get(salt), 0)
         below = node.children.get(int(ids[n])) if node is not None and n < ids.size else None
         return n + (n_common(below.ids, ids[n:]) if below is not None else 0)
 
     def _node(self, salt: str, ids: np.ndarray, *, add: bool) -> Node | None:
-        """The node after `ids`; made, and an edge cut in two for it, where it is missing and `add` is set."""
+        """The node after `ids`. If it is missing and `add` is set, it is made, and an edge is split if needed."""
         path = self._path(salt, ids)
         node, n = path[-1] if path else (self._roots.get(salt), 0)
         if node is not None and n == ids.size:
@@ -163,7 +161,7 @@ class StateCache:
         self._drop(next(iter(self._by_use)))
 
     def _drop(self, node: Node) -> None:
-        """Forget the position at a node, and the nodes that only led to it."""
+        """Drop the position at a node, and the nodes that only led to it."""
         assert node.position is not None
         salt = self._by_use.pop(node)
         self.n_bytes -= node.position.n_bytes
@@ -194,7 +192,7 @@ def _cut(node: Node, n: int) -> Node:
 
 
 def _join(node: Node) -> None:
-    """Take out a node that has one child and no position."""
+    """Remove a node that has one child and no position."""
     assert node.parent is not None
     (child,) = node.children.values()
     child.ids, child.parent = np.concatenate([node.ids, child.ids]), node.parent

@@ -1,11 +1,11 @@
-"""The cache of states on disk, so that a restart does not cost everybody their first answer.
+"""The cache of states on disk, so that the first answers after a restart are fast too.
 
-It is written when the server ends, and read when it starts. `key` names the model and the code that computes
-its states, whose last bits it decides: a file with another key is not used. Each entry has its own
-checksum: of a damaged file the entries before the damage are used.
+It is written when the server stops, and read when it starts. `key` names the model and the code that computes its
+states, since the code decides their last bits: a file with another key is not used. Each entry has its own checksum: of
+a damaged file, the entries before the damage are used.
 
     a line of JSON  {"rwkv_np": "states", "version": 1, "key": ...}
-    per entry       the header below, ids int32, the state and its logits float32, and the SHA-256 of all that
+    per entry       the header below, ids int32, the state and its logits float32, and the SHA-256 of all these
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from rwkv_np.models.state import State
 from rwkv_np.serve.states import StateCache
 
 VERSION = 1
-_HEADER = struct.Struct("<3q")  # bytes of the salt, ids, logits
+_HEADER = struct.Struct("<3q")  # numbers of bytes: salt, ids, logits
 _LINE_LIMIT = 10_000
 _SALT_LIMIT = 1000
 _SUM = hashlib.sha256().digest_size
 
 
 class StatesFileError(FileError):
-    """`path` does not hold states of this model."""
+    """`path` does not contain states of this model."""
 
 
 class Entry(NamedTuple):
-    """A position of the cache, and what leads to it."""
+    """A position in the cache, with its salt and ids."""
 
     salt: str
     ids: np.ndarray
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 def save(cache: StateCache, path: PathLike, key: str) -> None:
     """Write all entries to `path`. Raises OutputError."""
     with new_file(path, overwrite=True) as file:
-        # The ids are what people wrote.
+        # The ids are private: they are the texts of users.
         if hasattr(os, "fchmod"):
             os.fchmod(file.fileno(), 0o600)
         file.write(json.dumps({"rwkv_np": "states", "version": VERSION, "key": key}).encode() + b"\n")
@@ -61,8 +61,8 @@ def save(cache: StateCache, path: PathLike, key: str) -> None:
 def load(cache: StateCache, path: PathLike, key: str, model: Model) -> int:
     """Put the entries of the file at `path` into the cache; returns how many there were.
 
-    Raises  StatesFileError: the file is not one, is of another model or version, or is damaged from some place on:
-            what came before is in the cache; OSError
+    Raises  StatesFileError: not such a file, another model or version, or damaged at some point (the entries before
+            that are in the cache); OSError
     """
     n = 0
     with open_regular(path, StatesFileError) as file:
@@ -79,9 +79,9 @@ def _check_line(path: PathLike, line: bytes, key: str) -> None:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("rwkv_np") != "states":
-        raise StatesFileError(path, "is not a file of kept states; name another file, or delete this one")
+        raise StatesFileError(path, "is not a file of states; name another file, or delete this one")
     if found.get("version") != VERSION or found.get("key") != key:
-        raise StatesFileError(path, "holds states of another model, or of another version of this program")
+        raise StatesFileError(path, "contains states of another model, or of another version of this program")
 
 
 def _write(file: BinaryIO, entry: Entry) -> None:
@@ -105,7 +105,7 @@ def _entries(path: PathLike, file: BinaryIO, model: Model) -> Iterator[Entry]:
         try:
             entry = _read(file, size, model)
         except (ValueError, InputError, struct.error) as error:
-            raise StatesFileError(path, f"is damaged from byte {at} on ({error}); what came before is used") from error
+            raise StatesFileError(path, f"is damaged from byte {at} on ({error}); the rest is used") from error
         yield entry
 
 
@@ -114,14 +114,14 @@ def _read(file: BinaryIO, size: int, model: Model) -> Entry:
     n_salt, n_ids, n_logits = _HEADER.unpack(header)
     n_state, n_vocab = model.state_layout.size, model.config.vocab_size
     n_bytes = n_salt + 4 * (n_ids + n_state + n_logits)
-    # Checked before room is made for what it says.
+    # Checked before memory is allocated.
     if not 0 <= n_salt <= _SALT_LIMIT or n_ids < 1 or n_logits not in (0, n_vocab):
-        raise ValueError("no entry has such a header")
+        raise ValueError("the header of the entry is invalid")
     if file.tell() + n_bytes + _SUM > size:
-        raise ValueError("it ends there")
+        raise ValueError("the file ends there")
     body = file.read(n_bytes)
     if hashlib.sha256(header + body).digest() != file.read(_SUM):
-        raise ValueError("the checksum is another")
+        raise ValueError("the checksum is wrong")
     ids = np.frombuffer(body, "<i4", n_ids, n_salt).astype(np.int64)
     numbers = np.frombuffer(body, "<f4", n_state + n_logits, n_salt + 4 * n_ids).astype(np.float32)
     arguments.finite("a state", numbers[:n_state])

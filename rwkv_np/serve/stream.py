@@ -1,7 +1,7 @@
-"""Server-sent events: one way to send a stream, for both kinds of answers.
+"""Server-sent events: how both kinds of answers are streamed.
 
-The headers wait for the first event (or the first silence), so that what fails before it is still an
-HTTP error. What fails later is an event with the error object, and there is no [DONE] after it.
+The headers wait for the first event (or the first pause), so that an error before it is still an HTTP error. A later
+error is an event with the error object, without [DONE] after it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rwkv_np.serve.exchange import Exchange, HangUp
 from rwkv_np.serve.mailbox import Quiet, Read, Written
 
 _TYPE = b"text/event-stream; charset=utf-8"
-# Proxies keep a stream back until it has ended, unless told not to: nginx knows the second.
+# Proxies buffer a stream until its end unless these headers forbid it: nginx obeys the second.
 _HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -25,7 +25,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def frame(piece: msgspec.Struct) -> bytes:
-    """A piece as an event."""
+    """A chunk as an event."""
     return b"data: %b\n\n" % encode(piece)
 
 
@@ -35,7 +35,7 @@ async def send_stream(
     frames: Callable[[Read | Written], bytes],
     last: Callable[[], Sequence[bytes]],
 ) -> None:
-    """Send `frames` of what comes, and at the end those that `last` gives."""
+    """Send the `frames` of all events, and at the end those of `last`."""
     try:
         while answering.is_open:
             events = await answering.next()

@@ -1,6 +1,6 @@
-"""The sequences that have a slot: prompts being read, answers being written; and how each of them ends.
+"""The sequences that have a slot: prompts being read and answers being generated; and how each of them ends.
 
-A listener belongs to a stranger. One that raises loses its own answers, and nobody else's.
+Listeners are not trusted: one that raises loses its own answers, but does not disturb the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Table:
     """Slots for `n_slots` answers.
 
     initial  the state before every prompt; None: the empty one
-    pool     their states
+    pool     the states of the slots
     has_told whether a listener was called since this was last set to False
     """
 
@@ -38,14 +38,14 @@ class Table:
         return self.pool.state(slot)
 
     def read(self, ticket: Ticket, found: Found) -> Reading:
-        """A request's prompt is read from here on, after what is known of it."""
+        """Give a request slots. Its prompt is read from the end of the known prefix."""
         state = found.position.state if found.position else self._initial
         slots = [self.pool.take(state), *(self.pool.take() for _ in range(ticket.request.n - 1))]
         self.reading.append(reading := Reading(ticket, slots, found))
         return reading
 
     def write(self, reading: Reading) -> list[Writing]:
-        """The prompt has been read: its answers, which begin; none if it should only be read."""
+        """Start the answers to a prompt that has been read. None if the prompt should only be read."""
         ticket, slots = reading.ticket, reading.slots
         request, listener = ticket.request, ticket.listener
         self.reading.remove(reading)
@@ -67,12 +67,12 @@ class Table:
         return begun
 
     def go_on(self, writing: Writing, token: int, reason: str | None) -> str | None:
-        """Note an answer's next token. Returns why it ends with this, or None."""
+        """Record an answer's next token. Returns the reason if the answer ends with it, or None."""
         writing.ids.append(token)
         return reason or ("length" if len(writing.ids) >= writing.ticket.request.max_tokens else None)
 
     def end(self, sequence: Reading | Writing, reason: str | None = None) -> None:
-        """A sequence is over, and if there is a reason, its listener is told so."""
+        """End a sequence; if there is a reason, tell its listener."""
         if isinstance(sequence, Reading):
             self.reading.remove(sequence)
             self._release(sequence.slots)
@@ -83,7 +83,7 @@ class Table:
             self.tell(sequence.ticket, partial(sequence.ticket.listener.end, sequence.index, reason))
 
     def tell(self, ticket: Ticket, call: Callable[[], None]) -> bool:
-        """Call a listener, unless nobody waits any more. Returns whether somebody does."""
+        """Call a listener, unless its request was cancelled. Returns whether the request is still active."""
         if ticket.is_cancelled:
             return False
         self.has_told = True
@@ -94,7 +94,7 @@ class Table:
         return not ticket.is_cancelled
 
     def fail(self, ticket: Ticket, error: Exception) -> None:
-        """End all of a request with an error; its listener is not called again."""
+        """End a request with an error; its listener is not called again."""
         for sequence in [s for s in self.sequences() if s.ticket is ticket]:
             self.end(sequence)
         if not ticket.is_cancelled:
@@ -107,14 +107,14 @@ class Table:
             self.fail(ticket, error)
 
     def is_over(self, ticket: Ticket, now: float | None = None) -> bool:
-        """Whether a request is cancelled, or too late: then its listener is told so."""
+        """Whether a request was cancelled or is past its deadline; in the second case its listener gets an error."""
         deadline = ticket.request.deadline
         if not ticket.is_cancelled and deadline is not None and (now or time.monotonic()) >= deadline:
-            self.fail(ticket, TimedOut("the time for this request is over"))
+            self.fail(ticket, TimedOut("the time limit of this request is reached"))
         return ticket.is_cancelled
 
     def sequences(self) -> list[Reading | Writing]:
-        """All that have a slot."""
+        """All sequences with a slot."""
         return [*self.reading, *self.writing]
 
     def _release(self, slots: Sequence[int]) -> None:
@@ -123,7 +123,7 @@ class Table:
 
 
 def allowed(writing: Writing, logits: np.ndarray) -> np.ndarray:
-    """Logits (V,) without the tokens that the answer's guide rules out."""
+    """Logits (V,) in which the tokens that the answer's guide forbids are masked."""
     if writing.guide is None:
         return logits
     return np.where(writing.guide.allowed(), logits, np.float32(-np.inf))

@@ -1,4 +1,4 @@
-"""A request for texts that makes sense: its prompts, in any of four forms, and how they go on."""
+"""A validated completion request: its prompts, in any of four forms, and how they are continued."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DEFAULT_TOKENS = 16  # OpenAI's
 
 
 class TextPlan:
-    """A request that makes sense. Raises ApiError."""
+    """A validated request. Raises ApiError."""
 
     def __init__(self, service: Service, body: CompletionRequest) -> None:
         self.service, self.body = service, body
         self.n = body.n or 1
         self.n_made = max(self.n, body.best_of or 0)
         if body.best_of is not None and (body.best_of < self.n or body.stream and body.best_of > self.n):
-            raise wrong("best_of", f"best_of is {body.best_of}; expected at least n, and n itself in a stream")
+            raise wrong("best_of", f"best_of is {body.best_of}; expected at least n, and exactly n in a stream")
         self.is_priced = body.logprobs is not None
         default = min(DEFAULT_TOKENS, service.bounds.max_tokens)
         self.max_tokens = default if body.max_tokens is None else body.max_tokens
@@ -48,7 +48,7 @@ class TextPlan:
 
     @property
     def n_answers(self) -> int:
-        """Of all prompts together."""
+        """The number of answers to all prompts together."""
         return len(self._given) * self.n_made
 
     def asked(self, exchange: Exchange) -> list[Asked]:
@@ -60,7 +60,7 @@ class TextPlan:
         if not isinstance(given, str):
             return list(given)
         try:
-            # An empty text is the beginning of one, which is where another has ended.
+            # An empty text means the start of a text, which follows the end of another one.
             return self.service.tokenizer.encode_prompt(given) or [END]
         except InputError as error:
             raise wrong("prompt", str(error)) from error
@@ -68,7 +68,7 @@ class TextPlan:
     def _asked(self, ids: list[int], exchange: Exchange) -> Asked:
         body, service = self.body, self.service
         if outside := [token for token in ids if token >= service.vocab_size]:
-            raise wrong("prompt", f"token id {outside[0]}; this model's are 0 to {service.vocab_size - 1}")
+            raise wrong("prompt", f"token id {outside[0]}; this model's ids are 0 to {service.vocab_size - 1}")
         pieces = Pieces(service.tokenizer.token_bytes, StopStrings(stops(body)))
         needs_price = self.is_priced or self.n_made > self.n
         request = Request(
@@ -81,7 +81,7 @@ class TextPlan:
         return Asked(request, texts)
 
     def echoed(self, index: int, read: Read) -> tuple[str, list[Priced | None]]:
-        """The text of the prompt of answer `index`, and its tokens' probabilities: the first has none."""
+        """The prompt's text for answer `index`, and the probabilities of its tokens: the first has none."""
         ids = self.prompts[index // self.n_made]
         text = self.service.tokenizer.decode(ids)
         if not self.is_priced:
@@ -95,14 +95,14 @@ class TextPlan:
 
 
 def _prompts(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    """The prompts, whichever of the four forms they came in. Raises ApiError."""
+    """The prompts, from any of the four forms. Raises ApiError."""
     if isinstance(given, str):
         return [given]
     kinds = {type(each) for each in given}
     if kinds == {int}:
         return [[each for each in given if isinstance(each, int)]]
     if kinds not in ({str}, {list}):
-        raise wrong("prompt", "prompt is a list of several kinds, or of nothing; expected texts, token ids or lists")
+        raise wrong("prompt", "prompt is a list of mixed types, or empty; expected texts, token ids or lists")
     if not all(given):
         if kinds == {list}:
             raise wrong("prompt", "prompt has an empty list; expected at least one token id")

@@ -1,7 +1,7 @@
-"""What a token is called where its probability is told, in both of OpenAI's shapes.
+"""The names of tokens in lists of probabilities, in both of OpenAI's formats.
 
-Many tokens of Chinese are a part of a character: as text all of them are U+FFFD. In the older shape, where names
-are keys, such a token is named by its bytes, as OpenAI does: "bytes:\\xe4\\xbd".
+Many Chinese tokens are part of a character: as text, all of them are U+FFFD. In the older format, where names are keys,
+such a token is named by its bytes, as OpenAI does: "bytes:\\xe4\\xbd".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rwkv_np.serve.request import Logprob
 from rwkv_np.serve.settings import END
 
 END_NAME = "<|endoftext|>"
-_LOWEST = -9999.0  # JSON has no infinity; OpenAI's number for what cannot come
+_LOWEST = -9999.0  # JSON has no infinity; OpenAI's number for an impossible token
 
 
 class TokenNames:
@@ -24,14 +24,14 @@ class TokenNames:
         self._token_bytes = token_bytes
 
     def chat(self, priced: Sequence[Priced]) -> list[TokenLogprob]:
-        """As a chat's answer has them."""
+        """The format of chat answers."""
         return [
             TokenLogprob(*self._described(p.token, p.logprob), [TopLogprob(*self._described(*each)) for each in p.top])
             for p, _ in priced
         ]
 
     def text(self, priced: Sequence[Priced], top: int) -> TextLogprobs:
-        """As a completion has them, each with its `top` most likely tokens, and with itself."""
+        """The format of completions: each token with its `top` most likely tokens, and itself."""
         prices = [each.logprob for each in priced]
         return TextLogprobs(
             [self.key(each.token) for each in prices],
@@ -41,7 +41,7 @@ class TokenNames:
         )
 
     def key(self, token: int) -> str:
-        """Its text where that is whole characters, else its bytes, or its number if it has none."""
+        """Its text if that is whole characters, otherwise its bytes, or its id if it has no bytes."""
         data = self._token_bytes(token)
         if not data:
             return END_NAME if token == END else f"token_id:{token}"
@@ -59,7 +59,7 @@ class TokenNames:
         found: dict[str, float] = {}
         for token, logprob in (*price.top, (price.token, price.logprob)):
             name = self.key(token)
-            if name in found and found[name] != _finite(logprob):  # two ids of the same bytes
+            if name in found and found[name] != _finite(logprob):  # two ids have the same bytes
                 name = f"token_id:{token}"
             found[name] = _finite(logprob)
         return found

@@ -1,10 +1,10 @@
-"""Functions that a model may call, for models whose training names no one form for them.
+"""Function calls, for models that were not trained on one fixed format.
 
-G1 models were trained on many forms of calls (RWKV7-G1x-templates.txt), Raven and World models on none. So
-there is one form for all: the functions stand in the system text, and a call is a JSON object with the function's
-name and its arguments, and nothing else. Where a call is required, the answer is bound to that form, and
-the arguments to their schema. Where it is not, the model decides, and an answer counts as a call if it
-is such an object: how often that works depends on the model. One answer has one call.
+G1 models were trained on many formats of calls (RWKV7-G1x-templates.txt), Raven and World models on none. So there is
+one format for all: the system text lists the functions, and a call is a JSON object with the function's name and its
+arguments, and nothing else. If a call is required, the answer is constrained to that format, and the arguments to their
+schema. Otherwise the model decides, and an answer counts as a call if it is such an object: how often that works
+depends on the model. An answer has at most one call.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _INTRODUCTION = (
 
 
 class ToolChoice:
-    """Which functions one request offers. `is_required`: the answer has to be a call of one of `functions`."""
+    """Which functions one request offers. `is_required`: the answer must be a call of one of `functions`."""
 
     def __init__(self, body: ChatRequest) -> None:
         offered = [tool.function for tool in body.tools or ()]
         choice = body.tool_choice or ("auto" if offered else "none")
         if not offered and choice != "none" and body.tool_choice is not None:
-            raise wrong("tool_choice", "tool_choice needs tools, and there are none")
+            raise wrong("tool_choice", "tool_choice needs tools, but the request has none")
         self.is_required = choice == "required" or isinstance(choice, NamedTool)
         self.functions = [] if choice == "none" else _chosen(offered, choice)
         self.names = {each.name for each in self.functions}
@@ -39,7 +39,7 @@ class ToolChoice:
 
     @property
     def system_text(self) -> str:
-        """What the model is told."""
+        """The instructions for the model."""
         lines = [json.dumps(_described(each), ensure_ascii=False) for each in self.functions]
         return "\n".join([_INTRODUCTION, *lines])
 
@@ -68,17 +68,17 @@ def _parameters(function: FunctionSpec) -> dict[str, Any]:
 
 
 def call_text(call: ToolCall) -> str:
-    """A call as the model had written it."""
+    """A call, as the model would have written it."""
     return f'{{"name":{json.dumps(call.function.name)},"arguments":{call.function.arguments}}}'
 
 
 def result_text(name: str | None, content: str) -> str:
-    """What a function has answered, as the model reads it."""
+    """The result of a function, as the model reads it."""
     return f"{name or 'The function'} returned: {content}"
 
 
 class Calls:
-    """Tells a call from a text while it comes: what begins with a brace waits until its end."""
+    """Tells calls from text as it arrives: an answer that begins with a brace waits until its end."""
 
     def __init__(self, choice: ToolChoice) -> None:
         self._choice = choice
@@ -86,7 +86,7 @@ class Calls:
         self._is_text = False
 
     def push(self, text: str) -> str:
-        """What is certainly text."""
+        """The part that is certainly text."""
         if self._is_text:
             return text
         self._waiting += text

@@ -1,6 +1,6 @@
-"""Requests that wait for their turn: owner by owner, and each owner's in the order in which they came.
+"""The queue of requests: owners take turns, and each owner's requests are served in order of arrival.
 
-So who sends a thousand requests at once delays nobody who sends one. This is the one place that
+So a client that sends a thousand requests at once does not delay a client that sends one. This is the only object that
 several threads share: the wire puts requests in, the engine's thread takes them out.
 """
 
@@ -17,7 +17,7 @@ from rwkv_np.serve.request import Listener, Refused, Request
 
 @dataclass(eq=False)
 class Ticket:
-    """A request and whoever waits for it."""
+    """A request and its listener."""
 
     request: Request
     listener: Listener
@@ -26,7 +26,7 @@ class Ticket:
     wake: Any = field(default=lambda: None, repr=False)
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """Cancel the request."""
         self.is_cancelled = True
         self.wake()
 
@@ -34,8 +34,8 @@ class Ticket:
 class Waiting:
     """The queue.
 
-    most_requests  that wait at a time
-    most_tokens    of their prompts together
+    most_requests  the most requests in the queue
+    most_tokens    the most tokens of their prompts together
     """
 
     def __init__(self, most_requests: int, most_tokens: int) -> None:
@@ -53,31 +53,31 @@ class Waiting:
         return self._n_tokens
 
     def add(self, ticket: Ticket) -> None:
-        """Raises Refused: too much is waiting."""
+        """Add a request. Raises Refused if the queue is full."""
         n = ticket.request.prompt.size
         with self._lock:
             if self._n >= self._most_requests:
-                raise Refused(f"{self._n} requests are waiting already, the most that may; try again later")
+                raise Refused(f"{self._n} requests are waiting already, which is the limit; try again later")
             if self._n and self._n_tokens + n > self._most_tokens:
                 raise Refused(
-                    f"prompts of {self._n_tokens} tokens are waiting already, and at most {self._most_tokens} "
-                    "may; try again later"
+                    f"prompts of {self._n_tokens} tokens are waiting already; the limit is {self._most_tokens}; "
+                    "try again later"
                 )
             self._by_owner.setdefault(ticket.request.owner, deque()).append(ticket)
             self._n, self._n_tokens = self._n + 1, self._n_tokens + n
 
     def turns(self, most: int) -> list[Ticket]:
-        """The first request of each of at most so many owners, the owner whose turn it is first."""
+        """The first request of each of at most `most` owners, in the order of their turns."""
         with self._lock:
             return [tickets[0] for tickets in islice(self._by_owner.values(), most)]
 
     def all(self) -> list[Ticket]:
-        """Every request that waits."""
+        """Every waiting request."""
         with self._lock:
             return [ticket for tickets in self._by_owner.values() for ticket in tickets]
 
     def remove(self, ticket: Ticket, *, was_served: bool = True) -> None:
-        """It waits no more; if it `was_served`, its owner's next request comes after everybody else's."""
+        """Remove a request from the queue. If it `was_served`, the other owners have their turns first."""
         owner = ticket.request.owner
         with self._lock:
             tickets = self._by_owner[owner]

@@ -1,6 +1,6 @@
-"""The thread that owns the model: others submit requests, and their listeners are called from here.
+"""The thread that owns the model: other threads submit requests, and this one calls their listeners.
 
-The kernels let go of Python's lock while they run, so the wire goes on meanwhile.
+The kernels release Python's global interpreter lock while they run, so the wire keeps working.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rwkv_np.serve.scheduler import Observer, Scheduler
 from rwkv_np.serve.states import StateCache
 from rwkv_np.serve.waiting import Ticket, Waiting
 
-_IDLE = 0.5  # seconds: how late a deadline in an idle queue may be noticed
+_IDLE = 0.5  # seconds: the longest delay until a missed deadline in an idle queue is noticed
 
 
 class Worker:
     """Answers requests until it is stopped.
 
     on_step  called in the worker's thread, once after each step in which listeners were called
-    initial  the state in which every prompt begins; None: the empty one
+    initial  the state before every prompt; None: the empty state
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="rwkv-np engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
-        # Compiles the kernel that chooses, or fetches it from the cache: so that no answer waits for it.
+        """Start the thread."""
+        # Compiles the sampling kernel, or loads it from the cache, so that no answer waits for it.
         choose_each([Sampler(SamplingParams())], np.zeros((1, self.model.config.vocab_size), np.float32))
         self._thread.start()
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
-        """Ask for answers; from any thread.
+        """Submit a request; from any thread.
 
-        Raises Refused (or Draining): too much work, ask again later; InputError: the model cannot answer this
+        Raises Refused (or Draining): too much work, retry later; InputError: the model cannot answer this
         """
         if self._is_draining:
-            raise Draining("the server is shutting down and takes no new work")
+            raise Draining("the server is shutting down and accepts no new requests")
         self.limits.check(request, self.model.config.vocab_size)
         self._check_wait()
         ticket = Ticket(request, listener, time.monotonic(), wake=self._has_work.set)
@@ -69,7 +69,7 @@ class Worker:
 
     @property
     def is_draining(self) -> bool:
-        """Whether new work is refused, since the server is shutting down."""
+        """Whether new requests are refused because the server is shutting down."""
         return self._is_draining
 
     @property
@@ -78,7 +78,8 @@ class Worker:
         return self._thread.is_alive()
 
     def drain(self, timeout: float) -> bool:
-        """Refuse new work and finish the rest, which fails after `timeout` seconds. Returns whether all was finished.
+        """Refuse new requests and finish the others, which fail after `timeout` seconds. Returns whether all were
+        finished.
 
         Blocks until then.
         """
@@ -91,14 +92,14 @@ class Worker:
         return is_finished
 
     def stop(self) -> None:
-        """End the thread; what is not answered fails."""
+        """End the thread; unfinished requests fail."""
         self._is_draining = self._is_stopped = True
         self._has_work.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _check_wait(self) -> None:
-        """Raise Refused: the prompts before this one would take too long."""
+        """Raise Refused if the prompts before this one would take too long."""
         rate = self.scheduler.pace.tokens_per_second
         if rate and (wait := self.scheduler.n_left / rate) > self.limits.wait_seconds:
             raise Refused(f"there are {wait:.0f} seconds of work already; try again later", wait)

@@ -1,7 +1,7 @@
-"""The folder of kept models: which are in it, which file a name means, and how one leaves.
+"""The folder of installed models: which models are in it, which file a name refers to, and removal.
 
-A name may have a type behind a colon: `g1-1.5b:Q4_1`. Without one it means the type that was fetched last. A name that
-is a file means that file: nobody who has a model file needs a folder of ours.
+A name may have a type after a colon: `g1-1.5b:Q4_1`. Without a type it refers to the one that was installed last. A
+name that is the path of a file refers to that file: users of model files do not need this folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FILE = re.compile(rf"(.+)-({'|'.join(ALL_TYPES)})\.bin")
 
 @dataclass(frozen=True)
 class Kept:
-    """A kept model. `date` is when it was made, in seconds since 1970; `stem` its checkpoint's name."""
+    """An installed model. `date` is when it was made, in seconds since 1970; `stem` is its checkpoint's name."""
 
     name: str
     data_type: str
@@ -37,7 +37,7 @@ class Kept:
 
     @property
     def reference(self) -> str:
-        """What names this one alone."""
+        """The name with the type, which is unique."""
         return f"{self.name}:{self.data_type}"
 
 
@@ -50,44 +50,44 @@ def split(reference: str) -> tuple[str, str | None]:
 
 
 def is_name(name: str) -> bool:
-    """Whether a model can be kept under that name."""
+    """Whether `name` is allowed as the name of a model."""
     return _NAME.fullmatch(name) is not None
 
 
 class Store:
-    """The folder; it need not exist."""
+    """The folder; it may not exist yet."""
 
     def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
 
     def models(self) -> list[Kept]:
-        """Every kept model, by name, and of one name in the order of ALL_TYPES."""
+        """Every installed model, sorted by name, and the types of a name in the order of ALL_TYPES."""
         found = [kept for name in self._names() for kept in self.of(name)]
         return sorted(found, key=lambda kept: (kept.name, ALL_TYPES.index(kept.data_type)))
 
     def of(self, name: str) -> list[Kept]:
-        """The kept models of that name, the one that was made last at the end."""
+        """The installed models of that name; the newest is the last."""
         found = [kept for path in self.place(name).glob("*.bin") if (kept := _kept(name, path))]
         return sorted(found, key=lambda kept: kept.date)
 
     def unfinished(self) -> dict[str, int]:
-        """Names whose `get` was interrupted, and bytes of what it left."""
+        """Names whose `get` was interrupted, and the bytes of its files."""
         left = {name: sum(map(_bytes_of, self._left(name))) for name in self._names()}
         return {name: n_bytes for name, n_bytes in left.items() if n_bytes}
 
     def checkpoints(self) -> dict[str, int]:
-        """Names of which the checkpoint is kept too, and its bytes."""
+        """Names whose checkpoint is kept too, and its bytes."""
         found = {name: [path for path in self._beside(name) if path.name != TOKENIZER] for name in self._names()}
         return {name: sum(map(_bytes_of, paths)) for name, paths in found.items() if paths}
 
     def place(self, name: str) -> Path:
-        """The folder of that name."""
+        """The folder of a name."""
         return self.folder / name
 
     def path(self, given: str) -> str:
-        """The model file that somebody means by `given`: a path, or the name of a kept model.
+        """The model file for `given`: a path, or the name of an installed model.
 
-        Raises InputError: neither, with the names that are close and the command that fetches one
+        Raises InputError: neither; the message has similar names and the command that downloads one
         """
         if os.path.exists(given) and not os.path.isdir(given):
             return given
@@ -95,23 +95,23 @@ class Store:
         if name is not None and (found := self.of(name)):
             return str(self._chosen(given, found).path)
         if _looks_like_path(given) and name not in PUBLISHED:
-            return given  # whoever opens it says what is wrong with it
+            return given  # if it is invalid, opening it raises an error
         raise InputError(self._unknown(given, name or given))
 
     def chosen(self, reference: str) -> Kept | None:
-        """The kept model of that name; None where there is none. Raises InputError: not of that type."""
+        """The installed model of that name; None if there is none. Raises InputError: not in that type."""
         found = self.of(split(reference)[0])
         return self._chosen(reference, found) if found else None
 
     def remove(self, reference: str) -> int:
-        """Delete that type of a model, or without a type all that is kept under the name; returns bytes freed.
+        """Delete that type of a model, or without a type everything under the name; returns the bytes freed.
 
-        Raises InputError: it is not there, or another process works on it; OSError
+        Raises InputError: it does not exist, or another process uses it; OSError
         """
         paths = self.removed_with(reference)
         name = split(reference)[0]
         if is_locked(str(self.place(name) / LOCK)):
-            raise InputError(f"{name} is being fetched by another process; stop that first")
+            raise InputError(f"{name} is being downloaded by another process; stop that first")
         freed = sum(map(_bytes_of, paths))
         for path in paths:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -119,24 +119,24 @@ class Store:
         return freed
 
     def removed_with(self, reference: str) -> list[Path]:
-        """What `remove` deletes. Raises InputError: there is nothing of that name or type."""
+        """The paths that `remove` deletes. Raises InputError: there is nothing with that name or type."""
         name, data_type = split(reference)
         found = self.of(name) if is_name(name) else []
         if data_type is not None:
             return [self._chosen(reference, found).path]
         paths = [*(kept.path for kept in found), *self._beside(name), *self._left(name)]
         if not paths:
-            raise InputError(f"{reference}: no model of that name is kept in {self.folder}. rwkv-np list shows them")
+            raise InputError(f"{reference}: no model of that name in {self.folder}. rwkv-np list shows them")
         return paths
 
     def tidy(self, name: str) -> None:
-        """Remove the folder of a name if nothing but its lock is in it; for whoever has the lock.
+        """Remove the folder of a name if only its lock is in it. The caller must have the lock.
 
-        A file of somebody else stays, and so does an open lock on Windows.
+        A foreign file stays, and so does an open lock on Windows.
         """
         making, folder = self.place(name) / MAKING, self.place(name)
         if making.is_dir() and not any(path.stat().st_size > 100 for path in making.iterdir()):
-            shutil.rmtree(making, ignore_errors=True)  # nothing has come yet
+            shutil.rmtree(making, ignore_errors=True)  # nothing was downloaded yet
         if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -145,19 +145,19 @@ class Store:
         matching = [kept for kept in found if data_type in (None, kept.data_type)]
         if not matching:
             there = ", ".join(kept.data_type for kept in found)
-            kept = f"{name} is kept as {there}" if there else f"no model of that name is kept in {self.folder}"
-            raise InputError(f"{reference}: {kept}. Fetch it: rwkv-np get {name} --type {data_type}")
+            kept = f"{name} is installed as {there}" if there else f"no model of that name in {self.folder}"
+            raise InputError(f"{reference}: {kept}. Get it: rwkv-np get {name} --type {data_type}")
         return matching[-1]
 
     def _unknown(self, given: str, name: str) -> str:
         if name in PUBLISHED:
-            return f"{given}: no such file, and this model is not here yet. Fetch it: rwkv-np get {name}"
+            return f"{given}: no such file, and this model is not installed. Get it: rwkv-np get {name}"
         names = {**dict.fromkeys(kept.name for kept in self.models()), **dict.fromkeys(PUBLISHED)}
         near = difflib.get_close_matches(name, names, 3, cutoff=0.5)
         if not near:
             return f"{given}: no such file, and no model of that name. rwkv-np list --available shows the names"
         known = any(self.of(near[0]))
-        mend = f"rwkv-np list shows what is kept in {self.folder}" if known else f"Fetch it: rwkv-np get {near[0]}"
+        mend = f"rwkv-np list shows the models in {self.folder}" if known else f"Get it: rwkv-np get {near[0]}"
         return f"{given}: no such file, and no model of that name; did you mean {' or '.join(near)}? {mend}"
 
     def _names(self) -> list[str]:
@@ -167,7 +167,7 @@ class Store:
             return []
 
     def _beside(self, name: str) -> list[Path]:
-        """Checkpoints that somebody wanted to keep, and a tokenizer; where no lock is, the folder is not ours."""
+        """Kept checkpoints, and a tokenizer. A folder without a lock does not belong to this program."""
         folder = self.place(name)
         if not is_name(name) or not (folder / LOCK).exists():
             return []
@@ -184,7 +184,7 @@ def _kept(name: str, path: Path) -> Kept | None:
         return None
     try:
         found = path.stat()
-    except FileNotFoundError:  # removed a moment ago
+    except FileNotFoundError:  # just removed by another process
         return None
     return Kept(name, match[2], path, match[1], found.st_size, found.st_mtime)
 

@@ -1,8 +1,8 @@
-"""From a checkpoint to a kept model: download, convert, quantize, each step done once.
+"""From a checkpoint to an installed model: download, convert, quantize. Each step is done once.
 
-What a step has written stays until the next one is complete, so that whatever stops us (a signal, a power cut, a full
-disk) costs that step alone: the same command goes on. The checkpoint goes as soon as it is converted, so that no more
-than two of the three files are on the disk at a time.
+The output of a step stays until the next step is complete. So an interruption (a signal, a power cut, a full disk)
+costs only the current step: the same command continues. The checkpoint is deleted as soon as it is converted, so that
+at most two of the three files are on the disk at the same time.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from rwkv_np.store.origin import Origin
 
 Show = Callable[[str, int, int], None]
 Progress = Callable[[str], AbstractContextManager[Show]]
-"""Makes a display of a step from its label: called with a name, the bytes done and the bytes in all."""
+"""Makes the progress display of a step from its label. The display is called with a name, the bytes done, and the
+total."""
 Note = Callable[[str], None]
-_FOR = "type"  # the file that says which type is in the making
+_FOR = "type"  # the file that names the type that is being made
 
 
 class Made(NamedTuple):
-    """A kept model, and whether it was made just now."""
+    """An installed model, and whether it was made by this call."""
 
     kept: Kept
     is_new: bool
@@ -56,14 +57,14 @@ def make(
     progress: Progress = _no_progress,
     note: Note = lambda line: None,
 ) -> Made:
-    """The kept model of that origin and type, made if it is not there.
+    """The installed model of that origin and type; it is made if it does not exist.
 
-    data_type        one of needs.ALL_TYPES; None: any that is there, or the one recommended on this machine
-    keep_checkpoint  keep what was downloaded, for other types and programs
+    data_type        one of needs.ALL_TYPES; None: any that exists, or the one recommended for this machine
+    keep_checkpoint  keep the downloaded file, for other types and programs
     force            make it even if this machine has not enough memory for it
-    note             called with a line where there is something to say
-    Raises           InputError: the name has another model, or it does not fit the memory; OutputError: it
-                     does not fit the disk; DownloadError, CheckpointError, FormatError, MissingPackageError
+    note             called with a line of text for the user
+    Raises           InputError: another model has the name, or it does not fit in memory; OutputError: it does
+                     not fit on the disk; DownloadError, CheckpointError, FormatError, MissingPackageError
     """
     place = store.place(origin.name)
     try:
@@ -83,12 +84,12 @@ def make(
 
 
 def _there(origin: Origin, data_type: str | None, store: Store) -> Kept | None:
-    """The model, if it is kept already. Raises InputError: another one has the name."""
+    """The model, if it is installed already. Raises InputError: another model has the name."""
     found = store.of(origin.name)
     if other := next((kept for kept in found if kept.stem != origin.stem), None):
         if not origin.published:
             raise InputError(
-                f"{origin.name} is the name of a kept model, made from {other.stem}. Choose another name, or remove "
+                f"{origin.name} is already installed, made from {other.stem}. Choose another name, or remove "
                 f"that one: rwkv-np remove {origin.name}"
             )
     matching = [kept for kept in found if data_type in (None, kept.data_type)]
@@ -96,7 +97,7 @@ def _there(origin: Origin, data_type: str | None, store: Store) -> Kept | None:
 
 
 def _forget_finished(store: Store, name: str) -> None:
-    """Delete what a process has left that was killed between its last step and this."""
+    """Delete the files of a process that was killed between its last step and this one."""
     making = store.place(name) / MAKING
     with suppress(FileNotFoundError):
         data_type = (making / _FOR).read_text(encoding="ascii")
@@ -105,7 +106,7 @@ def _forget_finished(store: Store, name: str) -> None:
 
 
 def _described(origin: Origin, place: Path) -> Origin:
-    """With its size, for which the hub is asked only where something must be downloaded."""
+    """The origin with its size. The hub is asked only if something must be downloaded."""
     if any((folder / f"{origin.stem}-FP16.bin").exists() for folder in (place, place / MAKING)):
         return origin
     _require_converter()
@@ -122,7 +123,7 @@ def _require_converter() -> None:
 
 @dataclass(frozen=True)
 class _Work:
-    """One model in the making; `place` is the folder of its name."""
+    """The work to make one model; `place` is the folder of its name."""
 
     origin: Origin
     data_type: str
@@ -158,16 +159,16 @@ class _Work:
 
     @property
     def downloaded(self) -> Path:
-        """Where a checkpoint comes to."""
+        """The path of a downloaded checkpoint."""
         return self.making / self.origin.file
 
     def _fp16(self) -> Path | None:
-        """The converted checkpoint, where it is kept or an earlier attempt got so far."""
+        """The converted checkpoint, if it is installed or an earlier attempt made it."""
         name = f"{self.origin.stem}-FP16.bin"
         return next((path for path in (self.place / name, self.making / name) if path.exists()), None)
 
     def _checkpoint(self) -> Path | None:
-        """The checkpoint, where this machine has it."""
+        """The checkpoint, if it is on this machine."""
         if not self.origin.is_remote:
             return Path(self.origin.source)
         cached = hub.find(self.origin.source)
@@ -178,7 +179,7 @@ class _Work:
         return path.is_file() and self.origin.n_bytes in (None, 0, path.stat().st_size)
 
     def _forget_others(self) -> None:
-        """Delete what was left of another checkpoint of this name: an older upload's, say."""
+        """Delete the files of another checkpoint with this name, for example of an older upload."""
         for path in self.making.iterdir():
             if path.name != _FOR and not path.name.lstrip(".").startswith(self.origin.stem):
                 path.unlink()
@@ -219,7 +220,7 @@ class _Work:
         return self.downloaded
 
     def _quantize(self, source: Path) -> None:
-        from rwkv_np.kernels.cache import is_first_run  # imports numba, for which a refusal need not wait
+        from rwkv_np.kernels.cache import is_first_run  # imports numba, which is slow: check everything else first
 
         if is_first_run("encode"):
             self.note("Compiling the encoder for this processor: only once, takes a few seconds.")
@@ -231,7 +232,7 @@ class _Work:
             quantize(source, self.destination, self.data_type, progress=report)
 
     def _copy_tokenizer(self, checkpoint: Path) -> None:
-        """A model with a vocabulary of its own has its tokenizer beside it."""
+        """A model with its own vocabulary has its tokenizer in the same folder."""
         names = (f"{self.origin.stem}.tokenizer.json", TOKENIZER)
         found = next((checkpoint.parent / name for name in names if (checkpoint.parent / name).is_file()), None)
         if found and not self.origin.is_remote:

@@ -1,8 +1,8 @@
-"""What a model takes in each type: bytes of its file, and memory while one talks with it.
+"""The size of a model in each type: bytes of its file, and memory while chatting.
 
-Computed from the shapes alone, so that a download that cannot end well is refused before it begins. The file's size is
-exact. Memory is the packed weights, which are exact too, and an estimate of the rest: measured in processes of their
-own (`rwkv-np evaluate`, RssAnon), models of 0.1B to 2.9B took 84 to 130 MB more than their weights.
+Computed from the shapes alone, so that a model that cannot run is refused before its download. The file size is exact.
+Memory is the packed weights, which are exact too, and an estimate of the rest: measured in separate processes (`rwkv-np
+evaluate`, RssAnon), models of 0.1B to 2.9B took 84 to 130 MB more than their weights.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rwkv_np.kernels import layout
 from rwkv_np.models.architecture import Planned, Sizes
 from rwkv_np.models.registry import ARCHITECTURES
 
-# As a list shows them. The first is what a checkpoint is converted to.
+# In the order of a list. A checkpoint is converted to the first.
 ALL_TYPES = ("FP16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q4_1_O")
 assert {"FP16", *TYPES} == set(ALL_TYPES)
 
 PROCESS = 80_000_000  # Python, NumPy, Numba and the compiled kernels
-TOKENS, PER_CHANNEL = 128, 150  # tokens of a pass; bytes of intermediate results for one and a channel of n_embd
+TOKENS, PER_CHANNEL = 128, 150  # tokens of a pass; bytes of intermediate results per token and channel of n_embd
 
 
-# Vectors that files have as one row a head; the thin matrices of RWKV-6 have similar names.
+# Vectors that files store with one row per head; the thin matrices of RWKV-6 have similar names.
 _VECTOR = re.compile(r"\.(r_k|time_\w+)(?<!_w[12])$")
 
 
@@ -41,16 +41,16 @@ class Needs:
 
 
 def needs(shape: Shape, data_type: str) -> Needs:
-    """What a model of that shape needs in that type, quantized as `rwkv_np.conversion.quantize` does it."""
+    """The needs of a model of that shape in that type, quantized as by `rwkv_np.conversion.quantize`."""
     stored = [(p.name, p.shape, _stored(p, shape, data_type)) for p in _plan(shape)]
     file = HEADER_BYTES + sum(parameter_bytes(*one) for one in stored)
     return Needs(file, _memory(stored, shape.n_embd))
 
 
 def needs_about(checkpoint_bytes: int, data_type: str) -> Needs:
-    """The same of a checkpoint of 16-bit numbers of which only the size is known.
+    """The same for a checkpoint of 16-bit numbers when only its size is known.
 
-    Too little where the embedding, which stays FP16 in the file, is large; it is not in memory.
+    The file size is too low if the embedding, which stays FP16 in the file, is large; it is not in memory.
     """
     found = by_name(data_type, 100 if data_type == "Q4_1_O" else 101)
     assert found is not None
@@ -105,7 +105,7 @@ def _packed(stored: list[tuple[str, tuple[int, ...], DataType]]) -> Iterator[int
 
 
 def _head_type(data_type: DataType, is_quantized: bool) -> DataType:
-    """As models/head.py has it: in 8 bits where the other matrices are quantized."""
+    """As in models/head.py: 8 bits if the other matrices are quantized."""
     q8_0 = by_name("Q8_0")
     assert q8_0 is not None
     return q8_0 if is_quantized and not data_type.format.is_quantized else data_type

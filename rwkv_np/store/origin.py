@@ -1,4 +1,4 @@
-"""What a kept model is made from: a published checkpoint, an address on the hub, or a file of this machine."""
+"""What an installed model is made from: a published checkpoint, an address on the hub, or a local file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rwkv_np.store.kept import is_name
 
 @dataclass(frozen=True)
 class Origin:
-    """A checkpoint, and the name under which the model is kept.
+    """A checkpoint, and the name of the installed model.
 
     source     hf://OWNER/REPO/FILE, or a path
-    n_bytes    of the checkpoint; None until the hub was asked
+    n_bytes    size of the checkpoint; None until the hub was asked
     published  its row in the table, if it has one
     """
 
@@ -35,7 +35,7 @@ class Origin:
 
     @property
     def shape(self) -> Shape | None:
-        """What its sizes follow from; None where only the checkpoint itself tells."""
+        """The shape that determines its sizes; None if only the checkpoint itself has it."""
         return self.published.shape if self.published else None
 
     @property
@@ -45,11 +45,12 @@ class Origin:
 
     @property
     def stem(self) -> str:
-        """The same without its ending: how the model's file begins, since it tells the chat World from G1."""
+        """The same without its extension. The model's file name starts with it, so that the chat can tell World from
+        G1."""
         return os.path.splitext(self.file)[0]
 
     def described(self) -> Origin:
-        """The same, with its size; asks the hub where nothing else tells. Raises DownloadError."""
+        """The same, with its size; asks the hub if the size is not known otherwise. Raises DownloadError."""
         if self.n_bytes is not None:
             return self
         found: Remote = hub.describe(self.source)
@@ -59,7 +60,7 @@ class Origin:
 def origin_of(what: str, name: str | None = None) -> Origin:
     """What `rwkv-np get WHAT --name NAME` means: a published name, hf://OWNER/REPO/FILE, or the path of a checkpoint.
 
-    Raises InputError: none of these, or a name that cannot be taken
+    Raises InputError: none of these, or a name that is not allowed
     """
     origin = _named(_found(what), name)
     if not is_name(origin.name):
@@ -71,7 +72,7 @@ def origin_of(what: str, name: str | None = None) -> Origin:
 
 def _found(what: str) -> Origin:
     if hub.is_remote(what):
-        hub.file_name(what)  # raises where the address is none
+        hub.file_name(what)  # raises if the address is invalid
         entry = next((entry for entry in PUBLISHED.values() if entry.source == what), None)
         return _of(entry) if entry else Origin("", what)
     if os.path.isfile(what):
@@ -91,6 +92,6 @@ def _of(entry: Published) -> Origin:
 
 
 def _named(origin: Origin, name: str | None) -> Origin:
-    """The origin under the given name, its published one, or one made from its file's."""
+    """The origin with the given name, its published name, or one made from its file name."""
     derived = re.sub(r"[^a-z0-9._-]+", "-", origin.stem.lower()).strip("-._")[:100]
     return replace(origin, name=name.lower() if name else origin.name or derived)

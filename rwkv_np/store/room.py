@@ -1,6 +1,6 @@
-"""Whether a model fits: the disk while it is made, and the memory while one talks with it.
+"""Whether a model fits: on the disk while it is made, and in memory while chatting.
 
-Asked before a download of gigabytes. A refusal says what is needed, what there is, and what would fit.
+Checked before a download of gigabytes. An error says what is needed, what is available, and what would fit.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from rwkv_np.store.origin import Origin
 # docs/quantization.md: Q8_0 if it fits into memory, and if not the next smaller ones.
 PREFERRED = ("Q8_0", "Q5_1", "Q4_1")
 SMALLEST = "Q4_0"
-SHARE = 0.75  # of the memory that a preferred type may take: the system and a browser have the rest
+SHARE = 0.75  # share of the memory that a preferred type may use: the system and a browser need the rest
 
 
 def needs_of(origin: Origin, data_type: str) -> Needs:
-    """What the model takes in that type; an estimate where only the checkpoint's size is known."""
+    """The needs of the model in that type; an estimate if only the checkpoint's size is known."""
     return needs(origin.shape, data_type) if origin.shape else needs_about(origin.n_bytes or 0, data_type)
 
 
 def default_type(origin: Origin) -> str:
-    """The type that is recommended on this machine: the most exact of PREFERRED that leaves room for others."""
+    """The recommended type for this machine: the most exact of PREFERRED that leaves room for other programs."""
     installed = memory.installed()
     fitting = (t for t in PREFERRED if installed is None or needs_of(origin, t).memory <= SHARE * installed)
     return next(fitting, PREFERRED[-1])
 
 
 def check_memory(origin: Origin, data_type: str) -> None:
-    """Raise InputError if this machine has less memory than the model takes."""
+    """Raise InputError if this machine has less memory than the model needs."""
     installed, needed = memory.installed(), needs_of(origin, data_type).memory
     if installed is None or needed <= installed:
         return
     raise InputError(
-        f"{origin.name} takes {gb(needed)} of memory as {data_type}, and this machine has {gb(installed)}. "
-        f"{_what_fits(origin, installed)} (--force fetches it all the same)"
+        f"{origin.name} needs {gb(needed)} of memory as {data_type}, and this machine has {gb(installed)}. "
+        f"{_what_fits(origin, installed)} (--force gets it anyway)"
     )
 
 
@@ -71,20 +71,20 @@ def check_disk(origin: Origin, folder: Path, peak: int, there: int) -> None:
     other = f" A smaller model fits: rwkv-np get {largest}" if largest else ""
     raise OutputError(
         folder,
-        f"making {origin.name} needs {gb(peak - there)} of room (checkpoint and model beside each other for a while), "
-        f"and the disk has {gb(free)} free. Make room, or name another folder: --models FOLDER.{other}",
+        f"making {origin.name} needs {gb(peak - there)} of disk space (for checkpoint and model at the same time), "
+        f"and the disk has {gb(free)} free. Free some space, or choose another folder: --models FOLDER.{other}",
     )
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists already."""
+    """The folder, or its nearest parent that exists."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     return folder if os.path.isdir(folder) else Path.cwd()
 
 
 def gb(n_bytes: float) -> str:
-    """Bytes for people."""
+    """A number of bytes in readable units."""
     if n_bytes >= 1e9:
         return f"{n_bytes / 1e9:,.2f} GB"
     return f"{n_bytes / 1e6:,.0f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:,.0f} kB"

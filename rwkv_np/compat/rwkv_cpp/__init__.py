@@ -2,8 +2,8 @@
 
     from rwkv_np.compat.rwkv_cpp import rwkv_cpp_model, rwkv_cpp_shared_library   # was: from rwkv_cpp import ...
 
-No library is loaded. Model files are the same, and so is the layout of a state's buffer: either program can go on
-from the other's. `sampling` and `tokenizer_util`, which lie beside rwkv.cpp's scripts, are here too.
+No library is loaded. Model files are the same, and so is the layout of a state's buffer: each program can continue from
+a state of the other. `sampling` and `tokenizer_util`, which rwkv.cpp has next to its scripts, are here too.
 """
 
 from rwkv_np.compat.rwkv_cpp.rwkv_cpp_model import RWKVModel

@@ -1,7 +1,7 @@
-"""`RWKVModel` of rwkv.cpp: one buffer of float32 for a state, one for logits, both the caller's if wanted.
+"""`RWKVModel` of rwkv.cpp: a float32 buffer for a state and one for logits; the caller may provide both.
 
-What differs: new arrays are NumPy's, whatever `use_numpy` says (`Array` answers to a tensor's names). Tensors that a
-script gives are used where they are, and given back. Results depend on no size of chunks.
+Differences: new arrays are always NumPy arrays, whatever `use_numpy` is (`Array` has the methods of a tensor). Tensors
+from the caller are used in place and returned. Results do not depend on the chunk size.
 
 Source: rwkv.cpp, python/rwkv_cpp/rwkv_cpp_model.py; `clone` is rwkv_clone_context of its C interface.
 """
@@ -21,17 +21,17 @@ from rwkv_np.compat.rwkv_cpp.rwkv_cpp_shared_library import RWKVContext, RWKVSha
 from rwkv_np.errors import InputError
 from rwkv_np.models.base import Tokens
 
-NumpyArrayOrPyTorchTensor = Any  # the original's name for what it takes and gives
+NumpyArrayOrPyTorchTensor = Any  # the original's name for its arrays
 
 
 class RWKVModel:
-    """A model file that was loaded.
+    """A loaded model file.
 
     shared_library   load_rwkv_shared_library() or RWKVSharedLibrary(path)
-    model_path       of a model file
-    thread_count     how many work on a token, at most
+    model_path       the path of a model file
+    thread_count     the most threads to use
     gpu_layer_count  ignored; gpu_layers_count is its old name
-    Raises           InputError, a ValueError: no such file, it is no model file, or a number is out of range
+    Raises           InputError (a ValueError): no such file, not a model file, or a number is out of range
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RWKVModel:
         return self._library.rwkv_get_n_layer(self._context())
 
     def clone(self, thread_count: int | None = None) -> RWKVModel:
-        """Another model on the same weights, for another thread; their calls wait for each other."""
+        """Another model with the same weights, for another thread; their calls wait for each other."""
         other = object.__new__(RWKVModel)
         other._start(self._library, self._library.rwkv_clone_context(self._context(), thread_count))
         return other
@@ -87,7 +87,7 @@ class RWKVModel:
 
         Returns  logits (V,) and the state after the token (size of a state,), float32: `logits_out` and `state_out`,
                  or new ones. state_out may be state_in.
-        Raises   InputError, a ValueError: freed, an id out of range, or an array of another shape or type
+        Raises   InputError (a ValueError): freed, an id out of range, or an array of another shape or type
         """
         return self._read([token], state_in, state_out, logits_out)
 
@@ -99,7 +99,7 @@ class RWKVModel:
         logits_out: NumpyArrayOrPyTorchTensor | None = None,
         use_numpy: bool = False,
     ) -> tuple[NumpyArrayOrPyTorchTensor, NumpyArrayOrPyTorchTensor]:
-        """The same for several tokens, of any number."""
+        """The same for any number of tokens."""
         return self._read(tokens, state_in, state_out, logits_out)
 
     def eval_sequence_in_chunks(
@@ -111,12 +111,13 @@ class RWKVModel:
         chunk_size: int = 16,
         use_numpy: bool = False,
     ) -> tuple[NumpyArrayOrPyTorchTensor, NumpyArrayOrPyTorchTensor]:
-        """The same; the size of chunks must be positive, and changes nothing."""
+        """The same; the chunk size must be positive, and has no effect."""
         arguments.whole_number("chunk_size", chunk_size, 1)
         return self._read(tokens, state_in, state_out, logits_out)
 
     def free(self) -> None:
-        """Let go of the weights. The model cannot be used afterwards; InputError, a ValueError: freed already."""
+        """Release the weights. The model cannot be used afterwards. Raises InputError (a ValueError) if already
+        freed."""
         if not self._valid:
             raise InputError("Already freed")
         self._valid = False
@@ -142,7 +143,7 @@ class RWKVModel:
 
 
 def _buffer(given: object, name: str, size: int) -> np.ndarray:
-    """The memory of an array or of a tensor on the CPU. Raises InputError unless it is a buffer of that size."""
+    """The memory of an array or a CPU tensor. Raises InputError unless it is a buffer of that size."""
     x = plain(given)
     if x.dtype != np.float32:
         raise InputError(f"{name} is not of type float32")

@@ -1,8 +1,8 @@
-"""`RWKVSharedLibrary` of rwkv.cpp, without a library: its functions on this package's engine.
+"""`RWKVSharedLibrary` of rwkv.cpp, without the library: its functions, implemented with this package.
 
-Buffers are given by their addresses, as there; `RWKVContext.read` takes arrays, and is what `RWKVModel` calls.
-Errors are ValueErrors, as there, but say what is wrong. RWKV-5 has rwkv.cpp's epsilon (1e-5) in the norm of a head,
-so that the results are its own; `rwkv_np.load` has the official package's.
+Buffers are passed as addresses, as in rwkv.cpp; `RWKVContext.read` takes arrays, and `RWKVModel` calls it. Errors are
+ValueErrors, as in rwkv.cpp, but with a message that says what is wrong. RWKV-5 uses rwkv.cpp's epsilon (1e-5) in the
+norm of a head, to give the same results; `rwkv_np.load` uses the official package's.
 
 Source: rwkv.cpp, python/rwkv_cpp/rwkv_cpp_shared_library.py.
 """
@@ -27,7 +27,7 @@ _HEAD_EPSILON = 1e-5
 
 
 class RWKVContext:
-    """A model, and one state to work on: a context is for one thread at a time, clones of it for others."""
+    """A model and one working state. A context is for one thread at a time; other threads need clones."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -35,9 +35,9 @@ class RWKVContext:
         self._state = model.initial_state()
 
     def read(self, tokens: Tokens, state_in: np.ndarray | None, state_out: np.ndarray) -> np.ndarray:
-        """Read tokens after the state in one buffer, and write the state after them into another, or the same.
+        """Read tokens from the state in one buffer, and write the new state into another buffer, or the same.
 
-        Returns  logits for what follows the last token, (V,) float32. InputError: no tokens, or one out of range
+        Returns  the logits after the last token, (V,) float32. Raises InputError: no tokens, or one out of range
         """
         if state_in is None:
             self.model.state_layout.clear(self._state.data)
@@ -55,19 +55,19 @@ class RWKVSharedLibrary:
         self.nullptr = None
 
     def rwkv_init_from_file(self, model_file_path: PathLike, thread_count: int, offload_layers: int = 0) -> RWKVContext:
-        """Load a model file. More threads than there can be are as many as there can be; layers stay on the CPU.
+        """Load a model file. Too many threads are reduced to the most that are possible; all layers run on the CPU.
 
         Raises InputError: it cannot be loaded
         """
         if offload_layers > 0:
-            say_once("Layers for a GPU are ignored: all are computed on the CPU")
+            say_once("GPU layers are ignored: all layers are computed on the CPU")
         try:
             return RWKVContext(_load(model_file_path, thread_count))
         except (RwkvError, OSError) as error:
             raise InputError(str(error)) from error
 
     def rwkv_clone_context(self, ctx: RWKVContext, thread_count: int | None = None) -> RWKVContext:
-        """Another context on the same weights; it has the threads of the first."""
+        """Another context with the same weights and the same number of threads."""
         return RWKVContext(ctx.model)
 
     def rwkv_eval(
@@ -104,7 +104,7 @@ class RWKVSharedLibrary:
         state_out_address: int,
         logits_out_address: int,
     ) -> None:
-        """The same: no result depends on the size of chunks, which must be positive. Raises InputError."""
+        """The same; the chunk size must be positive, and has no effect. Raises InputError."""
         arguments.whole_number("chunk_size", chunk_size, 1)
         self.rwkv_eval_sequence(ctx, tokens, state_in_address, state_out_address, logits_out_address)
 
@@ -121,19 +121,19 @@ class RWKVSharedLibrary:
         return ctx.model.config.n_layer
 
     def rwkv_get_state_buffer_element_count(self, ctx: RWKVContext) -> int:
-        """The float32 numbers of a state."""
+        """The number of float32 values in a state."""
         return ctx.buffer.size
 
     def rwkv_get_logits_buffer_element_count(self, ctx: RWKVContext) -> int:
-        """The float32 numbers of the logits."""
+        """The number of float32 values in the logits."""
         return ctx.model.config.vocab_size
 
     def rwkv_free(self, ctx: RWKVContext) -> None:
-        """Let go of the model; its memory is free when no clone has it."""
+        """Release the model; its memory is freed when no clone uses it."""
         del ctx.model
 
     def rwkv_quantize_model_file(self, model_file_path_in: str, model_file_path_out: str, format_name: str) -> None:
-        """Quantize an FP16 or FP32 file, and replace what is at the other path. Raises InputError."""
+        """Quantize an FP16 or FP32 file; an existing file at the other path is replaced. Raises InputError."""
         if format_name not in QUANTIZED_FORMAT_NAMES:
             raise InputError(f"format_name is {format_name}; expected one of {', '.join(QUANTIZED_FORMAT_NAMES)}")
         try:
@@ -142,14 +142,14 @@ class RWKVSharedLibrary:
             raise InputError(str(error)) from error
 
     def rwkv_get_system_info_string(self) -> str:
-        """Which kernels run here."""
+        """The kernels that run on this machine."""
         from rwkv_np.kernels import dispatch  # imports llvmlite
 
         return f"rwkv_np {__version__}, kernels {dispatch.choose().path}"
 
 
 def load_rwkv_shared_library() -> RWKVSharedLibrary:
-    """The functions; nothing is searched for."""
+    """The functions; no library is searched for."""
     return RWKVSharedLibrary()
 
 
@@ -162,5 +162,5 @@ def _load(path: PathLike, thread_count: int) -> Model:
 
 
 def _at(address: int, size: int) -> np.ndarray:
-    """The float32 numbers at an address."""
+    """The float32 values at an address."""
     return np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))

@@ -1,4 +1,4 @@
-"""`rwkv_world_tokenizer` of rwkv.cpp: the World vocabulary that comes with this package, under its names.
+"""`rwkv_world_tokenizer` of rwkv.cpp: the World vocabulary of this package, with the same names.
 
 Source: rwkv.cpp, python/rwkv_cpp/rwkv_world_tokenizer.py.
 """
@@ -14,6 +14,6 @@ Functions = tuple[Callable[[Sequence[int]], str], Callable[[str], list[int]]]
 
 
 def get_world_tokenizer_v20230424() -> Functions:
-    """Functions of the World tokenizer; bytes that are no whole characters become U+FFFD."""
+    """Functions of the World tokenizer; bytes that are not whole characters become U+FFFD."""
     tokenizer = WorldTokenizer()
     return tokenizer.decode, tokenizer.encode

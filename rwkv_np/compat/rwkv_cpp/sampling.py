@@ -1,6 +1,6 @@
 """`sampling` of rwkv.cpp's scripts: a token from logits or from probabilities.
 
-Top-p 0 keeps every token there, and so here. Random numbers are those of `numpy.random`.
+As in rwkv.cpp, top-p 0 keeps every token. Random numbers come from `numpy.random`.
 
 Source: rwkv.cpp, python/sampling.py.
 """
@@ -20,9 +20,9 @@ from rwkv_np.sampling import add_bias
 def sample_logits(
     out: object, temperature: float = 1.0, top_p: float = 0.8, logit_bias: Mapping[int, float] | None = None
 ) -> int:
-    """A token by its logits (V,), which are not changed. Temperature 0 takes the best.
+    """A token from logits (V,), which are not changed. Temperature 0 takes the most likely.
 
-    Raises InputError, a ValueError: a number out of range, or no logit is finite
+    Raises InputError (a ValueError): a number is out of range, or no logit is finite
     """
     if not temperature >= 0:
         raise InputError(f"temperature is {temperature}; expected 0 or more")
@@ -35,6 +35,6 @@ def sample_logits(
 def sample_probs(
     probs: object, temperature: float = 1.0, top_p: float = 0.8, logit_bias: Mapping[int, float] | None = None
 ) -> int:
-    """The same by probabilities (V,)."""
+    """The same from probabilities (V,)."""
     with np.errstate(divide="ignore"):
         return sample_logits(np.log(plain(probs)), temperature, top_p, logit_bias)

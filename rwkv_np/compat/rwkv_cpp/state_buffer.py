@@ -1,7 +1,7 @@
 """A state as rwkv.cpp's flat buffer of float32.
 
-Layer after layer, each x of channel mix (C,), x of time mix (C,), and then of RWKV-4 numerator, denominator and
-exponent (C,) each, of later versions S (n_head, N, N): [key][value], but of RWKV-7 [value][key].
+For each layer: x of channel mix (C,), x of time mix (C,), and then for RWKV-4 numerator, denominator and exponent, (C,)
+each; for later versions S (n_head, N, N), which is [key][value], or [value][key] for RWKV-7.
 
 Source: rwkv.cpp, rwkv_graph.inc, rwkv_create_input_and_output_views.
 """
@@ -16,9 +16,9 @@ from rwkv_np.models.state import State, StateLayout
 
 
 class StateBuffer:
-    """The layout of the buffers of a model.
+    """The layout of a model's buffers.
 
-    size  float32 numbers of a buffer
+    size  number of float32 values in a buffer
     """
 
     def __init__(self, layout: StateLayout) -> None:
@@ -28,7 +28,7 @@ class StateBuffer:
         self.size = self._n_layer * 2 * self._n_embd + math.prod(self._wkv_shape)
 
     def read(self, buffer: np.ndarray, state: State) -> None:
-        """Copy what is in `buffer` into `state`."""
+        """Copy `buffer` into `state`."""
         shift, wkv = self._views(buffer)
         state.shift[:], state.wkv[:] = shift, wkv
 

@@ -1,7 +1,7 @@
 """`tokenizer_util` of rwkv.cpp's scripts: the tokenizer by its name, or by the size of the vocabulary.
 
-The module has the original's name, since scripts import it by that. The 20B tokenizer comes from the Hugging Face
-cache, or is downloaded once.
+The module has the original's name, since scripts import that name. The 20B tokenizer comes from the Hugging Face cache,
+or is downloaded once.
 
 Source: rwkv.cpp, python/tokenizer_util.py.
 """

@@ -1,4 +1,4 @@
-// The page as a whole: it knows the parts, and which conversation is shown. The parts do not know each other.
+// The whole page: it connects the parts and knows which conversation is shown. The parts do not know each other.
 
 import { key, readModel } from "./client.js";
 import { Composer } from "./composer.js";
@@ -87,7 +87,7 @@ export class App {
             isRunning: (each) => Boolean(this.talk.run(each)) });
     }
 
-    /** The button, and the quiet line under the field. */
+    /** Update the button and the status line under the field. */
     _showLine() {
         const run = this.talk.run(this.current);
         this.composer.update({ isRunning: Boolean(run), line: run ? this._lineOf(run) : this.model.id });
@@ -100,7 +100,7 @@ export class App {
         return [t("about", { n: number(run.pieces) }), rate].filter(Boolean).join(" · ");
     }
 
-    // --- what happens
+    // --- events
 
     _request() {
         return { fields: { model: this.model.id || undefined, ...this.settings.fields() }, model: this.model.id };
@@ -117,14 +117,14 @@ export class App {
             $("status").textContent = t(isRunning ? "writing" : "finished");
         }
         this._showList();
-        if (!isRunning && !this.model.id) this._meet(); // it was not there at the start
+        if (!isRunning && !this.model.id) this._meet(); // the server was not reachable at the start
     }
 
     _grown(run) {
         this.library.saveSoon(run.conversation);
         if (run.conversation !== this.current) return;
         this.thread.grow();
-        // A line that changes with every token cannot be read, and costs a layout each time.
+        // A line that changes with every token is unreadable, and each change costs a layout.
         const now = performance.now();
         if (!run.pieces || run.pieces === 1 || now - (this._lineAt ?? 0) > 250) {
             this._lineAt = now;
@@ -136,10 +136,10 @@ export class App {
         const isCut = turn.role === "assistant";
         const act = () => (isCut ? this.talk.goOn(conversation, turn) : this.talk.answer(conversation, turn));
         if (error.kind === "key") askForKey(error.said, () => this._meet().then(act));
-        if (error.status === 404) this._meet(); // the server has another model since
+        if (error.status === 404) this._meet(); // the server has another model now
         if (conversation !== this.current) return;
         this.thread.showError({ ...failure(error, isCut), act });
-        if (!error.kind) throw error; // a bug of ours: the console says where
+        if (!error.kind) throw error; // a bug in the page: the console shows where
     }
 
     _changedElsewhere(id, made, take) {
@@ -150,7 +150,7 @@ export class App {
         else this._showList();
     }
 
-    /** Ask the server which model it has. */
+    /** Ask the server for its model. */
     async _meet() {
         try {
             this.model = await readModel();
@@ -254,7 +254,7 @@ export class App {
     _step(turn, by) {
         if (this.talk.run(this.current)) return;
         const other = this.current.step(turn, by);
-        this.follower.isFollowing = false; // the reader stays where the version was chosen
+        this.follower.isFollowing = false; // do not scroll: stay where the version was chosen
         this.library.save(this.current);
         this._showThread();
         this.thread.view(other)?.focus(by < 0 ? "earlier" : "later");

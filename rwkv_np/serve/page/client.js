@@ -1,7 +1,7 @@
-// The server, as far as the page needs it: its model, and answers that come piece by piece.
+// The part of the server's API that the page needs: the model, and streamed answers.
 //
-// A server that is busy (429, 503) says when to ask again, and is asked again then; everything else that goes
-// wrong is a ServerError with words to show.
+// A busy server (429, 503) says when to retry, and the request is retried then. Every other error is a ServerError with
+// a message to show.
 
 import { Events } from "./events.js";
 import { keep, recall } from "./kept.js";
@@ -10,8 +10,8 @@ const TRIES = 8;
 const LONGEST_WAIT = 120; // seconds
 
 /**
- * What went wrong: `kind` is "key" (401), "busy", "refused" (another status), "lost" (no connection) or "broken" (it
- * ended in the middle); `said` is the server's own message.
+ * An error of a request: `kind` is "key" (401), "busy", "refused" (another status), "lost" (no connection) or "broken"
+ * (the stream ended too early); `said` is the server's own message.
  */
 export class ServerError extends Error {
     constructor(kind, { status = 0, said = "" } = {}) {
@@ -20,7 +20,7 @@ export class ServerError extends Error {
     }
 }
 
-/** The key that the reader gave, if any. */
+/** The API key from the user, if any. */
 export const key = {
     get: () => recall("key", true) ?? recall("key"),
     set(text, isKept) {
@@ -33,7 +33,7 @@ export const key = {
     },
 };
 
-/** The model that the server has: { id, template, thinks }. */
+/** The server's model: { id, template, thinks }. */
 export async function readModel() {
     const response = await _asked("v1/models", { headers: _headers() });
     const card = (await response.json()).data?.[0] ?? {};
@@ -41,8 +41,8 @@ export async function readModel() {
 }
 
 /**
- * The pieces of an answer: { thought, text, finish, usage }, each where there is one. `onWait(seconds)` is called
- * each second while a busy server is left alone, and with 0 when it is asked again.
+ * The chunks of an answer: { thought, text, finish, usage }; each field is optional. While the page waits to retry,
+ * `onWait(seconds)` is called each second, and with 0 when the request is sent again.
  */
 export async function* answer(fields, signal, onWait) {
     const body = JSON.stringify({ ...fields, stream: true, stream_options: { include_usage: true } });
@@ -99,7 +99,7 @@ async function _asked(path, options) {
     throw Object.assign(new ServerError(kind, { status: response.status, said }), { wait: _wait(response) });
 }
 
-/** The message of an error object; a proxy before the server may send something else. */
+/** The message of an error object; a proxy in front of the server may send something else. */
 async function _said(response) {
     try {
         const message = JSON.parse(await response.text()).error.message;
@@ -109,7 +109,7 @@ async function _said(response) {
     }
 }
 
-/** Retry-After in whole seconds: it is a number or a date. */
+/** Retry-After in whole seconds; the header has a number or a date. */
 function _wait(response) {
     const text = response.headers.get("retry-after");
     if (!text) return undefined;

@@ -1,11 +1,11 @@
-// The field where a message is written, and the button that sends it or stops the answer.
+// The message field, and the button that sends the message or stops the answer.
 
 import { icon } from "./dom.js";
 import { t } from "./language.js";
 import { entersLines, fit, isComposing } from "./typing.js";
 
 export class Composer {
-    /** `acts`: send (text; returns whether it was taken), stop, editLast. */
+    /** `acts`: send (text; returns whether it was accepted), stop, editLast. */
     constructor({ area, button, line }, acts) {
         Object.assign(this, { _area: area, _button: button, _line: line, _acts: acts });
         this._drafts = new Map();
@@ -14,7 +14,7 @@ export class Composer {
         button.addEventListener("click", () => (this._isRunning ? acts.stop() : this._send()));
     }
 
-    /** Show the draft of a conversation, by its name. */
+    /** Show the draft of a conversation, by its id. */
     show(id) {
         if (this._id !== undefined) this._drafts.set(this._id, this._area.value);
         this._id = id;
@@ -31,7 +31,7 @@ export class Composer {
         this._area.focus();
     }
 
-    /** `isRunning`: an answer comes, and the button stops it; `line`: the quiet line under the field. */
+    /** `isRunning`: an answer is being generated, and the button stops it; `line`: the status line under the field. */
     update({ isRunning, line }) {
         if (this._line.textContent !== line) this._line.textContent = line;
         if (this._isRunning !== isRunning) {

@@ -1,10 +1,10 @@
-// A conversation as a tree: an edited message or another answer is a sibling of the old one, and nothing is lost.
+// A conversation is a tree: an edited message or another answer is a sibling of the old one, so nothing is lost.
 //
 // A turn is { id, parent, role, text, thought, seconds (of thinking), finish, tokens, rate, prompt, cached, model,
-// created }. `chosen` says for a turn ("" for the beginning) which of those that follow is shown; without an entry
-// it is the newest. What is stored and exported is `data`, plain objects alone.
+// created }. `chosen` says for a turn ("" for the start) which of the following turns is shown; without an entry it is
+// the newest. `data` is stored and exported: plain objects only.
 
-/** A name that no other has. randomUUID is missing in pages that came without TLS. */
+/** A unique id. randomUUID does not exist in pages that were loaded without TLS. */
 export function newId() {
     const bytes = crypto.getRandomValues(new Uint8Array(12));
     return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -13,13 +13,13 @@ export function newId() {
 const TITLE_LENGTH = 60;
 
 export class Conversation {
-    /** `data`: what was stored; without it a new, empty one. */
+    /** `data`: the stored data; without it, a new, empty conversation. */
     constructor(data) {
         const now = Date.now();
         this.data = data ?? { id: newId(), title: "", isNamed: false, created: now, updated: now, system: "",
             turns: [], chosen: {} };
         this._byId = new Map();
-        this._after = new Map(); // by parent: a conversation may have very many turns
+        this._after = new Map(); // by parent, for speed: a conversation may have very many turns
         this.data.turns.forEach((turn) => this._index(turn));
     }
 
@@ -37,7 +37,7 @@ export class Conversation {
         return !this.data.turns.length;
     }
 
-    /** The title; it is the first message's beginning until somebody names it. */
+    /** The title: the start of the first message, until the user renames it. */
     get title() {
         if (this.data.isNamed) return this.data.title;
         const text = this._shown("")?.text.trim().split("\n")[0] ?? "";
@@ -45,7 +45,7 @@ export class Conversation {
         return letters.length > TITLE_LENGTH ? `${letters.slice(0, TITLE_LENGTH - 1).join("")}…` : text;
     }
 
-    /** Name it; an empty name gives the choice back. */
+    /** Rename it; an empty name restores the automatic title. */
     rename(title) {
         this.data.title = title.trim().slice(0, 200);
         this.data.isNamed = this.data.title !== "";
@@ -67,12 +67,12 @@ export class Conversation {
         return turns.find((turn) => turn.id === this.data.chosen[parent]) ?? turns.at(-1);
     }
 
-    /** The turns that follow one ("": those at the beginning), oldest first. */
+    /** The turns that follow a turn ("": the first turns), oldest first. */
     after(parent) {
         return this._after.get(parent) ?? [];
     }
 
-    /** A new turn after `parent` ("": at the beginning), which is shown from now on. */
+    /** Add a turn after `parent` ("": at the start), and show it from now on. */
     add(parent, role, text, more = {}) {
         const turn = { id: newId(), parent, role, text, created: Date.now(), ...more };
         this.data.turns.push(turn);
@@ -82,7 +82,7 @@ export class Conversation {
         return turn;
     }
 
-    /** Take a turn that nothing follows out again. */
+    /** Remove a turn that has no following turns. */
     drop(turn) {
         this.data.turns = this.data.turns.filter((each) => each !== turn);
         this._byId.delete(turn.id);
@@ -91,13 +91,13 @@ export class Conversation {
         if (this.data.chosen[turn.parent] === turn.id) delete this.data.chosen[turn.parent];
     }
 
-    /** Which version of its place a turn is: { index, count }. */
+    /** The version number of a turn among its siblings: { index, count }. */
     version(turn) {
         const all = this.after(turn.parent);
         return { index: all.indexOf(turn), count: all.length };
     }
 
-    /** Show the version before (-1) or after (1) this one; returns it. */
+    /** Show the previous (-1) or next (1) version of a turn; returns it. */
     step(turn, by) {
         const all = this.after(turn.parent);
         const other = all[all.indexOf(turn) + by] ?? turn;
@@ -109,7 +109,7 @@ export class Conversation {
         this.data.updated = Date.now();
     }
 
-    /** Messages for the server, up to this turn and with it. Thoughts are sent for an answer that goes on. */
+    /** Messages for the server, up to and including this turn. Thinking is sent only for an answer to be continued. */
     messages(last, goesOn = false) {
         const turns = [];
         for (let turn = last; turn; turn = this.turn(turn.parent)) turns.push(turn);
@@ -120,7 +120,7 @@ export class Conversation {
         return messages;
     }
 
-    /** Whether all words are in its title or its turns. */
+    /** Whether all words occur in its title or its turns. */
     matches(query) {
         const words = _plain(query).split(/\s+/).filter(Boolean);
         const text = _plain([this.title, ...this.data.turns.map((turn) => turn.text)].join("\n"));
@@ -128,7 +128,7 @@ export class Conversation {
     }
 }
 
-/** Full-width letters and capitals are found by their plain forms. */
+/** Normalize full-width letters and capitals, so that a search finds them. */
 function _plain(text) {
     return text.normalize("NFKC").toLowerCase();
 }

@@ -3,7 +3,7 @@
 import { el, iconButton } from "./dom.js";
 import { t } from "./language.js";
 
-/** Open a dialog with a title and these nodes; it is gone when it closes. Returns its node. */
+/** Open a dialog with a title and these nodes; it is removed when it closes. Returns its node. */
 export function openDialog(title, nodes, onClose = () => {}) {
     const close = iconButton("close", t("close"), () => dialog.close());
     const dialog = el("dialog", { "aria-labelledby": "dialog-title", on: {
@@ -11,7 +11,7 @@ export function openDialog(title, nodes, onClose = () => {}) {
             dialog.remove();
             onClose();
         },
-        // A touch beside it: the dialog itself is hit only there, since its content fills it.
+        // A click outside: it hits the dialog element itself only there, since the content fills it.
         pointerdown: (event) => event.target === dialog && dialog.close(),
     } }, el("div", { class: "window" }, el("header", {}, el("h2", { id: "dialog-title" }, title), close), ...nodes));
     document.body.append(dialog);

@@ -1,8 +1,8 @@
-// Building nodes. Text only ever becomes text nodes here: nothing in the page parses HTML.
+// Builds DOM nodes. Text always becomes text nodes: nothing in the page parses HTML.
 
 /**
- * An element. `props`: class, attributes (true: present, false or null: absent), and `on`: listeners by event.
- * Children are nodes or texts; null and false are left out.
+ * An element. `props`: class, attributes (true: present, false or null: absent), and `on`: listeners by event. Children
+ * are nodes or texts; null and false are skipped.
  */
 export function el(tag, props = {}, ...children) {
     const node = document.createElement(tag);
@@ -19,7 +19,7 @@ export function el(tag, props = {}, ...children) {
     return node;
 }
 
-/** A button with a picture. Its label is read aloud and shown when the pointer rests on it. */
+/** A button with an icon. Its label is for screen readers and the tooltip. */
 export function iconButton(name, label, onClick, props = {}) {
     return el("button", { type: "button", "aria-label": label, title: label, on: { click: onClick }, ...props,
         class: `icon ${props.class ?? ""}`.trim() }, icon(name));
@@ -47,7 +47,7 @@ const PATHS = {
     close: "M6 6l12 12M18 6 6 18",
 };
 
-/** One of the page's pictures; it takes the colour of the text around it. */
+/** One of the page's icons; it has the colour of the surrounding text. */
 export function icon(name) {
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("viewBox", "0 0 24 24");
@@ -58,7 +58,7 @@ export function icon(name) {
     return svg;
 }
 
-/** Put a text on the clipboard. Browsers keep its modern interface from pages that came without TLS. */
+/** Copy a text to the clipboard. Browsers offer the modern API only to pages that were loaded with TLS. */
 export async function copyText(text) {
     try {
         await navigator.clipboard.writeText(text);
@@ -76,7 +76,7 @@ export async function copyText(text) {
     }
 }
 
-/** A button that copies what `text()` gives, and says for a moment that it did. */
+/** A button that copies the result of `text()`, and confirms it for a moment. */
 export function copyButton(label, doneLabel, text) {
     const button = iconButton("copy", label, async () => {
         if (!(await copyText(text()))) return;

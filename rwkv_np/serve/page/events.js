@@ -1,6 +1,6 @@
-// Server-sent events: the data of each, from pieces of text that end anywhere.
+// Parser for server-sent events: the data of each event, from pieces of text that may end anywhere.
 
-/** Push text, get the data of the events that are complete. Comments and other fields are left out. */
+/** Push text, get the data of the complete events. Comments and other fields are skipped. */
 export class Events {
     constructor() {
         this._rest = "";

@@ -1,21 +1,21 @@
-// Staying at the end of a text that grows, until the reader scrolls up to read.
+// Keeps the end of a growing text in view, until the user scrolls up.
 
 const NEAR = 40; // pixels from the end that count as the end
 
 export class Follower {
-    /** `onChange(isFollowing)` for a button that leads back. */
+    /** `onChange(isFollowing)` is for a button that scrolls to the end. */
     constructor(scroller, onChange) {
         Object.assign(this, { _scroller: scroller, _onChange: onChange, isFollowing: true, _top: 0 });
         scroller.addEventListener("scroll", () => this._scrolled(), { passive: true });
         new ResizeObserver(() => this.keep()).observe(scroller);
     }
 
-    /** Go to the end, if that is where the reader was. */
+    /** Scroll to the end, if the view was at the end. */
     keep() {
         if (this.isFollowing) this._scroller.scrollTop = this._scroller.scrollHeight;
     }
 
-    /** Go to the end and stay there. */
+    /** Scroll to the end and stay there. */
     toEnd() {
         this._set(true);
         this.keep();
@@ -23,7 +23,7 @@ export class Follower {
 
     _scrolled() {
         const { scrollTop, scrollHeight, clientHeight } = this._scroller;
-        // Text that has come since we went to the end moves the end away, not the reader: only upwards counts.
+        // New text since the last scroll moves the end, not the view: only scrolling up counts.
         const isUp = scrollTop < this._top - 1;
         this._top = scrollTop;
         if (scrollHeight - scrollTop - clientHeight < NEAR) this._set(true);

@@ -1,9 +1,10 @@
-// A line of Markdown in parts: bold, code, links and the text between them. No node is made here.
+// Splits a line of Markdown into parts: bold, code, links and the text between them. It makes no DOM nodes.
 //
-// Markup ends with its line. Where CommonMark asks whether a mark stands beside a space or a letter, this asks less:
-// Chinese and Japanese have neither spaces nor ASCII punctuation around words. Mathematics and HTML stay text.
+// Markup ends with its line. CommonMark checks whether a mark is next to a space or a letter; the rules here are less
+// strict, since Chinese and Japanese have neither spaces nor ASCII punctuation around words. Mathematics and HTML stay
+// text.
 
-const DEEPEST = 10; // marks in marks: what is deeper stays text
+const DEEPEST = 10; // nested marks: deeper ones stay text
 const SPECIAL = /[\\`*_~[!$]|https?:/g;
 const MARKS = [["***", "both"], ["**", "strong"], ["__", "strong"], ["~~", "del"], ["*", "em"], ["_", "em"]];
 const URL_HERE = /https?:\/\/[^\s<>"'`）】」』，。；！？、]+/y;
@@ -13,12 +14,12 @@ const LINK = new RegExp(LABEL.source + TARGET.source, "y");
 const HALF_LINK = /!?\[([^\]]*)\]?(?:\([^)\s]*)?$/y;
 
 /**
- * The parts of a line: texts as strings, and { kind, ... }: code (text), link (href, parts), strong, em, both,
- * del (parts). `isOpen`: more of the line may come, so what has begun is shown as if it had ended.
+ * The parts of a line: texts as strings, and { kind, ... }: code (text), link (href, parts), strong, em, both, del
+ * (parts). `isOpen`: more of the line may come, so an open mark is treated as if it were closed.
  */
 export function inlines(text, isOpen = false, depth = 0) {
     const parts = [];
-    let said = ""; // text up to `plain` that is in no part yet
+    let said = ""; // text up to `plain` that is not in a part yet
     let plain = 0;
     const flush = (end) => {
         said += text.slice(plain, end);
@@ -45,7 +46,7 @@ export function inlines(text, isOpen = false, depth = 0) {
     return parts;
 }
 
-/** How many of the same character stand here. */
+/** How many times the same character is repeated here. */
 function _run(text, at) {
     let end = at;
     while (text[end] === text[at]) end += 1;
@@ -77,7 +78,7 @@ function _inlineCode(text, at, isOpen) {
     return { part: { kind: "code", text: code }, end: close < 0 ? text.length : close + mark.length };
 }
 
-/** Mathematics is text in which a star is a star. Prices are no mathematics: "$5 and $6". */
+/** In mathematics a star is an ordinary character. Prices are not mathematics: "$5 and $6". */
 function _inlineMath(text, at, open, close) {
     const end = text.indexOf(close, at + open.length);
     if (end < 0 || end === at + open.length) return null;
@@ -105,7 +106,7 @@ function _link(text, at, isOpen, depth) {
         const label = match[1] || match[2];
         const parts = inlines(label, false, depth + 1);
         const href = safeUrl(match[2]);
-        // A picture would tell its server who reads this: it is a link as well.
+        // Loading an image would reveal the user to its server, so it becomes a link.
         return { part: href ? { kind: "link", href, parts } : text.slice(at, at + match[0].length),
             end: at + match[0].length };
     }
@@ -139,7 +140,7 @@ function _closes(text, close, mark, isWord) {
     return text[close - 1] !== mark && text[close + 1] !== mark;
 }
 
-/** An address that may become a link, or null: http and https alone. */
+/** An address that may become a link, or null: only http and https are allowed. */
 export function safeUrl(text) {
     if (!/^https?:\/\//i.test(text)) return null;
     try {

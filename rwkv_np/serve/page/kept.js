@@ -1,4 +1,5 @@
-// Small things that the browser keeps: settings and the key. Where it forbids that, they last as long as the page.
+// Small values in the browser's storage: settings and the key. If storage is not allowed, they last as long as the
+// page.
 
 const memory = new Map();
 
@@ -10,7 +11,7 @@ function _area(isShort) {
     }
 }
 
-/** What was kept under this name, or null. */
+/** The text stored under this name, or null. */
 export function recall(name, isShort = false) {
     try {
         return _area(isShort)?.getItem(`rwkv-np.${name}`) ?? memory.get(name) ?? null;
@@ -19,7 +20,7 @@ export function recall(name, isShort = false) {
     }
 }
 
-/** Keep a text; null forgets it. `isShort`: until the tab is closed. */
+/** Store a text; null deletes it. `isShort`: only until the tab is closed. */
 export function keep(name, text, isShort = false) {
     if (text === null) memory.delete(name);
     else memory.set(name, text);
@@ -27,6 +28,6 @@ export function keep(name, text, isShort = false) {
         if (text === null) _area(isShort)?.removeItem(`rwkv-np.${name}`);
         else _area(isShort)?.setItem(`rwkv-np.${name}`, text);
     } catch {
-        // It is in memory.
+        // It is still in memory.
     }
 }

@@ -1,4 +1,4 @@
-// Asking for the server's key.
+// The form that asks for the server's API key.
 
 import { key } from "./client.js";
 import { openDialog } from "./dialogs.js";
@@ -7,7 +7,7 @@ import { t } from "./language.js";
 
 let isOpen = false;
 
-/** Ask for a key; `onKey()` when there is one. `said`: what the server said of the last one. */
+/** Ask for a key; `onKey()` is called when there is one. `said`: the server's message about the last key. */
 export function askForKey(said, onKey) {
     if (isOpen) return;
     isOpen = true;

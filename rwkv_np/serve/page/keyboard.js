@@ -1,8 +1,8 @@
-// Keys that work anywhere on the page.
+// Keyboard shortcuts that work anywhere on the page.
 
 import { isComposing } from "./typing.js";
 
-/** `acts`: stop (returns whether there was something), newChat, search, focus. */
+/** `acts`: stop (returns whether there was something to stop), newChat, search, focus. */
 export function listen(acts) {
     document.addEventListener("keydown", (event) => {
         if (isComposing(event) || event.defaultPrevented || document.querySelector("dialog[open]")) return;

@@ -1,9 +1,9 @@
-// What stands in index.html without words: texts, labels and pictures are put in by name.
+// Fills index.html, which has no texts of its own: texts, labels and icons are inserted by name.
 
 import { icon } from "./dom.js";
 import { t } from "./language.js";
 
-/** Give each its words in the page's language: data-t, data-label (read aloud), data-hint, and data-icon. */
+/** Insert the texts in the page's language: data-t, data-label (for screen readers), data-hint, and data-icon. */
 export function labelPage() {
     for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
     for (const node of document.querySelectorAll("[data-label]")) {

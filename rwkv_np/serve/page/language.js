@@ -1,4 +1,4 @@
-// The page's language: which one, and its texts.
+// The page's language and its texts.
 
 import en from "./texts_en.js";
 import ja from "./texts_ja.js";
@@ -12,19 +12,19 @@ export const LANGUAGES = {
 
 let current = "en";
 
-/** The first of the browser's languages that the page has. */
+/** The first of the browser's languages that the page supports. */
 export function preferred(tags) {
     const known = tags.map((tag) => tag.toLowerCase().split("-")[0]).find((tag) => tag in LANGUAGES);
     return known ?? "en";
 }
 
-/** Speak this language from now on; "auto": the browser's. */
+/** Use this language from now on; "auto": the browser's. */
 export function speak(choice, tags = navigator.languages) {
     current = choice in LANGUAGES ? choice : preferred(tags);
     return LANGUAGES[current].tag;
 }
 
-/** A text with its {places} filled; {n|one|more} is a word that depends on a number. */
+/** A text with its {placeholders} filled; {n|one|more} is a word that depends on a number. */
 export function t(key, values = {}) {
     const text = LANGUAGES[current].texts[key];
     if (text === undefined) throw new Error(`there is no text ${key}`);
@@ -33,7 +33,7 @@ export function t(key, values = {}) {
         .replace(/\{(\w+)\}/g, (place, name) => (name in values ? String(values[name]) : place));
 }
 
-/** The language tag of a text as far as its letters tell, or null: Chinese and Japanese shapes differ. */
+/** The language tag of a text, guessed from its characters, or null. Chinese and Japanese glyphs differ. */
 export function languageOf(text) {
     const start = text.slice(0, 2000);
     if (/[\u3040-\u30ff]/.test(start)) return "ja";
@@ -41,7 +41,7 @@ export function languageOf(text) {
     return /[\u4e00-\u9fff]/.test(start) ? "zh-Hans" : null;
 }
 
-/** A number as the language writes it. */
+/** A number in the format of the language. */
 export function number(value, digits = 0) {
     return value.toLocaleString(LANGUAGES[current].tag, { maximumFractionDigits: digits });
 }

@@ -1,9 +1,9 @@
-// All conversations: read from the store at the start, written back as they change, and the same in every tab.
+// All conversations: read from the store at the start, saved when they change, and synchronized between tabs.
 
 import { Conversation } from "./conversation.js";
 import { openStore } from "./store.js";
 
-const PAUSE = 2000; // milliseconds between two writings of an answer that grows
+const PAUSE = 2000; // milliseconds between two saves of a growing answer
 
 export class Library {
     /** `onChange(ids)`: other tabs have changed these; `onFail(error)`: something could not be stored. */
@@ -13,7 +13,7 @@ export class Library {
         this._timers = new Map();
     }
 
-    /** Read what is stored. */
+    /** Read the stored conversations. */
     async open() {
         this._store = await openStore();
         for (const data of await this._store.all()) this._all.set(data.id, new Conversation(data));
@@ -31,13 +31,13 @@ export class Library {
         return this._all.get(id);
     }
 
-    /** Those that match, the last one used first. */
+    /** The conversations that match, the last used first. */
     list(query = "") {
         const found = [...this._all.values()].filter((each) => !query.trim() || each.matches(query));
         return found.sort((a, b) => b.data.updated - a.data.updated);
     }
 
-    /** Keep a conversation, now. */
+    /** Save a conversation now. */
     async save(conversation) {
         clearTimeout(this._timers.get(conversation.id));
         this._timers.delete(conversation.id);
@@ -45,13 +45,13 @@ export class Library {
         await this._write(conversation.id, () => this._store.put(conversation.data));
     }
 
-    /** Keep it soon: for what changes many times a second. */
+    /** Save it soon: for changes that come many times a second. */
     saveSoon(conversation) {
         if (this._timers.has(conversation.id)) return;
         this._timers.set(conversation.id, setTimeout(() => this.save(conversation), PAUSE));
     }
 
-    /** Write what waits to be written: the page may be about to go. */
+    /** Save everything that waits to be saved: the page may be about to close. */
     flush() {
         for (const id of [...this._timers.keys()]) this.save(this._all.get(id));
     }

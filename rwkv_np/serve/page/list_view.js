@@ -11,7 +11,7 @@ export class ListView {
         Object.assign(this, { _node: node, _acts: acts });
     }
 
-    /** Show these; `current` is the one on the page, `isRunning(conversation)` whether an answer comes. */
+    /** Show these; `current` is the one on the page; `isRunning(conversation)`: an answer is being generated. */
     show(conversations, { current, isRunning, isSearch }) {
         if (this._renaming) return;
         const focused = this._node.contains(document.activeElement) ? document.activeElement.dataset.key : null;

@@ -1,4 +1,4 @@
-// The page's beginning.
+// Starts the page.
 
 import { App } from "./app.js";
 

@@ -1,9 +1,9 @@
-// Markdown as models write it: from a text to blocks. No node is made here.
+// Parses Markdown as models write it: from a text to blocks. It makes no DOM nodes.
 //
-// It leaves lines to inlines.js and nodes to render.js. An answer grows by a few characters at a time, so two rules
-// differ from CommonMark: markup within a line ends with that line, and nothing further down changes a block further
-// up (there are no link references and no underlined headings). Then only the last block has to be read again.
-// Mathematics stays text, and so does HTML.
+// inlines.js parses lines, and render.js makes nodes. An answer grows by a few characters at a time, so two rules
+// differ from CommonMark: markup in a line ends with that line, and later text never changes an earlier block (there
+// are no link references and no underlined headings). So only the last block has to be parsed again. Mathematics and
+// HTML stay text.
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$/;
@@ -12,13 +12,13 @@ const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])([ \t]+|$)/;
 const DELIMITERS = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
 const MATH = { "$$": "$$", "\\[": "\\]" };
-const DEEPEST = 10; // lists in lists in quotes: what is deeper stays text
-// What may yet become a heading, an item, a fence or a table: shown when more of its line is there.
+const DEEPEST = 10; // nested lists and quotes: deeper ones stay text
+// A line that may still become a heading, an item, a fence or a table is shown when more of it is known.
 const UNDECIDED = /^ {0,12}(#{1,6}|[-*+_]{1,3}|[`~]{1,3}|\d{1,3}[.)]?|>)?[ \t]*$/;
 
 /**
- * The blocks of a text, in order. Each has `kind`, `start` (where it begins in the text), `source` (its part of
- * the text) and what its kind needs: text, lines, level, language, items, blocks, head, rows, aligns.
+ * The blocks of a text, in order. Each has `kind`, `start` (its position in the text), `source` (its part of the text)
+ * and the fields of its kind: text, lines, level, language, items, blocks, head, rows, aligns.
  */
 export function blocks(source, depth = 0) {
     const lines = source.split("\n");
@@ -42,7 +42,7 @@ export function blocks(source, depth = 0) {
     return found;
 }
 
-/** A growing text without the part of its last line that says too little yet. */
+/** A growing text without the part of its last line whose meaning is not certain yet. */
 export function withoutUndecided(source) {
     const cut = source.lastIndexOf("\n") + 1;
     return UNDECIDED.test(source.slice(cut)) && source.length > cut ? source.slice(0, cut) : source;
@@ -84,7 +84,7 @@ function _math(lines, at) {
     let end = at;
     const first = lines[at].trim();
     if (first.length < 4 || !isClosed(first)) {
-        // A formula that never ends would swallow the rest: it ends with a blank line at the latest.
+        // An unclosed formula would swallow the rest: a blank line always ends it.
         end = at + 1;
         while (end < lines.length && !isClosed(lines[end]) && lines[end].trim()) end += 1;
     }
@@ -117,7 +117,7 @@ function _list(lines, at, depth) {
         if (next !== end && !(next < lines.length && ITEM.test(lines[next]))) break;
         if (next < lines.length && ITEM.test(lines[next])) end = next;
     }
-    // Blank lines that another item might have followed belong to nobody.
+    // Blank lines at the end do not belong to the list.
     while (end > at + 1 && !lines[end - 1].trim()) end -= 1;
     return { kind: "list", isOrdered, first: isOrdered ? parseInt(first[2], 10) : 1, items, end };
 }
@@ -176,7 +176,7 @@ function _paragraph(lines, at, depth) {
     return { kind: "paragraph", lines: lines.slice(at, end).flatMap(_pieces), end };
 }
 
-/** Whether a block begins here even without a blank line before it. */
+/** Whether a block starts here even without a blank line before it. */
 function _beginsBlock(lines, at) {
     const line = lines[at];
     const item = ITEM.exec(line);
@@ -188,8 +188,8 @@ const LONGEST = 2000;
 const SENTENCE_ENDS = ["。", "！", "？", ". ", "，", " "]; // the better ones first
 
 /**
- * A line in pieces that are read by themselves: the time for one more token must not grow with a line without
- * end. A piece is { text, isNext }, where isNext says that it goes on with the line before.
+ * Split a line into pieces that are parsed separately: the time for one more token must not grow with a very long
+ * line. A piece is { text, isNext }, where isNext means that it continues the previous piece.
  */
 function _pieces(line) {
     const found = [];

@@ -1,10 +1,10 @@
-// A menu under a button: arrow keys, Escape, and a touch elsewhere that closes it.
+// A menu under a button, with arrow keys; Escape or a click elsewhere closes it.
 
 import { el } from "./dom.js";
 
 let open = null;
 
-/** Show { label, act } as a menu at `button`; a second touch of the button closes it. */
+/** Show { label, act } items as a menu at `button`; a second click on the button closes it. */
 export function showMenu(button, items) {
     const again = open?.button === button;
     open?.close(false);
@@ -30,7 +30,7 @@ class Menu {
         this._node.firstChild.focus();
     }
 
-    /** Take it away; `isBack`: the button has the focus again. */
+    /** Close it; `isBack`: the button gets the focus again. */
     close(isBack) {
         open = null;
         this._node.remove();

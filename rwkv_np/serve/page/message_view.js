@@ -1,4 +1,4 @@
-// One turn of a conversation: its text, its thoughts, its versions, and what can be done with it.
+// One turn of a conversation: its text, thinking, versions and buttons.
 
 import { copyButton, el, iconButton } from "./dom.js";
 import { languageOf, number, t } from "./language.js";
@@ -7,8 +7,8 @@ import { fit, isComposing } from "./typing.js";
 
 export class MessageView {
     /**
-     * `acts`: what the buttons do, each called with the turn: edit (and the text), regenerate, answer, goOn, step
-     * (and by); and isBusy(), whether an answer comes.
+     * `acts`: the actions of the buttons, each called with the turn: edit (and the text), regenerate, answer, goOn,
+     * step (and by); and isBusy(), whether an answer is being generated.
      */
     constructor(turn, acts) {
         Object.assign(this, { turn, _acts: acts });
@@ -23,8 +23,8 @@ export class MessageView {
     }
 
     /**
-     * Show the turn as it is now: `version` { index, count }, `isLast` of the path, `run` of its answer or null.
-     * `isBusy`: an answer comes in this conversation, and nothing can be changed until it ends.
+     * Show the turn's current content: `version` { index, count }, `isLast` of the path, `run` of its answer or null.
+     * `isBusy`: an answer is being generated in this conversation, and nothing can be changed until it ends.
      */
     update({ version, isLast, run, isBusy }) {
         this.showText(run);
@@ -37,7 +37,7 @@ export class MessageView {
         this._footer.replaceChildren(...this._feet(version, run, isBusy));
     }
 
-    /** Show the text alone; many times a second while it grows. */
+    /** Update only the text; called many times a second while it grows. */
     showText(run) {
         const { turn } = this;
         if (turn.thought || this._thought) this._showThought(run);
@@ -54,7 +54,7 @@ export class MessageView {
         if (!this._hasLanguage && turn.text.length > 8) this._setLanguage(turn.text);
     }
 
-    /** Give the focus to a button, by the name of what it does. */
+    /** Focus a button, by the name of its action. */
     focus(name) {
         (this._footer.querySelector(`[data-act="${name}"]:not([disabled])`)
             ?? this._footer.querySelector("button:not([disabled])"))?.focus();
@@ -88,10 +88,10 @@ export class MessageView {
         }
     }
 
-    /** Without a text, the old one stays. */
+    /** End editing; without a text, the old one stays. */
     _endEdit(text) {
         const isNew = text !== undefined && text.trim() && text !== this.turn.text;
-        if (isNew && this._acts.isBusy()) return; // what was written stays in the field until the answer is there
+        if (isNew && this._acts.isBusy()) return; // the edit stays in the field until the answer is complete
         this._editor.remove();
         this._editor = null;
         this._body.hidden = this._footer.hidden = false;
@@ -153,7 +153,7 @@ export class MessageView {
             el("span", { "aria-hidden": "true" }, `${index + 1}/${count}`), later);
     }
 
-    /** How many tokens, how fast, and how it ended, where it did not end by itself. */
+    /** Token count and speed, and how the answer ended, if it did not end by itself. */
     _figures() {
         const { turn } = this;
         const ends = { length: t("cutShort"), stopped: t("stopped"), broken: t("errorCut") };

@@ -1,4 +1,4 @@
-// Short notes at the edge of the page: what was done, and a button that undoes it.
+// Short notices at the edge of the page: what was done, and a button to undo it.
 
 import { el, iconButton } from "./dom.js";
 import { t } from "./language.js";
@@ -20,7 +20,7 @@ export class Notices {
                 action.label));
         }
         note.append(iconButton("close", t("close"), close));
-        // Who reads or reaches for the button has time.
+        // The notice stays while the pointer or the focus is on it.
         note.addEventListener("pointerenter", () => clearTimeout(timer));
         note.addEventListener("focusin", () => clearTimeout(timer));
         note.addEventListener("pointerleave", () => (timer = setTimeout(close, SECONDS * 1000)));

@@ -1,7 +1,7 @@
-// From blocks of Markdown to nodes, again and again while a text grows.
+// Renders blocks of Markdown as DOM nodes, again and again while a text grows.
 //
-// A block whose source is the same as before is left alone, and of one that has grown only its last part is made
-// again. So a selection stays, nothing flickers, and a token costs the same at the end of a long answer.
+// A block with unchanged source is not touched, and if a block has grown, only its last part is rendered again. So a
+// selection stays, nothing flickers, and a token costs the same at the end of a long answer.
 
 import { copyButton, el } from "./dom.js";
 import { inlines } from "./inlines.js";
@@ -13,11 +13,11 @@ export class MarkdownView {
     constructor() {
         this.node = el("div", { class: "markdown" });
         this._views = new Blocks(this.node);
-        this._start = 0; // where in the text the last block begins
+        this._start = 0; // the position of the last block in the text
         this._text = "";
     }
 
-    /** Show `text`; `isOpen`: more of it may come. */
+    /** Show `text`; `isOpen`: more text may come. */
     update(text, isOpen) {
         const grows = text.startsWith(this._text);
         const from = grows ? this._start : 0;
@@ -39,7 +39,7 @@ class Blocks {
         return this._views.length;
     }
 
-    /** Show `found` in place of all from the `first` on. */
+    /** Show `found` in place of all blocks from `first` on. */
     update(found, first, isOpen) {
         found.forEach((block, i) => {
             const old = this._views[first + i];
@@ -60,7 +60,7 @@ class Blocks {
     }
 }
 
-// A browser lays a whole paragraph out again when its end grows: a very long one is cut into boxes.
+// A browser repeats the layout of a whole paragraph when its end grows, so a very long one is split into boxes.
 const LINES = 30;
 
 /** Lines of a paragraph or a heading. */
@@ -95,7 +95,7 @@ class Lines {
             Object.assign(old, { text, isOpen });
             return;
         }
-        // What follows is made again as well: the next lines come after this one.
+        // The following lines are rendered again too, since they come after this one.
         for (const line of this._lines.splice(i)) line.nodes.forEach((node) => node.remove());
         const nodes = parts.map(inlineNode);
         const plain = isPlain ? nodes[0] : null;
@@ -111,14 +111,14 @@ class Lines {
         this._lines.push({ text, isOpen, nodes, plain, box });
     }
 
-    /** Where a line's nodes go: with the line before, or (null) into a box of their own. */
+    /** The box for a line's nodes: the previous line's box, or null for a new box. */
     _box(i, isNext) {
         if (i === 0) return this.node;
         return isNext || i % LINES === 0 ? null : this._lines[i - 1].box;
     }
 }
 
-/** A node for a part of a line. */
+/** The node for a part of a line. */
 export function inlineNode(part) {
     if (typeof part === "string") return document.createTextNode(part);
     if (part.kind === "code") return el("code", {}, part.text);
@@ -128,9 +128,9 @@ export function inlineNode(part) {
     return el("a", { href: part.href, rel: "noopener noreferrer", target: "_blank" }, ...inner);
 }
 
-const CHUNK = 4000; // characters: a browser lays a whole text out again when its end grows
+const CHUNK = 4000; // characters: a browser repeats the layout of a whole text when its end grows
 
-/** Code, with its language and a button. */
+/** Code, with its language and a copy button. */
 class Code {
     constructor(block) {
         this._text = "";

@@ -1,24 +1,24 @@
-// One answer on its way: asks the server, and writes what comes into a turn of a conversation.
+// One running answer: sends the request, and writes the stream into a turn of a conversation.
 
 import { answer } from "./client.js";
 
-const SHORTEST = 0.25; // seconds: what came together says nothing about the speed
+const SHORTEST = 0.25; // seconds: a shorter time says nothing about the speed
 
 export class Run {
     /**
-     * `turn`: of the assistant; `goesOn`: whether it has a beginning already, which is sent along.
-     * `onChange(run)` is called for each piece and each second of waiting.
+     * `turn`: the assistant's turn; `goesOn`: whether it already has a start, which is sent too. `onChange(run)` is
+     * called for each piece and each second of waiting.
      */
     constructor(conversation, turn, { goesOn, fields, onChange }) {
         Object.assign(this, { conversation, turn, goesOn, _fields: fields, _onChange: onChange });
-        this.waiting = 0; // seconds until a busy server is asked again
+        this.waiting = 0; // seconds until the next try at a busy server
         this.pieces = 0;
-        this.begun = null; // when the first piece came
+        this.begun = null; // when the first chunk arrived
         this.thinkingSince = null;
         this._stop = new AbortController();
     }
 
-    /** Stop it; what has come stays. */
+    /** Stop it; the text so far stays. */
     stop() {
         this._stop.abort();
     }
@@ -33,13 +33,13 @@ export class Run {
         return (this.turn.seconds ?? 0) + now;
     }
 
-    /** Tokens a second, about: a piece is nearly always one token. */
+    /** Approximate tokens per second: a chunk is nearly always one token. */
     get rate() {
         const seconds = (this._last - this.begun) / 1000;
         return this.pieces > 1 && seconds > SHORTEST ? (this.pieces - 1) / seconds : null;
     }
 
-    /** Until the answer is complete or was stopped. Throws ServerError. */
+    /** Run until the answer is complete or was stopped. Throws ServerError. */
     async work() {
         const { conversation, turn } = this;
         const last = this.goesOn ? turn : conversation.turn(turn.parent);
@@ -90,7 +90,7 @@ export class Run {
         this.thinkingSince = null;
     }
 
-    /** How long and how fast. A stopped answer has no count of the server's: then it is that of the pieces. */
+    /** Record length and speed. A stopped answer has no token count from the server: then its chunks are counted. */
     _count() {
         const { turn } = this;
         const tokens = this._usage?.completion_tokens ?? this.pieces;

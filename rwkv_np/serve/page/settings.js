@@ -1,7 +1,7 @@
-// What the reader can set: how answers are chosen, colours, language. Kept in the browser.
+// The user's settings: sampling, colours, language. They are stored in the browser.
 //
-// The server's own defaults are neutral, as OpenAI's are. A person who chats wants those of the model's family:
-// FAMILIES repeats the table of rwkv_np/chat/defaults.py, by the name of the template; a test compares them.
+// The server's defaults are neutral, like OpenAI's. A chat needs the defaults of the model's family: FAMILIES repeats
+// the table in rwkv_np/chat/defaults.py, by template name; a test compares them.
 
 import { keep, recall } from "./kept.js";
 
@@ -11,7 +11,7 @@ const WORLD = { ...RAVEN, top_p: 0.3, presence_penalty: 0.5, frequency_penalty: 
 const G1 = { ...RAVEN, top_k: 100, presence_penalty: 0, frequency_penalty: 0, penalty_decay: 0.997, max_tokens: 4000 };
 export const FAMILIES = { raven: RAVEN, qa: RAVEN, instruction: RAVEN, world: WORLD, g1: G1 };
 
-/** Numbers: the slider's ends and step; who types may go further, from `least` to `most`. */
+/** Numbers: the range and step of the slider; typed values may be from `least` to `most`. */
 export const NUMBERS = {
     temperature: { min: 0, max: 2, step: 0.05, most: 100 },
     top_p: { min: 0, max: 1, step: 0.01 },
@@ -34,7 +34,7 @@ export class Settings {
         this.thinks = false;
     }
 
-    /** A setting's value: the reader's, or the default. */
+    /** A setting's value: the user's, or the default. */
     get(name) {
         return this._own[name] ?? this.default(name);
     }
@@ -44,7 +44,7 @@ export class Settings {
         return name === "seed" ? "" : (FAMILIES[this.template] ?? RAVEN)[name];
     }
 
-    /** Set a value that makes sense; returns whether it did. */
+    /** Set a value if it is valid; returns whether it is. */
     set(name, value) {
         const made = _checked(name, value);
         if (made === undefined) return false;
@@ -54,7 +54,7 @@ export class Settings {
         return true;
     }
 
-    /** How answers are chosen, as at first. Colours and language stay. */
+    /** Reset the sampling settings. Colours and language stay. */
     reset() {
         for (const name of [...Object.keys(NUMBERS), "seed", "think"]) delete this._own[name];
         keep("settings", JSON.stringify(this._own));
@@ -76,13 +76,13 @@ function _read() {
     try {
         kept = JSON.parse(recall("settings") ?? "{}") ?? {};
     } catch {
-        // Somebody else's text under our name.
+        // The stored text is not ours.
     }
     const entries = Object.entries(kept).map(([name, value]) => [name, _checked(name, value)]);
     return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
 }
 
-/** The value as it is kept, or undefined. */
+/** The value in the stored form, or undefined. */
 function _checked(name, value) {
     if (Object.hasOwn(CHOICES, name)) return CHOICES[name].includes(value) ? value : undefined;
     if (name === "seed") {

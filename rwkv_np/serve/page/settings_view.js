@@ -1,4 +1,4 @@
-// The settings, in a dialog. Each counts as soon as it is set.
+// The settings dialog. Each change takes effect at once.
 
 import { key } from "./client.js";
 import { openDialog } from "./dialogs.js";

@@ -1,4 +1,4 @@
-// The list of conversations beside the page, or over it where there is no room.
+// The list of conversations: next to the page, or over it in a narrow window.
 
 const narrow = matchMedia("(max-width: 52rem)");
 
@@ -7,7 +7,7 @@ export class Sidebar {
         Object.assign(this, { _frame: frame, _list: list, _page: page, _button: button });
         list.querySelector(".close").addEventListener("click", () => this.close());
         button.addEventListener("click", () => (this._isOpen ? this.close() : this.open()));
-        // What lies beside the open list takes a touch as "away with it".
+        // A click outside the open list closes it.
         frame.addEventListener("pointerdown", (event) => {
             if (this._isOpen && !list.contains(event.target)) {
                 event.preventDefault();

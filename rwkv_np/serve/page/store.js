@@ -1,4 +1,4 @@
-// Where conversations are kept: IndexedDB, or the page's memory where the browser has none for it.
+// The storage of conversations: IndexedDB, or the page's memory if the browser does not allow it.
 
 const NAME = "rwkv-np";
 const TABLE = "conversations";
@@ -7,7 +7,7 @@ const TABLE = "conversations";
 export async function openStore() {
     try {
         const store = new DatabaseStore(await _opened());
-        await store.all(); // some browsers open a database and then refuse its use
+        await store.all(); // some browsers open a database but then do not allow its use
         return store;
     } catch {
         return new MemoryStore();

@@ -1,19 +1,20 @@
-// What can be done in a conversation: say, answer, answer again, go on, edit. One answer comes at a time in each.
+// The actions in a conversation: send, answer, regenerate, continue, edit. Each conversation has one running answer.
 
 import { Run } from "./run.js";
 
 export class Talk {
     /**
-     * `request()`: the fields of a request and the model's name; `onChange(conversation)`: it has other turns, or
-     * an answer has begun or ended; `onPiece(run)`: an answer has grown; `onFail(conversation, turn, error)`: there
-     * was none, or not all of it: then `turn` is what there is, and else what waits for an answer.
+     * `request()`: the fields of a request and the model's name; `onChange(conversation)`: its turns have changed, or
+     * an answer has started or ended; `onPiece(run)`: an answer has grown; `onFail(conversation, turn, error)`: the
+     * answer is incomplete, and `turn` is the part so far; or it is missing, and `turn` is the message without an
+     * answer.
      */
     constructor({ request, onChange, onPiece, onFail }) {
         Object.assign(this, { _request: request, _onChange: onChange, _onPiece: onPiece, _onFail: onFail });
         this._runs = new Map();
     }
 
-    /** The answer that comes in this conversation, or null. */
+    /** The running answer of this conversation, or null. */
     run(conversation) {
         return this._runs.get(conversation.id) ?? null;
     }
@@ -26,7 +27,7 @@ export class Talk {
         this._runs.get(conversation.id)?.stop();
     }
 
-    /** A new message at the end, and an answer to it. */
+    /** Add a message at the end, and get an answer. */
     say(conversation, text) {
         if (this.run(conversation)) return false;
         const last = conversation.path().at(-1);
@@ -34,7 +35,7 @@ export class Talk {
         return true;
     }
 
-    /** Another answer to a message of the user's. */
+    /** Get another answer to a message of the user. */
     answer(conversation, asked) {
         if (this.run(conversation)) return;
         const { model } = this._request();
@@ -42,12 +43,12 @@ export class Talk {
         this._work(conversation, turn, false);
     }
 
-    /** Go on with an answer that is there. */
+    /** Continue an existing answer. */
     goOn(conversation, turn) {
         if (!this.run(conversation)) this._work(conversation, turn, true);
     }
 
-    /** Another text of a turn, beside the old one. One of the user's is answered. */
+    /** Add another version of a turn's text. A new message of the user gets an answer. */
     edit(conversation, turn, text) {
         if (this.run(conversation)) return null;
         const more = turn.role === "assistant" ? { model: turn.model } : {};

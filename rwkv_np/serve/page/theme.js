@@ -1,11 +1,11 @@
-// Light and dark: the system's, unless the reader has chosen. early.js does the same before anything is drawn.
+// Light or dark: as the system, unless the user has chosen. early.js does the same before anything is drawn.
 
 import { icon } from "./dom.js";
 import { t } from "./language.js";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** The button that switches. */
+/** The switch between light and dark. */
 export class ThemeSwitch {
     constructor(button, settings) {
         Object.assign(this, { _button: button, _settings: settings });
@@ -16,7 +16,7 @@ export class ThemeSwitch {
         dark.addEventListener("change", () => this.show());
     }
 
-    /** Colour the page as the setting says, and say what the button would do. */
+    /** Apply the setting to the page, and label the button with its action. */
     show() {
         const choice = this._settings.get("theme");
         if (choice === "auto") delete document.documentElement.dataset.theme;

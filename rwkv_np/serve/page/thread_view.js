@@ -1,4 +1,4 @@
-// A conversation on the page: its turns, its system text, and what went wrong at its end.
+// A conversation on the page: its turns, its system text, and an error at its end.
 
 import { el } from "./dom.js";
 import { t } from "./language.js";
@@ -6,14 +6,14 @@ import { MessageView } from "./message_view.js";
 import { fit } from "./typing.js";
 
 export class ThreadView {
-    /** `acts`: those of MessageView, and system (its new text), suggest (a text). `follower` keeps the end in sight. */
+    /** `acts`: those of MessageView, and system (its new text), suggest (a text). `follower` keeps the end in view. */
     constructor(node, follower, acts) {
         Object.assign(this, { _node: node, _follower: follower, _acts: acts });
         this._views = [];
         this._frame = null;
     }
 
-    /** Show the conversation as it is now; `run`: its answer on the way, or null. */
+    /** Show the current conversation; `run`: its running answer, or null. */
     show(conversation, run, welcome) {
         const isOther = this._conversation !== conversation;
         if (isOther) this._begin(conversation);
@@ -25,7 +25,7 @@ export class ThreadView {
         else this._follower.keep();
     }
 
-    /** All from the beginning, as after a change of language. */
+    /** Render everything again, for example after a change of language. */
     forget() {
         this._conversation = null;
     }
@@ -39,11 +39,11 @@ export class ThreadView {
             view?.showText(this._run);
             this._follower.keep();
         };
-        // A tab out of sight draws no frames, and is not in a hurry.
+        // A hidden tab draws no frames, and does not need fast updates.
         this._frame = document.hidden ? setTimeout(draw, 500) : requestAnimationFrame(draw);
     }
 
-    /** What went wrong: a title, words, and { label, act } for what can be done. Null: nothing. */
+    /** Show an error: a title, a text, and { label, act } for the button. Null: no error. */
     showError(error) {
         this._error?.remove();
         this._error = error && el("div", { class: "error", role: "alert" }, el("strong", {}, error.title),
@@ -82,7 +82,7 @@ export class ThreadView {
         return [el("h2", {}, title), el("p", {}, note), el("div", { class: "tries" }, ...tries.map(suggestion))];
     }
 
-    /** Views of turns that stay are left where they are: with their focus, their selection and open thoughts. */
+    /** Views of unchanged turns are not touched: they keep their focus, selection and open thinking. */
     _showTurns(path) {
         let same = 0;
         while (same < path.length && this._views[same]?.turn === path[same]) same += 1;

@@ -1,7 +1,7 @@
-// Conversations as files: JSON with all branches, Markdown of what is shown; and back.
+// Export of conversations as JSON (all branches) or Markdown (the shown turns), and import.
 //
-// A file is somebody else's text. What comes in is built again field by field, under new names: nothing of it can
-// replace a conversation, and a field that is unknown or of another type is left out.
+// A file is not trusted. A conversation is built from it field by field, with new ids: it cannot replace an existing
+// conversation, and fields that are unknown or of the wrong type are skipped.
 
 import { Conversation, newId } from "./conversation.js";
 
@@ -17,11 +17,11 @@ export function toJson(conversations) {
     return JSON.stringify(file, null, 1);
 }
 
-/** What is shown of a conversation, to read. `names`: of the two who speak, and of the system text. */
+/** The shown turns of a conversation as Markdown. `names`: of the two speakers, and of the system text. */
 export function toMarkdown(conversation, names) {
     const parts = [`# ${conversation.title || names.untitled}`];
     const part = (role, name, text) => {
-        // A message that has such a line itself gets one more backslash, which reading takes away.
+        // If a message has such a line itself, it gets one more backslash, which import removes.
         const quoted = text.replace(QUOTED, "$1$2\\: $3 -->");
         parts.push(`<!-- rwkv-np: ${role} -->\n**${name}**\n\n${quoted}`);
     };
@@ -39,7 +39,7 @@ export function fromFile(text) {
     return conversations;
 }
 
-/** A file that is not taken; `key` names the text that says why. */
+/** A file that cannot be imported; `key` names the text with the reason. */
 export class ImportError extends Error {
     constructor(key) {
         super(key);
@@ -58,7 +58,7 @@ function _fromJson(text) {
     return list.map((each) => (Array.isArray(each?.messages) ? _fromMessages(each) : _fromData(each)));
 }
 
-/** What we exported. Turns come after those that they follow, so a loop cannot be written down. */
+/** Read our own export. A turn comes after the turn that it follows, so there can be no loop. */
 function _fromData(data) {
     if (!data || !Array.isArray(data.turns)) return null;
     const conversation = _named(data);
@@ -89,7 +89,7 @@ function _copy(conversation, parent, turn) {
     return conversation.add(parent, turn.role, turn.text, more);
 }
 
-/** OpenAI's messages, which other programs write too. */
+/** Read messages in OpenAI's format, which other programs write too. */
 function _fromMessages(file) {
     const conversation = _named(file);
     let parent = "";

@@ -1,4 +1,4 @@
-// Export and import, as far as the reader sees them: files, and what became of them.
+// The user interface of export and import: choosing files, and reporting the result.
 
 import { el } from "./dom.js";
 import { fileName, saveFile } from "./files.js";

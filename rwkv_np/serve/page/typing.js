@@ -1,14 +1,14 @@
-// Text fields: Enter and input methods, and a height that follows the text.
+// Text fields: Enter, input methods, and a height that follows the text.
 
 /**
- * Whether this key belongs to an input method: Enter then takes a candidate and must never send. Safari ends the
- * composition before the key comes, and says so by 229 alone.
+ * Whether this key belongs to an input method: then Enter accepts a candidate and must never send. Safari ends the
+ * composition before the key event, and marks it only by the key code 229.
  */
 export function isComposing(event) {
     return event.isComposing || event.keyCode === 229;
 }
 
-/** Phones have no Shift+Enter: there Enter is a new line, and the button sends. */
+/** Phones have no Shift+Enter: there Enter starts a new line, and the button sends. */
 export function entersLines() {
     return matchMedia("(hover: none) and (pointer: coarse)").matches;
 }
