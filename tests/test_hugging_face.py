@@ -220,5 +220,6 @@ def test_a_repository_on_the_hub_is_fetched_file_by_file(checkpoints, tmp_path, 
     run_cli("convert", "hf://o/r", tmp_path / "m.bin")
     assert (tmp_path / "m.bin").read_bytes() == expected
     parts = [f"model-{i}.safetensors" for i in range(2)]
-    assert fetched[:2] == ["config.json", "model.safetensors.index.json"] and sorted(fetched[2:]) == parts
+    assert fetched[:2] == ["config.json", "model.safetensors.index.json"] and sorted(fetched[2:4]) == parts
+    assert fetched[4:] == fetched[:4], "first to download them, then to convert what is there"
     run_cli("convert", "hf://o/r", tmp_path / "m.bin", "--overwrite")

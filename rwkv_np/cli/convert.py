@@ -12,7 +12,7 @@ import click
 from rwkv_np.cli import Command
 from rwkv_np.cli.progress import byte_progress
 from rwkv_np.conversion.convert import Converted, Progress, convert
-from rwkv_np.conversion.folder import is_repository
+from rwkv_np.conversion.folder import Folder, is_repository
 from rwkv_np.conversion.from_gguf import from_gguf
 from rwkv_np.conversion.to_gguf import to_gguf
 from rwkv_np.errors import FormatError
@@ -44,7 +44,7 @@ def command(source: str, destination: str, data_type: str, decode: bool, overwri
     """
     # Fail before a download of gigabytes, not after it.
     check_destination(destination, None if is_remote(source) else source, overwrite)
-    path = _fetched(source) if is_remote(source) and not is_repository(source) else source
+    path = _fetched(source) if is_remote(source) else source
     start = time.perf_counter()
     with byte_progress("Converting") as progress:
         result = _converted(path, destination, _TYPES[data_type], decode, overwrite, progress)
@@ -78,4 +78,7 @@ def _converted(
 
 def _fetched(source: str) -> str:
     with byte_progress("Downloading") as progress:
+        if is_repository(source):  # its files are then found where they are kept
+            Folder(source, progress).weights()
+            return source
         return fetch(source, progress=progress)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rwkv_np.errors import CheckpointError, DownloadError
+from rwkv_np.files.download import Progress
 from rwkv_np.files.hub import SCHEME, fetch
 from rwkv_np.files.reading import read_regular
 
@@ -33,10 +34,13 @@ def is_repository(source: str) -> bool:
 
 
 class Folder:
-    """A local folder or hf://OWNER/REPO. Raises CheckpointError for what is missing or damaged; DownloadError."""
+    """A local folder or hf://OWNER/REPO. Raises CheckpointError for what is missing or damaged; DownloadError.
 
-    def __init__(self, source: str) -> None:
-        self.path = source.rstrip("/")
+    progress  of downloads, as in `hub.fetch`
+    """
+
+    def __init__(self, source: str, progress: Progress | None = None) -> None:
+        self.path, self._progress = source.rstrip("/"), progress
         self._find: Callable[[str], str | None] = self._remote if source.startswith(SCHEME) else self._local
         self.config = self._json(self._needed(CONFIG))
 
@@ -81,7 +85,7 @@ class Folder:
 
     def _remote(self, name: str) -> str | None:
         try:
-            return fetch(f"{self.path}/{name}")
+            return fetch(f"{self.path}/{name}", progress=self._progress)
         except DownloadError as error:
             # So the hub answers for a file that the repository does not have.
             if "download failed: 404" in str(error):
