@@ -205,7 +205,7 @@ def test_a_file_that_another_process_takes_for_a_dead_one_costs_the_keeping_alon
 
     monkeypatch.setattr(os, "replace", swept_before)
     assert start(tmp_path) == (42, False) and not os.listdir(tmp_path)
-    assert len(said) == 1 and "compiled kernels cannot be kept" in said[0]
+    assert len(said) == 1 and "cannot store compiled kernels" in said[0]
     monkeypatch.undo()
     assert start(tmp_path) == (42, False) and start(tmp_path) == (42, True)
 
