@@ -1,7 +1,7 @@
 """The chat template inside a GGUF file: which of ours it is, and with which names.
 
 A file has a program in the Jinja language. Nearly all files of RWKV have the same one, which writes what our
-World and G1 templates write, and is recognized by its text. Another one is rendered for a conversation that we
+World and G1 templates write, and is recognized by its text or its checksum. Another one is rendered for a conversation that we
 know: if it has our form, the names are taken from it, and whether it begins with a thought. Other forms (ChatML
 and the like) are not supported: the note says so, and our own template is used.
 
@@ -10,6 +10,7 @@ The program is a stranger's. It runs in Jinja's sandbox, in a child process with
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,7 +26,9 @@ from rwkv_np.files.gguf import GgufFile, is_gguf
 from rwkv_np.models.config import ModelConfig
 
 KEY = "tokenizer.chat_template"
-WORLD = Path(__file__).parents[1] / "data" / "rwkv-world.jinja"
+WORLD = Path(__file__).parents[1] / "data" / "rwkv-world.jinja"  # what we write; it renders what llama.cpp's renders
+# SHA-256 of the text that llama.cpp's converter writes.
+LLAMA_CPP = "e70723034f0928096207d99b2ec4678950361f290f5341c017d957f88b196935"
 MOST_CHARACTERS = 100_000  # the largest templates of 2026 have 20,000
 TIME_LIMIT_S = 10.0
 MEMORY_LIMIT = 2**29
@@ -45,7 +48,7 @@ def template_of(path: PathLike, config: ModelConfig, notify: Notify) -> Template
     """
     own = template_for(config.vocab_size, config.architecture, os.path.basename(path))
     text = GgufFile(path).metadata.get(KEY) if is_gguf(path) else None
-    if not isinstance(text, str) or text in ("", "rwkv-world") or text == WORLD.read_text(encoding="utf-8"):
+    if not isinstance(text, str) or _is_known(text):
         return own
     rendered = _rendered(text)
     if rendered is None:
@@ -58,6 +61,13 @@ def template_of(path: PathLike, config: ModelConfig, notify: Notify) -> Template
     if found is None:
         notify(f"The chat template in the file has a form that is not supported; using {own.name}")
     return found or own
+
+
+def _is_known(text: str) -> bool:
+    """Whether the text is empty, the name of the usual template, or one of the two texts of it."""
+    if text in ("", "rwkv-world") or text == WORLD.read_text(encoding="utf-8"):
+        return True
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() == LLAMA_CPP
 
 
 def _matched(own: Template, first: str, third: str) -> Template | None:
