@@ -1,9 +1,9 @@
 """The chat template inside a GGUF file: which of ours it is, and with which names.
 
-A file has a program in the Jinja language. Nearly all files of RWKV have the same one, which writes what our
-World and G1 templates write, and is recognized by its text or its checksum. Another one is rendered for a conversation that we
-know: if it has our form, the names are taken from it, and whether it begins with a thought. Other forms (ChatML
-and the like) are not supported: the note says so, and our own template is used.
+A file contains a program in the Jinja language. Nearly all RWKV files have the same one, which renders the form of
+our World and G1 templates. It is recognized by its text or its checksum. Another one is rendered for a known
+conversation: if it has our form, the names are taken from it, and whether an answer starts with thinking. Other
+forms (ChatML and the like) are not supported: a note says so, and our own template is used.
 
 The program is a stranger's. It runs in Jinja's sandbox, in a child process with little time and memory.
 """
