@@ -55,8 +55,11 @@ class Row(NamedTuple):
 
 
 class Scheduler:
-    """Requests in, tokens out. Other threads put requests into `waiting`; `initial` is the state before every
-    prompt."""
+    """Requests in, tokens out.
+
+    waiting  where other threads put requests
+    initial  the state before every prompt; None: the empty one
+    """
 
     def __init__(
         self, model: Model, waiting: Waiting, cache: StateCache, slots: int, observer: Observer | None = None,
