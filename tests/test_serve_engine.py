@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 from conftest import random_parameters, write_model
+from rwkv_np.kernels.sample import SMALL
 
 import rwkv_np
 from rwkv_np.errors import InputError
@@ -521,6 +522,13 @@ def test_requests_that_are_not_finished_in_time_fail(worker):
     worker.submit(ask([1, 2, 3], max_tokens=10**6, params={"stop_ids": ()}), heard)
     worker.start()
     assert not worker.drain(0.1) and isinstance(heard.error, Draining)
+
+
+def test_both_kernels_that_choose_are_compiled_before_the_first_answer(worker, monkeypatch):
+    sizes = []
+    monkeypatch.setattr("rwkv_np.serve.worker.choose_each", lambda samplers, logits, threads: sizes.append(logits.size))
+    worker.start()
+    assert sizes[0] == VOCAB and sizes[1] >= SMALL
 
 
 def test_each_step_that_called_a_listener_is_followed_by_one_call(model):

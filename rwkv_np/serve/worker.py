@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rwkv_np.kernels.sample import SMALL
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
 from rwkv_np.sampling import Sampler, SamplingParams, choose_each
@@ -48,10 +49,16 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="rwkv-np engine", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
-        # Compiles the sampling kernel, or loads it from the cache, so that no answer waits for it.
-        choose_each([Sampler(SamplingParams())], np.zeros((1, self.model.config.vocab_size), np.float32))
+        """Start to answer."""
+        self._prepare()
         self._thread.start()
+
+    def _prepare(self) -> None:
+        """Compile the kernels that choose, or load them from the cache, so that no answer waits for it."""
+        n_vocab = self.model.config.vocab_size
+        for n_rows in (1, max(2, -(-SMALL // n_vocab))):  # one row; and as many as several threads work on
+            samplers = [Sampler(SamplingParams()) for _ in range(n_rows)]
+            choose_each(samplers, np.zeros((n_rows, n_vocab), np.float32), getattr(self.model, "n_threads", None))
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
         """Submit a request; from any thread.
