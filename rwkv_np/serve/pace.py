@@ -15,10 +15,10 @@ FORGET = 200  # steps after which a size is tried again: its one measurement may
 class Pace:
     """Chooses the columns of a step from the time that earlier steps took.
 
-    stall  how much longer a step with prompt tokens may take than one without: 1.5 is 1.5 times
+    stall  how much longer a step with prompt tokens may take than one without: 2 is twice as long
     """
 
-    def __init__(self, stall: float = 1.5) -> None:
+    def __init__(self, stall: float = 2.0) -> None:
         self._stall = stall
         self._seconds: dict[int, float] = {}  # smoothed time of a step, by its number of groups
         self._seen: dict[int, int] = {}  # the step at which each was last measured
