@@ -24,7 +24,7 @@ from waiting import PATIENCE, until_written
 from rwkv_np.chat.templates import template_for
 from rwkv_np.cli.convert import command
 from rwkv_np.errors import DownloadError, InputError
-from rwkv_np.files import download
+from rwkv_np.files import download, request
 from rwkv_np.files.hub import fetch
 from rwkv_np.files.published import FIRST, PUBLISHED, published_name
 
@@ -206,20 +206,20 @@ def test_a_server_that_ignores_ranges_begins_again(hub, run):
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_asked_again_when_it_says(hub, tmp_path, monkeypatch, caplog, status):
     hub.files["a.pth"] = CONTENT
-    address = download.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
+    address = request.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
     remote, place, slept = download.look(address), tmp_path / "a.pth", []
     hub.answers = [(status, {"Retry-After": "7"}), (status, {})]
-    monkeypatch.setattr(download.time, "sleep", slept.append)
+    monkeypatch.setattr(request.time, "sleep", slept.append)
     download.download(address, str(place), remote)
-    assert slept == [7, download.PAUSES[1]] and place.read_bytes() == CONTENT
+    assert slept == [7, request.PAUSES[1]] and place.read_bytes() == CONTENT
     assert f"the server answers {status} " in caplog.text and "trying again in 7 s" in caplog.text
 
 
 def test_a_server_that_sends_nothing_more_is_given_up_and_the_part_stays(hub, tmp_path, monkeypatch):
     hub.files["large.pth"], hub.cut = LARGE, CUT
     place = str(tmp_path / "large.pth")
-    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
-    address = download.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {})
+    monkeypatch.setattr(request, "PAUSES", (0.0, 0.0))
+    address = request.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {})
     with pytest.raises(DownloadError, match=r"3\.2 of 6\.3 MB: the connection broke, 3 times in a row.* continue"):
         download.download(address, place, download.look(address))
     assert download.bytes_so_far(place) == CUT and not os.path.exists(place)
@@ -228,7 +228,7 @@ def test_a_server_that_sends_nothing_more_is_given_up_and_the_part_stays(hub, tm
 
 def test_a_connection_on_which_nothing_comes_is_broken_off(hub, tmp_path, caplog):
     hub.files["large.pth"], hub.cuts, hub.is_silent = LARGE, [CUT], True
-    address = download.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {}, timeout=0.5)
+    address = request.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {}, timeout=0.5)
     download.download(address, str(tmp_path / "large.pth"), download.look(address))
     assert (tmp_path / "large.pth").read_bytes() == LARGE and hub.gets() == [0, CUT]
     assert "no answer in time after 3.2 of 6.3 MB" in caplog.text
@@ -255,7 +255,7 @@ def test_another_length_than_announced_is_refused(stored, run, tmp_path, sent):
 
 def test_a_file_that_is_replaced_during_the_download_is_begun_again(hub, tmp_path):
     hub.files["large.pth"], hub.cuts = bytes(len(LARGE)), [CUT]
-    address = download.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {})
+    address = request.Address("hf://o/r/large.pth", f"{hub.address}/o/r/resolve/main/large.pth", {})
     remote = download.look(address)
     place = str(tmp_path / "large.pth")
     hub.files["large.pth"] = LARGE
@@ -267,7 +267,7 @@ def test_a_file_that_is_replaced_during_the_download_is_begun_again(hub, tmp_pat
 
 def test_a_part_that_is_longer_than_the_file_is_dropped(hub, tmp_path):
     hub.files["a.pth"] = CONTENT
-    address = download.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
+    address = request.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
     remote = download.look(address)
     (tmp_path / f"a.pth.{remote.content}.part").write_bytes(CONTENT + b"more")
     download.download(address, str(tmp_path / "a.pth"), remote)
@@ -277,7 +277,7 @@ def test_a_part_that_is_longer_than_the_file_is_dropped(hub, tmp_path):
 @pytest.mark.parametrize("status, hint", [(401, "log in"), (403, "log in"), (404, "Check the name")])
 def test_a_refusal_is_not_repeated(hub, status, hint):
     hub.answers = [(status, {"X-Error-Message": "Access to model o/r is restricted."})]
-    address = download.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
+    address = request.Address("hf://o/r/a.pth", f"{hub.address}/o/r/resolve/main/a.pth", {})
     with pytest.raises(DownloadError, match=f"{status} Access to model o/r is restricted. .*{hint}"):
         download.look(address)
     assert len(hub.tokens) == 1
@@ -285,9 +285,9 @@ def test_a_refusal_is_not_repeated(hub, status, hint):
 
 def test_a_date_says_as_well_as_seconds_when_to_come_back():
     def after(said):
-        return download._retry_after(type("Response", (), {"headers": {"Retry-After": said}}))
+        return request.retry_after(type("Response", (), {"headers": {"Retry-After": said}}))
 
-    assert after("7") == 7 and after("100000") == download.LONGEST_PAUSE and after("soon") == after("") == 0
+    assert after("7") == 7 and after("100000") == request.LONGEST_PAUSE and after("soon") == after("") == 0
     assert 50 < after(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
 
 

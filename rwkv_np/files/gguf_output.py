@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from rwkv_np.files.gguf import ALIGNMENT, ARRAY, MAGIC, NUMBERS, STRING, VERSIONS
+from rwkv_np.files.gguf import ALIGNMENT, MAGIC, VERSIONS
+from rwkv_np.files.gguf_reader import ARRAY, NUMBERS, STRING
 from rwkv_np.files.quants import DataType
 
 U32, I32, F32 = 4, 5, 6

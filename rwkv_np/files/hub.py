@@ -13,10 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from rwkv_np.errors import DownloadError, InputError, MissingPackageError
-from rwkv_np.files.download import Address, Changed, Progress, Remote, bytes_so_far, download, look
+from rwkv_np.files.download import Changed, Progress, Remote, bytes_so_far, download, look
 from rwkv_np.files.lock import locked
 from rwkv_np.files.output import check_destination
 from rwkv_np.files.published import FIRST, Published
+from rwkv_np.files.request import Address
 
 SCHEME = "hf://"
 _ATTEMPTS = 3  # to get a consistent file while it is being replaced on the server

@@ -26,7 +26,8 @@ import numpy as np
 from rwkv_np.errors import FormatError, PathLike
 from rwkv_np.files.format import Header, ModelFile, Shape
 from rwkv_np.files.ggml_types import GGML_TYPES
-from rwkv_np.files.gguf import Array, GgufFile, Tensor
+from rwkv_np.files.gguf import GgufFile, Tensor
+from rwkv_np.files.gguf_reader import Array
 from rwkv_np.files.opened import InMemory
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.models import v6, v7

@@ -12,7 +12,7 @@ from typing import Any
 
 from rwkv_np.errors import FormatError, PathLike, TokenizerError, as_line
 from rwkv_np.files.format import ModelFile
-from rwkv_np.files.gguf import Array, Value
+from rwkv_np.files.gguf_reader import Array, Value
 from rwkv_np.models import data_type, header_type, model_config
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.containers import read_model

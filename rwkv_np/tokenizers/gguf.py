@@ -13,7 +13,8 @@ import re
 import numpy as np
 
 from rwkv_np.errors import TokenizerError
-from rwkv_np.files.gguf import Array, GgufFile
+from rwkv_np.files.gguf import GgufFile
+from rwkv_np.files.gguf_reader import Array
 from rwkv_np.kernels import trie
 from rwkv_np.tokenizers.base import Tokenizer
 from rwkv_np.tokenizers.world import MOST_BYTES, N_IDS, VOCAB_SIZE, Vocabulary, WorldTokenizer
