@@ -22,7 +22,7 @@ from synthetic import write_synthetic
 import rwkv_np
 from rwkv_np.compat import PIPELINE, RWKV
 from rwkv_np.compat.rwkv_cpp import RWKVModel, load_rwkv_shared_library, sampling
-from rwkv_np.sampling import Sampler
+from rwkv_np.sampler import Sampler
 
 ROUND = 16  # tokens of one turn
 

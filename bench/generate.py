@@ -28,7 +28,8 @@ from synthetic import write_synthetic
 
 import rwkv_np
 from rwkv_np.models import Model, Run
-from rwkv_np.sampling import Sampler, SamplingParams, choose_many
+from rwkv_np.sampler import Sampler, choose_many
+from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import TextStream
 from rwkv_np.tokenizers.base import Tokenizer
 

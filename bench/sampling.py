@@ -22,7 +22,8 @@ from rwkv_np.kernels.threads import default_threads
 from rwkv_np.cli import Command
 from rwkv_np.evaluation.machine import processor
 from rwkv_np.evaluation.speed import median_seconds
-from rwkv_np.sampling import Sampler, SamplingParams, choices, choose_many, draw, penalize
+from rwkv_np.sampler import Sampler, choose_many
+from rwkv_np.sampling import SamplingParams, choices, draw, penalize
 
 N_PENALIZED = 200
 CHAT = SamplingParams()  # the chat's settings are the defaults

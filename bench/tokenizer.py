@@ -48,7 +48,7 @@ memory, start = resident_anonymous(), time.perf_counter()
 seconds = time.perf_counter() - start
 print(json.dumps({{"load_s": seconds, "memory_mb": (resident_anonymous() - memory) / 1e6}}))
 """
-KERNEL = "from rwkv_np.sampling import Sampler, SamplingParams\n" \
+KERNEL = "from rwkv_np.sampler import Sampler; from rwkv_np.sampling import SamplingParams\n" \
          "Sampler(SamplingParams(), []).choose(np.zeros(300, np.float32))"  # fmt: skip
 OURS = "from rwkv_np.tokenizers import load_tokenizer\n" \
        "t = load_tokenizer('world'); t.decode(t.encode('hello'))"  # fmt: skip

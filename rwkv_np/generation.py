@@ -18,7 +18,8 @@ import numpy as np
 from rwkv_np.errors import InputError
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
-from rwkv_np.sampling import Sampler, SamplingParams
+from rwkv_np.sampler import Sampler
+from rwkv_np.sampling import SamplingParams
 
 CHUNK = 128  # tokens of a prompt read at once: seconds for a large model, so Ctrl-C takes effect soon
 

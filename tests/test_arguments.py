@@ -14,7 +14,7 @@ import rwkv_np
 from rwkv_np import SamplingParams
 from rwkv_np.errors import InputError, RwkvError, StateFileError
 from rwkv_np.models import Run
-from rwkv_np.sampling import Sampler, choose_many
+from rwkv_np.sampler import Sampler, choose_many
 
 FP16 = GOLDEN / "golden-4v0.FP16.bin"
 

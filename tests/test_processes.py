@@ -21,7 +21,8 @@ from rwkv_np import demo
 from rwkv_np.errors import InputError
 from rwkv_np.files.format import read_model_file
 from rwkv_np.models import Run
-from rwkv_np.sampling import Sampler, SamplingParams, choose_many
+from rwkv_np.sampler import Sampler, choose_many
+from rwkv_np.sampling import SamplingParams
 
 PATIENCE = 300  # seconds; a child may have to compile, and one that hangs never ends
 THREADS = min(2, most_threads())

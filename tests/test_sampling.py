@@ -14,16 +14,8 @@ from rwkv_np.kernels.region import one_at_a_time
 from rwkv_np.kernels.weights import scale_of, weights
 
 from rwkv_np.errors import InputError
-from rwkv_np.sampling import (
-    Sampler,
-    SamplingParams,
-    add_bias,
-    choices,
-    choose_many,
-    draw,
-    penalize,
-    probabilities,
-)
+from rwkv_np.sampler import Sampler, choose_many
+from rwkv_np.sampling import SamplingParams, add_bias, choices, draw, penalize, probabilities
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))
 

@@ -13,7 +13,8 @@ from rwkv_np.kernels.sample import SMALL
 import rwkv_np
 from rwkv_np.errors import InputError
 from rwkv_np.generation import Position
-from rwkv_np.sampling import Sampler, SamplingParams
+from rwkv_np.sampler import Sampler
+from rwkv_np.sampling import SamplingParams
 from rwkv_np.serve.limits import EngineLimits
 from rwkv_np.serve.logprobs import logprob_of
 from rwkv_np.serve.pace import MOST, Pace

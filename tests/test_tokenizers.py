@@ -397,7 +397,8 @@ def test_half_a_character_of_world_is_shown_as_such(world):
 
 WORLD_MEMORY = """
 import numpy as np, peak, sys
-from rwkv_np.sampling import Sampler, SamplingParams
+from rwkv_np.sampler import Sampler
+from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import load_tokenizer
 if sys.argv[1:] == ["beside a model"]:
     # Every model runs on Numba: what starting that takes is not the tokenizer's.

@@ -39,7 +39,8 @@ from rwkv_np.files.published import FIRST
 from rwkv_np.files.reading import MESSAGE_LIMIT, read_stream, read_text_file
 from rwkv_np.kernels.equations import HEAD_EPSILON
 from rwkv_np.models import load
-from rwkv_np.sampling import SETTINGS, SamplingParams, prepare
+from rwkv_np.sampler import prepare
+from rwkv_np.sampling import SETTINGS, SamplingParams
 from rwkv_np.text import decode_utf8, read_lines
 from rwkv_np.tokenizers import Tokenizer, load_tokenizer
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rwkv_np.sampling import Sampler, SamplingParams
+from rwkv_np.sampler import Sampler
+from rwkv_np.sampling import SamplingParams
 from rwkv_np.serve.request import Guide, Logprob
 from rwkv_np.serve.states import Found
 from rwkv_np.serve.waiting import Ticket

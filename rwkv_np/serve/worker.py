@@ -14,7 +14,8 @@ import numpy as np
 from rwkv_np.kernels.sample import SMALL
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
-from rwkv_np.sampling import Sampler, SamplingParams, choose_each
+from rwkv_np.sampler import Sampler, choose_each
+from rwkv_np.sampling import SamplingParams
 from rwkv_np.serve.limits import EngineLimits
 from rwkv_np.serve.request import Draining, Listener, Refused, Request
 from rwkv_np.serve.scheduler import Observer, Scheduler
