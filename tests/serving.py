@@ -136,6 +136,7 @@ class PlayedWorker:
     """An engine whose output comes from the test, in the test's thread."""
 
     tickets: list = field(default_factory=list)
+    owners: list = field(default_factory=list)
     refuses: Exception = None
     is_alive: bool = True
     is_draining: bool = False
@@ -151,6 +152,7 @@ class PlayedWorker:
         self.is_draining = True
 
     def submit(self, request, listener):
+        self.owners.append(request.owner)
         if self.refuses:
             raise self.refuses
         self.tickets.append(ticket := PlayedTicket(request, listener))

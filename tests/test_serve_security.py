@@ -1,5 +1,6 @@
 """Which clients may use a server, from which origins, and the limits of a request."""
 
+import json
 import socket
 
 import pytest
@@ -116,15 +117,42 @@ def test_a_large_body_is_refused_while_it_arrives():
         assert made.chat(max_tokens=0).status_code == 400  # it still works
 
 
+def test_bytes_that_are_not_http_get_the_error_object():
+    with running(worker=PlayedWorker()) as made:
+        for text in ("hello\r\n\r\n", "\x16\x03\x01 TLS\r\n\r\n", "GET /health HTTP/1.1\r\nno colon\r\n\r\n"):
+            head, body = received(made, text).split(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n") and b"content-type: application/json" in head, text
+            assert json.loads(body)["error"]["code"] == "invalid_http", text
+        assert made.chat(max_tokens=0).status_code == 400  # it still works
+
+
+def test_without_keys_addresses_take_turns():
+    one, two = (Keys().owner_of(None, address) for address in ("192.0.2.1", "192.0.2.2"))
+    assert one.name != two.name and one.salt == two.salt
+    worker = PlayedWorker(refuses=InputError("seen"))
+    asked = []
+    worker.submit = lambda request, listener: (
+        asked.append(request.owner) or PlayedWorker.submit(worker, request, listener)
+    )
+    with running(worker=worker) as made:
+        assert made.chat(FRANCE).status_code == 400
+    assert asked == ["127.0.0.1"]
+
+
 def raw(made, text):
     """The status of the answer to these bytes, after which the server ends the connection."""
+    return int(received(made, text).split()[1])
+
+
+def received(made, text):
+    """All bytes of the answer, up to the end of the connection."""
     host, port = made.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(text.encode())
         data = b""
         while part := connection.recv(4096):
             data += part
-    return int(data.split()[1])
+    return data
 
 
 def test_limits_of_a_request():

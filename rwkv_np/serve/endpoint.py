@@ -52,7 +52,7 @@ class Endpoint:
         if exchange.scope["method"] == "POST" and origin and not self._is_allowed(origin, host):
             raise ApiError(403, "web pages of another origin are not allowed; --cors allows one", code="wrong_origin")
         if not self._is_open:
-            exchange.owner = service.owner_of(exchange.header(b"authorization"))
+            exchange.owner = service.owner_of(exchange.header(b"authorization"), exchange.address)
 
     def _is_allowed(self, origin: str, host: str) -> bool:
         origins = self._service.origins
@@ -71,8 +71,7 @@ class Endpoint:
         seconds, status = time.monotonic() - exchange.began, exchange.status or GONE
         self._service.metrics.ended(self._route, status, seconds)
         if self._service.is_logged:
-            client = (exchange.scope.get("client") or ("-",))[0]
-            method, owner = exchange.scope["method"], exchange.owner.name or "-"
+            method, client, owner = exchange.scope["method"], exchange.address or "-", exchange.owner.name or "-"
             access_log.info("%s %s %s %s %s %d %.3f", exchange.id, client, owner, method, self._route, status, seconds)
 
 

@@ -45,6 +45,11 @@ class Exchange:
         """A header of the request; `name` is in lower case."""
         return next((value.decode("latin-1") for key, value in self.scope["headers"] if key == name), None)
 
+    @property
+    def address(self) -> str:
+        """The client's address, without a port; "" if unknown."""
+        return (self.scope.get("client") or ("",))[0]
+
     async def body(self, most: int, seconds: float) -> bytes:
         """The request's body. Raises ApiError if it has more than `most` bytes or takes more than `seconds`."""
         declared = self.header(b"content-length") or "0"

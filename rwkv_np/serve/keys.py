@@ -29,7 +29,7 @@ class Owner:
 
 
 class Keys:
-    """The keys of a server; without keys, every client may send requests."""
+    """The keys of a server; without keys, every client may send requests, and an address is an owner."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = sorted({_digest(key) for key in keys})
@@ -37,10 +37,13 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def owner_of(self, authorization: str | None) -> Owner | None:
-        """The client for that header ("Bearer KEY"); None if the key is unknown."""
+    def owner_of(self, authorization: str | None, address: str = "") -> Owner | None:
+        """The client for that header ("Bearer KEY"); None if the key is unknown.
+
+        Without keys, addresses take turns in the queue, and all share the cache.
+        """
         if not self._digests:
-            return Owner()
+            return Owner(address)
         scheme, _, key = (authorization or "").strip().partition(" ")
         digest = _digest(key.strip())
         is_known = [hmac.compare_digest(digest, known) for known in self._digests]

@@ -18,6 +18,7 @@ import uvicorn
 
 from rwkv_np.errors import InputError
 from rwkv_np.serve.app import App
+from rwkv_np.serve.protocol import Protocol
 from rwkv_np.serve.request import Listener, Request, Ticket
 from rwkv_np.serve.service import Service
 from rwkv_np.serve.worker import Worker
@@ -60,8 +61,8 @@ class Server:
     def __init__(self, service: Service, worker: Worker, listening: socket.socket, drain_seconds: float = 30) -> None:
         self.service, self.worker, self._listening, self._drain_seconds = service, worker, listening, drain_seconds
         config = uvicorn.Config(
-            App(service), lifespan="off", ws="none", log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=_FLUSH,
+            App(service), http=Protocol, lifespan="off", ws="none", log_config=None, access_log=False,
+            server_header=False, proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=_FLUSH,
         )  # fmt: skip
         self._uvicorn = _Uvicorn(config, self.end)
         self._loop: asyncio.AbstractEventLoop | None = None

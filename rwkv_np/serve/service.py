@@ -65,9 +65,12 @@ class Service:
                 404, f"model {said} does not exist; this server has {self.name}", param="model", code="model_not_found"
             )
 
-    def owner_of(self, authorization: str | None) -> Owner:
-        """The client that sent the request. Raises ApiError if its key is missing or unknown."""
-        owner = self.keys.owner_of(authorization)
+    def owner_of(self, authorization: str | None, address: str = "") -> Owner:
+        """The client that sent the request: by its key, or by its `address` if the server has no keys.
+
+        Raises ApiError: the key is missing or unknown.
+        """
+        owner = self.keys.owner_of(authorization, address)
         if owner is None:
             told = "is wrong" if authorization else "is missing; expected a header Authorization: Bearer KEY"
             headers = ((b"www-authenticate", b"Bearer"),)
