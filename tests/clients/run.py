@@ -1,12 +1,13 @@
 """Programs that other people wrote, as clients of a server with the demo model.
 
     pip install openai langchain-openai litellm llm schemathesis lm-eval
-    python tests/clients/run.py [openai langchain litellm llm schemathesis lm-eval]
+    npm install --prefix FOLDER openai ai @ai-sdk/openai-compatible
+    python tests/clients/run.py [openai langchain litellm llm schemathesis lm-eval npm-openai npm-ai] [--node FOLDER]
 
 Too much to install for every run of the tests (lm-eval alone brings PyTorch): each is a job that runs if its package
-is installed, here or in the environment whose Python --python names. The jobs check answers and not only that
-something came: the demo model says one sentence to one question, and lm-eval's figure must be that of
-`rwkv-np evaluate --lambada`.
+is installed, here, in the environment whose Python --python names, or in the folder that --node names. The jobs check
+answers and not only that something came: the demo model says one sentence to one question, and lm-eval's figure must be
+that of `rwkv-np evaluate --lambada`.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def serving() -> Iterator[str]:
 class Client:
     """Where the packages are, and which server they talk to."""
 
-    def __init__(self, python: str, url: str, folder: Path) -> None:
-        self.python, self.url, self.folder = python, url, folder
+    def __init__(self, python: str, url: str, folder: Path, node: Path) -> None:
+        self.python, self.url, self.folder, self.node = python, url, folder, node
 
     def run(self, *command: str, **environment: str) -> str:
         """What a command prints. Raises click.ClickException: it failed."""
@@ -63,6 +64,23 @@ class Client:
         """What a few lines of Python print."""
         names = f"URL, KEY, MODEL, QUESTION = {self.url + '/v1'!r}, {KEY!r}, {MODEL!r}, {QUESTION!r}\n"
         return self.run(self.python, "-c", names + source).strip()
+
+    def javascript(self, source: str) -> str:
+        """What an ES module prints."""
+        # Node looks for packages beside the module, and not in NODE_PATH.
+        path = self.node / f"rwkv_np_client_{os.getpid()}.mjs"
+        names = {"URL": f"{self.url}/v1", "KEY": KEY, "MODEL": MODEL, "QUESTION": QUESTION}
+        path.write_text("".join(f"const {name} = {json.dumps(value)};\n" for name, value in names.items()) + source)
+        try:
+            return self.run("node", str(path)).strip()
+        finally:
+            path.unlink()
+
+    def has(self, package: str) -> bool:
+        """Whether a package of Python, or "npm:" and one of Node, is installed."""
+        if package.startswith("npm:"):
+            return (self.node / "node_modules" / package[4:]).is_dir()
+        return not subprocess.run([self.python, "-c", f"import {package}"], capture_output=True).returncode
 
     def script(self, name: str) -> str:
         """The path of a package's command."""
@@ -177,6 +195,71 @@ def with_lm_eval(client: Client) -> None:
         raise click.ClickException(f"lm-eval and `rwkv-np evaluate` differ: {pairs}")
 
 
+def with_npm_openai(client: Client) -> None:
+    """Whole and streamed answers, tokens and their probabilities, an error, and a request that is cancelled."""
+    found = client.javascript("""
+import assert from "node:assert";
+import OpenAI from "openai";
+const client = new OpenAI({ baseURL: URL, apiKey: KEY, maxRetries: 0 });
+const asked = { model: MODEL, messages: [{ role: "user", content: QUESTION }], temperature: 0 };
+const whole = await client.chat.completions.create({ ...asked, logprobs: true, top_logprobs: 2 });
+const { message, finish_reason, logprobs } = whole.choices[0];
+assert.equal(finish_reason, "stop");
+assert.equal(logprobs.content.map((each) => each.token).join("").trim(), message.content);
+assert.ok(logprobs.content.every((each) => each.top_logprobs.length === 2 && each.logprob <= 0));
+const stream = await client.chat.completions.create({
+  ...asked, stream: true, stream_options: { include_usage: true },
+});
+let text = "", usage = null;
+for await (const part of stream) {
+  text += part.choices[0]?.delta?.content ?? "";
+  usage = part.usage ?? usage;
+}
+assert.equal(text, message.content);
+assert.deepEqual(
+  [usage.prompt_tokens, usage.completion_tokens], [whole.usage.prompt_tokens, whole.usage.completion_tokens]);
+const helper = client.chat.completions.stream(asked);
+assert.equal((await helper.finalChatCompletion()).choices[0].message.content, text);
+const plain = await client.completions.create({ model: MODEL, prompt: "\\n", max_tokens: 3, n: 2, seed: 1 });
+assert.equal(plain.choices.length, 2);
+await assert.rejects(new OpenAI({ baseURL: URL, apiKey: "wrong" }).models.list(), OpenAI.AuthenticationError);
+await assert.rejects(client.chat.completions.create({ ...asked, n: 0 }),
+  (error) => error instanceof OpenAI.BadRequestError && error.param === "n");
+const long = await client.completions.create({
+  model: MODEL, prompt: "\\n", max_tokens: 2000, stream: true, logit_bias: { 0: -100 },
+});
+for await (const part of long) { long.controller.abort(); }
+console.log(text);
+""")
+    _expect(found, ANSWER)
+
+
+def with_npm_ai(client: Client) -> None:
+    """Vercel's AI SDK: a whole answer, a streamed one, and an object by a JSON schema."""
+    found = client.javascript("""
+import assert from "node:assert";
+import { generateText, streamText, generateObject, jsonSchema } from "ai";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+const provider = createOpenAICompatible({
+  name: "rwkv", baseURL: URL, apiKey: KEY, includeUsage: true, supportsStructuredOutputs: true,
+});
+const model = provider(MODEL);
+const asked = { model, prompt: QUESTION, temperature: 0 };
+const whole = await generateText(asked);
+assert.ok(whole.usage.outputTokens > 5);
+let text = "";
+for await (const part of streamText(asked).textStream) text += part;
+assert.equal(text, whole.text);
+const schema = jsonSchema({
+  type: "object", additionalProperties: false, required: ["ok"], properties: { ok: { type: "boolean" } },
+});
+const { object } = await generateObject({ ...asked, schema });
+assert.equal(typeof object.ok, "boolean");
+console.log(text);
+""")
+    _expect(found, ANSWER)
+
+
 JOBS = {
     "openai": ("openai", with_openai),
     "langchain": ("langchain_openai", with_langchain),
@@ -184,20 +267,25 @@ JOBS = {
     "llm": ("llm", with_llm),
     "schemathesis": ("schemathesis", with_schemathesis),
     "lm-eval": ("lm_eval", with_lm_eval),
+    "npm-openai": ("npm:openai", with_npm_openai),
+    "npm-ai": ("npm:@ai-sdk/openai-compatible", with_npm_ai),
 }
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(JOBS)))
 @click.option("--python", default=sys.executable, help="The Python that has the packages.  [default: this one]")
-def main(names: tuple[str, ...], python: str) -> None:
+@click.option(
+    "--node", default=".", type=click.Path(path_type=Path), help="The folder with node_modules.  [default: .]"
+)
+def main(names: tuple[str, ...], python: str, node: Path) -> None:
     """Run the clients NAMES, or all that are installed. The exit status is 1 if one of them fails."""
     failed = []
     with serving() as url, tempfile.TemporaryDirectory() as folder:
-        client = Client(python, url, Path(folder))
+        client = Client(python, url, Path(folder), node.resolve())
         for name in names or JOBS:
             package, job = JOBS[name]
-            if subprocess.run([python, "-c", f"import {package}"], capture_output=True).returncode:
+            if not client.has(package):
                 click.echo(f"{name}: not installed")
                 failed += [name] if names else []
                 continue
