@@ -237,10 +237,11 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 @click.option("--tokens", default=64, help="Tokens of an answer.")
 @click.option("--vocab", default=50_000, help="Token ids are below this.")
 @click.option("--seed", default=0, help="Seed of the prompts.")
+@click.option("--limit", nargs=2, type=float, help="Seconds to the first token, and between tokens, for the goodput.")
 @click.option("--answers", "with_answers", is_flag=True, help="Print every answer too, with its times.")
 def main(
     url: str, clients: int, rate: float | None, stall: int | None, n_turns: int | None, requests: int, prompt: int,
-    shared: int, tokens: int, vocab: int, seed: int, with_answers: bool,
+    shared: int, tokens: int, vocab: int, seed: int, limit: tuple[float, float] | None, with_answers: bool,
 ) -> None:  # fmt: skip
     """Put a load on the server at URL, and print one JSON document."""
     load = Load(url.rstrip("/"), prompt, tokens, vocab, shared, seed)
@@ -254,7 +255,7 @@ def main(
     else:
         answers = asyncio.run(closed(load, clients, requests))
     extra = {"first_by_turn": [answer.first for answer in answers]} if n_turns else {}
-    document = summary(answers) | extra
+    document = summary(answers) | extra | ({"goodput_per_s": goodput(answers, *limit)} if limit else {})
     if with_answers:
         document["answers"] = [asdict(answer) for answer in answers]
     click.echo(json.dumps(document))

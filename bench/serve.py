@@ -112,17 +112,21 @@ def with_cache(url: str, vocab: int) -> dict:
     return {"cold_s": cold["p99"], "warm_s": warm["p50"]}
 
 
-def with_poisson(url: str, vocab: int, tokens: int, rate: float) -> dict:
-    """Requests at random times, at 50 % and 90 % of the server's capacity."""
+def with_poisson(url: str, vocab: int, tokens: int, rate: float, limit: tuple[float, float]) -> dict:
+    """Requests at random times, at 50 % and 90 % of the server's capacity, and how many are answered within `limit`."""
     found = {}
     for share in (0.5, 0.9):
         per_second = share * rate / tokens
         options = ("--rate", per_second, "--requests", 24, "--prompt", PROMPT, "--tokens", tokens, "--vocab", vocab)
-        found[str(share)] = load(url, *options, "--seed", int(100 * share)) | {"requests_per_s": per_second}
+        row = load(url, *options, "--seed", int(100 * share), "--limit", *limit)
+        found[str(share)] = row | {"requests_per_s": per_second}
     return found
 
 
-def measure(url: str, clients: list[int], tokens: int, vocab: int, long: int, only: list[str], is_ours: bool) -> dict:
+def measure(
+    url: str, clients: list[int], tokens: int, vocab: int, long: int, only: list[str], limit: tuple[float, float],
+    is_ours: bool,
+) -> dict:  # fmt: skip
     """All requested parts."""
     load(url, "--clients", 2, "--requests", 2, "--prompt", 8, "--tokens", 4, "--vocab", vocab)  # warms up
     found: dict = {}
@@ -141,7 +145,7 @@ def measure(url: str, clients: list[int], tokens: int, vocab: int, long: int, on
         found["cache"] = with_cache(url, vocab)
     if "poisson" in only:
         rate = max(row["tokens_per_s"] for row in found["clients"].values()) if "clients" in found else 100
-        found["poisson"] = with_poisson(url, vocab, tokens, rate)
+        found["poisson"] = with_poisson(url, vocab, tokens, rate, limit)
     return found
 
 
@@ -172,7 +176,8 @@ def show(found: dict) -> None:
         first, between = ([row[name][p] for p in ("p50", "p99")] for name in ("first_s", "between_s"))
         click.echo(
             f"{row['requests_per_s']:.2f} requests/s ({float(share):.0%} of the most): first token "
-            f"{first[0]:.2f}, {first[1]:.2f} s; between {1e3 * between[0]:.0f}, {1e3 * between[1]:.0f} ms"
+            f"{first[0]:.2f}, {first[1]:.2f} s; between {1e3 * between[0]:.0f}, {1e3 * between[1]:.0f} ms; "
+            f"in time {row['goodput_per_s']:.2f} requests/s"
         )
 
 
@@ -186,17 +191,20 @@ def show(found: dict) -> None:
 @click.option("--long", default=4000, help="Tokens of the long prompt.")
 @click.option("--vocab", default=50_000, help="Token ids of prompts are below this.")
 @click.option("--only", default=",".join(PARTS), help="Which parts to measure.")
+@click.option(
+    "--limit", nargs=2, default=(1.0, 0.1), help="Seconds to the first token, and between tokens: what is in time."
+)
 @click.option("--tokenizer", help="As for the server.  [default: by the vocabulary]")
 @click.option("--threads", type=int, help="Threads of the server.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def main(
     model: Path | None, shape: str | None, type_name: str, url: str | None, clients: str, tokens: int, long: int,
-    vocab: int, only: str, tokenizer: str | None, threads: int | None, as_json: bool,
+    vocab: int, only: str, limit: tuple[float, float], tokenizer: str | None, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a server with MODEL, or with a synthetic model of a given --shape."""
     if sum(given is not None for given in (model, shape, url)) != 1:
         raise click.UsageError("Give one of MODEL, --shape and --url.")
-    arguments = [int(n) for n in clients.split(",")], tokens, vocab, long, only.split(","), url is None
+    arguments = [int(n) for n in clients.split(",")], tokens, vocab, long, only.split(","), limit, url is None
     with tempfile.TemporaryDirectory() as folder:
         if url:
             found = measure(url, *arguments)

@@ -57,6 +57,15 @@ def test_any_object(server):
     assert answer["message"]["content"].startswith("{")
 
 
+def test_other_servers_forms_of_a_schema(server):
+    """llama.cpp's: a schema beside json_object, and a schema without a name."""
+    unnamed = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+    for form in ({"type": "json_object", "schema": SCHEMA}, unnamed):
+        assert server.text(response_format=form) == server.text(**of(SCHEMA)), form
+    wrong = server.chat(response_format={"type": "json_object", "schema": {"type": "hiccup"}})
+    assert wrong.json()["error"]["code"] == "invalid_schema"
+
+
 def test_a_forced_call(server):
     for choice, name in (({"type": "function", "function": {"name": "weather"}}, "weather"), ("required", None)):
         found = server.chat(tools=TOOLS, tool_choice=choice).json()["choices"][0]

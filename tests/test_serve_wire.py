@@ -170,6 +170,14 @@ def test_tokens_and_back(server):
     assert server.post("/tokenize", {}).status_code == 400
 
 
+def test_a_base_url_without_v1_works(server):
+    body = {"messages": FRANCE, "temperature": 0, "max_tokens": 5}
+    short, full = (server.post(f"{prefix}/chat/completions", body).json()["choices"] for prefix in ("", "/v1"))
+    assert short == full
+    assert server.client.get("/models").json() == server.client.get("/v1/models").json()
+    assert server.post("/completions", {"prompt": "a", "max_tokens": 1}).json()["object"] == "text_completion"
+
+
 def test_models_health_and_metrics(server):
     card = server.client.get("/v1/models").json()["data"][0]
     assert card["id"] == NAME and server.client.get(f"/v1/models/{NAME}").json() == card

@@ -21,6 +21,9 @@ from rwkv_np.serve.page_files import PageFile, read_page
 from rwkv_np.serve.routes import ROUTES
 from rwkv_np.serve.service import Service
 
+# A client whose base URL lacks /v1 asks for these. llama.cpp's server answers them too.
+SHORT_PATHS = frozenset({"/chat/completions", "/completions", "/models"})
+
 
 class App:
     """The outermost layer. It passes the connection to the inner layers, since layers between them hide it."""
@@ -36,6 +39,8 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scope["rwkv_np.transport"] = getattr(getattr(send, "__self__", None), "transport", None)
+            if scope["path"] in SHORT_PATHS:
+                scope["path"] = f"/v1{scope['path']}"
         await self._inner(scope, receive, send)
 
 

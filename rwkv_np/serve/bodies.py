@@ -129,17 +129,18 @@ class NamedTool(_Body):
 class NamedSchema(_Body):
     """A JSON schema. The answer always fits it: `strict` has no effect."""
 
-    name: str
+    name: str | None = None
     schema: dict[str, Any] | None = None
     description: str | None = None
     strict: bool | None = None
 
 
 class ResponseFormat(_Body):
-    """The format of an answer."""
+    """The format of an answer. `schema` beside json_object is llama.cpp's form of json_schema."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
+    schema: dict[str, Any] | None = None
 
 
 class ChatRequest(_Sampled, kw_only=True):

@@ -101,6 +101,6 @@ class ChatPlan:
         lead = self.prompt.lead
         if self.tools.is_required:
             return self.service.grammars.guides(call_grammar(self.tools.schemas, lead), self.n, "tools")
-        named = self.format.json_schema if self.format else None
+        named = self.format and (self.format.json_schema or self.format)
         schema = (named.schema if named else None) or {"type": "object"}
         return self.service.grammars.guides(json_grammar(schema, lead), self.n, "response_format")
