@@ -15,6 +15,7 @@ import pytest
 from llvmlite import ir
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.formats import FORMATS
+from rwkv_np.kernels.pointers import KERNEL
 from rwkv_np.kernels.tiles import COUNTS, MOST, emit_tile_product
 
 STEPS = lay.BLOCK // 4  # a step adds four neighbouring columns
@@ -59,9 +60,7 @@ def compiled(format, path, count):
     triple, cpu, _, _ = TARGETS[path]
     module = ir.Module("tile")
     module.triple = triple
-    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(64)
-    kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, number, number, pointer, number])
-    function = ir.Function(module, kind, "tile")
+    function = ir.Function(module, KERNEL, "tile")
     builder = ir.IRBuilder(function.append_basic_block())
     emit_tile_product(builder, FORMATS[format].layout, path, count, *function.args)
     builder.ret_void()
