@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from rwkv_np.kernels import equations, groupnorm, lora_mix, mixing, products, sample, wkv4, wkv5, wkv7
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.activations import WANTS_FLOAT
+from rwkv_np.kernels.activations import WANTS_FLOAT, Rows
 from rwkv_np.kernels.formats import FORMATS
 from rwkv_np.kernels.matmul import PackedMatrix, matmul, matmul_reference
 from rwkv_np.kernels.pack import unpack_reference
@@ -116,33 +116,30 @@ def _layer_norm(x, weight, bias, out):
         mixing.layer_norm_row(address(x, at), address(weight, 0), address(bias, 0), x.shape[1], x.shape[1], place)
 
 
+def _mixed_by(equation):
+    @njit
+    def mix(x, before, share, rows, memory):
+        for t in range(x.shape[0]):
+            at = t * x.shape[1] * 4
+            mixing.mix_row(
+                equation, address(x, at), address(before, at), address(share, 0), address(rows, 0),
+                address(memory, 0), t, x.shape[0],
+            )  # fmt: skip
+
+    return mix
+
+
+_mix, _lerp = map(_mixed_by, ("mix", "lerp"))
+
+
 @njit
-def _mix(x, before, share, rows):
-    n_blocks = x.shape[1] // 32
+def _lora_lerp(x, before, share, moved, rows, memory):
     for t in range(x.shape[0]):
         at = t * x.shape[1] * 4
-        place = address(rows, t * rows.shape[1])
-        mixing.mix_row("mix", address(x, at), address(before, at), address(share, 0), n_blocks, WANTS_FLOAT, place)
-
-
-@njit
-def _lerp(x, before, share, rows):
-    n_blocks = x.shape[1] // 32
-    for t in range(x.shape[0]):
-        at = t * x.shape[1] * 4
-        place = address(rows, t * rows.shape[1])
-        mixing.mix_row("lerp", address(x, at), address(before, at), address(share, 0), n_blocks, WANTS_FLOAT, place)
-
-
-@njit
-def _lora_lerp(x, before, share, moved, rows):
-    n_blocks = x.shape[1] // 32
-    for t in range(x.shape[0]):
-        at, place = t * x.shape[1] * 4, address(rows, t * rows.shape[1])
-        for i in range(n_blocks):
+        for i in range(x.shape[1] // 32):
             lora_mix.lerp_block(
-                address(x, at), address(before, at), address(share, 0), address(moved, at + 128 * i), i, n_blocks,
-                WANTS_FLOAT, place,
+                address(x, at), address(before, at), address(share, 0), address(moved, at + 128 * i), i,
+                address(rows, 0), address(memory, 0), t, x.shape[0],
             )  # fmt: skip
 
 
@@ -164,12 +161,13 @@ def _decay(x, start):
 
 
 @njit
-def _gate(y, gate, rows):
-    n_blocks = y.shape[1] // 32
+def _gate(y, gate, rows, memory):
     for t in range(y.shape[0]):
         at = 4 * t * y.shape[1]
-        row = address(rows, t * rows.shape[1])
-        wkv5.put_gated(1, address(y, at), address(gate, at), 0, n_blocks, n_blocks, WANTS_FLOAT, row)
+        wkv5.put_gated(
+            1, address(y, at), address(gate, at), 0, y.shape[1] // 32, address(rows, 0), address(memory, 0), t,
+            y.shape[0],
+        )  # fmt: skip
 
 
 @njit
@@ -192,12 +190,12 @@ def _wkv7(work, n, state):
 
 
 @njit
-def _wkv(kvr, w, u, state, n_blocks, rows):
-    for block in range(n_blocks):
+def _wkv(kvr, w, u, state, rows, memory):
+    for block in range(kvr.shape[0]):
         k, v, r = address(kvr[block, 0], 0), address(kvr[block, 1], 0), address(kvr[block, 2], 0)
         wkv4.wkv_block(
-            k, v, r, kvr.shape[2], address(w, 0), address(u, 0), address(state, 0), w.shape[0],
-            block, n_blocks, WANTS_FLOAT, address(rows, 0), rows.shape[1],
+            k, v, r, 0, kvr.shape[2], kvr.shape[2], address(w, 0), address(u, 0), address(state, 0), w.shape[0],
+            block, address(rows, 0), address(memory, 0),
         )  # fmt: skip
 
 
@@ -223,14 +221,16 @@ _tanh = _ending("tanh")
 _put, _to_rows, _to_tanh_rows, _to_sigmoid_rows = map(_ending, ("put", "rows", "tanh_rows", "sigmoid_rows"))
 
 
-def _rows(n_tokens, n_channels):
-    return np.zeros((n_tokens, lay.vector_bytes(n_channels // 32)), np.uint8)
+def _rows(n_channels):
+    """Float32 values alone, from the start of a scratch buffer on."""
+    return Rows(0, 0, 4 * n_channels, n_channels // 32, WANTS_FLOAT, 1)
 
 
-def _values(rows, n_channels):
-    """The float32 part of vector rows."""
-    start = n_channels // 32 * lay.VALUES
-    return np.ascontiguousarray(rows[:, start : start + 4 * n_channels]).view(np.float32)
+def _written(put, *inputs):
+    """What a kernel writes as float32 values of vectors, for inputs of which the first is (tokens, channels)."""
+    out = np.zeros_like(inputs[0])
+    put(*inputs, np.array(_rows(out.shape[1])), out)
+    return out
 
 
 def _lanes(x):
@@ -249,21 +249,15 @@ def _run_layer_norm(x, weight, bias):
 
 
 def _run_mix(x, before, share):
-    rows = _rows(*x.shape)
-    _mix(x, before, share, rows)
-    return _values(rows, x.shape[1])
+    return _written(_mix, x, before, share)
 
 
 def _run_lerp(x, before, share):
-    rows = _rows(*x.shape)
-    _lerp(x, before, share, rows)
-    return _values(rows, x.shape[1])
+    return _written(_lerp, x, before, share)
 
 
 def _run_lora_lerp(x, before, share, moved):
-    rows = _rows(*x.shape)
-    _lora_lerp(x, before, share, moved, rows)
-    return _values(rows, x.shape[1])
+    return _written(_lora_lerp, x, before, share, moved)
 
 
 def _run_group_norm(x, weight, bias):
@@ -288,9 +282,7 @@ def _run_decay(x, start):
 
 
 def _run_gate(y, gate):
-    rows = _rows(*y.shape)
-    _gate(y, gate, rows)
-    return _values(rows, y.shape[1])
+    return _written(_gate, y, gate)
 
 
 def _run_small_tanh(x):
@@ -360,10 +352,10 @@ def _wkv7_reference(*inputs):
 
 
 def _run_wkv(r, k, v, w, u, state):
-    state, rows = state.copy(), _rows(*k.shape)
+    state, out = state.copy(), np.zeros_like(k)
     kvr = np.ascontiguousarray(np.stack([_lanes(k), _lanes(v), _lanes(r)], axis=1))
-    _wkv(kvr, w, u, state, k.shape[1] // 32, rows)
-    return np.concatenate([_values(rows, k.shape[1]), state])
+    _wkv(kvr, w, u, state, np.array(_rows(k.shape[1])), out)
+    return np.concatenate([out, state])
 
 
 def _wkv_reference(r, k, v, w, u, state):
@@ -378,9 +370,9 @@ def _wkv_inputs(shape, rng):
 
 
 def _run_squared_relu(x):
-    rows = _rows(*x.shape)
-    _squared_relu(x, rows, 0, rows.shape[1], x.shape[1] // 32, WANTS_FLOAT)
-    return _values(rows, x.shape[1])
+    out = np.zeros_like(x)
+    _squared_relu(x, out, *_rows(x.shape[1]))
+    return out
 
 
 def _run_sigmoid(x):
@@ -391,11 +383,11 @@ def _run_sigmoid(x):
 
 def _run_endings(x):
     """The unchanged product, twice; its hyperbolic tangent; its sigmoid."""
-    out, rows = np.empty_like(x), [_rows(*x.shape) for _ in range(3)]
-    _put(x, out, 0, out.strides[0])
-    for ending, row in zip((_to_rows, _to_tanh_rows, _to_sigmoid_rows), rows):
-        ending(x, row, 0, row.shape[1], x.shape[1] // 32, WANTS_FLOAT)
-    return np.stack([out, *(_values(row, x.shape[1]) for row in rows)])
+    out = np.zeros((4, *x.shape), np.float32)
+    _put(x, out[0], 0, x.strides[0])
+    for ending, rows in zip((_to_rows, _to_tanh_rows, _to_sigmoid_rows), out[1:]):
+        ending(x, rows, *_rows(x.shape[1]))
+    return out
 
 
 def _run_add_gated(x, gate, out):

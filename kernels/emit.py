@@ -18,7 +18,7 @@ from numba.core import cgutils
 
 LANES = 16
 
-I8, I16, I32, I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
+I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F32 = ir.FloatType()
 BYTES = ir.VectorType(I8, 4 * LANES)
 SHORTS = ir.VectorType(I16, 2 * LANES)

@@ -12,7 +12,7 @@ class FloatTile:
 
     def __init__(self, emit, layout, path, count, args):
         self.emit, self.layout, self.path, self.count = emit, layout, path, count
-        self.tile, self.x, self.x_stride, self.n_blocks = args
+        self.tile, _, self.values, self.stride, self.n_blocks = args
 
     def emit_loop(self, sums):
         """Add all columns to `sums`, a list of Variables for each group of rows."""
@@ -24,8 +24,7 @@ class FloatTile:
         emit = self.emit
         weights = [self._weights(column, group) for group in range(lay.GROUPS)]
         for vector in range(self.count):
-            place = self.x_stride * vector + self.n_blocks * lay.VALUES + column * 4
-            x = emit.splat(emit.load(self.x, place, F32))
+            x = emit.splat(emit.load(self.values, self.stride * vector + column * 4, F32))
             for group, w in enumerate(weights):
                 sums[group][vector].set(emit.fma(w, x, sums[group][vector].get()))
 

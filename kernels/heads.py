@@ -22,7 +22,7 @@ from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.activations import N_BLOCKS, ROWS_SIZE, Rows, put_blocks
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.emit import F32, FLOATS, INTS, LANES, Emit, Variable
 from rwkv_np.kernels.equations import HEAD_EPSILON
@@ -136,21 +136,6 @@ def finish_head(typingctx, work, gate, r_k, weight, bias, n, n_padded, out):
     return types.void(work, gate, r_k, weight, bias, types.intp, types.intp, out), codegen
 
 
-@intrinsic
-def put_blocks(typingctx, x, first, count, n_blocks, wanted, row):
-    """Write `count` blocks of 32 float32 at `x` into a vector row, from its block `first` on."""
-
-    def codegen(context, builder, signature, args):
-        emit = Emit(builder)
-        first, count, n_blocks, wanted = (emit.value(args[i]) for i in range(1, 5))
-        with emit.loop(count) as block:
-            halves = [emit.load(args[0], block * (4 * lay.BLOCK) + 4 * LANES * i, FLOATS) for i in range(2)]
-            emit_block(emit, halves, args[5], n_blocks, first + block, wanted)
-        return context.get_dummy_value()
-
-    return types.void(x, types.intp, types.intp, types.intp, types.intp, row), codegen
-
-
 # --- op --------------------------------------------------------------------------------------------
 
 
@@ -195,8 +180,7 @@ class Vectors(NamedTuple):
 # The inputs, in the order of a job's arguments; without the first layer's v the last two are not read.
 IN_R, IN_W, IN_K, IN_V, IN_A, IN_GATE, IN_FIRST, IN_SHARE, N_INPUTS = range(9)
 N_HEAD, N, N_PADDED, GROUP, HAS_FIRST, STATE, WORK, WORK_STRIDE, OUT_STRIDE, ROWS = range(10)
-ROW_BYTES, N_BLOCKS, WANTS = range(ROWS + 1, ROWS + 4)
-VECTORS = ROWS + 4
+VECTORS = ROWS + ROWS_SIZE
 INPUTS = VECTORS + len(Vectors._fields)
 W0, A0, V0, K_K, K_A, R_K, WEIGHT, BIAS = range(VECTORS, INPUTS)
 
@@ -264,7 +248,7 @@ def _heads(args, weights, scratch, states, logits, batch, item, rank):
         # The padding of the channels, and of the last head if it ends within a block.
         clear_bytes(gathered, 4 * N_INPUTS * n_padded + TOGETHER * number(args, OUT_STRIDE))
     first_block = item * group * n // lay.BLOCK
-    count = min(group * n // lay.BLOCK, number(args, N_BLOCKS) - first_block)
+    count = min(group * n // lay.BLOCK, number(args, ROWS + N_BLOCKS) - first_block)
     state_bytes = 4 * n * n_padded
     for sequence in range(number(batch, b.N_SEQUENCES)):
         first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
@@ -277,9 +261,8 @@ def _heads(args, weights, scratch, states, logits, batch, item, rank):
                 out = beyond(results, (head - first_head) * 4 * n)
                 _run_head(args, weights, scratch, start, n_tokens, head, of_head, work, gathered, out)
             for t in range(n_tokens):
-                row = beyond(scratch, number(args, ROWS) + (start + t) * number(args, ROW_BYTES))
-                x = beyond(results, t * number(args, OUT_STRIDE))
-                put_blocks(x, first_block, count, number(args, N_BLOCKS), number(args, WANTS), row)
+                x, rows = beyond(results, t * number(args, OUT_STRIDE)), beyond(args, 8 * ROWS)
+                put_blocks(x, first_block, count, rows, scratch, start + t, number(batch, b.N_TOKENS))
 
 
 @functools.cache

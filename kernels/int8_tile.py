@@ -69,7 +69,7 @@ class Int8Tile:
 
     def __init__(self, emit, layout, path, count, args):
         self.emit, self.layout, self.path, self.count = emit, layout, path, count
-        self.tile, self.x, self.x_stride, self.n_blocks = args
+        self.tile, self.x, self.values, self.stride, self.n_blocks = args
         # Groups of rows that share a broadcast activation. If a group is two registers of 16 lanes, the
         # sums of one group fill the registers. With one vector there is little to share, and it is better
         # to read a tile from its first byte to its last: Q8_0 at 35 GB/s, the full rate, instead of 27.
@@ -114,8 +114,13 @@ class Int8Tile:
             for line in range(ahead, ahead + n_bytes, 64):
                 self.emit.prefetch(self.tile, block * n_bytes + line, level)
 
-    def _vector_part(self, vector, offset, block, size):
-        return self.x_stride * vector + self.n_blocks * offset + block * size
+    def _of_vector(self, at, block):
+        """The place `at` in a block of the vectors."""
+        return block * (lay.VECTOR_BLOCK * self.count) + at
+
+    def _number(self, which, vector, block, kind=I32):
+        """One of the four numbers of a vector's block."""
+        return self.emit.load(self.x, self._of_vector(lay.number_at(which, vector, self.count), block), kind)
 
     def _integer_sums(self, groups, block, part, raw):
         emit, dot = self.emit, DOTS[self.path]
@@ -138,8 +143,7 @@ class Int8Tile:
         if not zero:
             return emit.constant(INTS, 0)
         if self.layout.n_parts == 1:
-            minus_8_sums = emit.load(self.x, self._vector_part(vector, lay.ZEROS, block, 4), I32)
-            return emit.splat(minus_8_sums * (zero // 8))
+            return emit.splat(self._number(lay.ZEROS, vector, block) * (zero // 8))
         both = self._halves(vector, block)
         half = both.converted("trunc", I16).converted("sext", I32) if part else (both + 0x8000).shifted_right(16, True)
         return emit.splat(half * -zero)
@@ -151,7 +155,7 @@ class Int8Tile:
             start = self.start + self.layout.scales + group * self.layout.group_quants
             weights[group] = _unpack(emit, self.layout, self.path, self.tile, start, step, raw[group])
         for vector in range(self.count):
-            four = emit.load(self.x, self._vector_part(vector, 0, block, lay.BLOCK) + 4 * step, I32)
+            four = emit.load(self.x, self._of_vector(lay.quants_at(vector) + 4 * step, block), I32)
             activations = emit.splat(four).as_kind(BYTES)
             for group in groups:
                 dots[group][vector].add(weights[group], activations)
@@ -179,21 +183,20 @@ class Int8Tile:
         m = self._scale(group, part, 1) if layout.has_min else None
         outliers = self._outliers(group, block, m) if layout.has_outliers else None
         for vector in range(self.count):
-            scale = emit.splat(emit.load(self.x, self._vector_part(vector, lay.SCALES, block, 4), F32))
+            scale = emit.splat(self._number(lay.SCALES, vector, block, F32))
             total = dots[vector].total().converted("sitofp", FLOATS) * scale
             result = emit.fma(total, d, sums[vector].get())
             if m is not None:
-                part_sum = emit.load(self.x, self._vector_part(vector, lay.SUMS, block, 4), F32)
-                result = emit.fma(m, emit.splat(part_sum), result)
+                result = emit.fma(m, emit.splat(self._number(lay.SUMS, vector, block, F32)), result)
             if outliers is not None:
                 difference, columns = outliers
-                values = self._vector_part(vector, lay.VALUES, block, 4 * lay.BLOCK)
-                result = emit.fma(difference, look_up(emit, self.x, values, columns, self.path), result)
+                place = self.stride * vector + block * (4 * lay.BLOCK)
+                result = emit.fma(difference, look_up(emit, self.values, place, columns, self.path), result)
             sums[vector].set(result)
 
     def _halves(self, vector, block):
         """65536 times the sum of a block's first 16 activations plus the sum of the others."""
-        return self.emit.load(self.x, self._vector_part(vector, lay.HALVES, block, 4), I32)
+        return self._number(lay.HALVES, vector, block)
 
     # --- two parts whose sums fit in 16 bits ---
 
@@ -229,7 +232,7 @@ class Int8Tile:
             if minima:
                 both = emit.splat((self._halves(vector, block) + 0x8000) ^ 0x8000)
                 total = emit.fma(multiply_pairs(emit, both, minima, self.path).converted("sitofp", FLOATS), m, total)
-            scale = emit.splat(emit.load(self.x, self._vector_part(vector, lay.SCALES, block, 4), F32))
+            scale = emit.splat(self._number(lay.SCALES, vector, block, F32))
             sums[vector].set(emit.fma(total, scale, sums[vector].get()))
 
     def _pair_scales(self, group):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
-from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.activations import ROWS_SIZE, Rows, Target, emit_block
 from rwkv_np.kernels.emit import FLOATS, LANES, Emit
 from rwkv_np.kernels.layout import TILE_ROWS
 from rwkv_np.kernels.mixing import Floats
@@ -35,29 +35,31 @@ class LoraMix(NamedTuple):
 
 
 @intrinsic
-def lerp_block(typingctx, x, before, share, moved, block, n_blocks, wanted, row):
-    """Write x + (before - x) * (share + moved) into a block of a row; `moved` is 32 floats, the rest whole rows."""
+def lerp_block(typingctx, x, before, share, moved, block, rows, scratch, token, n_tokens):
+    """Write x + (before - x) * (share + moved) into a block of a vector; `moved` is 32 floats, the rest whole rows."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
-        x, before, share, moved, row = args[0], args[1], args[2], args[3], args[7]
-        block, n_blocks, wanted = (emit.value(args[i]) for i in range(4, 7))
+        x, before, share, moved = args[:4]
+        block, token, n_tokens = (emit.value(args[i]) for i in (4, 7, 8))
         halves = []
         for half in range(2):
             at = block * (4 * TILE_ROWS) + 4 * LANES * half
             this = emit.load(x, at, FLOATS)
             s = emit.load(share, at, FLOATS) + emit.load(moved, 4 * LANES * half, FLOATS)
             halves.append(emit.fma(emit.load(before, at, FLOATS) - this, s, this))
-        emit_block(emit, halves, row, n_blocks, block, wanted)
+        emit_block(emit, halves, Target(emit, args[5], args[6], token, n_tokens), block)
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(x, before, share, moved, intp, intp, intp, row), codegen
+    return types.void(x, before, share, moved, intp, rows, scratch, intp, intp), codegen
 
 
 # The numbers of a job: these, then those of each mix.
 X, X_STRIDE, SHIFT, LANES_START, LANES_STRIDE, N_MIXES, MIXES = range(7)
-Z, Z_BYTES, SHARE, ROWS, ROW_BYTES, N_BLOCKS, WANTS, MIX_SIZE = range(MATRIX_SIZE, MATRIX_SIZE + 8)
+Z = MATRIX_SIZE
+SHARE, ROWS = Z + ROWS_SIZE, Z + ROWS_SIZE + 1
+MIX_SIZE = ROWS + ROWS_SIZE
 
 
 def _lora_mix(args, weights, scratch, states, logits, batch, item, rank):
@@ -65,8 +67,8 @@ def _lora_mix(args, weights, scratch, states, logits, batch, item, rank):
     lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
     for i in range(number(args, N_MIXES)):
         mix = beyond(args, 8 * (MIXES + MIX_SIZE * i))
-        z, share = beyond(scratch, number(mix, Z)), beyond(weights, number(mix, SHARE))
-        multiply(mix, weights, item, z, number(mix, Z_BYTES), n_tokens, lanes, TILE_ROWS)
+        z, share = beyond(mix, 8 * Z), beyond(weights, number(mix, SHARE))
+        multiply(mix, weights, item, z, scratch, n_tokens, lanes, TILE_ROWS)
         for token in range(n_tokens):
             sequence = number(batch, b.SEQUENCE + token)
             if token == number(batch, b.FIRST + sequence):
@@ -74,8 +76,7 @@ def _lora_mix(args, weights, scratch, states, logits, batch, item, rank):
             else:
                 before = beyond(scratch, number(args, X) + (token - 1) * stride)
             x, moved = beyond(scratch, number(args, X) + token * stride), beyond(lanes, token * TILE_ROWS * 4)
-            row = beyond(scratch, number(mix, ROWS) + token * number(mix, ROW_BYTES))
-            lerp_block(x, before, share, moved, item, number(mix, N_BLOCKS), number(mix, WANTS), row)
+            lerp_block(x, before, share, moved, item, beyond(mix, 8 * ROWS), scratch, token, n_tokens)
 
 
 @functools.cache
@@ -90,6 +91,6 @@ def lora_mix_job(x: Floats, shift: int, lanes: Floats, mixes: Sequence[LoraMix])
     """
     numbers = []
     for matrix, z, share, rows in mixes:
-        numbers += [*matrix.numbers, z.start, z.row_bytes, share, *rows]
+        numbers += [*matrix.numbers, *z, share, *rows]
     args = (*x, shift, *lanes, len(mixes), *numbers)
     return Job(_compiled().address, args, items=mixes[0].matrix.n_tiles)

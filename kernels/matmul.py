@@ -10,12 +10,23 @@ eight, and from a cache for all others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numba import prange
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.activations import WANTS_INT8, put_vector, quantize_reference, wants
+from rwkv_np.kernels.activations import (
+    N_BLOCKS,
+    START,
+    STRIDE,
+    VALUES,
+    WANTS_INT8,
+    Rows,
+    parts_reference,
+    put_vector,
+    quantize_reference,
+    wants,
+)
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.dispatch import choose
 from rwkv_np.kernels.formats import FORMATS
@@ -26,34 +37,57 @@ from rwkv_np.kernels.tiles import COUNTS, kernel_addresses
 
 
 @jit()
-def multiply_tile(kernels, tile, vectors, vector_bytes, n_blocks, n_vectors, out, out_stride):
-    """out[v, :32] = tile @ vectors[v] for every v. Takes pointers; `out_stride` is in floats.
+def multiply_tile(kernels, tile, rows, memory, n_vectors, out, out_stride):
+    """out[v, :32] = tile @ vector v, for every v. Takes pointers; `out_stride` is in floats.
 
-    `kernels` points to the addresses of the format's kernels, one for each of COUNTS.
+    kernels  the addresses of the format's kernels, one for each of COUNTS
+    rows     the numbers of activations.Rows, which are places in `memory`
     """
+    n_blocks, stride = number(rows, N_BLOCKS), number(rows, STRIDE)
     vector = 0
     for i in range(len(COUNTS) - 1, -1, -1):
         kernel = number(kernels, i)
         while kernel != 0 and n_vectors - vector >= COUNTS[i]:
-            x, result = beyond(vectors, vector * vector_bytes), beyond(out, vector * out_stride * 4)
-            call_kernel(kernel, tile, x, vector_bytes, n_blocks, result, out_stride)
+            x = beyond(memory, number(rows, START) + vector * n_blocks * lay.VECTOR_BLOCK)
+            values = beyond(memory, number(rows, VALUES) + vector * stride)
+            call_kernel(kernel, tile, x, values, stride, n_blocks, beyond(out, vector * out_stride * 4), out_stride)
             vector += COUNTS[i]
 
 
 @region()
-def _put_vectors(x, n_blocks, wanted, vectors):
+def _put_vectors(x, rows, memory):
     for v in prange(x.shape[0]):
-        put_vector(address(x, v * x.shape[1] * 4), n_blocks, wanted, address(vectors, v * vectors.shape[1]))
+        put_vector(address(x, v * x.shape[1] * 4), address(rows, 0), address(memory, 0), v, x.shape[0])
 
 
 @region()
-def _multiply(kernels, tiles, n_blocks, vectors, out):
+def _multiply(kernels, tiles, rows, memory, out):
     for t in prange(tiles.shape[0]):
         tile, result = address(tiles, t * tiles.shape[1]), address(out, t * lay.TILE_ROWS * 4)
         n_vectors, out_stride = out.shape
         multiply_tile(
-            address(kernels, 0), tile, address(vectors, 0), vectors.shape[1], n_blocks, n_vectors, result, out_stride
-        )
+            address(kernels, 0), tile, address(rows, 0), address(memory, 0), n_vectors, result, out_stride
+        )  # fmt: skip
+
+
+class PackedVectors(NamedTuple):
+    """Vectors in the form that a matrix reads: their places in `memory`, a flat uint8 buffer."""
+
+    rows: Rows
+    memory: np.ndarray
+    count: int
+
+    @classmethod
+    def of(cls, x: np.ndarray, wants: int, together: int) -> PackedVectors:
+        """Convert float32 vectors (count, n_in), n_in a multiple of 32."""
+        count, n_in = x.shape
+        n_blocks = n_in // lay.BLOCK
+        values = lay.round_up(count * lay.vector_bytes(n_blocks), 64)
+        rows = Rows(0, values, 4 * n_in, n_blocks, wants, together)
+        memory = np.zeros(values + count * rows.stride, np.uint8)
+        with one_at_a_time:
+            _put_vectors.enter(np.ascontiguousarray(x, np.float32), np.array(rows), memory)
+        return cls(rows, memory, count)
 
 
 @dataclass(frozen=True)
@@ -83,31 +117,30 @@ class PackedMatrix:
         """Blocks of 32 columns in a row."""
         return lay.n_blocks_of(self.n_in)
 
+    @property
+    def together(self) -> int:
+        """How many vectors its largest kernel multiplies at once."""
+        return max(count for count, kernel in zip(COUNTS, self.kernels) if kernel)
 
-def vectors_for(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:
-    """The rows of bytes (layout.py) that `matrix` reads for float32 vectors (count, n_in)."""
+
+def vectors_for(matrix: PackedMatrix, x: np.ndarray) -> PackedVectors:
+    """What `matrix` reads for float32 vectors (count, n_in)."""
     padded = np.zeros((len(x), matrix.n_blocks * lay.BLOCK), np.float32)
     padded[:, : matrix.n_in] = x
-    rows = np.zeros((len(x), lay.vector_bytes(matrix.n_blocks)), np.uint8)
-    with one_at_a_time:
-        _put_vectors.enter(padded, matrix.n_blocks, wants(matrix.layout), rows)
-    return rows
+    return PackedVectors.of(padded, wants(matrix.layout), matrix.together)
 
 
 def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Convert float32 rows (count, n_in) to int8 quants of that shape and float32 scales (count, n_in / 32)."""
-    n_blocks = x.shape[1] // lay.BLOCK
-    rows = np.empty((len(x), lay.vector_bytes(n_blocks)), np.uint8)
-    with one_at_a_time:
-        _put_vectors.enter(np.ascontiguousarray(x, np.float32), n_blocks, WANTS_INT8, rows)
-    scales = np.ascontiguousarray(rows[:, n_blocks * lay.SCALES : n_blocks * lay.SUMS]).view(np.float32)
-    return rows[:, : n_blocks * lay.BLOCK].view(np.int8), scales
+    vectors = PackedVectors.of(x, WANTS_INT8, max(COUNTS))
+    quants, numbers = parts_reference(vectors.memory, vectors.rows, len(x))
+    return quants, numbers[lay.SCALES].view(np.float32)
 
 
-def multiply(matrix: PackedMatrix, vectors: np.ndarray, out: np.ndarray) -> None:
-    """Only the product: rows from `vectors_for` to out (count, rows in whole tiles) float32."""
+def multiply(matrix: PackedMatrix, vectors: PackedVectors, out: np.ndarray) -> None:
+    """Only the product: from `vectors_for` to out (count, rows in whole tiles) float32."""
     with one_at_a_time:
-        _multiply.enter(matrix.kernels, matrix.tiles, matrix.n_blocks, vectors, out)
+        _multiply.enter(matrix.kernels, matrix.tiles, np.array(vectors.rows), vectors.memory, out)
 
 
 def matmul(matrix: PackedMatrix, x: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.activations import Rows, emit_block, put_vector
-from rwkv_np.kernels.emit import F32, FLOATS, LANES, Emit, Variable
+from rwkv_np.kernels.activations import N_BLOCKS, ROWS_SIZE, Rows, Target, emit_block, put_vector
+from rwkv_np.kernels.emit import F32, FLOATS, I64, LANES, Emit, Variable
 from rwkv_np.kernels.equations import EPSILON
 from rwkv_np.kernels.pointers import beyond, copy_bytes, number
 from rwkv_np.kernels.program import Job, compile_op
@@ -103,22 +103,22 @@ MIXED_BY = {"mix": _mix, "lerp": _lerp}
 
 
 @intrinsic(prefer_literal=True)
-def mix_row(typingctx, equation, x, before, share, n_blocks, wanted, row):
-    """Write the mix of x and `before` by the `equation`, a literal, into a matrix's input row."""
+def mix_row(typingctx, equation, x, before, share, rows, scratch, token, n_tokens):
+    """Write the mix of x and `before` by the `equation`, a literal, as a matrix's input vector for that token."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
-        x, before, share, row = args[1], args[2], args[3], args[6]
-        n_blocks, wanted = emit.value(args[4]), emit.value(args[5])
-        with emit.loop(n_blocks) as block:
+        x, before, share, rows = args[1:5]
+        target = Target(emit, rows, args[5], emit.value(args[6]), emit.value(args[7]))
+        with emit.loop(emit.load(rows, 8 * N_BLOCKS, I64)) as block:
             halves = []
             for at in (block * (4 * lay.BLOCK), block * (4 * lay.BLOCK) + 4 * LANES):
                 loaded = [emit.load(pointer, at, FLOATS) for pointer in (x, before, share)]
                 halves.append(MIXED_BY[equation.literal_value](emit, *loaded))
-            emit_block(emit, halves, row, n_blocks, block, wanted)
+            emit_block(emit, halves, target, block)
         return context.get_dummy_value()
 
-    return types.void(equation, x, before, share, types.intp, types.intp, row), codegen
+    return types.void(equation, x, before, share, rows, scratch, types.intp, types.intp), codegen
 
 
 # --- norm: x = layer norm of x, in place -----------------------------------------------------------
@@ -137,9 +137,9 @@ def norm_job(x: Floats, norm: Norm) -> Job:
     return Job(_compiled("norm").address, (*x, *norm), per=1)
 
 
-# --- norm for the head: vector rows of the tokens that need logits --------------------------------
+# --- norm for the head: input vectors of the tokens that need logits -------------------------------
 
-NORMED, NORMED_STRIDE, ROWS, ROW_BYTES, N_BLOCKS, WANTS = range(6, 12)
+NORMED, NORMED_STRIDE, ROWS = range(6, 9)
 
 
 def _norm_wanted(args, weights, scratch, states, logits, batch, item, rank):
@@ -148,8 +148,7 @@ def _norm_wanted(args, weights, scratch, states, logits, batch, item, rank):
     weight, bias = beyond(weights, number(args, WEIGHT)), beyond(weights, number(args, BIAS))
     out = beyond(scratch, number(args, NORMED) + rank * number(args, NORMED_STRIDE))
     layer_norm_row(x, weight, bias, number(args, N), number(args, N_PADDED), out)
-    row = beyond(scratch, number(args, ROWS) + item * number(args, ROW_BYTES))
-    put_vector(out, number(args, N_BLOCKS), number(args, WANTS), row)
+    put_vector(out, beyond(args, 8 * ROWS), scratch, item, number(batch, b.N_WANTED))
 
 
 def norm_wanted_job(x: Floats, norm: Norm, normed: Floats, rows: Rows) -> Job:
@@ -160,7 +159,8 @@ def norm_wanted_job(x: Floats, norm: Norm, normed: Floats, rows: Rows) -> Job:
 # --- norm and mixes --------------------------------------------------------------------------------
 
 SHIFT, LAST, LAST_STRIDE, KEPT, KEPT_STRIDE, N_MIXES, MIXES = range(8, 15)
-SHARE, MIX_ROWS, MIX_ROW_BYTES, MIX_N_BLOCKS, MIX_WANTS, MIX_SIZE = range(6)
+SHARE, MIX_ROWS = range(2)
+MIX_SIZE = MIX_ROWS + ROWS_SIZE
 
 
 def _norm_and_mix_by(equation):
@@ -168,7 +168,8 @@ def _norm_and_mix_by(equation):
         n, n_padded = number(args, N), number(args, N_PADDED)
         weight, bias = beyond(weights, number(args, WEIGHT)), beyond(weights, number(args, BIAS))
         normed = beyond(scratch, number(args, NORMED) + rank * number(args, NORMED_STRIDE))
-        start, end = item * RUN, min((item + 1) * RUN, number(batch, b.N_TOKENS))
+        n_tokens = number(batch, b.N_TOKENS)
+        start, end = item * RUN, min((item + 1) * RUN, n_tokens)
         begins = start == number(batch, b.FIRST + number(batch, b.SEQUENCE + start))
         for token in range(start if begins else start - 1, end):
             x = beyond(scratch, number(args, X) + token * number(args, X_STRIDE))
@@ -184,9 +185,8 @@ def _norm_and_mix_by(equation):
                 copy_bytes(out, 4 * n_padded, beyond(scratch, number(args, KEPT) + token * number(args, KEPT_STRIDE)))
             for i in range(number(args, N_MIXES)):
                 mix = beyond(args, 8 * (MIXES + MIX_SIZE * i))
-                row = beyond(scratch, number(mix, MIX_ROWS) + token * number(mix, MIX_ROW_BYTES))
                 share = beyond(weights, number(mix, SHARE))
-                mix_row(equation, out, before, share, number(mix, MIX_N_BLOCKS), number(mix, MIX_WANTS), row)
+                mix_row(equation, out, before, share, beyond(mix, 8 * MIX_ROWS), scratch, token, n_tokens)
             if token + 1 == number(batch, b.FIRST + sequence + 1):
                 # Not into the state yet: another thread may still read the state for the first token.
                 last = beyond(scratch, number(args, LAST) + sequence * number(args, LAST_STRIDE))

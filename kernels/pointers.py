@@ -113,18 +113,18 @@ def number(numbers, i):
 
 
 # A kernel that is compiled separately (tiles.py) and called by its address:
-# (tile, vectors, bytes from vector to vector, blocks, results, floats from result to result).
-KERNEL_ARGS = (POINTER, POINTER, types.intp, types.intp, POINTER, types.intp)
+# (tile, group of vectors, their float32 values, bytes from the values of one to those of the next, blocks,
+# results, floats from result to result).
+KERNEL_ARGS = (POINTER, POINTER, POINTER, types.intp, types.intp, POINTER, types.intp)
+KERNEL = ir.FunctionType(ir.VoidType(), [I64 if kind == types.intp else I8.as_pointer() for kind in KERNEL_ARGS])
 
 
 @intrinsic
-def call_kernel(typingctx, function, tile, x, x_stride, n_blocks, out, out_stride):
+def call_kernel(typingctx, function, tile, x, values, stride, n_blocks, out, out_stride):
     """Call the kernel at the address `function`; nothing is checked."""
 
     def codegen(context, builder, signature, args):
-        pointer, number = I8.as_pointer(), I64
-        kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, number, number, pointer, number])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        builder.call(builder.inttoptr(args[0], KERNEL.as_pointer()), args[1:])
         return context.get_dummy_value()
 
     return types.void(types.intp, *KERNEL_ARGS), codegen

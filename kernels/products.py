@@ -15,7 +15,7 @@ from typing import NamedTuple
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
-from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.activations import ROWS_SIZE, Rows, Target, emit_block
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.emit import FLOATS, I64, LANES, Emit
 from rwkv_np.kernels.exponential import sigmoid, tanh
@@ -50,15 +50,15 @@ class Matrix(NamedTuple):
     @property
     def numbers(self) -> tuple[int, ...]:
         """The numbers in the order that `multiply` reads."""
-        return self.start, self.stride, self.n_tiles, self.n_blocks, *self.kernels
+        return self.start, self.stride, self.n_tiles, *self.kernels
 
 
-START, STRIDE, N_TILES, N_BLOCKS, KERNELS = range(5)
+START, STRIDE, N_TILES, KERNELS = range(4)
 MATRIX_SIZE = KERNELS + len(COUNTS)
 
 
 class Vectors(NamedTuple):
-    """The input rows of a product, and space for its results: 32 floats per token, for each thread."""
+    """The input of a product, and space for its results: 32 floats per token, for each thread."""
 
     rows: Rows
     lanes: Floats
@@ -66,19 +66,21 @@ class Vectors(NamedTuple):
     @property
     def numbers(self) -> tuple[int, ...]:
         """The numbers in the order that `product` reads."""
-        return self.rows.start, self.rows.row_bytes, *self.lanes
+        return *self.rows, *self.lanes
 
 
-ROWS, ROW_BYTES, LANES_START, LANES_STRIDE = range(MATRIX_SIZE, MATRIX_SIZE + 4)
-ENDING = MATRIX_SIZE + 4  # where the numbers of the ending begin
+ROWS = MATRIX_SIZE
+LANES_START, LANES_STRIDE, ENDING = range(ROWS + ROWS_SIZE, ROWS + ROWS_SIZE + 3)  # ENDING: its numbers begin there
 
 
 @jit()
-def multiply(matrix, weights, tile, rows, row_bytes, n_vectors, out, out_stride):
-    """out[v, :32] = a tile of the matrix times the vectors; `matrix` points to the values of Matrix.numbers."""
+def multiply(matrix, weights, tile, rows, scratch, n_vectors, out, out_stride):
+    """out[v, :32] = a tile of the matrix times the vectors, v < n_vectors.
+
+    `matrix` and `rows` point to the values of Matrix.numbers and of a Rows, which are places in the arrays.
+    """
     start = beyond(weights, number(matrix, START) + tile * number(matrix, STRIDE))
-    n_blocks = number(matrix, N_BLOCKS)
-    multiply_tile(beyond(matrix, 8 * KERNELS), start, rows, row_bytes, n_blocks, n_vectors, out, out_stride)
+    multiply_tile(beyond(matrix, 8 * KERNELS), start, rows, scratch, n_vectors, out, out_stride)
 
 
 # --- endings: each takes 16 products and the position of their channels -------------------------------
@@ -136,17 +138,17 @@ TO_ROWS = {
 }  # fmt: skip
 
 
-def _emit_to_floats(emit, ending, lanes, args, scratch, tile, token):
+def _emit_to_floats(emit, ending, lanes, args, scratch, tile, token, n_tokens):
     for half in HALVES:
         x = emit.load(lanes, token * (4 * TILE_ROWS) + half, FLOATS)
         TO_FLOATS[ending](emit, x, _Place(emit, args, scratch, tile, token, half))
 
 
-def _emit_to_rows(emit, ending, lanes, args, scratch, tile, token):
-    start, row_bytes, n_blocks, wants = (emit.load(args, 8 * (ENDING + i), I64) for i in range(4))
+def _emit_to_rows(emit, ending, lanes, args, scratch, tile, token, n_tokens):
     halves = [emit.load(lanes, token * (4 * TILE_ROWS) + half, FLOATS) for half in HALVES]
-    row = emit.builder.gep(scratch, [(start + row_bytes * token).llvm])
-    emit_block(emit, [TO_ROWS[ending](emit, x) for x in halves], row, n_blocks, tile, wants)
+    rows = emit.builder.gep(args, [I64(8 * ENDING)])
+    target = Target(emit, rows, scratch, token, n_tokens)
+    emit_block(emit, [TO_ROWS[ending](emit, x) for x in halves], target, tile)
 
 
 @intrinsic(prefer_literal=True)
@@ -156,8 +158,9 @@ def end_product(typingctx, ending, lanes, n_tokens, tile, args, scratch):
     def codegen(context, builder, signature, llvm):
         emit, name = Emit(builder), ending.literal_value
         write = _emit_to_floats if name in TO_FLOATS else _emit_to_rows
-        with emit.loop(emit.value(llvm[2])) as token:
-            write(emit, name, llvm[1], llvm[4], llvm[5], emit.value(llvm[3]), token)
+        n_tokens, tile = emit.value(llvm[2]), emit.value(llvm[3])
+        with emit.loop(n_tokens) as token:
+            write(emit, name, llvm[1], llvm[4], llvm[5], tile, token, n_tokens)
         return context.get_dummy_value()
 
     return types.void(ending, lanes, types.intp, types.intp, args, scratch), codegen
@@ -168,8 +171,7 @@ def end_product(typingctx, ending, lanes, n_tokens, tile, args, scratch):
 
 @jit()
 def _multiply(args, weights, scratch, tile, n_vectors, out, out_stride):
-    rows = beyond(scratch, number(args, ROWS))
-    multiply(args, weights, tile, rows, number(args, ROW_BYTES), n_vectors, out, out_stride)
+    multiply(args, weights, tile, beyond(args, 8 * ROWS), scratch, n_vectors, out, out_stride)
 
 
 @functools.cache

@@ -33,15 +33,15 @@ COUNTS = (1, 2, 4, 8)
 MOST = {"vnni": 8}
 
 
-def emit_tile_product(builder, layout, path, count, tile, x, x_stride, n_blocks, out, out_stride):
-    """Emit the product of a tile with `count` vectors; the arguments are LLVM values."""
+def emit_tile_product(builder, layout, path, count, tile, x, values, stride, n_blocks, out, out_stride):
+    """Emit the product of a tile with `count` vectors; the arguments are LLVM values (pointers.KERNEL_ARGS)."""
     _allow_features(builder.function, path)
     emit = Emit(builder)
-    x_stride, n_blocks, out_stride = (emit.value(number) for number in (x_stride, n_blocks, out_stride))
+    stride, n_blocks, out_stride = (emit.value(number) for number in (stride, n_blocks, out_stride))
     kind = FloatTile if layout.is_float else Int8Tile
     zero = emit.constant(FLOATS, 0.0)
     sums = [[Variable(emit, zero) for _ in range(count)] for _ in range(lay.GROUPS)]
-    kind(emit, layout, path, count, (tile, x, x_stride, n_blocks)).emit_loop(sums)
+    kind(emit, layout, path, count, (tile, x, values, stride, n_blocks)).emit_loop(sums)
     for group in range(lay.GROUPS):
         for vector in range(count):
             emit.store(sums[group][vector].get(), out, out_stride * (4 * vector) + 64 * group)
@@ -56,8 +56,8 @@ def _allow_features(function, path):
 
 
 @intrinsic(prefer_literal=True)
-def tile_product(typingctx, format, path, count, tile, x, x_stride, n_blocks, out, out_stride):
-    """out[v, :32] = tile @ x[v] for v < count. Format, path and count are literals."""
+def tile_product(typingctx, format, path, count, tile, x, values, stride, n_blocks, out, out_stride):
+    """out[v, :32] = tile @ vector v for v < count. Format, path and count are literals."""
 
     def codegen(context, builder, signature, args):
         layout = FORMATS[format.literal_value].layout
@@ -70,10 +70,15 @@ def tile_product(typingctx, format, path, count, tile, x, x_stride, n_blocks, ou
 @functools.cache
 def _compiled(format, path, count):
     @compile_c(types.void(*KERNEL_ARGS), nopython=True)
-    def tile_kernel(tile, x, x_stride, n_blocks, out, out_stride):
-        tile_product(format, path, count, tile, x, x_stride, n_blocks, out, out_stride)
+    def tile_kernel(tile, x, values, stride, n_blocks, out, out_stride):
+        tile_product(format, path, count, tile, x, values, stride, n_blocks, out, out_stride)
 
     return tile_kernel
+
+
+def most_together(path: str) -> int:
+    """How many vectors the kernels of a path multiply at once: those of a full group (layout.py)."""
+    return MOST.get(path, 4)
 
 
 def kernel_addresses(format: str, path: str) -> np.ndarray:
@@ -81,6 +86,6 @@ def kernel_addresses(format: str, path: str) -> np.ndarray:
 
     The function at an address takes pointers.KERNEL_ARGS. It stays loaded until the process ends.
     """
-    built = [count for count in COUNTS if count <= MOST.get(path, 4)]
+    built = [count for count in COUNTS if count <= most_together(path)]
     addresses = [_compiled(format, path, count).address for count in built]
     return np.array(addresses + [0] * (len(COUNTS) - len(built)), np.int64)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
-from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.activations import ROWS_SIZE, Rows, Target, emit_block
 from rwkv_np.kernels.emit import FLOATS, LANES, Emit, Variable
 from rwkv_np.kernels.exponential import exp_negative, sigmoid
 from rwkv_np.kernels.layout import TILE_ROWS
@@ -67,47 +67,44 @@ class _Lanes:
 
 
 @intrinsic
-def wkv_block(typingctx, k, v, r, n_tokens, w, u, state, n_padded, block, n_blocks, wanted, rows, row_bytes):
-    """Run 32 channels (`block`) of one sequence through its tokens and write the outputs to their rows.
+def wkv_block(typingctx, k, v, r, first, end, n_tokens, w, u, state, n_padded, block, rows, scratch):
+    """Run 32 channels (`block`) of one sequence, the tokens first .. end of n_tokens, and write the outputs.
 
-    Shapes   k, v, r (n_tokens, 32) float32; w, u (n_padded,); state (3, n_padded), changed in place
+    Shapes   k, v, r (end - first, 32) float32; w, u (n_padded,); state (3, n_padded), changed in place
     """
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
-        w, u, state, rows = (args[i] for i in (4, 5, 6, 11))
-        n_tokens, n_padded, block, n_blocks, wanted, row_bytes = (emit.value(args[i]) for i in (3, 7, 8, 9, 10, 12))
+        w, u, state, rows, scratch = (args[i] for i in (6, 7, 8, 11, 12))
+        first, end, n_tokens, n_padded, block = (emit.value(args[i]) for i in (3, 4, 5, 9, 10))
         starts = [block * (4 * TILE_ROWS) + 4 * LANES * half for half in range(2)]
         lanes = [_Lanes(emit, (w, u), state, n_padded, at) for at in starts]
-        with emit.loop(n_tokens) as t:
+        with emit.loop(end - first) as t:
             halves = []
             for i, half in enumerate(lanes):
                 place = t * (4 * TILE_ROWS) + 4 * LANES * i
                 halves.append(half.step(*(emit.load(kvr, place, FLOATS) for kvr in args[:3])))
-            row = emit.builder.gep(rows, [(row_bytes * t).llvm])
-            emit_block(emit, halves, row, n_blocks, block, wanted)
+            emit_block(emit, halves, Target(emit, rows, scratch, first + t, n_tokens), block)
         for half in lanes:
             half.keep()
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(k, v, r, intp, w, u, state, intp, intp, intp, intp, rows, intp), codegen
+    return types.void(k, v, r, intp, intp, intp, w, u, state, intp, intp, rows, scratch), codegen
 
 
-# The numbers of a job: three matrices, then these.
-K, V, R, ROW_BYTES, LANES_START, LANES_STRIDE, DECAY, FIRST, STATE, N_PADDED = range(
-    3 * MATRIX_SIZE, 3 * MATRIX_SIZE + 10
-)
-OUT, OUT_BYTES, OUT_N_BLOCKS, OUT_WANTS = range(N_PADDED + 1, N_PADDED + 5)
+# The numbers of a job: three matrices, the Rows of each, then these.
+ROWS = 3 * MATRIX_SIZE
+LANES_START, LANES_STRIDE, DECAY, FIRST, STATE, N_PADDED, OUT = range(ROWS + 3 * ROWS_SIZE, ROWS + 3 * ROWS_SIZE + 7)
 
 
 def _time_mix(args, weights, scratch, states, logits, batch, item, rank):
-    n_tokens, row_bytes = number(batch, b.N_TOKENS), number(args, ROW_BYTES)
+    n_tokens = number(batch, b.N_TOKENS)
     lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
     for i in range(3):
-        matrix, rows = beyond(args, 8 * MATRIX_SIZE * i), beyond(scratch, number(args, K + i))
+        matrix, rows = beyond(args, 8 * MATRIX_SIZE * i), beyond(args, 8 * (ROWS + ROWS_SIZE * i))
         out = beyond(lanes, i * n_tokens * TILE_ROWS * 4)
-        multiply(matrix, weights, item, rows, row_bytes, n_tokens, out, TILE_ROWS)
+        multiply(matrix, weights, item, rows, scratch, n_tokens, out, TILE_ROWS)
     decay, bonus = beyond(weights, number(args, DECAY)), beyond(weights, number(args, FIRST))
     for sequence in range(number(batch, b.N_SEQUENCES)):
         first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
@@ -117,10 +114,9 @@ def _time_mix(args, weights, scratch, states, logits, batch, item, rank):
             beyond(lanes, (2 * n_tokens + first) * TILE_ROWS * 4),
         )
         state = beyond(states, number(batch, b.STATE + sequence) + number(args, STATE))
-        out = beyond(scratch, number(args, OUT) + first * number(args, OUT_BYTES))
         wkv_block(
-            k, v, r, end - first, decay, bonus, state, number(args, N_PADDED), item,
-            number(args, OUT_N_BLOCKS), number(args, OUT_WANTS), out, number(args, OUT_BYTES),
+            k, v, r, first, end, n_tokens, decay, bonus, state, number(args, N_PADDED), item,
+            beyond(args, 8 * OUT), scratch,
         )  # fmt: skip
 
 
@@ -140,5 +136,5 @@ def wkv4_job(
     state         where a, b, p are in the state of a sequence, n_padded floats each
     """
     numbers = [n for matrix in kvr for n in matrix.numbers]
-    places = (*(row.start for row in rows), rows[0].row_bytes, *lanes, decay, bonus, state, n_padded)
+    places = (*(n for of in rows for n in of), *lanes, decay, bonus, state, n_padded)
     return Job(_compiled().address, (*numbers, *places, *out), items=kvr[0].n_tiles)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
-from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.activations import ROWS_SIZE, Rows, Target, emit_block
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.emit import F32, FLOATS, LANES, Emit, Variable
 from rwkv_np.kernels.exponential import exp, exp_negative, sigmoid
@@ -168,13 +168,14 @@ def clear_behind(typingctx, x):
 
 
 @intrinsic(prefer_literal=True)
-def put_gated(typingctx, is_gated, y, gate, first, n, n_blocks, wanted, row):
-    """Write y, times silu(gate) if the literal `is_gated` is true, as the blocks `first` .. first + n of a row."""
+def put_gated(typingctx, is_gated, y, gate, first, n, rows, scratch, token, n_tokens):
+    """Write y, times silu(gate) if the literal `is_gated` is true, as the blocks `first` .. first + n of a vector."""
 
     def codegen(context, builder, signature, args):
         emit = Emit(builder)
-        y, gate, row = args[1], args[2], args[7]
-        first, n, n_blocks, wanted = (emit.value(args[i]) for i in range(3, 7))
+        y, gate, rows, scratch = (args[i] for i in (1, 2, 5, 6))
+        first, n, token, n_tokens = (emit.value(args[i]) for i in (3, 4, 7, 8))
+        target = Target(emit, rows, scratch, token, n_tokens)
         with emit.loop(n) as block:
             halves = []
             for half in range(2):
@@ -184,11 +185,11 @@ def put_gated(typingctx, is_gated, y, gate, first, n, n_blocks, wanted, row):
                     g = emit.load(gate, at, FLOATS)
                     value = value * (g * sigmoid(emit, g))
                 halves.append(value)
-            emit_block(emit, halves, row, n_blocks, first + block, wanted)
+            emit_block(emit, halves, target, first + block)
         return context.get_dummy_value()
 
     intp = types.intp
-    return types.void(is_gated, y, gate, intp, intp, intp, intp, row), codegen
+    return types.void(is_gated, y, gate, intp, intp, rows, scratch, intp, intp), codegen
 
 
 # --- the op ----------------------------------------------------------------------------------------
@@ -221,12 +222,13 @@ class Heads(NamedTuple):
         return 4 * (n_tokens * floats + 2 * BLOCK)
 
 
-# The numbers of a job: these, then for each matrix its numbers, the start of its rows, and bytes per row.
+# The numbers of a job: these, then for each matrix its numbers and those of its Rows.
 N_HEAD, HEAD_SIZE, PER_ITEM, N_TILES, LANES_START, LANES_STRIDE = range(6)
 DECAY, BONUS, WEIGHT, BIAS, EPSILON, STATE = range(6, 12)
-OUT, OUT_BYTES, OUT_N_BLOCKS, OUT_WANTS = range(12, 16)
-PRODUCTS = 16
-ROWS, ROW_BYTES, PRODUCT_SIZE = range(MATRIX_SIZE, MATRIX_SIZE + 3)
+OUT = 12
+PRODUCTS = OUT + ROWS_SIZE
+ROWS = MATRIX_SIZE
+PRODUCT_SIZE = ROWS + ROWS_SIZE
 
 
 @jit(error_model="numpy")
@@ -237,8 +239,8 @@ def _multiply_all(args, weights, scratch, n_products, item, n_tiles, n_tokens, l
     for tile in range(n_tiles):
         for i in range(n_products):
             matrix = beyond(args, 8 * (PRODUCTS + PRODUCT_SIZE * i))
-            rows, out = beyond(scratch, number(matrix, ROWS)), beyond(lanes, i * size + tile * TILE_ROWS * 4)
-            multiply(matrix, weights, first + tile, rows, number(matrix, ROW_BYTES), n_tokens, out, width)
+            rows, out = beyond(matrix, 8 * ROWS), beyond(lanes, i * size + tile * TILE_ROWS * 4)
+            multiply(matrix, weights, first + tile, rows, scratch, n_tokens, out, width)
 
 
 @jit(error_model="numpy")
@@ -320,11 +322,10 @@ def _compiled(is_gated, is_moving):
             bias = beyond(weights, number(args, BIAS) + of_weights)
             _norm(args, weight, bias, n_tokens, heads, beyond(normed, at), normed_bytes)
         for token in range(n_tokens):
-            row = beyond(scratch, number(args, OUT) + token * number(args, OUT_BYTES))
             gate = beyond(lanes, 3 * size + token * stride)  # not used if there is no gate
             put_gated(
                 is_gated, beyond(normed, token * normed_bytes), gate, first_tile, n_tiles,
-                number(args, OUT_N_BLOCKS), number(args, OUT_WANTS), row,
+                beyond(args, 8 * OUT), scratch, token, n_tokens,
             )  # fmt: skip
 
     return compile_op(time_mix)
@@ -349,7 +350,7 @@ def time_mix_job(
     norm          where weight and bias of the norm are in the weights
     state         where the first head's S is in the state of a sequence
     """
-    numbers = [n for matrix, rows in products for n in (*matrix.numbers, rows.start, rows.row_bytes)]
+    numbers = [n for matrix, rows in products for n in (*matrix.numbers, *rows)]
     places = (*heads, products[0].matrix.n_tiles, *lanes, decay, bonus, *norm, bits_of(epsilon), state)
     job = _compiled(int(is_gated), int(is_moving))
     return Job(job.address, (*places, *out, *numbers), items=heads.n_items)

@@ -15,6 +15,7 @@ import pytest
 from llvmlite import ir
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.formats import FORMATS
+from rwkv_np.kernels.pointers import KERNEL
 from rwkv_np.kernels.tiles import COUNTS, MOST, emit_tile_product
 
 STEPS = lay.BLOCK // 4  # a step adds four neighbouring columns
@@ -59,9 +60,7 @@ def compiled(format, path, count):
     triple, cpu, _, _ = TARGETS[path]
     module = ir.Module("tile")
     module.triple = triple
-    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(64)
-    kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, number, number, pointer, number])
-    function = ir.Function(module, kind, "tile")
+    function = ir.Function(module, KERNEL, "tile")
     builder = ir.IRBuilder(function.append_basic_block())
     emit_tile_product(builder, FORMATS[format].layout, path, count, *function.args)
     builder.ret_void()
@@ -171,9 +170,9 @@ def test_a_loop_has_no_calls_and_no_scalar_instructions(format, path):
     assert not [line for line in lines if SCALAR.match(line) or BYTE.match(line)]
     # Allowed: for each vector the multiple of its sum for the zero point (two sums in one number are separated
     # first), the place of a block in its superblock, and, where a table of 32 is looked up row by row, the index of
-    # each row.
+    # each row and four times that.
     layout = FORMATS[format].layout
-    n_rows = lay.TILE_ROWS if layout.has_outliers and path != "vnni" else 0
+    n_rows = 2 * lay.TILE_ROWS if layout.has_outliers and path != "vnni" else 0
     n_sums = 1 if layout.n_parts == 1 else 2 if layout.has_pairs else 4
     assert sum(bool(NUMBER.match(line)) for line in lines) <= 2 * n_sums + 2 * bool(layout.part_bits) + n_rows
 

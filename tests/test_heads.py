@@ -5,7 +5,7 @@ import pytest
 from rwkv_np.kernels import batch as b
 from rwkv_np.kernels import equations, heads
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.activations import WANTS_FLOAT, WANTS_INT8, Rows, quantize_reference
+from rwkv_np.kernels.activations import WANTS_FLOAT, WANTS_INT8, Rows, parts_reference, quantize_reference
 from rwkv_np.kernels.mixing import Floats
 from rwkv_np.kernels.program import Team, assemble
 
@@ -42,47 +42,41 @@ class Case:
         return (out * gate).reshape(self.n_tokens, -1), states
 
     def run(self, n_threads=1, wants=WANTS_FLOAT):
-        """The output matrix's input rows, and the states."""
+        """The output matrix's input vectors: their float32 values; the states; and their int8 parts."""
         cut = heads.Heads.of(self.n_head, self.n)
         n_padded, c = cut.n_padded, self.n_head * self.n
         n_blocks = lay.n_blocks_of(c)
-        row_bytes = lay.vector_bytes(n_blocks)
-        sizes = [self.inputs.nbytes, self.n_tokens * row_bytes, n_threads * cut.work_bytes]
+        sizes = [
+            self.inputs.nbytes, self.n_tokens * 4 * lay.BLOCK * n_blocks, self.n_tokens * lay.vector_bytes(n_blocks),
+            n_threads * cut.work_bytes,
+        ]  # fmt: skip
         starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
         scratch = np.full(starts[-1], 0xFF, np.uint8)  # NaN wherever memory is read before it is written
         scratch[: self.inputs.nbytes] = self.inputs.view(np.uint8).reshape(-1)
         inputs = [Floats(i * self.inputs[0].nbytes, 4 * c) for i in range(heads.N_INPUTS)]
         vectors, states = (self._padded(x, n_padded) for x in (self.vectors, self.states))
         places = heads.Vectors(*(i * vectors[0].nbytes for i in range(len(vectors))))
-        job = heads.heads_job(
-            cut, inputs, places, self.has_first, 0, Floats(starts[2], cut.work_bytes),
-            Rows(starts[1], row_bytes, n_blocks, wants),
-        )  # fmt: skip
+        rows = Rows(starts[2], starts[1], 4 * lay.BLOCK * n_blocks, n_blocks, wants, 8)
+        work = Floats(starts[3], cut.work_bytes)
+        job = heads.heads_job(cut, inputs, places, self.has_first, 0, work, rows)
         batch = b.new_batch()
         b.fill(batch, np.array([(n, i * states[0].nbytes, 0) for i, n in enumerate(self.runs)]))
         with Team(assemble([[job]]), n_threads) as team:
             team.run(vectors.reshape(-1).view(np.uint8), scratch, states, np.empty((1, 1), np.float32), batch)
-        return scratch[starts[1] : starts[2]].reshape(self.n_tokens, row_bytes), states
+        values = scratch[starts[1] : starts[2]].view(np.float32).reshape(self.n_tokens, -1)
+        return values, states, parts_reference(scratch, rows, self.n_tokens)
 
     @staticmethod
     def _padded(x, n_padded):
         return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n_padded - x.shape[-1])])
 
 
-def values(rows, n_channels):
-    """The float32 part of vector rows, with the zeros up to whole blocks."""
-    n_blocks = lay.n_blocks_of(n_channels)
-    start = n_blocks * lay.VALUES
-    return np.ascontiguousarray(rows[:, start : start + 4 * lay.BLOCK * n_blocks]).view(np.float32)
-
-
 @pytest.mark.parametrize("has_first", [True, False], ids=["later layer", "first layer"])
 @pytest.mark.parametrize(("n_head", "n"), SIZES)
 def test_heads_match_the_equations(n_head, n, has_first):
     case = Case(n_head, n, has_first=has_first)
-    rows, states = case.run()
+    found, states, _ = case.run()
     expected, expected_states = case.expected()
-    found = values(rows, n_head * n)
     # A norm divides by the standard deviation, which may be small for five channels.
     np.testing.assert_allclose(found[:, : n_head * n], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
     assert (found[:, n_head * n :] == 0).all()
@@ -93,30 +87,30 @@ def test_heads_match_the_equations(n_head, n, has_first):
 @pytest.mark.parametrize(("n_head", "n"), [(2, 64), (3, 48)])
 def test_one_token_after_the_other_gives_the_same_bits(n_head, n):
     case = Case(n_head, n, runs=(2 * heads.TOGETHER + 3,))
-    expected, expected_states = case.run()
+    expected, expected_states, _ = case.run()
     part = Case(n_head, n, runs=(1,))
     part.vectors, part.states = case.vectors, case.states
     for t in range(case.n_tokens):
         part.inputs = np.ascontiguousarray(case.inputs[:, t : t + 1])
-        row, states = part.run()
+        found, states, _ = part.run()
         part.states = states[..., :n]
-        np.testing.assert_array_equal(values(row, n_head * n), values(expected[t : t + 1], n_head * n))
+        np.testing.assert_array_equal(found[0], expected[t])
     np.testing.assert_array_equal(states, expected_states)
 
 
 def test_rows_are_quantized_where_the_matrix_wants_it():
     case = Case(2, 64)
-    both, _ = case.run(wants=WANTS_FLOAT | WANTS_INT8)
-    quants, scales = quantize_reference(values(both, 128))
-    np.testing.assert_array_equal(both[:, :128].view(np.int8), quants)
-    np.testing.assert_array_equal(np.ascontiguousarray(both[:, 4 * lay.SCALES : 4 * lay.SUMS]).view(np.float32), scales)
-    only, _ = case.run(wants=WANTS_INT8)
-    np.testing.assert_array_equal(only[:, :128], both[:, :128])
+    values, _, (quants, numbers) = case.run(wants=WANTS_FLOAT | WANTS_INT8)
+    expected, scales = quantize_reference(values)
+    np.testing.assert_array_equal(quants, expected)
+    np.testing.assert_array_equal(numbers[lay.SCALES].view(np.float32), scales)
+    _, _, (only, _) = case.run(wants=WANTS_INT8)
+    np.testing.assert_array_equal(only, quants)
 
 
 def test_a_key_of_zeros_is_not_a_division_by_zero():
     case = Case(2, 64)
     case.vectors[heads.Vectors._fields.index("k_k")] = 0
-    rows, _ = case.run()
+    found, _, _ = case.run()
     expected, _ = case.expected()
-    np.testing.assert_allclose(values(rows, 128), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())

@@ -21,13 +21,14 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 from rwkv_np.kernels import dispatch
-from rwkv_np.kernels.activations import quantize_reference
+from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.activations import WANTS_HALVES, WANTS_INT8, parts_reference, quantize_reference
 from rwkv_np.kernels.cache import source_hash
 from rwkv_np.kernels.emit import FLOATS, Emit
 from rwkv_np.kernels.exponential import exp_negative
-from rwkv_np.kernels.matmul import PackedMatrix, matmul, quantize
+from rwkv_np.kernels.matmul import PackedMatrix, PackedVectors, matmul, quantize
 from rwkv_np.kernels.pack import pack, place_alone
-from rwkv_np.kernels.pointers import address
+from rwkv_np.kernels.pointers import KERNEL, address
 from rwkv_np.kernels.threads import check_team, default_threads
 from rwkv_np.kernels.tiles import COUNTS, emit_tile_product
 
@@ -73,7 +74,7 @@ def test_float_rows_need_not_fill_blocks(format, n_in, rng):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_vector_has_the_same_product_alone_and_with_others(format, path, rng):
-    raw, x = random_rows(format, 40, 256, rng), rng.standard_normal((15, 256)).astype(np.float32)
+    raw, x = random_rows(format, 40, 256, rng), rng.standard_normal((31, 256)).astype(np.float32)
     matrix = PackedMatrix.from_file(raw, format, 256, path)
     together = matmul(matrix, x)
     for i in range(len(x)):
@@ -159,6 +160,49 @@ def test_kernels_match_their_references(name, rng):
         assert np.abs(out - expected).max() <= case.tolerance * max(1, np.abs(expected).max()), shape
 
 
+def parts(x, wants=WANTS_INT8 | WANTS_HALVES, together=8):
+    """The quants and numbers of vectors, as the kernels read them."""
+    vectors = PackedVectors.of(x, wants, together)
+    return parts_reference(vectors.memory, vectors.rows, len(x))
+
+
+@pytest.mark.parametrize("together", [1, 4, 8, 16])
+def test_vectors_are_written_to_the_places_of_their_groups(together, rng):
+    for count in (*range(1, 18), 31):
+        x = rng.standard_normal((count, 96)).astype(np.float32)
+        quants, numbers = parts(x, together=together)
+        expected, scales = quantize_reference(x)
+        np.testing.assert_array_equal(quants, expected)
+        halves = expected.reshape(count, 3, 2, 16).sum(axis=3, dtype=np.int32)
+        total = halves.sum(axis=2)
+        np.testing.assert_array_equal(numbers[lay.SCALES].view(np.float32), scales)
+        np.testing.assert_array_equal(numbers[lay.SUMS].view(np.float32), scales * total.astype(np.float32))
+        np.testing.assert_array_equal(numbers[lay.ZEROS], -8 * total)
+        np.testing.assert_array_equal(numbers[lay.HALVES], (halves[..., 0] << 16) + halves[..., 1])
+
+
+@pytest.mark.parametrize("together", [1, 2, 4, 8, 16])
+def test_groups_are_those_of_the_kernels(together):
+    """A product takes as many vectors at once as fit, largest kernels first (multiply_tile)."""
+    for n_vectors in range(1, 40):
+        first, expected = 0, []
+        while first < n_vectors:
+            count = max(c for c in (1, 2, 4, 8, 16) if c <= min(together, n_vectors - first))
+            expected += count * [(first, count)]
+            first += count
+        assert [lay.group_of(vector, n_vectors, together) for vector in range(n_vectors)] == expected
+
+
+def test_the_places_in_a_block_do_not_overlap():
+    for count in (1, 2, 4, 8, 16):
+        places = [lay.quants_at(v) + i for v in range(count) for i in range(0, lay.BLOCK, 4)]
+        places += [lay.number_at(which, v, count) for which in range(lay.N_NUMBERS) for v in range(count)]
+        assert sorted(places) == list(range(0, count * lay.VECTOR_BLOCK, 4))
+        # Four vectors, which one thread writes, share a line with no others.
+        lines = {v: {lay.quants_at(v) // 64} | {lay.number_at(0, v, count) // 64} for v in range(count)}
+        assert all(lines[v].isdisjoint(lines[u]) for v in lines for u in lines if v // 4 != u // 4)
+
+
 def test_quantized_vectors_equal_the_reference(rng):
     x = (rng.standard_normal((5, 96)) * np.exp(4 * rng.standard_normal((5, 1)))).astype(np.float32)
     x[1, 32:64], x[2, :32] = 0, 1e-38
@@ -213,9 +257,7 @@ def test_a_kernel_tells_llvm_the_feature_that_it_does_not_list(format, monkeypat
     layout = FORMATS[format].layout
     module = ir.Module("tile")
     module.triple = "aarch64-unknown-linux-gnu"
-    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(64)
-    kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, number, number, pointer, number])
-    function = ir.Function(module, kind, "tile")
+    function = ir.Function(module, KERNEL, "tile")
     builder = ir.IRBuilder(function.append_basic_block())
     emit_tile_product(builder, layout, "neon", 2, *function.args)
     builder.ret_void()

@@ -13,7 +13,7 @@ from rwkv_np.kernels import heads, lora_mix, mixing, products, wkv4
 from rwkv_np.kernels import wkv5 as recurrence5
 from rwkv_np.kernels.activations import WANTS_FLOAT, Rows
 from rwkv_np.kernels.batch import MOST
-from rwkv_np.kernels.layout import BLOCK, VALUES, round_up
+from rwkv_np.kernels.layout import BLOCK, round_up
 from rwkv_np.kernels.mixing import Floats, Mix
 from rwkv_np.kernels.products import Matrix, Vectors
 from rwkv_np.kernels.program import Job, Program, assemble
@@ -159,9 +159,8 @@ class Builder:
         return lora_mix.lora_mix_job(x, shift.start, self._at.lanes, found)
 
     def _slice(self, z: Floats, i: int, matrix: Matrix) -> Rows:
-        """A slice of z as input rows of a float matrix, which reads its vectors after their int8 part."""
-        start = z.start + 4 * i * self.config.ranks[0] - VALUES * matrix.n_blocks
-        return Rows(start, z.stride, matrix.n_blocks, WANTS_FLOAT)
+        """A slice of z as input of a float matrix."""
+        return Rows(0, z.start + 4 * i * self.config.ranks[0], z.stride, matrix.n_blocks, WANTS_FLOAT, 1)
 
     def tanh(self, matrix: str, rows: Rows, out: Floats) -> Job:
         """out = tanh(W rows)"""

@@ -17,12 +17,12 @@ from rwkv_np.files.opened import InMemory
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DATA_TYPES
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.activations import Rows, wants
+from rwkv_np.kernels.activations import WANTS_FLOAT, WANTS_INT8, Rows, wants
 from rwkv_np.kernels.batch import MOST
 from rwkv_np.kernels.mixing import Floats, Norm
 from rwkv_np.kernels.pack import Place, place_alone
 from rwkv_np.kernels.products import Matrix
-from rwkv_np.kernels.tiles import kernel_addresses
+from rwkv_np.kernels.tiles import kernel_addresses, most_together
 
 _FP32 = DATA_TYPES[0]
 LINE = 64  # bytes of a cache line; everything is aligned to it
@@ -65,8 +65,9 @@ class Places:
         n_blocks, parts = lay.n_blocks_of(found[0].shape[1]), 0
         for parameter in found:
             parts |= wants(parameter.data_type.format.layout)
-        row_bytes = lay.vector_bytes(n_blocks)
-        return Rows(self._take(MOST * row_bytes), row_bytes, n_blocks, parts)
+        start = self._take(MOST * lay.vector_bytes(n_blocks) if parts & WANTS_INT8 else 0)
+        values = self.floats(lay.BLOCK * n_blocks) if parts & WANTS_FLOAT else Floats(0, 0)
+        return Rows(start, *values, n_blocks, parts, most_together(self._path))
 
     def per_thread(self, n_bytes: int) -> Floats:
         """A buffer of that many bytes, rounded up to whole cache lines, for each thread."""
