@@ -18,10 +18,10 @@ from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
 from rwkv_np.kernels.activations import Rows, emit_block
+from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.emit import FLOATS, LANES, Emit, Variable
 from rwkv_np.kernels.exponential import exp_negative, sigmoid
 from rwkv_np.kernels.layout import TILE_ROWS
-from rwkv_np.kernels.mixing import Floats
 from rwkv_np.kernels.pointers import beyond, number
 from rwkv_np.kernels.products import MATRIX_SIZE, Matrix, multiply
 from rwkv_np.kernels.program import Job, compile_op
@@ -95,31 +95,41 @@ def wkv_block(typingctx, k, v, r, n_tokens, w, u, state, n_padded, block, n_bloc
 
 
 # The numbers of a job: three matrices, then these.
-K, V, R, ROW_BYTES, LANES_START, LANES_STRIDE, DECAY, FIRST, STATE, N_PADDED = range(
-    3 * MATRIX_SIZE, 3 * MATRIX_SIZE + 10
-)
+K, V, R, ROW_BYTES, LANES_START = range(3 * MATRIX_SIZE, 3 * MATRIX_SIZE + 5)
+DECAY, FIRST, STATE, N_PADDED = range(LANES_START + 4, LANES_START + 8)
 OUT, OUT_BYTES, OUT_N_BLOCKS, OUT_WANTS = range(N_PADDED + 1, N_PADDED + 5)
+
+
+@jit(error_model="numpy")
+def _state_after(args, batch, states, sequence, block):
+    """Where the state of a sequence is changed; the 32 channels of `block` begin as they were."""
+    state, row, size = number(args, STATE), 4 * number(args, N_PADDED), 4 * TILE_ROWS
+    for i in range(3):
+        b.memory_after(batch, states, sequence, state + i * row + block * size, size)
+    return beyond(states, number(batch, b.AFTER + sequence) + state)
 
 
 def _time_mix(args, weights, scratch, states, logits, batch, item, rank):
     n_tokens, row_bytes = number(batch, b.N_TOKENS), number(args, ROW_BYTES)
-    lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
-    for i in range(3):
+    lanes = b.work_area(args, LANES_START, batch, scratch, item, rank)
+    for i in range(3 if number(batch, b.MODE) != b.REPLAY else 0):
         matrix, rows = beyond(args, 8 * MATRIX_SIZE * i), beyond(scratch, number(args, K + i))
         out = beyond(lanes, i * n_tokens * TILE_ROWS * 4)
         multiply(matrix, weights, item, rows, row_bytes, n_tokens, out, TILE_ROWS)
     decay, bonus = beyond(weights, number(args, DECAY)), beyond(weights, number(args, FIRST))
     for sequence in range(number(batch, b.N_SEQUENCES)):
-        first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
+        first, n_counting = number(batch, b.FIRST + sequence), b.n_counting(batch, sequence)
+        if n_counting == 0:
+            continue
         k, v, r = (
             beyond(lanes, first * TILE_ROWS * 4),
             beyond(lanes, (n_tokens + first) * TILE_ROWS * 4),
             beyond(lanes, (2 * n_tokens + first) * TILE_ROWS * 4),
         )
-        state = beyond(states, number(batch, b.STATE + sequence) + number(args, STATE))
+        state = _state_after(args, batch, states, sequence, item)
         out = beyond(scratch, number(args, OUT) + first * number(args, OUT_BYTES))
         wkv_block(
-            k, v, r, end - first, decay, bonus, state, number(args, N_PADDED), item,
+            k, v, r, n_counting, decay, bonus, state, number(args, N_PADDED), item,
             number(args, OUT_N_BLOCKS), number(args, OUT_WANTS), out, number(args, OUT_BYTES),
         )  # fmt: skip
 
@@ -130,12 +140,12 @@ def _compiled():
 
 
 def wkv4_job(
-    kvr: Sequence[Matrix], rows: Sequence[Rows], lanes: Floats, decay: int, bonus: int, state: int,
+    kvr: Sequence[Matrix], rows: Sequence[Rows], lanes: b.WorkAreas, decay: int, bonus: int, state: int,
     n_padded: int, out: Rows,
 ) -> Job:  # fmt: skip
     """out = sigmoid(r) * wkv(k, v), where k, v, r are the products of three matrices with their rows.
 
-    lanes         space for three products for each thread
+    lanes         space for three products
     decay, bonus  where w and u are in the weights
     state         where a, b, p are in the state of a sequence, n_padded floats each
     """

@@ -55,11 +55,11 @@ class Case:
         vectors, states = (self._padded(x, n_padded) for x in (self.vectors, self.states))
         places = heads.Vectors(*(i * vectors[0].nbytes for i in range(len(vectors))))
         job = heads.heads_job(
-            cut, inputs, places, self.has_first, 0, Floats(starts[2], cut.work_bytes),
+            cut, inputs, places, self.has_first, 0, b.WorkAreas(starts[2], cut.work_bytes, 0, 0),
             Rows(starts[1], row_bytes, n_blocks, wants),
         )  # fmt: skip
         batch = b.new_batch()
-        b.fill(batch, np.array([(n, i * states[0].nbytes, 0) for i, n in enumerate(self.runs)]))
+        b.fill(batch, np.array([(n, i * states[0].nbytes, 0, i * states[0].nbytes) for i, n in enumerate(self.runs)]))
         with Team(assemble([[job]]), n_threads) as team:
             team.run(vectors.reshape(-1).view(np.uint8), scratch, states, np.empty((1, 1), np.float32), batch)
         return scratch[starts[1] : starts[2]].reshape(self.n_tokens, row_bytes), states
