@@ -1,4 +1,4 @@
-"""Guessing the next tokens: where the same tokens stood before, how many are guessed, and that the text does not change.
+"""Guessing the next tokens: where the same tokens stood before, how many are guessed, and that the text stays the same.
 
 A guess may only change the speed. So answers with and without guesses are compared: text, tokens, states, for random
 settings, on models of every version; with guessers that are always right, always wrong, and anything in between.
