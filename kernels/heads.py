@@ -154,9 +154,18 @@ class Heads(NamedTuple):
         return cls(n_head, head_size, lay.round_up(head_size, lay.BLOCK), group)
 
     @property
+    def n_items(self) -> int:
+        return -(-self.n_head // self.group)
+
+    @property
     def out_stride(self) -> int:
         """Bytes of a token's results: the group's channels, then the last head's padding."""
         return 4 * (self.group * self.n + self.n_padded)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that an item needs to keep the vectors of all tokens of a pass that may be cut."""
+        return 4 * self.group * b.MOST_KEPT * N_VECTORS * self.n_padded
 
     @property
     def work_bytes(self) -> int:
@@ -179,7 +188,7 @@ class Vectors(NamedTuple):
 
 # The inputs, in the order of a job's arguments; without the first layer's v the last two are not read.
 IN_R, IN_W, IN_K, IN_V, IN_A, IN_GATE, IN_FIRST, IN_SHARE, N_INPUTS = range(9)
-N_HEAD, N, N_PADDED, GROUP, HAS_FIRST, STATE, WORK, WORK_STRIDE, OUT_STRIDE, ROWS = range(10)
+N_HEAD, N, N_PADDED, GROUP, HAS_FIRST, STATE, WORK, WORK_STRIDE, KEPT, KEPT_STRIDE, OUT_STRIDE, ROWS = range(12)
 VECTORS = ROWS + ROWS_SIZE
 INPUTS = VECTORS + len(Vectors._fields)
 W0, A0, V0, K_K, K_A, R_K, WEIGHT, BIAS = range(VECTORS, INPUTS)
@@ -222,10 +231,13 @@ def _prepare(args, weights, scratch, token, head, gathered, work):
 
 
 @jit(error_model="numpy")
-def _run_head(args, weights, scratch, start, n_tokens, head, state, work, gathered, results):
+def _run_head(args, weights, scratch, start, n_tokens, head, state, work, gathered, results, mode):
     """Run some tokens of a sequence through one head; `results` is where the first token's channels go."""
     n, n_padded = number(args, N), number(args, N_PADDED)
     size = 4 * N_VECTORS * n_padded
+    if mode == b.REPLAY:
+        wkv7(work, n_tokens, n, n_padded, state)
+        return
     for t in range(n_tokens):
         _prepare(args, weights, scratch, start + t, head, gathered, beyond(work, t * size))
     wkv7(work, n_tokens, n, n_padded, state)
@@ -236,6 +248,15 @@ def _run_head(args, weights, scratch, start, n_tokens, head, state, work, gather
         gate = _input(IN_GATE, args, scratch, start + t, head, gathered)
         out = beyond(results, t * number(args, OUT_STRIDE))
         finish_head(beyond(work, t * size), gate, r_k, weight, bias, n, n_padded, out)
+
+
+@jit(error_model="numpy")
+def _vectors_of(args, scratch, item, head, token, mode, work):
+    """Where the vectors of a head and its tokens from `token` on are: in the work area, or where they are kept."""
+    if mode == b.PLAIN:
+        return work
+    at = ((head - item * number(args, GROUP)) * b.MOST_KEPT + token) * 4 * N_VECTORS * number(args, N_PADDED)
+    return beyond(scratch, number(args, KEPT) + item * number(args, KEPT_STRIDE) + at)
 
 
 def _heads(args, weights, scratch, states, logits, batch, item, rank):
@@ -249,18 +270,22 @@ def _heads(args, weights, scratch, states, logits, batch, item, rank):
         clear_bytes(gathered, 4 * N_INPUTS * n_padded + TOGETHER * number(args, OUT_STRIDE))
     first_block = item * group * n // lay.BLOCK
     count = min(group * n // lay.BLOCK, number(args, ROWS + N_BLOCKS) - first_block)
-    state_bytes = 4 * n * n_padded
+    state_bytes, mode = 4 * n * n_padded, number(batch, b.MODE)
     for sequence in range(number(batch, b.N_SEQUENCES)):
-        first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
-        state = beyond(states, number(batch, b.STATE + sequence) + number(args, STATE) + first_head * state_bytes)
-        ask_for(state, (end_head - first_head) * state_bytes)
-        for start in range(first, end, TOGETHER):
-            n_tokens = min(TOGETHER, end - start)
+        first, n_counting = number(batch, b.FIRST + sequence), b.n_counting(batch, sequence)
+        if n_counting == 0:
+            continue
+        place, n_bytes = number(args, STATE) + first_head * state_bytes, (end_head - first_head) * state_bytes
+        ask_for(beyond(states, number(batch, b.STATE + sequence) + place), n_bytes)
+        state = b.memory_after(batch, states, sequence, place, n_bytes)
+        for start in range(first, first + n_counting, TOGETHER):
+            n_tokens = min(TOGETHER, first + n_counting - start)
             for head in range(first_head, end_head):
                 of_head = beyond(state, (head - first_head) * state_bytes)
+                vectors = _vectors_of(args, scratch, item, head, start, mode, work)
                 out = beyond(results, (head - first_head) * 4 * n)
-                _run_head(args, weights, scratch, start, n_tokens, head, of_head, work, gathered, out)
-            for t in range(n_tokens):
+                _run_head(args, weights, scratch, start, n_tokens, head, of_head, vectors, gathered, out, mode)
+            for t in range(n_tokens if mode != b.REPLAY else 0):
                 x, rows = beyond(results, t * number(args, OUT_STRIDE)), beyond(args, 8 * ROWS)
                 put_blocks(x, first_block, count, rows, scratch, start + t, number(batch, b.N_TOKENS))
 
@@ -271,14 +296,14 @@ def _compiled():
 
 
 def heads_job(
-    heads: Heads, inputs: Sequence[Floats], vectors: Vectors, has_first: bool, state: int, work: Floats, out: Rows
+    heads: Heads, inputs: Sequence[Floats], vectors: Vectors, has_first: bool, state: int, work: b.WorkAreas, out: Rows
 ) -> Job:
     """out = the output of all RWKV-7 heads for r, w, k, v, a, gate, the first layer's v, and its share.
 
     inputs     these eight, as products before their constants are added; the last two only if `has_first`
     state      where the memories are in the state of a sequence, (n_head, n, n_padded)
-    work       heads.work_bytes for each thread
+    work       heads.work_bytes for each thread, heads.kept_bytes for each item
     """
     sizes = (*heads, int(has_first), state, *work, heads.out_stride)
     args = (*sizes, *out, *vectors, *(n for place in inputs for n in place))
-    return Job(_compiled().address, args, items=-(-heads.n_head // heads.group))
+    return Job(_compiled().address, args, items=heads.n_items)

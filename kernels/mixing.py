@@ -158,7 +158,7 @@ def norm_wanted_job(x: Floats, norm: Norm, normed: Floats, rows: Rows) -> Job:
 
 # --- norm and mixes --------------------------------------------------------------------------------
 
-SHIFT, LAST, LAST_STRIDE, KEPT, KEPT_STRIDE, N_MIXES, MIXES = range(8, 15)
+SHIFT, LAST, LAST_STRIDE, TRAIL, TRAIL_STRIDE, KEPT, KEPT_STRIDE, N_MIXES, MIXES = range(8, 17)
 SHARE, MIX_ROWS = range(2)
 MIX_SIZE = MIX_ROWS + ROWS_SIZE
 
@@ -181,6 +181,8 @@ def _norm_and_mix_by(equation):
             before = beyond(normed, (1 - (token & 1)) * 4 * n_padded)
             if token == number(batch, b.FIRST + sequence):
                 before = beyond(states, number(batch, b.STATE + sequence) + number(args, SHIFT))
+            if number(batch, b.MODE) == b.KEPT:
+                copy_bytes(out, 4 * n_padded, beyond(scratch, number(args, TRAIL) + token * number(args, TRAIL_STRIDE)))
             if number(args, KEPT_STRIDE) > 0:
                 copy_bytes(out, 4 * n_padded, beyond(scratch, number(args, KEPT) + token * number(args, KEPT_STRIDE)))
             for i in range(number(args, N_MIXES)):
@@ -196,37 +198,47 @@ def _norm_and_mix_by(equation):
 
 
 def norm_and_mix_job(
-    x: Floats, norm: Norm, normed: Floats, shift: int, last: Floats, mixes: Sequence[Mix], equation: str = "mix",
-    kept: Floats | None = None,
+    x: Floats, norm: Norm, normed: Floats, shift: int, last: Floats, trail: Floats, mixes: Sequence[Mix],
+    equation: str = "mix", kept: Floats | None = None,
 ) -> Job:  # fmt: skip
     """Layer norm, then the mixes with the token before, one for each matrix.
 
     shift     where the state of a sequence stores the normed vector of the token before its first
     last      a row for each sequence: the normed vector of its last token; `keep_job` copies it to the state
+    trail     a row for each token of a pass that may be cut: its normed vector, for `keep_job`
     equation  "mix" or "lerp", of equations.py
     kept      where to store the normed vectors of all tokens, if something reads them
     """
     kept = kept or Floats(0, 0)
     numbers = [n for mix in mixes for n in (mix.share, *mix.rows)]
-    args = (*x, *norm, *normed, shift, *last, *kept, len(mixes), *numbers)
+    args = (*x, *norm, *normed, shift, *last, *trail, *kept, len(mixes), *numbers)
     return Job(_compiled(equation).address, args, per=RUN)
 
 
 # --- keep ------------------------------------------------------------------------------------------
 
-KEEP_LAST, KEEP_STRIDE, KEEP_SHIFT, KEEP_BYTES = range(4)
+KEEP_LAST, KEEP_STRIDE, KEEP_TRAIL, KEEP_TRAIL_STRIDE, KEEP_SHIFT, KEEP_BYTES = range(6)
 
 
 def _keep(args, weights, scratch, states, logits, batch, item, rank):
     n_bytes, n_sequences = number(args, KEEP_BYTES), number(batch, b.N_SEQUENCES)
     for sequence in range(item * KEPT_TOGETHER, min((item + 1) * KEPT_TOGETHER, n_sequences)):
         last = beyond(scratch, number(args, KEEP_LAST) + sequence * number(args, KEEP_STRIDE))
-        copy_bytes(last, n_bytes, beyond(states, number(batch, b.STATE + sequence) + number(args, KEEP_SHIFT)))
+        if number(batch, b.MODE) == b.REPLAY:
+            n_counting = b.n_counting(batch, sequence)
+            if n_counting == 0:
+                continue
+            token = number(batch, b.FIRST + sequence) + n_counting - 1
+            last = beyond(scratch, number(args, KEEP_TRAIL) + token * number(args, KEEP_TRAIL_STRIDE))
+        copy_bytes(last, n_bytes, beyond(states, number(batch, b.AFTER + sequence) + number(args, KEEP_SHIFT)))
 
 
-def keep_job(last: Floats, shift: int, n_padded: int) -> Job:
-    """Store the last token of each sequence in its state; in a phase after the mixes, when all have read the state."""
-    return Job(_compiled("keep").address, (*last, shift, 4 * n_padded), "sequences", per=KEPT_TOGETHER)
+def keep_job(last: Floats, trail: Floats, shift: int, n_padded: int) -> Job:
+    """Store the last token of each sequence in its state; in a phase after the mixes, when all have read the state.
+
+    If the pass is cut, the last token that counts is taken from the trail.
+    """
+    return Job(_compiled("keep").address, (*last, *trail, shift, 4 * n_padded), "sequences", per=KEPT_TOGETHER)
 
 
 _OPS = {

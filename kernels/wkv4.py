@@ -18,10 +18,10 @@ from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
 from rwkv_np.kernels.activations import ROWS_SIZE, Rows, Target, emit_block
+from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.emit import FLOATS, LANES, Emit, Variable
 from rwkv_np.kernels.exponential import exp_negative, sigmoid
 from rwkv_np.kernels.layout import TILE_ROWS
-from rwkv_np.kernels.mixing import Floats
 from rwkv_np.kernels.pointers import beyond, number
 from rwkv_np.kernels.products import MATRIX_SIZE, Matrix, multiply
 from rwkv_np.kernels.program import Job, compile_op
@@ -95,27 +95,39 @@ def wkv_block(typingctx, k, v, r, first, end, n_tokens, w, u, state, n_padded, b
 
 # The numbers of a job: three matrices, the Rows of each, then these.
 ROWS = 3 * MATRIX_SIZE
-LANES_START, LANES_STRIDE, DECAY, FIRST, STATE, N_PADDED, OUT = range(ROWS + 3 * ROWS_SIZE, ROWS + 3 * ROWS_SIZE + 7)
+LANES_START = ROWS + 3 * ROWS_SIZE
+DECAY, FIRST, STATE, N_PADDED, OUT = range(LANES_START + 4, LANES_START + 9)
+
+
+@jit(error_model="numpy")
+def _state_after(args, batch, states, sequence, block):
+    """Where the state of a sequence is changed; the 32 channels of `block` begin as they were."""
+    state, row, size = number(args, STATE), 4 * number(args, N_PADDED), 4 * TILE_ROWS
+    for i in range(3):
+        b.memory_after(batch, states, sequence, state + i * row + block * size, size)
+    return beyond(states, number(batch, b.AFTER + sequence) + state)
 
 
 def _time_mix(args, weights, scratch, states, logits, batch, item, rank):
     n_tokens = number(batch, b.N_TOKENS)
-    lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
-    for i in range(3):
+    lanes = b.work_area(args, LANES_START, batch, scratch, item, rank)
+    for i in range(3 if number(batch, b.MODE) != b.REPLAY else 0):
         matrix, rows = beyond(args, 8 * MATRIX_SIZE * i), beyond(args, 8 * (ROWS + ROWS_SIZE * i))
         out = beyond(lanes, i * n_tokens * TILE_ROWS * 4)
         multiply(matrix, weights, item, rows, scratch, n_tokens, out, TILE_ROWS)
     decay, bonus = beyond(weights, number(args, DECAY)), beyond(weights, number(args, FIRST))
     for sequence in range(number(batch, b.N_SEQUENCES)):
-        first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
+        first, n_counting = number(batch, b.FIRST + sequence), b.n_counting(batch, sequence)
+        if n_counting == 0:
+            continue
         k, v, r = (
             beyond(lanes, first * TILE_ROWS * 4),
             beyond(lanes, (n_tokens + first) * TILE_ROWS * 4),
             beyond(lanes, (2 * n_tokens + first) * TILE_ROWS * 4),
         )
-        state = beyond(states, number(batch, b.STATE + sequence) + number(args, STATE))
+        state = _state_after(args, batch, states, sequence, item)
         wkv_block(
-            k, v, r, first, end, n_tokens, decay, bonus, state, number(args, N_PADDED), item,
+            k, v, r, first, first + n_counting, n_tokens, decay, bonus, state, number(args, N_PADDED), item,
             beyond(args, 8 * OUT), scratch,
         )  # fmt: skip
 
@@ -126,12 +138,12 @@ def _compiled():
 
 
 def wkv4_job(
-    kvr: Sequence[Matrix], rows: Sequence[Rows], lanes: Floats, decay: int, bonus: int, state: int,
+    kvr: Sequence[Matrix], rows: Sequence[Rows], lanes: b.WorkAreas, decay: int, bonus: int, state: int,
     n_padded: int, out: Rows,
 ) -> Job:  # fmt: skip
     """out = sigmoid(r) * wkv(k, v), where k, v, r are the products of three matrices with their rows.
 
-    lanes         space for three products for each thread
+    lanes         space for three products
     decay, bonus  where w and u are in the weights
     state         where a, b, p are in the state of a sequence, n_padded floats each
     """

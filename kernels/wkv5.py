@@ -29,7 +29,6 @@ from rwkv_np.kernels.emit import F32, FLOATS, LANES, Emit, Variable
 from rwkv_np.kernels.exponential import exp, exp_negative, sigmoid
 from rwkv_np.kernels.groupnorm import bits_of, first_lanes, group_norm_row
 from rwkv_np.kernels.layout import BLOCK, TILE_ROWS, round_up
-from rwkv_np.kernels.mixing import Floats
 from rwkv_np.kernels.pointers import beyond, number
 from rwkv_np.kernels.products import MATRIX_SIZE, Matrix, multiply
 from rwkv_np.kernels.program import Job, compile_op
@@ -223,9 +222,8 @@ class Heads(NamedTuple):
 
 
 # The numbers of a job: these, then for each matrix its numbers and those of its Rows.
-N_HEAD, HEAD_SIZE, PER_ITEM, N_TILES, LANES_START, LANES_STRIDE = range(6)
-DECAY, BONUS, WEIGHT, BIAS, EPSILON, STATE = range(6, 12)
-OUT = 12
+N_HEAD, HEAD_SIZE, PER_ITEM, N_TILES, LANES_START = range(5)
+DECAY, BONUS, WEIGHT, BIAS, EPSILON, STATE, OUT = range(8, 15)
 PRODUCTS = OUT + ROWS_SIZE
 ROWS = MATRIX_SIZE
 PRODUCT_SIZE = ROWS + ROWS_SIZE
@@ -269,13 +267,16 @@ def _remember(args, states, batch, head, products, size, stride, w, w_stride, bo
     n = number(args, HEAD_SIZE)
     n_padded = _padded(n)
     for sequence in range(number(batch, b.N_SEQUENCES)):
-        first, end = number(batch, b.FIRST + sequence), number(batch, b.FIRST + sequence + 1)
-        place = number(batch, b.STATE + sequence) + number(args, STATE) + head * _memory_bytes(args)
-        at = first * stride
+        first, n_counting = number(batch, b.FIRST + sequence), b.n_counting(batch, sequence)
+        if n_counting == 0:
+            continue
+        size_of_memory, at = _memory_bytes(args), first * stride
+        place = number(args, STATE) + head * size_of_memory
+        memory = b.memory_after(batch, states, sequence, place, size_of_memory)
         wkv5_head(
             beyond(products, at), beyond(products, size + at), beyond(products, 2 * size + at),
-            beyond(w, first * w_stride), bonus, end - first, stride, w_stride, n, n_padded,
-            beyond(states, place), beyond(out, first * n_padded * 4),
+            beyond(w, first * w_stride), bonus, n_counting, stride, w_stride, n, n_padded,
+            memory, beyond(out, first * n_padded * 4),
         )  # fmt: skip
 
 
@@ -301,15 +302,16 @@ def _compiled(is_gated, is_moving):
         n_heads = min(per_item, number(args, N_HEAD) - first_head)
         first_tile, stride, size = item * (width // TILE_ROWS), 4 * width, n_tokens * width * 4
         n_tiles = min(width // TILE_ROWS, number(args, N_TILES) - first_tile)
-        lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
+        lanes, is_replay = b.work_area(args, LANES_START, batch, scratch, item, rank), number(batch, b.MODE) == b.REPLAY
         heads = beyond(lanes, n_products * size)
         normed, normed_bytes = beyond(heads, n_tokens * _padded(n) * 4), stride + 8 * BLOCK
         _ask_for_memory(args, states, batch, first_head, n_heads)
-        _multiply_all(args, weights, scratch, n_products, item, n_tiles, n_tokens, lanes)
+        if not is_replay:
+            _multiply_all(args, weights, scratch, n_products, item, n_tiles, n_tokens, lanes)
         w, w_stride = beyond(weights, number(args, DECAY) + item * stride), 0
         if is_moving:
             moved, start = beyond(lanes, w_product * size), w
-            for token in range(n_tokens):
+            for token in range(0 if is_replay else n_tokens):
                 decay_row(beyond(moved, token * stride), start, n_tiles * (TILE_ROWS // LANES))
             w, w_stride = moved, stride
         for head in range(n_heads):
@@ -320,8 +322,9 @@ def _compiled(is_gated, is_moving):
             _remember(args, states, batch, first_head + head, place, size, stride, decays, w_stride, bonus, heads)
             weight = beyond(weights, number(args, WEIGHT) + of_weights)
             bias = beyond(weights, number(args, BIAS) + of_weights)
-            _norm(args, weight, bias, n_tokens, heads, beyond(normed, at), normed_bytes)
-        for token in range(n_tokens):
+            if not is_replay:
+                _norm(args, weight, bias, n_tokens, heads, beyond(normed, at), normed_bytes)
+        for token in range(0 if is_replay else n_tokens):
             gate = beyond(lanes, 3 * size + token * stride)  # not used if there is no gate
             put_gated(
                 is_gated, beyond(normed, token * normed_bytes), gate, first_tile, n_tiles,
@@ -339,13 +342,13 @@ class Product(NamedTuple):
 
 
 def time_mix_job(
-    heads: Heads, products: Sequence[Product], lanes: Floats, decay: int, bonus: int, norm: tuple[int, int],
+    heads: Heads, products: Sequence[Product], lanes: b.WorkAreas, decay: int, bonus: int, norm: tuple[int, int],
     epsilon: float, state: int, out: Rows, is_gated: bool, is_moving: bool,
 ) -> Job:  # fmt: skip
     """out = norm of wkv(r, k, v), times silu(g) if it is gated.
 
     products      of r, k, v; then of g if gated; then of the term added to the decay if the decay varies by token
-    lanes         heads.room(...) bytes for each thread
+    lanes         areas of heads.room(...) bytes
     decay, bonus  where w (as log(-log(w)) if it varies by token) and u of each channel are in the weights
     norm          where weight and bias of the norm are in the weights
     state         where the first head's S is in the state of a sequence

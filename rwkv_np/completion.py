@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from rwkv_np import arguments
+from rwkv_np.drafts import Drafts, Guesser
 from rwkv_np.errors import InputError
-from rwkv_np.generation import End, Position, Progress, Step, generate_tokens
+from rwkv_np.generation import End, Progress, Step, generate_tokens
+from rwkv_np.lookup import Lookup
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
+from rwkv_np.position import Position
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.stop_strings import StopStrings, n_unfinished
 from rwkv_np.tokenizers import TextStream, Tokenizer
@@ -28,12 +31,16 @@ from rwkv_np.tokenizers import TextStream, Tokenizer
 
 @dataclass
 class Timings:
-    """Tokens and seconds of reading the prompt and of generating the answer."""
+    """Tokens and seconds of reading the prompt and of generating the answer.
+
+    passes  how often the weights were read for the answer: less often than once per token if guesses were right
+    """
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
+    passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class Completion(Iterator[str]):
         *,
         unfinished: Unfinished | None = None,
         on_end: Callable[[Completion], None] | None = None,
+        guessers: Sequence[Guesser] | None = None,
     ) -> None:
         self.tokens: list[int] = []
         self.position: Position | None = None
@@ -103,10 +111,12 @@ class Completion(Iterator[str]):
         unfinished = unfinished or Unfinished()
         self._take_up(unfinished)
         self._is_interrupted = False
+        self._drafts = Drafts([Lookup()] if guessers is None else guessers)
+        self._drafts.extend(unfinished.tokens)
         self._steps = generate_tokens(
             model, self.prompt, params, start, said=unfinished.tokens,
             needs_position=lambda token: self._piece(token).may_be_undone,
-            is_interrupted=lambda: self._is_interrupted, progress=progress,
+            is_interrupted=lambda: self._is_interrupted, progress=progress, drafts=self._drafts,
         )  # fmt: skip
         self.timings = Timings(prompt_tokens=len(self.prompt))
 
@@ -177,6 +187,7 @@ class Completion(Iterator[str]):
         else:
             self.timings.seconds += seconds
             self.timings.tokens += 1
+            self.timings.passes = self._drafts.n_passes
 
     def _piece(self, token: int) -> _Piece:
         found = self._pieces.get(token)
@@ -270,9 +281,13 @@ def generate(
     params: SamplingParams | None = None,
     state: State | None = None,
     progress: Progress | None = None,
+    *,
+    lookup: bool = True,
 ) -> Completion:
     """Continue `prompt` (text or token ids) after what `state` has read.
 
+    lookup   whether to guess tokens from earlier places with the same words (docs/performance.md): the answer is the
+             same to the last byte, and comes faster if it repeats something
     Returns  an iterator over pieces of text, which also has `text`, `tokens`, `stop_reason` and,
              once it has ended, the `state` after the text
     Raises   InputError: the prompt is empty or does not fit the model, a state of another model, or bad arguments
@@ -286,4 +301,5 @@ def generate(
     ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else arguments.token_ids("the prompt", prompt)
     if not len(ids):
         raise InputError("the prompt is empty; expected at least one token")
-    return Completion(model, tokenizer, [int(token) for token in ids], params, state, progress)
+    guessers = None if lookup else ()
+    return Completion(model, tokenizer, [int(token) for token in ids], params, state, progress, guessers=guessers)

@@ -3,21 +3,26 @@
 This module knows token ids only, not text. A prompt is read in chunks, so that progress can be shown and reading can be
 interrupted; the chunk size does not change the result.
 
-One state is changed in place. A state can have 13 to 66 MB (v7), and a copy for each token would then take longer than
-the token itself. The caller says, by token id, where a copy is needed.
+The caller says, by token id, where a copy of the state is needed. Of tokens that are guessed (drafts.py), those are
+kept that the sampler chooses: for each token of the text it gets the same logits and the same random number as without,
+so the text is the same to the last byte.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from rwkv_np.ahead import Ahead
+from rwkv_np.drafts import Drafts
 from rwkv_np.errors import InputError
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
+from rwkv_np.position import Position
 from rwkv_np.sampler import Sampler
 from rwkv_np.sampling import SamplingParams
 
@@ -25,24 +30,6 @@ CHUNK = 128  # tokens of a prompt read at once: seconds for a large model, so Ct
 
 Progress = Callable[[int, int], None]
 """Called with the number of prompt tokens read so far, and the total."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """A position in a text: the state after all tokens read so far, and the logits for the next token.
-
-    The state of a position is never changed: copy it to continue from it.
-
-    logits  (V,); None before anything has been read
-    """
-
-    logits: np.ndarray | None
-    state: State
-
-    @property
-    def n_bytes(self) -> int:
-        """Its size in memory, in bytes."""
-        return self.state.n_bytes + (0 if self.logits is None else self.logits.nbytes)
 
 
 class Step(NamedTuple):
@@ -101,44 +88,47 @@ def generate_tokens(
     needs_position: Callable[[int], bool] = lambda token: False,
     is_interrupted: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    drafts: Drafts | None = None,
 ) -> Generator[Step, None, End]:
     """Yield a Step for each token chosen after `prompt`; the generator's value is the End.
 
     A stop id is neither yielded nor read. `is_interrupted` is called before each token. The prompt may be empty if
     `start` has logits; `said` is then the text being continued, for the penalties. The first step has its position, and
-    so has each token for which `needs_position` is true.
+    so has each token for which `needs_position` is true. `drafts` knows what stands before `prompt`; None: no guesses.
     """
+    drafts = Drafts(()) if drafts is None else drafts
     at = start
     if len(prompt) or at.logits is None:
         try:
             at = Position(*prefill(model, prompt, at.state, is_interrupted=is_interrupted, progress=progress))
         except Interrupted:
             return End("interrupted", start)
-    return (yield from _choose(model, params, Sampler(params, said), at, needs_position, is_interrupted))
+    drafts.extend(prompt)
+    sampler, ahead = Sampler(params, said), Ahead(model, at)
+    return (yield from _choose(params, sampler, ahead, drafts, needs_position, is_interrupted))
 
 
 def _choose(
-    model: Model,
     params: SamplingParams,
     sampler: Sampler,
-    first: Position,
+    ahead: Ahead,
+    drafts: Drafts,
     needs_position: Callable[[int], bool],
     is_interrupted: Callable[[], bool],
 ) -> Generator[Step, None, End]:
     """The part of `generate_tokens` after the prompt."""
-    at: Position | None = first
-    logits, state = first.logits, first.state
-    for _ in range(params.max_tokens):
+    for n_done in range(params.max_tokens):
         if is_interrupted():
-            return End("interrupted", at or Position(logits, state))
-        assert logits is not None
-        token = sampler.choose(logits)
+            return End("interrupted", ahead.position())
+        token = sampler.choose(ahead.logits)
         if token in params.stop_ids:
-            return End("stop_id", at or Position(logits, state))
-        if at is None and needs_position(token):
-            at = Position(logits, state)
-        yield Step(token, at)
-        if at is not None:  # the position shares its state: continue with a copy
-            state, at = state.copy(), None
-        logits = model.advance(token, state)
-    return End("length", at or Position(logits, state))
+            return End("stop_id", ahead.position())
+        yield Step(token, ahead.position() if not n_done or needs_position(token) else None)
+        drafts.add(token)
+        if not ahead.has_read(token):
+            drafts.were_right(ahead.n_right)
+            guesses = drafts.guess(params.max_tokens - n_done - 1, params.stop_ids)
+            begin = time.perf_counter()
+            ahead.read(token, guesses)
+            drafts.took(len(guesses), time.perf_counter() - begin)
+    return End("length", ahead.position())

@@ -29,7 +29,8 @@ hypothesis.settings.load_profile("same")
 # Optional packages, and the test files that cannot be imported without them.
 NEEDS = {
     "torch": (
-        "checkpoint", "compat", "convert", "docs", "evaluation_definitions", "hugging_face", "output", "quantize",
+        "checkpoint", "compat", "convert", "cut", "docs", "evaluation_definitions", "hugging_face", "lookup", "output",
+        "quantize",
         "train_demo", "v5", "v6", "v7",
     ),
     "babel": ("train_demo",),

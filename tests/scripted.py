@@ -65,13 +65,42 @@ class TokensRead:
         return len(self.tokens)
 
 
+class ScriptedPool:
+    """The states of a scripted model by their slots."""
+
+    def __init__(self, n_slots):
+        self.states, self.free = [None] * n_slots, list(range(n_slots))[::-1]
+
+    def take(self, state=None):
+        slot = self.free.pop()
+        self.states[slot] = state.copy() if state else TokensRead()
+        return slot
+
+    def state(self, slot):
+        return self.states[slot].copy()
+
+
 class ScriptedModel:
     """Reads like a model; `logits` gives the logits after all tokens read.
 
-    n_read  how many tokens it was given
+    n_read   how many tokens it was given
+    n_calls  in how many passes
     """
 
-    n_read = 0
+    n_read = n_calls = 0
+    new_pool = ScriptedPool
+
+    def read(self, runs, pool):
+        (run,) = runs
+        after = TokensRead(pool.states[run.slot].tokens)
+        self.n_calls -= len(run.tokens) - 1  # one pass
+        rows = [self.advance(token, after) for token in run.tokens]
+        pool.states[run.slot if run.after is None else run.after] = after
+        return np.array(rows)
+
+    def cut(self, runs, lengths, pool):
+        (run,), (length,) = runs, lengths
+        pool.states[run.after] = TokensRead([*pool.states[run.slot].tokens, *run.tokens[:length]])
 
     def initial_state(self):
         return TokensRead()
@@ -83,6 +112,7 @@ class ScriptedModel:
     def advance(self, tokens, state):
         new = np.atleast_1d(tokens).tolist()
         self.n_read += len(new)
+        self.n_calls += 1
         state.tokens += new
         return self.logits(state.tokens)
 

@@ -225,7 +225,7 @@ def test_an_answer_takes_memory_for_its_two_ends_and_no_more():
     start = model.initial_state()
     tracemalloc.start()
     try:
-        completion = Completion(model, PieceTokenizer([b"a", b"b"]), PROMPT, params, start)
+        completion = Completion(model, PieceTokenizer([b"a", b"b"]), PROMPT, params, start, guessers=())
         assert "".join(completion) == "ab" * 50
         _, most = tracemalloc.get_traced_memory()
     finally:

@@ -57,10 +57,10 @@ class Case:
         vectors, states = (self._padded(x, n_padded) for x in (self.vectors, self.states))
         places = heads.Vectors(*(i * vectors[0].nbytes for i in range(len(vectors))))
         rows = Rows(starts[2], starts[1], 4 * lay.BLOCK * n_blocks, n_blocks, wants, 8)
-        work = Floats(starts[3], cut.work_bytes)
+        work = b.WorkAreas(starts[3], cut.work_bytes, 0, 0)
         job = heads.heads_job(cut, inputs, places, self.has_first, 0, work, rows)
         batch = b.new_batch()
-        b.fill(batch, np.array([(n, i * states[0].nbytes, 0) for i, n in enumerate(self.runs)]))
+        b.fill(batch, np.array([(n, i * states[0].nbytes, 0, i * states[0].nbytes) for i, n in enumerate(self.runs)]))
         with Team(assemble([[job]]), n_threads) as team:
             team.run(vectors.reshape(-1).view(np.uint8), scratch, states, np.empty((1, 1), np.float32), batch)
         values = scratch[starts[1] : starts[2]].view(np.float32).reshape(self.n_tokens, -1)

@@ -84,9 +84,9 @@ class Recorder:
 
 def batch_of(n_tokens, n_sequences=1, n_wanted=0):
     lengths = np.diff(np.linspace(0, n_tokens, n_sequences + 1).astype(int))
-    runs = [(length, 8 * i, min(length, n_wanted) if i == 0 else 0) for i, length in enumerate(lengths)]
+    runs = [(length, 8 * i, min(length, n_wanted) if i == 0 else 0, 8 * i) for i, length in enumerate(lengths)]
     batch = b.new_batch()
-    b.fill(batch, np.array(runs, np.int64).reshape(-1, 3))
+    b.fill(batch, np.array(runs, np.int64).reshape(-1, 4))
     return batch
 
 
@@ -160,14 +160,15 @@ def test_a_count_of_zero_means_no_work():
 
 @given(st.lists(st.tuples(st.integers(1, 16), st.integers(0, 10**9), st.integers(0, 16)), min_size=1, max_size=8))
 def test_a_batch_says_what_each_sequence_reads(runs):
-    runs = [(n_tokens, state, min(n_tokens, n_wanted)) for n_tokens, state, n_wanted in runs]
+    runs = [(n_tokens, state, min(n_tokens, n_wanted), state + 8) for n_tokens, state, n_wanted in runs]
     batch = b.new_batch()
     assert b.fill(batch, np.array(runs)) == sum(run[0] for run in runs)
     ends = np.cumsum([run[0] for run in runs])
-    wanted = [end - n + i for end, (_, _, n) in zip(ends, runs) for i in range(n)]
+    wanted = [end - n + i for end, (_, _, n, _) in zip(ends, runs) for i in range(n)]
     assert batch[: b.N_WANTED + 1].tolist() == [ends[-1], len(runs), len(wanted)]
     sequences = np.repeat(np.arange(len(runs)), [run[0] for run in runs])
     np.testing.assert_array_equal(batch[b.SEQUENCE : b.SEQUENCE + ends[-1]], sequences)
     np.testing.assert_array_equal(batch[b.FIRST : b.FIRST + len(runs) + 1], [0, *ends])
     np.testing.assert_array_equal(batch[b.STATE : b.STATE + len(runs)], [run[1] for run in runs])
+    np.testing.assert_array_equal(batch[b.AFTER : b.AFTER + len(runs)], [run[3] for run in runs])
     np.testing.assert_array_equal(batch[b.WANTED : b.WANTED + len(wanted)], wanted)

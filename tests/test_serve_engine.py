@@ -12,7 +12,7 @@ from rwkv_np.kernels.sample import SMALL
 
 import rwkv_np
 from rwkv_np.errors import InputError
-from rwkv_np.generation import Position
+from rwkv_np.position import Position
 from rwkv_np.sampler import Sampler
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.serve.limits import EngineLimits

@@ -8,7 +8,7 @@ import pytest
 from conftest import random_parameters, write_model
 
 import rwkv_np
-from rwkv_np.generation import Position
+from rwkv_np.position import Position
 from rwkv_np.serve.states import StateCache
 from rwkv_np.serve.states_file import StatesFileError, load, save
 

@@ -21,9 +21,10 @@ from rwkv_np.chat.thinking import Answer
 from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.completion import Completion
 from rwkv_np.errors import InputError
-from rwkv_np.generation import Position, Progress, prefill
+from rwkv_np.generation import Progress, prefill
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
+from rwkv_np.position import Position
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import Tokenizer
 

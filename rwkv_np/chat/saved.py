@@ -29,9 +29,9 @@ from rwkv_np.chat.turn import Branch
 from rwkv_np.errors import ConversationFileError, FileError, InputError, PathLike
 from rwkv_np.files.archive import Archive, Damaged, open_archive
 from rwkv_np.files.output import new_file
-from rwkv_np.generation import Position
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State, read_parts
+from rwkv_np.position import Position
 
 BUDGET = 256_000_000  # bytes of states before compression: four of the largest of v7, in a file that can still be sent
 _TEXT = "conversation.json"

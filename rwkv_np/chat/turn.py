@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from rwkv_np.chat.thinking import split_thought
 from rwkv_np.completion import Completion, Unfinished
-from rwkv_np.generation import Position, Step
+from rwkv_np.generation import Step
 from rwkv_np.models.state import State
+from rwkv_np.position import Position
 from rwkv_np.tokenizers import Tokenizer
 
 

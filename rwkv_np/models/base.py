@@ -1,15 +1,15 @@
 """The interface of every model: token ids in, logits out, and a state.
 
 There are three ways to read. `forward` is pure: it returns a new state. `advance` changes the given state
-and copies nothing. `read` takes several sequences in one pass, each with its own state. Arguments are
-checked here, once; an engine gets valid ids and states that it may change. Text, sampling and
-files are handled elsewhere.
+and copies nothing. `read` takes several sequences in one pass, each with its own state; it may read tokens that
+were only guessed, and `cut` takes the wrong ones back. Arguments are checked here, once; an engine gets valid
+ids and states that it may change. Text, sampling and files are handled elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Union
+from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -33,19 +33,26 @@ class Run(NamedTuple):
     tokens  one id or several
     slot    where its state is in the pool
     wants   which of its tokens get logits: "none", "last" or "all"
+    after   another slot, which gets the state after the tokens, while `slot` keeps the one before: then the run can be
+            cut. None: the state is changed in place
     """
 
     tokens: Tokens
     slot: int
     wants: str = "last"
+    after: Optional[int] = None
 
 
 class CheckedRun(NamedTuple):
-    """A checked run, as engines get it: ids (T,), and for how many of the last ones logits are computed."""
+    """A checked run, as engines get it: ids (T,), and for how many of the last ones logits are computed.
+
+    The state in `slot` is read, that in `after` is written; they may be the same.
+    """
 
     tokens: np.ndarray
     slot: int
     n_wanted: int
+    after: int
 
 
 class Model:
@@ -104,14 +111,28 @@ class Model:
         Raises   InputError; no state has then changed: no runs, a slot that is not taken or
                  that two runs share, an unknown `wants`, tokens as in `forward`
         """
-        arguments.one_of("the pool", pool, StatePool, "one of this model's new_pool").check_memory(self.state_layout)
-        arguments.one_of("runs", runs, (list, tuple), "a list of Run")
-        checked = [self._check_run(run, pool) for run in runs]
-        if not checked:
-            raise InputError("runs is empty; expected at least one run")
-        if len({run.slot for run in checked}) < len(checked):
-            raise InputError("two runs have the same slot; a sequence can occur only once per pass")
-        return self._read(checked, pool.data)
+        return self._read(self._check_runs(runs, pool), pool.data)
+
+    def cut(self, runs: Sequence[Run], lengths: Sequence[int], pool: StatePool) -> None:
+        """Let runs of the last `read` end earlier: `after` gets the state after the first tokens of the run.
+
+        This is cheap if the last `read` of this model had these runs and at most 16 tokens in all; otherwise the
+        tokens are read again. Both give the same bits. The state in `slot` must still be the one before the run;
+        `after` may be another slot than in `read`.
+
+        lengths  for each run how many of its tokens count; 0: leave its states as they are
+        Raises   InputError; no state has then changed
+        """
+        checked = self._check_runs(runs, pool)
+        arguments.one_of("lengths", lengths, (list, tuple), "a list of numbers")
+        if len(lengths) != len(checked):
+            raise InputError(f"there are {len(lengths)} lengths for {len(checked)} runs; expected one for each")
+        for run, length in zip(checked, lengths):
+            arguments.whole_number("a length", length, 0, len(run.tokens))
+            if length and run.after == run.slot:
+                raise InputError("a run that changed its state in place cannot be cut; expected a slot in `after`")
+        if any(lengths):
+            self._cut(checked, lengths, pool.data)
 
     def check_state(self, state: State, *, changes: bool = True) -> None:
         """Raise InputError unless this model can continue from `state`, and write to it if `changes` is true."""
@@ -133,20 +154,37 @@ class Model:
         return self._load_again, ()
 
     def _read_one(self, ids: np.ndarray, state: State, full_output: bool) -> np.ndarray:
-        logits = self._read([CheckedRun(ids, 0, len(ids) if full_output else 1)], state.data[None])
+        logits = self._read([CheckedRun(ids, 0, len(ids) if full_output else 1, 0)], state.data[None])
         return logits if full_output else logits[0]
 
     def _read(self, runs: Sequence[CheckedRun], states: np.ndarray) -> np.ndarray:
-        """Implemented by each engine: runs of arrays of ids, states (n_slots, size) changed in place."""
+        """Implemented by each engine: runs of arrays of ids, states (n_slots, size), changed in place or in `after`."""
         raise NotImplementedError(f"{type(self).__name__} cannot read tokens")
+
+    def _cut(self, runs: Sequence[CheckedRun], lengths: Sequence[int], states: np.ndarray) -> None:
+        """What `cut` means. An engine may know a faster way."""
+        again = [CheckedRun(run.tokens[:n], run.slot, 0, run.after) for run, n in zip(runs, lengths) if n]
+        self._read(again, states)
+
+    def _check_runs(self, runs: Sequence[Run], pool: StatePool) -> list[CheckedRun]:
+        arguments.one_of("the pool", pool, StatePool, "one of this model's new_pool").check_memory(self.state_layout)
+        arguments.one_of("runs", runs, (list, tuple), "a list of Run")
+        checked = [self._check_run(run, pool) for run in runs]
+        if not checked:
+            raise InputError("runs is empty; expected at least one run")
+        slots = [run.slot for run in checked] + [run.after for run in checked if run.after != run.slot]
+        if len(set(slots)) < len(slots):
+            raise InputError("two runs have the same slot; a sequence can occur only once per pass")
+        return checked
 
     def _check_run(self, run: Run, pool: StatePool) -> CheckedRun:
         arguments.one_of("a run", run, Run, "a Run(tokens, slot, wants)")
         if not isinstance(run.wants, str) or run.wants not in WANTS:
             raise InputError(f"a run wants {arguments.shown(run.wants)}; expected one of {', '.join(WANTS)}")
         slot = pool.check(run.slot)
+        after = slot if run.after is None else pool.check(run.after)
         ids = self._check_tokens(run.tokens)
-        return CheckedRun(ids, slot, {"none": 0, "last": 1, "all": len(ids)}[run.wants])
+        return CheckedRun(ids, slot, {"none": 0, "last": 1, "all": len(ids)}[run.wants], after)
 
     def _check_tokens(self, tokens: Tokens) -> np.ndarray:
         ids = arguments.token_ids("tokens", tokens)

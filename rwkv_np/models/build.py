@@ -12,13 +12,13 @@ from typing import NamedTuple
 from rwkv_np.kernels import heads, lora_mix, mixing, products, wkv4
 from rwkv_np.kernels import wkv5 as recurrence5
 from rwkv_np.kernels.activations import WANTS_FLOAT, Rows
-from rwkv_np.kernels.batch import MOST
+from rwkv_np.kernels.batch import MOST, MOST_KEPT
 from rwkv_np.kernels.layout import BLOCK, round_up
 from rwkv_np.kernels.mixing import Floats, Mix
 from rwkv_np.kernels.products import Matrix, Vectors
 from rwkv_np.kernels.program import Job, Program, assemble
 from rwkv_np.models.config import ModelConfig
-from rwkv_np.models.places import Places
+from rwkv_np.models.places import KEPT_LANES, Places
 from rwkv_np.models.state import StateLayout
 
 
@@ -35,6 +35,8 @@ class Builder:
     def __init__(self, config: ModelConfig, places: Places, state: StateLayout) -> None:
         self.config, self._at, self._state = config, places, state
         self._phases: list[list[Job]] = []
+        self._again: list[list[Job]] = []
+        self._trails: dict[int, Floats] = {}
         self._layer = 0
         self._prefix = ""
 
@@ -43,6 +45,8 @@ class Builder:
         for i in range(self.config.n_layer):
             layer = Builder(self.config, self._at, self._state)
             layer._phases, layer._layer, layer._prefix = self._phases, i, f"blocks.{i}."
+            layer._again, layer._trails = self._again, self._trails
+            self._again.append([])
             yield layer
 
     def phase(self, *jobs: Job) -> None:
@@ -52,6 +56,20 @@ class Builder:
     def program(self) -> Program:
         """All phases, as arrays for Numba."""
         return assemble(self._phases)
+
+    def replay(self) -> Program:
+        """The jobs that change the state, a phase for each layer: they run again to cut a pass (kernels/batch.py)."""
+        return assemble(self._again)
+
+    def _changes_state(self, job: Job) -> Job:
+        self._again[-1].append(job)
+        return job
+
+    def _trail(self, shift: StatePart) -> Floats:
+        """Where the normed vectors of a pass that may be cut are kept."""
+        if shift.start not in self._trails:
+            self._trails[shift.start] = self._at.kept_rows(self.config.n_embd)
+        return self._trails[shift.start]
 
     # --- what jobs read and write
 
@@ -104,7 +122,8 @@ class Builder:
         found = [Mix(self._vector(share), rows) for share, rows in mixes.items()]
         at = self._at
         place = at.norm(self._prefix + norm)
-        return mixing.norm_and_mix_job(x, place, at.normed, shift.start, at.last, found, equation, kept)
+        trail = self._trail(shift)
+        return mixing.norm_and_mix_job(x, place, at.normed, shift.start, at.last, trail, found, equation, kept)
 
     def norm_and_lerp(self, x: Floats, norm: str, shift: StatePart, shares: str, rows: Sequence[Rows]) -> Job:
         """Layer norm of x, moved towards the token before by each row of `shares`; the results go to the rows."""
@@ -112,18 +131,21 @@ class Builder:
         place = self._vector(shares, n)
         found = [Mix(place + 4 * i * round_up(n, BLOCK), of) for i, of in enumerate(rows)]
         normed = at.norm(self._prefix + norm)
-        return mixing.norm_and_mix_job(x, normed, at.normed, shift.start, at.last, found, "lerp")
+        trail = self._trail(shift)
+        return mixing.norm_and_mix_job(x, normed, at.normed, shift.start, at.last, trail, found, "lerp")
 
     def keep(self, shift: StatePart) -> Job:
         """shift = the normed vector of the last token; must be in the phase after the mixes."""
-        return mixing.keep_job(self._at.last, shift.start, shift.n_padded)
+        job = mixing.keep_job(self._at.last, self._trail(shift), shift.start, shift.n_padded)
+        return self._changes_state(job)
 
     def wkv4(
         self, kvr: Sequence[Matrix], rows: Sequence[Rows], decay: str, bonus: str, state: StatePart, out: Rows
     ) -> Job:
         """out = sigmoid(r) * wkv(k, v), k, v and r being products"""
         w, u = self._vector(decay), self._vector(bonus)
-        return wkv4.wkv4_job(kvr, rows, self._at.lanes, w, u, state.start, state.n_padded, out)
+        lanes = self._at.kept_areas(self._at.lanes, kvr[0].n_tiles, KEPT_LANES)
+        return self._changes_state(wkv4.wkv4_job(kvr, rows, lanes, w, u, state.start, state.n_padded, out))
 
     def wkv5(
         self, products: Mapping[str, Rows], lanes: Floats, decay: str, bonus: str, norm: str, state: StatePart,
@@ -138,10 +160,12 @@ class Builder:
         found = [recurrence5.Product(matrix, rows) for matrix, rows in zip(matrices, products.values())]
         w, u = (at.vector_of_channels(self._prefix + name, c.n_embd) for name in (decay, bonus))
         weight_and_bias = at.norm(self._prefix + norm)[:2]
-        return recurrence5.time_mix_job(
-            self._heads5, found, lanes, w, u, weight_and_bias, c.head_epsilon, state.start, out,
+        areas = at.kept_areas(lanes, self._heads5.n_items, self._heads5.room(len(found), MOST_KEPT))
+        job = recurrence5.time_mix_job(
+            self._heads5, found, areas, w, u, weight_and_bias, c.head_epsilon, state.start, out,
             is_gated=len(found) > 3, is_moving=len(found) > 4,
         )  # fmt: skip
+        return self._changes_state(job)
 
     @property
     def _heads5(self) -> recurrence5.Heads:
@@ -206,7 +230,10 @@ class Builder:
         names = ["w0", "a0", "" if self.is_first else "v0", "k_k", "k_a", "r_k", "ln_x.weight", "ln_x.bias"]
         places = [self._vector(f"att.{name}", self.config.head_size) if name else 0 for name in names]
         vectors = heads.Vectors(*places)
-        return heads.heads_job(self._heads, inputs, vectors, not self.is_first, state.start, work, out)
+        areas = self._at.kept_areas(work, self._heads.n_items, self._heads.kept_bytes)
+        return self._changes_state(
+            heads.heads_job(self._heads, inputs, vectors, not self.is_first, state.start, areas, out)
+        )
 
     def head(self, x: Floats, norm: str, name: str) -> None:
         """The last norm and the logits, for the tokens that need them."""

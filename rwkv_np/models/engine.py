@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,26 @@ from rwkv_np.models.places import Places
 ONE_THREAD_BELOW = 2**24
 
 CHUNK = b.MOST  # tokens that go through the layers together
+
+
+class Kept(NamedTuple):
+    """The runs of the last pass, whose inputs of the recurrences are still in the scratch."""
+
+    runs: Sequence[CheckedRun]
+    states: np.ndarray
+
+    def is_of(self, runs: Sequence[CheckedRun], states: np.ndarray) -> bool:
+        """Whether these are the same runs; their states may go to other slots."""
+        return (
+            states is self.states
+            and [run.slot for run in runs] == [run.slot for run in self.runs]
+            and all(np.array_equal(run.tokens, kept.tokens) for run, kept in zip(runs, self.runs))
+        )
+
+
+def _may_be_cut(runs: Sequence[CheckedRun]) -> bool:
+    """Whether to keep what it takes to cut the runs: there is room, and a run leaves the state before it."""
+    return any(run.after != run.slot for run in runs) and sum(len(run.tokens) for run in runs) <= b.MOST_KEPT
 
 
 def _no_progress(what: str, done: int, total: int) -> None:
@@ -70,7 +91,8 @@ class Engine(Model):
         others[head.NAME] = head.loaded(parameters, head_q8_0)
         _compile_kernels(others, self.kernels.path, progress)
         places = Places(others, self.kernels.path, config.n_embd, self._n_threads)
-        self._team = self._build(places, progress)
+        self._team, self._replay_team = self._build(places, progress)
+        self._kept: Kept | None = None
         others.clear()  # `places.matrices` lets each go once it is packed: of a 7.2B model that is 285 MB less
         self._weights = packed(places, self._n_threads, progress)
         # Zeros: of those that no pass touches, the pages cost no memory.
@@ -93,17 +115,17 @@ class Engine(Model):
         """Bytes of weights that are read for a token and its logits: what bounds the speed."""
         return int(self._weights.size)
 
-    def _build(self, places: Places, progress: Progress) -> Team:
+    def _build(self, places: Places, progress: Progress) -> tuple[Team, Team]:
         progress("compiling the graph", 0, 1)
         builder = Builder(self.config, places, self.state_layout)
         self.config.record.program(builder)
-        return Team(builder.program(), self._n_threads)
+        return Team(builder.program(), self._n_threads), Team(builder.replay(), self._n_threads)
 
     def _compile(self, progress: Progress) -> None:
         """Compile the loop, or fetch it from the cache, by a pass over no tokens."""
         with self._team as team:
             nothing = np.empty((1, 1), np.float32)
-            b.fill(self._batch, np.empty((0, 3), np.int64))
+            b.fill(self._batch, np.empty((0, 4), np.int64))
             team.run(self._weights, self._scratch, nothing, nothing, self._batch)
         progress("compiling the graph", 1, 1)
 
@@ -112,15 +134,31 @@ class Engine(Model):
         logits = np.empty((sum(run.n_wanted for run in runs), lay.round_up(n_vocab, lay.TILE_ROWS)), np.float32)
         done = 0
         with self._team as team:
+            self._kept = None
             for part in _passes(runs):
                 done += self._read_pass(team, part, states, logits[done:])
+            if _may_be_cut(runs):
+                self._kept = Kept(runs, states)
         return logits[:, :n_vocab]
+
+    def _cut(self, runs: Sequence[CheckedRun], lengths: Sequence[int], states: np.ndarray) -> None:
+        with self._replay_team as team:
+            if is_kept := self._kept is not None and self._kept.is_of(runs, states):
+                nothing, n_bytes = np.empty((1, 1), np.float32), 4 * self.state_layout.size
+                self._batch[b.MODE] = b.REPLAY
+                self._batch[b.LENGTH : b.LENGTH + len(runs)] = lengths
+                self._batch[b.AFTER : b.AFTER + len(runs)] = [n_bytes * run.after for run in runs]
+                team.run(self._weights, self._scratch, states, nothing, self._batch)
+        if not is_kept:  # another text was read in between, by another thread perhaps
+            super()._cut(runs, lengths, states)
 
     def _read_pass(self, team: Team, runs: Sequence[CheckedRun], states: np.ndarray, logits: np.ndarray) -> int:
         """Read what fits into one pass; returns how many rows of logits there are."""
         ids = runs[0].tokens if len(runs) == 1 else np.concatenate([run.tokens for run in runs])
         n_bytes = 4 * self.state_layout.size
-        b.fill(self._batch, np.array([(len(run.tokens), n_bytes * run.slot, run.n_wanted) for run in runs]))
+        rows = [(len(run.tokens), n_bytes * run.slot, run.n_wanted, n_bytes * run.after) for run in runs]
+        b.fill(self._batch, np.array(rows))
+        self._batch[b.MODE] = b.KEPT if _may_be_cut(runs) else b.PLAIN
         self._x[: len(ids), : self.config.n_embd] = self._embedding(ids)
         team.run(self._weights, self._scratch, states, logits, self._batch)
         return int(self._batch[b.N_WANTED])
@@ -130,13 +168,13 @@ def _passes(runs: Sequence[CheckedRun]) -> Iterator[list[CheckedRun]]:
     """The runs cut into passes of at most MOST tokens, in their order."""
     part: list[CheckedRun] = []
     room = b.MOST
-    for tokens, slot, n_wanted in runs:
+    for tokens, slot, n_wanted, after in runs:
         while len(tokens) > room:
             rest = len(tokens) - room
-            part.append(CheckedRun(tokens[:room], slot, max(0, n_wanted - rest)))
+            part.append(CheckedRun(tokens[:room], slot, max(0, n_wanted - rest), after))
             yield part
-            tokens, n_wanted, part, room = tokens[room:], min(n_wanted, rest), [], b.MOST
-        part.append(CheckedRun(tokens, slot, n_wanted))
+            tokens, slot, n_wanted, part, room = tokens[room:], after, min(n_wanted, rest), [], b.MOST
+        part.append(CheckedRun(tokens, slot, n_wanted, after))
         room -= len(tokens)
         if not room:
             yield part

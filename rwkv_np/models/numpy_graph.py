@@ -51,10 +51,13 @@ class NumpyGraph(Model):
 
     def _read(self, runs: Sequence[CheckedRun], states: np.ndarray) -> np.ndarray:
         with self._pools.limit(limits=self._threads, user_api="blas"):
-            rows = [self._read_run(run, self.state_layout.parts(states[run.slot])) for run in runs]
+            rows = [self._read_run(run, states) for run in runs]
         return np.concatenate(rows)
 
-    def _read_run(self, run: CheckedRun, parts: Parts) -> np.ndarray:
+    def _read_run(self, run: CheckedRun, states: np.ndarray) -> np.ndarray:
+        if run.after != run.slot:
+            states[run.after] = states[run.slot]
+        parts = self.state_layout.parts(states[run.after])
         x = self._read_layers(self.ln0(self.emb(run.tokens)), parts)
         # The head is the largest matrix of a small model: compute only the requested logits.
         return self.head(self.ln_out(x[len(x) - run.n_wanted :]))

@@ -18,7 +18,7 @@ from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DATA_TYPES
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import WANTS_FLOAT, WANTS_INT8, Rows, wants
-from rwkv_np.kernels.batch import MOST
+from rwkv_np.kernels.batch import MOST, MOST_KEPT, WorkAreas
 from rwkv_np.kernels.mixing import Floats, Norm
 from rwkv_np.kernels.pack import Place, place_alone
 from rwkv_np.kernels.products import Matrix
@@ -27,6 +27,7 @@ from rwkv_np.kernels.tiles import kernel_addresses, most_together
 _FP32 = DATA_TYPES[0]
 LINE = 64  # bytes of a cache line; everything is aligned to it
 LANES = 3 * MOST * 4 * lay.TILE_ROWS  # bytes of the products of three tiles
+KEPT_LANES = LANES // MOST * MOST_KEPT
 
 
 class Places:
@@ -73,6 +74,16 @@ class Places:
         """A buffer of that many bytes, rounded up to whole cache lines, for each thread."""
         n_bytes = lay.round_up(n_bytes, LINE)
         return Floats(self._take(self._n_threads * n_bytes), n_bytes)
+
+    def kept_rows(self, n: int) -> Floats:
+        """A row of n float32 numbers for each token of a pass that may be cut. Only such a pass touches it."""
+        stride = 4 * lay.round_up(n, lay.BLOCK)
+        return Floats(self._take(MOST_KEPT * stride), stride)
+
+    def kept_areas(self, per_thread: Floats, n_items: int, n_bytes: int) -> WorkAreas:
+        """The work areas of the threads, and for passes that may be cut n_bytes for each item of one layer."""
+        n_bytes = lay.round_up(n_bytes, LINE)
+        return WorkAreas(*per_thread, self._take(n_items * n_bytes), n_bytes)
 
     def _take(self, n_bytes: int) -> int:
         start = self.n_scratch

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rwkv_np.errors import InputError
-from rwkv_np.generation import Position
 from rwkv_np.models.base import Model, Run
 from rwkv_np.models.state import State
+from rwkv_np.position import Position
 from rwkv_np.sampler import choose_each
 from rwkv_np.serve.logprobs import logprob_of, of_prompt
 from rwkv_np.serve.pace import Pace

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rwkv_np.generation import Position
+from rwkv_np.position import Position
 
 
 def n_common(a: np.ndarray, b: np.ndarray) -> int:

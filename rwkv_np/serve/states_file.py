@@ -23,9 +23,9 @@ from rwkv_np import arguments
 from rwkv_np.errors import FileError, InputError, PathLike
 from rwkv_np.files.output import new_file
 from rwkv_np.files.reading import open_regular
-from rwkv_np.generation import Position
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
+from rwkv_np.position import Position
 from rwkv_np.serve.states import StateCache
 
 VERSION = 1
