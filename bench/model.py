@@ -28,11 +28,11 @@ from synthetic import synthetic_model, write_synthetic
 
 from rwkv_np.evaluation.machine import processor
 from rwkv_np.evaluation.speed import decode, prefill, seconds
-from rwkv_np.files.format import read_model_file
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.memory import resident_anonymous
 from rwkv_np.models import model_config
 from rwkv_np.models.config import ModelConfig
+from rwkv_np.models.containers import read_model
 from rwkv_np.models.engine import Engine
 
 FORMATS = ("FP32", "FP16", "Q4_0", "Q4_1", "Q4_1_O", "Q5_0", "Q5_1", "Q8_0")
@@ -45,7 +45,7 @@ Source = Callable[[], tuple[ModelConfig, Mapping[str, Parameter]]]
 
 def from_file(path: Path) -> tuple[ModelConfig, Mapping[str, Parameter]]:
     """The configuration and the parameters of a model file."""
-    file = read_model_file(path)
+    file = read_model(path)
     return model_config(file), file.parameters
 
 

@@ -24,13 +24,16 @@ from make_checkpoint import make_checkpoint
 from shapes import checkpoint_of
 
 from rwkv_np import memory
+from rwkv_np.conversion.convert import convert
+from rwkv_np.conversion.quantize import quantize
+from rwkv_np.conversion.to_gguf import to_gguf
 from rwkv_np.errors import InputError
 from rwkv_np.files import hub as hub_module
 from rwkv_np.files import published
 from rwkv_np.files.format import read_model_file
 from rwkv_np.files.published import PUBLISHED, Published, Shape
 from rwkv_np.store import making, needs, room
-from rwkv_np.store.kept import Store, split
+from rwkv_np.store.kept import Store, gguf_type, split
 from rwkv_np.store.origin import origin_of
 
 ROOT = Path(__file__).parents[1]
@@ -199,6 +202,67 @@ def test_an_address_and_a_path_can_be_installed_under_a_name(run_cli, table, hub
     assert "mine is already installed, made from rwkv7-g1x-toy" in line
     line = error_of(run_cli("get", tmp_path / "My World.pth", "--name", "g1-0.1b", code=1))
     assert "g1-0.1b is the name of a published model" in line
+
+
+def gguf_of(toy, folder, data_type="Q8_0"):
+    """The toy as the bytes of a GGUF file."""
+    (folder / FILE).write_bytes(toy)
+    convert(folder / FILE, folder / "fp16.bin")
+    quantize(folder / "fp16.bin", folder / "q.bin", data_type)
+    to_gguf(folder / "q.bin", folder / "q.gguf", vocabulary={})
+    return (folder / "q.gguf").read_bytes()
+
+
+def test_a_gguf_file_is_installed_as_it_is(run_cli, table, hub, models, toy, tmp_path):
+    data = hub.files["rwkv7-g1-toy-Q8_0.GGUF"] = gguf_of(toy, tmp_path)
+    source = "hf://o/r/rwkv7-g1-toy-Q8_0.GGUF"
+    hub.cuts = [len(data) // 2]
+    result = run_cli("get", source, "--name", "mine")
+    path = models.place("mine") / "rwkv7-g1-toy-Q8_0.gguf"
+    assert result.stdout.startswith(f"mine:Q8_0 is ready: {path}, ") and "rwkv-np chat mine" in result.stdout
+    assert path.read_bytes() == data and files_in(models, "mine") == [".lock", "rwkv7-g1-toy-Q8_0.gguf"]
+    n_gets = len(hub.gets())
+    assert "mine:Q8_0 is here already" in run_cli("get", source, "--name", "mine").stdout
+    assert len(hub.gets()) == n_gets
+    (row,) = json.loads(run_cli("list", "--json").stdout)["models"]
+    assert (row["name"], row["type"], row["bytes"], row["made_from"]) == ("mine", "Q8_0", len(data), path.stem)
+    assert row["memory"] and "mine  Q8_0" in run_cli("list").stdout
+    chat = ("-p", "Hello", "--max-tokens", 4, "--temperature", 0)
+    assert run_cli("chat", "mine:q8_0", *chat).stdout == run_cli("chat", path, *chat).stdout
+    assert "mine is installed as Q8_0" in error_of(run_cli("remove", "mine:Q4_K_M", "--yes", code=1))
+    run_cli("remove", "mine", "--yes")
+    assert is_empty(models)
+
+
+def test_a_gguf_file_of_another_model_is_not_kept(run_cli, table, hub, models, toy, tmp_path):
+    data = gguf_of(toy, tmp_path)
+    hub.files["llama.gguf"] = data.replace(b"\x05\0\0\0\0\0\0\0rwkv7", b"\x05\0\0\0\0\0\0\0llama", 1)
+    line = error_of(run_cli("get", "hf://o/r/llama.gguf", code=1))
+    assert "hf://o/r/llama.gguf: is a GGUF file of the architecture 'llama'" in line and is_empty(models)
+
+
+def test_a_gguf_file_has_its_own_type_and_is_not_copied(run_cli, table, hub, models, toy, tmp_path, monkeypatch):
+    source = "hf://o/r/x-Q4_K_M.gguf"
+    line = error_of(run_cli("get", source, "--type", "Q8_0", code=1))
+    assert "is installed in its own type; omit Q8_0" in line
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    assert f"rwkv-np chat {tmp_path / 'x.gguf'}" in error_of(run_cli("get", tmp_path / "x.gguf", code=1))
+    hub.files["x-Q4_K_M.gguf"] = bytes(1000)
+    monkeypatch.setattr(memory, "installed", lambda: 50_000_000)
+    assert "x-q4_k_m needs 80 MB of memory, and this machine has 50 MB" in error_of(run_cli("get", source, code=1))
+    assert hub.gets() == [] and is_empty(models)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("rwkv7-g1g-1.5b-Q4_K_M", "Q4_K_M"), ("rwkv7-1.5B-world-q4_k_m", "Q4_K_M"), ("x-20260831-ctx4096-FP16", "FP16"),
+        ("x.Q6_K", "Q6_K"), ("x-bf16", "BF16"), ("x-iq4_xs", "IQ4_XS"), ("x-Q8_0", "Q8_0"), ("x", "GGUF"),
+        ("Q4", "GGUF"),
+    ],
+)  # fmt: skip
+def test_the_type_of_a_gguf_file_is_in_its_name(name, expected):
+    assert gguf_type(name) == expected and split(f"x:{expected.lower()}") == ("x", expected)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from conftest import random_parameters, write_model
 from test_gguf import SIZES
 from test_gguf_container import text
 
+from rwkv_np.conversion import checkpoint_to_gguf
 from rwkv_np.conversion.to_gguf import to_gguf
 from rwkv_np.files.gguf_output import Strings
 from rwkv_np.tokenizers.gguf import escape
@@ -83,9 +84,37 @@ def test_a_world_model_becomes_a_gguf_file_with_its_vocabulary(tmp_path, run_cli
     assert text(rb"\n\n") in (tmp_path / "x.gguf").read_bytes() and struct.pack("<I", 261)
 
 
-def test_a_checkpoint_becomes_a_model_file_first(tmp_path, run_cli):
-    (tmp_path / "hf").mkdir()
-    assert (
-        "only a model file becomes a GGUF file"
-        in run_cli("convert", tmp_path / "hf", tmp_path / "x.gguf", code=1).stderr
-    )
+def world_checkpoint(folder, name="v7-toy", vocab_size=65536):
+    """A toy checkpoint with World's vocabulary."""
+    pytest.importorskip("torch")
+    from make_checkpoint import make_checkpoint
+    from shapes import checkpoint_of
+
+    shapes = {key: [vocab_size, *shape[1:]] if key in ("emb.weight", "head.weight") else shape
+              for key, shape in checkpoint_of(name).items()}  # fmt: skip
+    make_checkpoint(folder / "rwkv7-g1-toy.pth", shapes)
+    return folder / "rwkv7-g1-toy.pth"
+
+
+@pytest.mark.parametrize("name, data_type", [("v7-toy", "FP16"), ("v6-toy", "FP32")])
+def test_a_checkpoint_becomes_the_gguf_file_of_its_model_file(tmp_path, run_cli, name, data_type):
+    source = world_checkpoint(tmp_path, name)
+    run_cli("convert", source, tmp_path / "rwkv7-g1-toy.bin", data_type)
+    run_cli("convert", tmp_path / "rwkv7-g1-toy.bin", tmp_path / "expected.gguf")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    run_cli("convert", source, tmp_path / "found.gguf", data_type)
+    assert (tmp_path / "found.gguf").read_bytes() == (tmp_path / "expected.gguf").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "found.gguf"]), "nothing else is left"
+
+
+@pytest.mark.parametrize(
+    "name, vocab_size, expected",
+    [("v5.2-toy", 65536, "is RWKV-5"), ("v7-toy", 256, "has a vocabulary of 256; only World's")],
+)
+def test_a_checkpoint_that_gguf_cannot_have_is_refused_first(
+    tmp_path, run_cli, name, vocab_size, expected, monkeypatch
+):
+    source = world_checkpoint(tmp_path, name, vocab_size)
+    monkeypatch.setattr(checkpoint_to_gguf, "convert", None)
+    line = run_cli("convert", source, tmp_path / "x.gguf", code=1).stderr
+    assert f"{source}: {expected}" in line and [path.name for path in tmp_path.iterdir()] == [source.name]

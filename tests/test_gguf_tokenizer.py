@@ -1,6 +1,7 @@
 """The vocabulary inside a GGUF file: World's is recognized, another is used as it is, damaged ones are refused."""
 
 import pickle
+import shutil
 import struct
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from test_gguf_container import gguf, pair, text
 
 import rwkv_np
+from rwkv_np import demo
 from rwkv_np.errors import TokenizerError
 from rwkv_np.files.gguf import GgufFile
 from rwkv_np.tokenizers.gguf import GgufTokenizer, escape, tokenizer_of, unescape, world_tokens
@@ -68,9 +70,27 @@ def test_the_callers_choice_has_priority(tmp_path):
     assert rwkv_np.load_tokenizer("bytes", vocab_size=256, model_path=path).name == "bytes"
 
 
-def test_another_kind_of_tokenizer_is_left_out(tmp_path):
-    path = with_tokens(tmp_path / "x.gguf", BYTES, model="gpt2")
+@pytest.mark.parametrize("vocab_size", [256, 300, 50277, 65536])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_another_kind_of_tokenizer_is_refused_by_name(tmp_path, kind, vocab_size):
+    """The size alone would give World's vocabulary to a model with another one of 65,536 tokens."""
+    path = with_tokens(tmp_path / "x.gguf", BYTES, model=kind)
     assert tokenizer_of(GgufFile(path)) is None
+    with pytest.raises(TokenizerError) as caught:
+        rwkv_np.load_tokenizer(vocab_size=vocab_size, model_path=path)
+    assert f"its tokenizer is '{kind}'; only 'rwkv' is read" in caught.value.problem
+    assert "--tokenizer PATH" in caught.value.problem and caught.value.path == str(path)
+
+
+def test_a_file_next_to_the_model_serves_instead_of_another_kind(tmp_path):
+    path = with_tokens(tmp_path / "x.gguf", BYTES, model="gpt2")
+    shutil.copy(demo.TOKENIZER, tmp_path / "tokenizer.json")
+    assert rwkv_np.load_tokenizer(vocab_size=4096, model_path=path).name == str(tmp_path / "tokenizer.json")
+    assert rwkv_np.load_tokenizer("world", vocab_size=65536, model_path=path).name == "World"
+
+
+def test_a_file_without_a_tokenizer_gets_the_one_of_its_size(tmp_path):
+    path = with_tokens(tmp_path / "x.gguf", BYTES, model="none")
     assert rwkv_np.load_tokenizer(vocab_size=256, model_path=path).name == "bytes"
 
 

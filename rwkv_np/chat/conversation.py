@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from rwkv_np.chat.opening_cache import OpeningCache
-from rwkv_np.chat.templates import FREE, SEPARATOR, Template
+from rwkv_np.chat.templates import FREE, Template
 from rwkv_np.chat.thinking import Answer
 from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.completion import Completion
@@ -213,7 +213,8 @@ class Conversation:
 
     def _turn(self, message: str, template: Template, is_first: bool) -> Turn:
         # The separator that ended the last answer was rolled back with its stop string.
-        texts = (("" if is_first else SEPARATOR) + text for text in (template.prompt(message), template.turn(message)))
+        before = "" if is_first else template.separator
+        texts = (before + text for text in (template.prompt(message), template.turn(message)))
         prompt, plain = (tuple(self.tokenizer.encode_prompt(text)) for text in texts)
         return Turn(message, prompt, template.stop, lead=template.lead, plain=plain)
 

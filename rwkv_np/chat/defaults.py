@@ -36,6 +36,11 @@ _G1 = Defaults(
 DEFAULTS = {"raven": _RAVEN, "qa": _RAVEN, "instruction": _RAVEN, "world": _WORLD, "g1": _G1}
 
 
+def defaults_of(family: str) -> Defaults:
+    """The defaults of a family; World's for a format that was found in a model file, about which nothing is known."""
+    return DEFAULTS.get(family, _WORLD)
+
+
 def describe_default(name: str) -> str:
     """The default of a setting, as in the help text: "0.5; world: 0.3"."""
     first = getattr(_RAVEN.params, name)

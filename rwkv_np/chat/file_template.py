@@ -1,9 +1,10 @@
 """The chat template inside a GGUF file: which of ours it is, and with which names.
 
 A file contains a program in the Jinja language. Nearly all RWKV files have the same one, which renders the form of
-our World and G1 templates. It is recognized by its text or its checksum. Another one is rendered for a known
-conversation: if it has our form, the names are taken from it, and whether an answer starts with thinking. Other
-forms (ChatML and the like) are not supported: a note says so, and our own template is used.
+our World and G1 templates. It is recognized by its text or its checksum. Another one is rendered for a
+few known conversations: if it has our form, the names are taken from it, and whether an answer starts with thinking.
+If it has marks around each message, as ChatML, these are taken (`marked.py`). Other forms are not supported: a note
+says so, and our own template is used.
 
 The program is a stranger's. It runs in Jinja's sandbox, in a child process with little time and memory.
 """
@@ -20,10 +21,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from rwkv_np.chat.marked import CHATS, PROBES, marked
 from rwkv_np.chat.templates import G1, SEPARATOR, Template, template_for
 from rwkv_np.errors import PathLike
 from rwkv_np.files.gguf import GgufFile, is_gguf
-from rwkv_np.models.config import ModelConfig
 
 KEY = "tokenizer.chat_template"
 WORLD = Path(__file__).parents[1] / "data" / "rwkv-world.jinja"  # what we write; it renders what llama.cpp's renders
@@ -33,20 +34,18 @@ MOST_CHARACTERS = 100_000  # the largest templates of 2026 have 20,000
 TIME_LIMIT_S = 10.0
 MEMORY_LIMIT = 2**29
 
-PROBES = ("PROBE ONE", "PROBE TWO", "PROBE THREE")
-_CHAT = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), PROBES)]
 _NAME = r"[^\s:](?:[^\n:]{0,38}[^\s:])?"
 _THINK = {"": "auto", " <think": "on", " <think>": "on", " <think>\n</think": "off", " <think>\n</think>": "off"}
 
 Notify = Callable[[str], None]
 
 
-def template_of(path: PathLike, config: ModelConfig, notify: Notify) -> Template:
+def template_of(path: PathLike, vocab_size: int, architecture: str, notify: Notify) -> Template:
     """The template of the model file at `path`: that in the file if it has one, else that of its family.
 
     notify  gets a line if the file's own cannot be used
     """
-    own = template_for(config.vocab_size, config.architecture, os.path.basename(path))
+    own = template_for(vocab_size, architecture, os.path.basename(path))
     text = GgufFile(path).metadata.get(KEY) if is_gguf(path) else None
     if not isinstance(text, str) or _is_known(text):
         return own
@@ -57,7 +56,7 @@ def template_of(path: PathLike, config: ModelConfig, notify: Notify) -> Template
             "pip install 'rwkv-np[gguf]'"
         )
         return own
-    found = _matched(own, *rendered)
+    found = _matched(own, *rendered[:2]) or marked(rendered)
     if found is None:
         notify(f"The chat template in the file has a form that is not supported; using {own.name}")
     return found or own
@@ -70,8 +69,10 @@ def _is_known(text: str) -> bool:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() == LLAMA_CPP
 
 
-def _matched(own: Template, first: str, third: str) -> Template | None:
+def _matched(own: Template, first: str | None, third: str | None) -> Template | None:
     """`own` with the names of a rendered conversation; None if it has another form."""
+    if first is None or third is None:
+        return None
     one = re.fullmatch(rf"\s*({_NAME}): {PROBES[0]}{SEPARATOR}({_NAME}):(.*)", first, re.DOTALL)
     if one is None:
         return None
@@ -82,19 +83,24 @@ def _matched(own: Template, first: str, third: str) -> Template | None:
     return replace(own, user=user, bot=bot, think=_THINK[lead])
 
 
-def _rendered(text: str) -> tuple[str, str] | None:
-    """The prompt after one message and after three; None: it fails, or takes too long, or Jinja is not installed."""
+def _rendered(text: str) -> list[str | None] | None:
+    """The prompts of the conversations `CHATS`; None in place of one, or of all, if the template fails.
+
+    All fail if it takes too long, or if Jinja is not installed.
+    """
     if len(text) > MOST_CHARACTERS:
         return None
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _CHILD], input=json.dumps([text, _CHAT, MEMORY_LIMIT]), capture_output=True,
+            [sys.executable, "-c", _CHILD], input=json.dumps([text, CHATS, MEMORY_LIMIT]), capture_output=True,
             text=True, encoding="utf-8", timeout=TIME_LIMIT_S, check=False,
         )  # fmt: skip
-        first, third = json.loads(done.stdout)
-    except (subprocess.TimeoutExpired, ValueError, TypeError):
+        found = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
         return None
-    return (first, third) if isinstance(first, str) and isinstance(third, str) else None
+    if not isinstance(found, list) or len(found) != len(CHATS) or not any(found):
+        return None
+    return [part if isinstance(part, str) else None for part in found]
 
 
 # Without an import of this package, and with the modules of the sandbox only.
@@ -108,7 +114,17 @@ try:
 except ImportError:
     pass
 template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(text)
-shown = [template.render(messages=part, add_generation_prompt=True, bos_token="", eos_token="")
-         for part in (chat[:1], chat)]
-json.dump([part[:100000] for part in shown], sys.stdout)
+
+def fail(why=""):
+    raise ValueError(why)
+
+shown = []
+for messages in chat:
+    try:
+        rendered = template.render(messages=messages, add_generation_prompt=True, bos_token="", eos_token="",
+                                   raise_exception=fail)
+        shown.append(rendered[:100000])
+    except Exception:
+        shown.append(None)
+json.dump(shown, sys.stdout)
 """

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rwkv_np.chat.templates import NAME_LIMIT, SEPARATOR, Template, closed_up, tidy
+from rwkv_np.chat.templates import NAME_LIMIT, Template, closed_up, tidy
 from rwkv_np.errors import InputError, PathLike, SettingsFileError
 from rwkv_np.files.reading import SETTINGS_LIMIT, read_regular
 from rwkv_np.text import decode_utf8, excerpt, find_surrogate, parse_json
@@ -43,15 +43,18 @@ class Opening:
         return replace(template, user=self.user or template.user, bot=self.bot or template.bot)
 
     def render(self, template: Template) -> str:
-        """The text that the model reads, without the blank line that ends its last turn."""
+        """The text that the model reads, without the separator that ends its last turn."""
         if not template.is_dialogue and (self.text or self.turns):
             raise InputError(
                 f"the template {template.name} has single turns and does not support an opening; "
                 "omit --opening and --system, or choose --template raven, world or g1"
             )
+        if self.text.strip() and not template.has_system:
+            raise InputError(f"the template {template.name} of this model has no system text; omit it")
         text = template.introduce(self.text) if self.text.strip() else ""
-        parts = [text, *(f"{template.turn(message)} {closed_up(answer)}" for message, answer in self.turns)]
-        text = SEPARATOR.join(tidy(part) for part in parts if part.strip())
+        turns = [template.turn(message) + template.answered(closed_up(answer)) for message, answer in self.turns]
+        parts = [text or template.begin, *turns]
+        text = template.separator.join(tidy(part) for part in parts if part.strip())
         return text.replace("{user}", template.user).replace("{bot}", template.bot)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Union
 
-from rwkv_np.chat.defaults import DEFAULTS
+from rwkv_np.chat.defaults import defaults_of
 from rwkv_np.errors import InputError
 from rwkv_np.sampling import SETTINGS, SamplingParams
 
@@ -53,7 +53,7 @@ def describe_settings(
 ) -> str:
     """All settings, one per line. A value that is not the family's default also shows the default and its source
     (`set_by`)."""
-    defaults, lines = DEFAULTS[family], []
+    defaults, lines = defaults_of(family), []
     for name in SETTINGS:
         value, default = getattr(params, name), getattr(defaults.params, name)
         origin = f"; set by {set_by[name]}" if name in set_by else ""

@@ -46,6 +46,25 @@ class Template:
         return self.turn(message)
 
     @property
+    def to_answer(self) -> str:
+        """The end of a turn, where the answer begins: also for an answer without a message before it."""
+        return f"{self.bot}:"
+
+    def answered(self, text: str) -> str:
+        """An answer as it follows its turn."""
+        return f" {text}"
+
+    @property
+    def separator(self) -> str:
+        """What is between an answer, or a text that introduces the conversation, and the next turn."""
+        return SEPARATOR
+
+    @property
+    def begin(self) -> str:
+        """What a conversation without an introduction begins with."""
+        return ""
+
+    @property
     def lead(self) -> str | None:
         """The start of the answer that is in the prompt; None if the model does not support thinking."""
         return None
@@ -59,6 +78,11 @@ class Template:
     @property
     def has_openings(self) -> bool:
         """Whether the program has opening dialogues for it."""
+        return self.is_dialogue
+
+    @property
+    def has_system(self) -> bool:
+        """Whether a text may introduce a conversation."""
         return self.is_dialogue
 
     def introduce(self, text: str) -> str:

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rwkv_np.chat import marked
 from rwkv_np.chat.conversation import Conversation
+from rwkv_np.chat.marked import MARKS, Marked
 from rwkv_np.chat.said import Impossible, Said
 from rwkv_np.chat.templates import NAME_LIMIT, TEMPLATES, Template
 from rwkv_np.chat.thinking import MODES
@@ -96,6 +98,8 @@ def _turn_fields(turn: Turn) -> dict[str, Any]:
 
 def _template_fields(template: Template) -> dict[str, str]:
     fields = {"name": template.name, "user": template.user, "bot": template.bot}
+    if isinstance(template, Marked):  # the text of each mark that the format has
+        return fields | {name: mark for name in MARKS if (mark := getattr(template, name)) is not None}
     return fields if template.lead is None else fields | {"think": template.think}
 
 
@@ -144,10 +148,16 @@ def _model(said: Said) -> dict[str, str]:
 
 
 def _template(said: Said) -> Template:
-    template = TEMPLATES[said["name"].one_of(TEMPLATES)]
+    name = said["name"].one_of((*TEMPLATES, marked.NAME))
+    template = TEMPLATES[name] if name in TEMPLATES else _marked(said)
     think = said["think"].one_of(MODES) if "think" in said else "auto"
     user, bot = (said[name].text(at_most=NAME_LIMIT) for name in ("user", "bot"))
     return replace(template, user=user, bot=bot, think=think)
+
+
+def _marked(said: Said) -> Marked:
+    marks: dict[str, Any] = {name: said[name].text(at_most=marked.MOST_MARK) for name in MARKS if name in said}
+    return Marked(marked.NAME, "", "", **marks)
 
 
 def _params(said: Said, params: SamplingParams) -> SamplingParams:

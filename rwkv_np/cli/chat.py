@@ -18,7 +18,7 @@ from click.core import ParameterSource
 from rwkv_np import demo, interrupt
 from rwkv_np.chat import repl
 from rwkv_np.chat.conversation import Conversation
-from rwkv_np.chat.defaults import DEFAULTS, describe_default, describe_sources
+from rwkv_np.chat.defaults import defaults_of, describe_default, describe_sources
 from rwkv_np.chat.file_template import template_of
 from rwkv_np.chat.language import LANGUAGES, Language, guess_language
 from rwkv_np.chat.opening import NO_OPENING, Opening, bundled_opening, read_opening
@@ -184,8 +184,8 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
     c = model.config
     tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=screen.note)
     name = options["template"]
-    template = TEMPLATES[name] if name else template_of(path, c, screen.note)
-    params = replace(DEFAULTS[template.name].params, **settings)
+    template = TEMPLATES[name] if name else template_of(path, c.vocab_size, c.architecture, screen.note)
+    params = replace(defaults_of(template.name).params, **settings)
     if template.lead is None and options["think"] != "auto":
         screen.say("no_thoughts", template=template.name)
     opening = _opening(tokenizer, template, options)

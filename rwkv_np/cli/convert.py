@@ -11,6 +11,7 @@ import click
 
 from rwkv_np.cli import Command
 from rwkv_np.cli.progress import byte_progress
+from rwkv_np.conversion.checkpoint_to_gguf import checkpoint_to_gguf
 from rwkv_np.conversion.convert import Converted, Progress, convert
 from rwkv_np.conversion.folder import Folder, is_repository
 from rwkv_np.conversion.from_gguf import from_gguf
@@ -39,8 +40,8 @@ def command(source: str, destination: str, data_type: str, decode: bool, overwri
     the transformers library, or hf://OWNER/REPO to download it.
     DATA_TYPE is FP16 (the default) or FP32.
 
-    SOURCE may also be a GGUF file: types that both formats have stay as they are. And a model file of
-    RWKV-6 or 7 becomes a GGUF file for llama.cpp if the name of DESTINATION ends in .gguf.
+    SOURCE may also be a GGUF file: types that both formats have stay as they are. And a checkpoint or a model
+    file of RWKV-6 or 7 becomes a GGUF file for llama.cpp if the name of DESTINATION ends in .gguf.
     """
     # Fail before a download of gigabytes, not after it.
     check_destination(destination, None if is_remote(source) else source, overwrite)
@@ -71,8 +72,7 @@ def _converted(
     if not becomes_gguf:
         return convert(source, destination, data_type, overwrite=overwrite, progress=progress)
     if not is_file or kind(source) in ("checkpoint", "legacy", "safetensors"):
-        first = "Make a model file first: rwkv-np convert SOURCE MODEL.bin"
-        raise FormatError(source, f"is a checkpoint, and only a model file becomes a GGUF file. {first}")
+        return checkpoint_to_gguf(source, destination, data_type, overwrite=overwrite, progress=progress)
     return to_gguf(source, destination, overwrite=overwrite, progress=progress)
 
 

@@ -41,8 +41,8 @@ def command(
     """Download, convert and quantize a model, and install it under its name for `rwkv-np chat NAME`.
 
     NAME is the name of a published model (rwkv-np list --available), such as g1-0.1b or g1-0.1b:Q4_1. It may also be
-    hf://OWNER/REPO/FILE.pth, or the path of a checkpoint. After an interruption the same command continues where it
-    stopped.
+    hf://OWNER/REPO/FILE.pth, or the path of a checkpoint. hf://OWNER/REPO/FILE.gguf is installed as it is. After an
+    interruption the same command continues where it stopped.
     """
     origin, data_type = _wanted(what, name, data_type)
     kept_models = store(models)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 
 import click
 
-from rwkv_np.chat.templates import template_for
+from rwkv_np.chat.file_template import template_of
+from rwkv_np.chat.marked import Marked
+from rwkv_np.chat.templates import Template
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import model_path
 from rwkv_np.models.inspection import Report, inspect
@@ -25,11 +26,19 @@ def command(model: str, as_json: bool) -> None:
     model = model_path(model)
     report = inspect(model)
     if report["sizes"]:
-        template = template_for(report["header"]["n_vocab"], report["architecture"], os.path.basename(model))
-        report["template"] = template.name
+        notes: list[str] = []
+        template = template_of(model, report["header"]["n_vocab"], report["architecture"], notes.append)
+        report["template"], report["template_notes"] = _named(template), notes
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else "\n".join(_lines(report)))
     if report["problem"]:
         raise click.ClickException(f"{model}: {report['problem']}")
+
+
+def _named(template: Template) -> str:
+    """Its name; of one with marks the file's own: how the user's message begins too."""
+    if not isinstance(template, Marked):
+        return template.name
+    return f"{template.name}, with {template.before_message.strip()!r} before a message, as the file says"
 
 
 def _lines(report: Report) -> list[str]:
@@ -43,7 +52,7 @@ def _lines(report: Report) -> list[str]:
         + (f"   dim_ffn {report['sizes']['dim_ffn']}" if report["sizes"] else ""),
         *(_of_sizes(report["sizes"]) if report["sizes"] else ()),
         f"tokenizer: {report['tokenizer']}",
-        *([f"chat template: {report['template']}"] if "template" in report else []),
+        *([f"chat template: {report['template']}", *report["template_notes"]] if "template" in report else []),
         *(["", *(f"{key:44}{value}" for key, value in report["gguf"].items())] if report["gguf"] else []),
         "",
         f"{'type':8}{'parameters':>11}{'weights':>16}{'size':>14}{'bits/weight':>13}",

@@ -24,6 +24,7 @@ from rwkv_np.files.output import check_destination, new_file
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DataType
 from rwkv_np.models import model_config
+from rwkv_np.models.architecture import Architecture
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.gguf import FAMILIES, their_tensors
 from rwkv_np.tokenizers.gguf import MODEL, TOKENS, TYPES, world_tokens
@@ -57,7 +58,7 @@ def to_gguf(
     check_destination(destination, source, overwrite)
     file = read_model_file(source)
     config = model_config(file)
-    _architecture(file.path, config)
+    architecture_of(file.path, config.record)
     pairs = world_vocabulary(file.path, config) if vocabulary is None else vocabulary
     return write_gguf(file.parameters, config, destination, file.path, pairs, overwrite=overwrite, progress=progress)
 
@@ -73,7 +74,7 @@ def write_gguf(
     progress: Progress | None = None,
 ) -> Converted:
     """Write these parameters of a model; `source` is its name in messages and metadata. Raises as `to_gguf`."""
-    architecture = _architecture(source, config)
+    architecture = architecture_of(source, config.record)
     plan = [
         (Planned(name, shape, _type(source, sources[0])), sources)
         for name, shape, sources in their_tensors(config.record, parameters)
@@ -90,12 +91,12 @@ def write_gguf(
     return Converted(len(plan), sum(p.n_weights for _, sources in plan for p in sources), n_bytes)
 
 
-def _architecture(source: str, config: ModelConfig) -> str:
-    """GGUF's name of it."""
-    found = next((name for name, family in FAMILIES.items() if family.record is config.record), None)
+def architecture_of(source: str, record: Architecture) -> str:
+    """GGUF's name of it. Raises FormatError: it has none."""
+    found = next((name for name, family in FAMILIES.items() if family.record is record), None)
     if found is None:
         titles = " and ".join(family.record.title for family in FAMILIES.values())
-        raise FormatError(source, f"is {config.record.title}; llama.cpp runs {titles} only")
+        raise FormatError(source, f"is {record.title}; llama.cpp runs {titles} only")
     return found
 
 
@@ -143,13 +144,17 @@ def _metadata(source: str, config: ModelConfig, architecture: str) -> dict[str, 
     return general | {f"{architecture}.{name}": value for name, value in own.items()}
 
 
+def check_vocabulary(source: str, vocab_size: int) -> None:
+    """Raise FormatError if it is not the size of World's."""
+    if vocab_size != VOCAB_SIZE:
+        raise FormatError(
+            source, f"has a vocabulary of {vocab_size:,}; only World's, of {VOCAB_SIZE:,}, can be written in GGUF"
+        )
+
+
 def world_vocabulary(source: str, config: ModelConfig) -> dict[str, Any]:
     """The metadata of World's tokenizer. Raises FormatError: the model has another vocabulary."""
-    if config.vocab_size != VOCAB_SIZE:
-        raise FormatError(
-            source,
-            f"has a vocabulary of {config.vocab_size:,}; only World's, of {VOCAB_SIZE:,}, can be written in GGUF",
-        )
+    check_vocabulary(source, config.vocab_size)
     tokens, types = world_tokens(load_vocabulary(VOCABULARY))
     return {
         MODEL: "rwkv",

@@ -19,7 +19,7 @@ from rwkv_np.models.containers import read_model
 from rwkv_np.models.registry import identify, named_ranks, other_name_of, title_of
 from rwkv_np.models.state import StateLayout
 from rwkv_np.tokenizers import NAME_OF_SIZE, PILE_SIZE
-from rwkv_np.tokenizers.gguf import tokenizer_of
+from rwkv_np.tokenizers.gguf import other_kind, tokenizer_of
 
 Report = dict[str, Any]
 
@@ -71,6 +71,8 @@ def _tokenizer(file: ModelFile) -> str:
             return found.name if found.name == "World" else "the file's own"
     except TokenizerError as error:
         return f"none that can be used: {error.problem}"
+    if file.gguf and (kind := other_kind(file.gguf)):
+        return f"{kind}, which is not read from GGUF files: a tokenizer.json next to it, or --tokenizer PATH"
     vocab_size = file.header.n_vocab
     if vocab_size == PILE_SIZE:
         return "20B, unless there is a tokenizer.json next to the model"

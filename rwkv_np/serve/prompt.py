@@ -68,6 +68,8 @@ class Prompts:
         rounds = _rounds(messages, tools, goes_on)
         if not template.is_dialogue:
             rounds = _single(rounds, template)
+        elif not template.has_system and any(each.systems for each in rounds):
+            raise wrong("messages", f"the template {template.name} of this model has no system text or tools")
         return self._encoded(rounds, template, messages[-1] if goes_on else None)
 
     @cached_property
@@ -85,9 +87,9 @@ class Prompts:
             parts += self._answer(each.answer or "", template)
         text = self._asked(rounds[-1], template, plain=last is not None)
         parts += self._systems(rounds[-1], template, bool(parts))
-        parts.append(self._tokenizer.encode_prompt((SEPARATOR if parts else "") + text))
+        parts.append(self._tokenizer.encode_prompt((template.separator if parts else "") + text))
         if last is not None:
-            parts.append(self._tokenizer.encode(_begun(last)))
+            parts.append(self._tokenizer.encode(_begun(last, template)))
         ids = np.array([token for part in parts for token in part], np.int64)
         marks = tuple(dict.fromkeys(itertools.accumulate(map(len, parts))))
         return Prompt(ids, marks, template.lead, begun=last is not None)
@@ -111,23 +113,25 @@ class Prompts:
     def _round(self, each: _Round, template: Template, is_later: bool) -> list[list[int]]:
         systems = self._systems(each, template, is_later)
         text = self._asked(each, template, plain=True)
-        return [*systems, self._tokenizer.encode_prompt((SEPARATOR if is_later or systems else "") + text)]
+        before = template.separator if is_later or systems else ""
+        return [*systems, self._tokenizer.encode_prompt(before + text)]
 
     def _systems(self, each: _Round, template: Template, is_later: bool) -> list[list[int]]:
         """System texts in the middle of a conversation."""
         texts = [template.introduce(text) for text in each.systems if text.strip()]
-        return [self._tokenizer.encode((SEPARATOR if is_later or i else "") + text) for i, text in enumerate(texts)]
+        before = template.separator
+        return [self._tokenizer.encode((before if is_later or i else "") + text) for i, text in enumerate(texts)]
 
     def _asked(self, each: _Round, template: Template, *, plain: bool) -> str:
         """A turn up to the start of its answer; `plain`: without the text that makes the model think."""
         if not each.said:  # the model speaks again, or first
-            return f"{template.bot}:{'' if plain else template.lead or ''}"
+            return template.to_answer + ("" if plain else template.lead or "")
         message = "\n".join(each.said)
         return template.turn(message) if plain else template.prompt(message)
 
     def _answer(self, text: str, template: Template) -> list[list[int]]:
         text = closed_up(text) if SEPARATOR in template.stop else text.strip()
-        return [self._tokenizer.encode(f" {text}")] if text else []
+        return [self._tokenizer.encode(template.answered(text))] if text else []
 
 
 def _rounds(messages: Sequence[Message], tools: ToolChoice, goes_on: bool) -> list[_Round]:
@@ -179,11 +183,11 @@ def text_of(message: Message, at: int) -> str:
     return text
 
 
-def _begun(message: Message) -> str:
+def _begun(message: Message, template: Template) -> str:
     """The answer to continue, with its thinking; if there is no answer text yet, the thinking is continued."""
     text = text_of(message, 0)
     if message.reasoning_content is None:
-        return f" {text}" if text else ""
+        return template.answered(text) if text else ""
     return f" {BEGIN}{message.reasoning_content}" + (f"{END}{text}" if text else "")
 
 

@@ -1,7 +1,8 @@
 """The folder of installed models: which models are in it, which file a name refers to, and removal.
 
-A name may have a type after a colon: `g1-1.5b:Q4_1`. Without a type it refers to the one that was installed last. A
-name that is the path of a file refers to that file: users of model files do not need this folder.
+A name may have a type after a colon: `g1-1.5b:Q4_1`. The type of a GGUF file is the one in its name, such as Q4_K_M,
+or GGUF. Without a type a name refers to the one that was installed last. A name that is the path of a file refers to
+that file: users of model files do not need this folder.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ LOCK, MAKING, TOKENIZER = ".lock", "making", "tokenizer.json"
 _CHECKPOINTS = ("*.pth", "*.safetensors")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _FILE = re.compile(rf"(.+)-({'|'.join(ALL_TYPES)})\.bin")
+GGUF = ".gguf"
+# As uploaders write them in the names of GGUF files: Q4_K_M, q8_0, FP16, IQ4_XS.
+_GGUF_TYPE = re.compile(r"(?<![A-Za-z0-9])(I?Q\d_(?:K(?:_[SML])?|NL|XS|\d)|B?F16|F32|FP16|FP32)(?![A-Za-z0-9])", re.I)
+_OTHER_TYPE = "GGUF"
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,29 @@ class Kept:
         """The name with the type, which is unique."""
         return f"{self.name}:{self.data_type}"
 
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file, as it was downloaded."""
+        return self.path.suffix == GGUF
+
 
 def split(reference: str) -> tuple[str, str | None]:
     """("g1-1.5b", "Q4_1") of "G1-1.5B:q4_1". Raises InputError: an unknown type."""
     name, colon, data_type = reference.partition(":")
-    if colon and data_type.upper() not in ALL_TYPES:
+    if colon and not is_type(data_type.upper()):
         raise InputError(f"{reference}: unknown type {data_type!r}; expected one of {', '.join(ALL_TYPES)}")
     return published_name(name) or name.lower(), data_type.upper() if colon else None
+
+
+def is_type(name: str) -> bool:
+    """Whether an installed model can have that type."""
+    return name in (*ALL_TYPES, _OTHER_TYPE) or _GGUF_TYPE.fullmatch(name) is not None
+
+
+def gguf_type(stem: str) -> str:
+    """The type in the name of a GGUF file; "GGUF" if there is none."""
+    found: list[str] = _GGUF_TYPE.findall(stem)
+    return found[-1].upper() if found else _OTHER_TYPE
 
 
 def is_name(name: str) -> bool:
@@ -61,13 +82,15 @@ class Store:
         self.folder = Path(folder)
 
     def models(self) -> list[Kept]:
-        """Every installed model, sorted by name, and the types of a name in the order of ALL_TYPES."""
+        """Every installed model, sorted by name, and the types of a name in the order of ALL_TYPES; then GGUF files."""
         found = [kept for name in self._names() for kept in self.of(name)]
-        return sorted(found, key=lambda kept: (kept.name, ALL_TYPES.index(kept.data_type)))
+        order = {data_type: i for i, data_type in enumerate(ALL_TYPES)}
+        return sorted(found, key=lambda kept: (kept.name, kept.is_gguf, order.get(kept.data_type, 0), kept.data_type))
 
     def of(self, name: str) -> list[Kept]:
         """The installed models of that name; the newest is the last."""
-        found = [kept for path in self.place(name).glob("*.bin") if (kept := _kept(name, path))]
+        paths = [path for ending in (".bin", GGUF) for path in self.place(name).glob(f"*{ending}")]
+        found = [kept for path in paths if (kept := _kept(name, path))]
         return sorted(found, key=lambda kept: kept.date)
 
     def unfinished(self) -> dict[str, int]:
@@ -179,14 +202,19 @@ class Store:
 
 
 def _kept(name: str, path: Path) -> Kept | None:
-    match = _FILE.fullmatch(path.name)
-    if not match or path.name.startswith("."):
+    if path.name.startswith("."):
+        return None
+    if path.suffix == GGUF:
+        stem, data_type = path.stem, gguf_type(path.stem)
+    elif match := _FILE.fullmatch(path.name):
+        stem, data_type = match.groups()
+    else:
         return None
     try:
         found = path.stat()
     except FileNotFoundError:  # just removed by another process
         return None
-    return Kept(name, match[2], path, match[1], found.st_size, found.st_mtime)
+    return Kept(name, data_type, path, stem, found.st_size, found.st_mtime)
 
 
 def _bytes_of(path: Path) -> int:

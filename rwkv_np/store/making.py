@@ -23,7 +23,7 @@ from rwkv_np.files import hub
 from rwkv_np.files.download import bytes_so_far
 from rwkv_np.files.lock import locked
 from rwkv_np.files.output import write_error
-from rwkv_np.store import room
+from rwkv_np.store import installing, room
 from rwkv_np.store.kept import LOCK, MAKING, TOKENIZER, Kept, Store
 from rwkv_np.store.origin import Origin
 
@@ -66,6 +66,8 @@ def make(
     Raises           InputError: another model has the name, or it does not fit in memory; OutputError: it does
                      not fit on the disk; DownloadError, CheckpointError, FormatError, MissingPackageError
     """
+    if origin.is_gguf:
+        installing.check_wish(origin, data_type)
     place = store.place(origin.name)
     try:
         with locked(str(place / LOCK), lambda: note(f"Another process is getting {origin.name}; waiting for it.")):
@@ -73,6 +75,9 @@ def make(
                 if there := _there(origin, data_type, store):
                     _forget_finished(store, origin.name)
                     return Made(there, is_new=False)
+                if origin.is_gguf:
+                    installing.install(origin.described(), place, progress, note, force=force)
+                    return Made(store.of(origin.name)[-1], is_new=True)
                 origin = _described(origin, place)
                 chosen = data_type or room.default_type(origin)
                 _Work(origin, chosen, place, keep_checkpoint, progress, note).run(force)

@@ -11,12 +11,12 @@ from rwkv_np.errors import InputError
 from rwkv_np.files import hub
 from rwkv_np.files.download import Remote
 from rwkv_np.files.published import PUBLISHED, Published, Shape, published_name
-from rwkv_np.store.kept import is_name
+from rwkv_np.store.kept import GGUF, is_name
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A checkpoint, and the name of the installed model.
+    """A checkpoint or a GGUF file, and the name of the installed model.
 
     source     hf://OWNER/REPO/FILE, or a path
     n_bytes    size of the checkpoint; None until the hub was asked
@@ -48,6 +48,11 @@ class Origin:
         """The same without its extension. The model's file name starts with it, so that the chat can tell World from
         G1."""
         return os.path.splitext(self.file)[0]
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is installed as it is."""
+        return self.file.lower().endswith(GGUF)
 
     def described(self) -> Origin:
         """The same, with its size; asks the hub if the size is not known otherwise. Raises DownloadError."""
@@ -83,7 +88,7 @@ def _found(what: str) -> Origin:
     question = f"did you mean {' or '.join(near)}?" if near else "rwkv-np list --available shows the names."
     raise InputError(
         f"{what}: no published model of that name, and no such file; {question} "
-        "Other checkpoints: rwkv-np get hf://OWNER/REPO/FILE.pth --name NAME, or a path"
+        "Other checkpoints and GGUF files: rwkv-np get hf://OWNER/REPO/FILE.pth --name NAME, or a path"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from rwkv_np import memory
 from rwkv_np.errors import InputError, OutputError
 from rwkv_np.files.published import PUBLISHED
-from rwkv_np.store.needs import Needs, needs, needs_about
+from rwkv_np.store.needs import PROCESS, Needs, needs, needs_about
 from rwkv_np.store.origin import Origin
 
 # docs/quantization.md: Q8_0 if it fits into memory, and if not the next smaller ones.
@@ -42,6 +42,16 @@ def check_memory(origin: Origin, data_type: str) -> None:
         f"{origin.name} needs {gb(needed)} of memory as {data_type}, and this machine has {gb(installed)}. "
         f"{_what_fits(origin, installed)} (--force gets it anyway)"
     )
+
+
+def check_memory_of_file(origin: Origin) -> None:
+    """The same for a model file whose size is known, and which is used as it is."""
+    installed, needed = memory.installed(), (origin.n_bytes or 0) + PROCESS
+    if installed is not None and needed > installed:
+        raise InputError(
+            f"{origin.name} needs {gb(needed)} of memory, and this machine has {gb(installed)}. Get a smaller type of "
+            "the model (--force gets it anyway)"
+        )
 
 
 def _what_fits(origin: Origin, installed: int) -> str:

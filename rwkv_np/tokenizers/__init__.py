@@ -4,7 +4,7 @@ Models do not name their tokenizer; it follows from the size of the vocabulary a
 to the model. `load_tokenizer` decides in this order:
 
 1. The one that the caller names. It always has priority, and must fit the model. Then, for a GGUF file, the
-   vocabulary in it (`gguf.py`).
+   vocabulary in it (`gguf.py`); if it is of another kind, only a file of (2).
 2. A tokenizer.json next to the model: MODEL.tokenizer.json, tokenizer.json, 20B_tokenizer.json.
 3. The tokenizer of that size: 256 bytes, 50277 20B (from the Hugging Face cache, or downloaded
    once), 65536 World.
@@ -32,7 +32,7 @@ from rwkv_np.tokenizers.base import Tokenizer, check_fit
 from rwkv_np.tokenizers.bpe import N_IDS_20B, BpeTokenizer
 from rwkv_np.tokenizers.byte import N_IDS as BYTES_SIZE
 from rwkv_np.tokenizers.byte import ByteTokenizer
-from rwkv_np.tokenizers.gguf import tokenizer_of
+from rwkv_np.tokenizers.gguf import other_kind, tokenizer_of
 from rwkv_np.tokenizers.hub import fetch_20b
 from rwkv_np.tokenizers.stream import TextStream
 from rwkv_np.tokenizers.world import VOCAB_SIZE as WORLD_SIZE
@@ -70,19 +70,31 @@ def load_tokenizer(
         return _load_given(arguments.path("path", path), vocab_size, model_path, notify)
     if vocab_size is None:
         raise InputError("load_tokenizer needs a path, a name or the model's vocab_size; got none of them")
-    if found := _load_inside(model_path, vocab_size):
+    file = _gguf_at(model_path)
+    if file and (found := tokenizer_of(file, vocab_size)):
         return found
+    if file and (kind := other_kind(file)):
+        return _load_instead(file, kind, vocab_size)
     if vocab_size not in NAME_OF_SIZE:
         return _load_only_source(vocab_size, model_path, notify)
     beside = _pick_beside(model_path, vocab_size, notify, lambda tokenizer: tokenizer.n_ids == vocab_size)
     return beside or _load_named(NAME_OF_SIZE[vocab_size], vocab_size, notify)
 
 
-def _load_inside(model_path: PathLike | None, vocab_size: int) -> Tokenizer | None:
-    """The tokenizer in a GGUF file; None if the model has another format, or the tokenizer another kind."""
-    if model_path is None or not os.path.isfile(model_path) or not is_gguf(model_path):
-        return None
-    return tokenizer_of(GgufFile(model_path), vocab_size)
+def _gguf_at(model_path: PathLike | None) -> GgufFile | None:
+    is_one = model_path is not None and os.path.isfile(model_path) and is_gguf(model_path)
+    return GgufFile(model_path) if model_path is not None and is_one else None
+
+
+def _load_instead(file: GgufFile, kind: str, vocab_size: int) -> Tokenizer:
+    """A file next to a GGUF file whose own tokenizer is of another kind: its size does not say which one it is."""
+    if files := _files_beside(file.path):
+        return _load_first(files, vocab_size)
+    raise TokenizerError(
+        file.path,
+        f"its tokenizer is {kind!r}; only 'rwkv' is read from GGUF files. Give the model's tokenizer.json: --tokenizer "
+        "PATH, or put it next to the model",
+    )
 
 
 def _load_given(path: str, vocab_size: int | None, model_path: PathLike | None, notify: Notify | None) -> Tokenizer:

@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from rwkv_np.errors import TokenizerError
+from rwkv_np.errors import TokenizerError, as_line
 from rwkv_np.files.gguf import GgufFile
 from rwkv_np.files.gguf_reader import Array
 from rwkv_np.kernels import trie
@@ -65,6 +65,12 @@ def tokenizer_of(file: GgufFile, vocab_size: int | None = None) -> Tokenizer | N
     if len(found) == VOCAB_SIZE and _is_world(found):
         return WorldTokenizer(vocab_size)
     return GgufTokenizer(file.path, found, vocab_size)
+
+
+def other_kind(file: GgufFile) -> str | None:
+    """The name of the tokenizer in the file if it is of another kind, such as gpt2; None if not."""
+    found = file.metadata.get(MODEL)
+    return None if found in (None, "rwkv", "none", "no_vocab") else as_line(str(found), 40)
 
 
 class GgufTokenizer(Tokenizer):

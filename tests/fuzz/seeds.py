@@ -2,7 +2,7 @@
 
 Each function writes the seeds of a kind to its own folder. The files that belong to them (the models of chats and
 states) are in the folder `with` beside it. A seed has a few kilobytes, so that a file is made, damaged and opened in
-a few milliseconds, and most of its bytes are headers.
+a few milliseconds, and most of its bytes are headers. (A model with superblocks needs half a megabyte.)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,16 @@ from rwkv_np.chat import opening
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.saved import save_conversation
 from rwkv_np.chat.templates import TEMPLATES
-from rwkv_np.conversion.to_gguf import to_gguf
+from rwkv_np.conversion.to_gguf import to_gguf, write_gguf
 from rwkv_np.evaluation.base_file import Header, SavingReader
 from rwkv_np.evaluation.walk import Passage
 from rwkv_np.files.fingerprint import fingerprint
+from rwkv_np.files.format import read_model_file
+from rwkv_np.files.ggml_types import GGML_TYPES
 from rwkv_np.files.gguf_output import Strings
-from rwkv_np.models import Model, load
+from rwkv_np.files.opened import InMemory
+from rwkv_np.files.parameter import Parameter
+from rwkv_np.models import Model, load, model_config
 from rwkv_np.models.architecture import Sizes
 from rwkv_np.models.registry import ARCHITECTURES
 from rwkv_np.sampling import SamplingParams
@@ -47,6 +52,7 @@ MODELS = (
     ("v5.2", "Q8_0", 101), ("v5.2", "FP16", 101), ("v6", "Q4_0", 101), ("v6", "FP32", 101), ("v7", "Q5_1", 101),
     ("v7", "FP16", 101), ("v4", "Q4_1", 101),
 )  # fmt: skip
+SUPERBLOCKS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL")  # and the other one with a table
 TEXT = "The time has come, the walrus said, to talk of many things. " * 3
 TOKENS = tuple(TEXT.encode())
 
@@ -102,6 +108,27 @@ def gguf_files(folder: Path) -> None:
         key = b"rwkv6.rescale_every_n_layers" + struct.pack("<I", 4)
         if architecture == "v6":  # of a single layer, whose exponent is 0
             path.write_bytes(path.read_bytes().replace(key + bytes(4), key + struct.pack("<I", 1)))
+    for architecture, first in (("v6", 0), ("v7", len(SUPERBLOCKS) // 2)):
+        source = write(with_folder(folder) / "wide.bin", architecture, vocab_size=len(tokens), n_embd=256, dim_ffn=256)
+        _with_superblocks(source, folder / f"{architecture}-K.gguf", pairs, first)
+
+
+def _with_superblocks(source: Path, destination: Path, pairs: dict[str, Any], first: int) -> None:
+    """The same model with random matrices in the types that only GGUF has, one after another from `first` on."""
+    file, rng = read_model_file(source), np.random.default_rng(0)
+    config = model_config(file)
+    types = [next(t for t in GGML_TYPES.values() if t.name == name) for name in SUPERBLOCKS]
+    parameters = dict(file.parameters)
+    for name, p in file.parameters.items():
+        is_matrix = config.record.is_quantizable(name, p.shape) or name in ("emb.weight", "head.weight")
+        if is_matrix and p.shape[-1] % 256 == 0:
+            chosen = types[first % len(types)]
+            first += 1
+            blocks = rng.integers(0, 256, chosen.format.n_bytes(p.n_weights), np.uint8).view(chosen.format.block)
+            for scale in {"d", "m"} & set(blocks.dtype.names):
+                blocks[scale] = 2**-12
+            parameters[name] = Parameter(name, p.shape, chosen, InMemory(blocks.view(np.uint8)))
+    write_gguf(parameters, replace(config, data_type="Q4_K"), str(destination), str(source), pairs, overwrite=True)
 
 
 def _hf(folder: Path, n_parts: int) -> None:
