@@ -10,6 +10,7 @@ it had not stopped.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
@@ -23,10 +24,16 @@ READ_WEIGHT = 0.1  # weight of a token that the model need not learn; a token of
 
 def train_tokenizer(seed: int, vocab_size: int = VOCAB_SIZE, n_documents: int = N_SAMPLE) -> Tokenizer:
     """A vocabulary for the training text; id 0 is the end of text."""
+    split = Regex(r"[\u3400-\u9fff]|[0-9]{1,2}|\n")
+    return byte_level_bpe(_sample(seed, n_documents), vocab_size, split)
+
+
+def byte_level_bpe(texts: Iterable[str], vocab_size: int, split: Regex) -> Tokenizer:
+    """A vocabulary for the texts; what matches `split` is one piece. Id 0 is the end of text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"[\u3400-\u9fff]|[0-9]{1,2}|\n"), behavior="isolated"),
+            pre_tokenizers.Split(split, behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
@@ -37,7 +44,7 @@ def train_tokenizer(seed: int, vocab_size: int = VOCAB_SIZE, n_documents: int = 
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sample(seed, n_documents), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
