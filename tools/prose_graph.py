@@ -10,6 +10,7 @@ and zigzag within a head, small products start at their constant.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from demo_graph import Shape, shifted
@@ -91,15 +92,23 @@ class TimeMix(nn.Module):
         before = shifted(x)
         x_r, x_w, x_k, x_v, x_a, x_g = (x + (before - x) * getattr(self, f"x_{letter}") for letter in "rwkvag")
         r, k, v = self.receptance(x_r).float(), self.key(x_k).float(), self.value(x_v).float()
-        log_w = DECAY * torch.sigmoid(self.w0 + (torch.tanh(x_w @ self.w1) @ self.w2).float())
-        a = torch.sigmoid(self.a0 + (x_a @ self.a1 @ self.a2).float())
-        g = (torch.sigmoid(x_g @ self.g1) @ self.g2).float()
+        log_w = DECAY * torch.sigmoid(self.w0 + self.thin("w", x_w, torch.tanh))
+        a = torch.sigmoid(self.a0 + self.thin("a", x_a))
+        g = self.thin("g", x_g, torch.sigmoid)
         if v_first is not None:
-            v = v + (v_first - v) * torch.sigmoid(self.v0 + (x_v @ self.v1 @ self.v2).float())
+            v = v + (v_first - v) * torch.sigmoid(self.v0 + self.thin("v", x_v))
         kk = functional.normalize((k * self.k_k).unflatten(-1, (self.n_head, -1)), dim=-1)
         k = k * (1 + (a - 1) * self.k_a)
         r, log_w, k, v, a = (y.unflatten(-1, (self.n_head, -1)) for y in (r, log_w, k, v, a))
         return r, log_w, k, v, kk, kk * a, g
+
+    def thin(
+        self, letter: str, x: torch.Tensor, between: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """A product of two thin matrices: (B, T, C) -> (B, T, C)"""
+        hidden = x @ getattr(self, f"{letter}1")
+        out: torch.Tensor = (between(hidden) if between else hidden) @ getattr(self, f"{letter}2")
+        return out.float()
 
     def finish(
         self, y: torch.Tensor, r: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor

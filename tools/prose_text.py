@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from demo_text import END_OF_TEXT
+from vocabulary import END_OF_TEXT
 
 from rwkv_np.cli import Command
 

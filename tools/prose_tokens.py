@@ -12,9 +12,8 @@ from pathlib import Path
 
 import click
 import numpy as np
-from demo_text import END_OF_TEXT
-from demo_tokens import VOCAB_SIZE, byte_level_bpe
 from tokenizers import Regex, Tokenizer
+from vocabulary import END_OF_TEXT, VOCAB_SIZE, byte_level_bpe
 
 from rwkv_np.cli import Command
 
@@ -53,7 +52,7 @@ def command(folder: Path) -> None:
     n_bytes = {name: sum(len(text) for text in found) for name, found in texts.items()}
     for name in texts:
         click.echo(f"{name}: {n_bytes[name]} bytes, {len(ids[name])} tokens")
-    np.savez_compressed(folder / "tokens.npz", n_bytes=n_bytes["held-out"], **ids)
+    np.savez_compressed(folder / "tokens.npz", n_bytes=n_bytes["held-out"], **ids)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -46,14 +46,15 @@ def wkv7(
     read, look = r * log_product.exp(), a * (log_product - log_w).exp()
     b, k = b * back, k * back
     products = torch.cat([look, read], dim=-2) @ torch.cat([b, k], dim=-2).mT
-    of_look, of_read = products.split(CHUNK, dim=-2)
-    look_b, look_k = (x.tril(-1) for x in of_look.split(CHUNK, dim=-1))
-    read_b, read_k = (x.tril() for x in of_read.split(CHUNK, dim=-1))
+    of_look, of_read = products[..., :CHUNK, :], products[..., CHUNK:, :]
+    look_b, look_k = of_look[..., :CHUNK].tril(-1), of_look[..., CHUNK:].tril(-1)
+    read_b, read_k = of_read[..., :CHUNK].tril(), of_read[..., CHUNK:].tril()
     # What the chunk's tokens find in the memory, x: `found` of the memory before the chunk, and `own`.
     inverse = _inverse(look_b)
     found, own = inverse @ look, inverse @ (look_k @ v)
     b, k = (b * whole).mT, (k * whole).mT
-    states = _States.apply(torch.diag_embed(whole[..., 0, :]) + b @ found, k @ v + b @ own)
+    step, gain = torch.diag_embed(whole[..., 0, :]) + b @ found, k @ v + b @ own
+    states = _States.apply(step, gain)  # type: ignore[no-untyped-call]
     out = (read + read_b @ found) @ states + read_k @ v + read_b @ own
     return out.view(n_batch, n_head, -1, n).transpose(1, 2)
 
@@ -78,7 +79,7 @@ class _States(torch.autograd.Function):
     """The memory before each chunk: S_(i+1) = step_i S_i + gain_i. All (B H, chunks, N, N)."""
 
     @staticmethod
-    def forward(ctx: Any, step: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, step: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         state = torch.zeros_like(gain[:, 0])
         states = [state]
         for i in range(gain.shape[1] - 1):
@@ -89,7 +90,7 @@ class _States(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         step, states = ctx.saved_tensors
         after = torch.zeros_like(grad[:, 0])
         grads = [after]

@@ -25,7 +25,7 @@ import click
 import numpy as np
 import torch
 from demo_graph import Shape
-from prose_graph import Rwkv7
+from prose_graph import ChannelMix, Rwkv7, TimeMix
 from torch.nn import functional
 
 SHAPE = Shape(n_layer=6, n_embd=192, dim_ffn=768, vocab_size=4096)
@@ -136,17 +136,25 @@ def pace(share: float) -> float:
     return LAST + (1 - LAST) * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
-def compile_blocks(model: Rwkv7) -> None:
-    """Fuse the small operations around the recurrence."""
-    for block in model.blocks:
-        block.att.prepare = torch.compile(block.att.prepare, dynamic=False)
-        block.att.finish = torch.compile(block.att.finish, dynamic=False)
-        block.ffn.forward = torch.compile(block.ffn.forward, dynamic=False)
+def fuse(model: Rwkv7) -> None:
+    """Compile what is around the recurrence: many small operations become a few."""
+    for part, names in _small_parts(model):
+        for name in names:
+            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
 
 
 def undo(model: Rwkv7) -> None:
-    for block in model.blocks:
-        del block.att.prepare, block.att.finish, block.ffn.forward
+    for part, names in _small_parts(model):
+        for name in names:
+            delattr(part, name)
+
+
+def _small_parts(model: Rwkv7) -> Iterator[tuple[torch.nn.Module, tuple[str, ...]]]:
+    for part in model.modules():
+        if isinstance(part, TimeMix):
+            yield part, ("prepare", "finish")
+        elif isinstance(part, ChannelMix):
+            yield part, ("forward",)
 
 
 def speed(run: Run, n_steps: int = TRIAL_STEPS) -> float:
@@ -171,7 +179,7 @@ def prepare(run: Run, may_compile: bool) -> None:
     click.echo(f"plain: {plain * 1000:.1f} ms a step")
     if may_compile:
         started = time.monotonic()
-        compile_blocks(run.model)
+        fuse(run.model)
         try:
             fused = speed(run)
             click.echo(f"fused: {fused * 1000:.1f} ms a step, {time.monotonic() - started:.0f} s to compile")
@@ -187,8 +195,8 @@ def train(run: Run, out: Path, seconds: float, log_every: float, write_every: fl
     started = time.monotonic()
     logged = written = 0.0
     losses: list[torch.Tensor] = []
-    while (passed := time.monotonic() - started) < seconds:
-        rate = PEAK * pace(passed / seconds)
+    while (passed := time.monotonic() - started) < seconds or not run.step:
+        rate = PEAK * pace(passed / max(seconds, passed))
         losses.append(run.advance(rate))
         if run.step % CHECK_STEPS == 0:
             losses[-1].item()
