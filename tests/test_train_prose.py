@@ -1,11 +1,14 @@
 """Training of the prose model: the recurrence's gradient, the graph, and the pace."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from demo_graph import Shape
 from prose_graph import DECAY, Rwkv7
 from prose_wkv import CHUNK, wkv7, wkv7_loop
+from train_prose import Run, fuse, pace, train, undo
 
 import rwkv_np
 
@@ -50,3 +53,41 @@ def test_the_converted_graph_gives_the_same_logits(tmp_path):
         expected = model(ids)[0].numpy()
     logits, _ = rwkv_np.load(tmp_path / "tiny.bin").forward(ids[0].numpy(), full_output=True)
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+# === The training === #
+
+
+def tiny_run():
+    torch.manual_seed(0)
+    text = torch.tensor([5, 6, 7, 8] * 200, dtype=torch.int32)
+    return Run(Rwkv7(TINY), text, text[:100], n_held_out_bytes=200, n_rows=2, n_tokens=2 * CHUNK)
+
+
+def test_training_lowers_the_loss():
+    run = tiny_run()
+    losses = [run.advance(2e-3).item() for _ in range(25)]
+    assert losses[-1] < losses[0] / 2 and run.held_out_loss() < losses[0] / 2
+
+
+def test_the_files_of_a_run_are_a_checkpoint_and_a_log(tmp_path):
+    run = tiny_run()
+    train(run, tmp_path, seconds=0, log_every=1, write_every=1)
+    row = json.loads((tmp_path / "log.jsonl").read_text())
+    assert row["step"] == 1 and row["tokens"] == 4 * CHUNK
+    rwkv_np.convert(tmp_path / "prose.pth", tmp_path / "tiny.bin", "FP16")
+    logits, _ = rwkv_np.load(tmp_path / "tiny.bin").forward([5, 6, 7])
+    assert logits.shape == (TINY.vocab_size,)
+
+
+def test_a_fused_run_can_be_undone():
+    run = tiny_run()
+    before = run.held_out_loss()
+    fuse(run.model)
+    undo(run.model)
+    assert run.held_out_loss() == before
+
+
+def test_the_learning_rate_rises_and_falls_with_the_time():
+    rates = [pace(share) for share in (0, 0.01, 0.02, 0.5, 0.9, 1)]
+    assert rates[0] < rates[1] < rates[2] == 1 > rates[3] > rates[4] > rates[5] > 0
