@@ -53,7 +53,7 @@ def test_a_held_out_page_is_not_in_the_text_for_calibration():
 
 
 def test_each_page_of_the_texts_has_a_source_with_a_licence_and_a_notice():
-    rows = list(csv.DictReader((PROSE / "sources.tsv").open(), delimiter="\t"))
+    rows = list(csv.DictReader((PROSE / "sources.tsv").read_text().splitlines(), delimiter="\t"))
     notices = (PROSE / "NOTICES.md").read_text(encoding="utf-8")
     for name in ("held-out", "calibration"):
         assert [len(page) for page in pages(name)] == [int(row["characters"]) for row in rows if row["text"] == name]

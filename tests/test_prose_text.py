@@ -13,10 +13,9 @@ def page(name, *paragraphs, source=FREE):
     return Page(source, name, paragraphs)
 
 
-def numbered(count, topic):
-    return [
-        f"A sentence about {topic} has the number {'one ' * i}and is not like any other of them." for i in range(count)
-    ]
+def about(topic, count=20):
+    """Paragraphs of which no sequence of words is that of another topic."""
+    return [" ".join(f"{topic}{letter * (i + 1)}" for letter in "abcdefghijklmnopqr") + "." for i in range(count)]
 
 
 def test_paragraphs_and_items_are_prose_but_not_code_tables_and_names():
@@ -42,15 +41,15 @@ def test_a_paragraph_counts_where_it_occurs_first():
 
 
 def test_a_page_whose_words_are_in_the_training_text_is_not_held_out():
-    copied, new = page("copied", *numbered(9, "oaks")), page("new", *numbered(9, "elms"))
-    training = [page("training", "Something else.", *numbered(9, "oaks"), source=OTHER)]
+    copied, new = page("copied", *about("oak")), page("new", *about("elm"))
+    training = [page("training", "Something else.", *about("oak"), source=OTHER)]
     assert unknown([copied, new], training) == [new]
 
 
 def test_the_sources_name_the_licence_of_every_page(tmp_path):
     parts = {"held-out": [page("a", SENTENCE)], "calibration": [page("b", SENTENCE, SENTENCE)]}
     write_sources(tmp_path / "sources.tsv", parts)
-    rows = list(csv.DictReader((tmp_path / "sources.tsv").open(), delimiter="\t"))
+    rows = list(csv.DictReader((tmp_path / "sources.tsv").read_text().splitlines(), delimiter="\t"))
     assert [(row["text"], row["page"], row["licence"]) for row in rows] == [
         ("held-out", "a", "MIT"),
         ("calibration", "b", "MIT"),
@@ -59,7 +58,7 @@ def test_the_sources_name_the_licence_of_every_page(tmp_path):
 
 
 def test_no_page_is_in_both_texts():
-    chosen = [page(str(i), *numbered(20, f"topic {i}")) for i in range(400)]
+    chosen = [page(str(i), *about(f"{i}-")) for i in range(400)]
     parts = split(chosen)
     assert not {found.name for found in parts["held-out"]} & {found.name for found in parts["calibration"]}
 

@@ -58,18 +58,29 @@ def test_the_converted_graph_gives_the_same_logits(tmp_path):
 # === The training === #
 
 
+@pytest.fixture
+def one_thread():
+    """With several threads, tiny operations on a busy machine take a hundred times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def tiny_run():
     torch.manual_seed(0)
     text = torch.tensor([5, 6, 7, 8] * 200, dtype=torch.int32)
     return Run(Rwkv7(TINY), text, text[:100], n_held_out_bytes=200, n_rows=2, n_tokens=2 * CHUNK)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_training_lowers_the_loss():
     run = tiny_run()
-    losses = [run.advance(2e-3).item() for _ in range(25)]
-    assert losses[-1] < losses[0] / 2 and run.held_out_loss() < losses[0] / 2
+    losses = [run.advance(2e-3).item() for _ in range(8)]
+    assert losses[-1] < losses[0] - 1 and run.held_out_loss() < losses[0] - 1
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_files_of_a_run_are_a_checkpoint_and_a_log(tmp_path):
     run = tiny_run()
     train(run, tmp_path, seconds=0, log_every=1, write_every=1)
@@ -80,10 +91,14 @@ def test_the_files_of_a_run_are_a_checkpoint_and_a_log(tmp_path):
     assert logits.shape == (TINY.vocab_size,)
 
 
-def test_a_fused_run_can_be_undone():
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_around_the_recurrence_is_fused_and_that_can_be_undone(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: 2 * function(*args))
     run = tiny_run()
     before = run.held_out_loss()
     fuse(run.model)
+    for block in run.model.blocks:
+        assert {"prepare", "finish"} < vars(block.att).keys() and "forward" in vars(block.ffn)
     undo(run.model)
     assert run.held_out_loss() == before
 
