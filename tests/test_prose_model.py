@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import re
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import rwkv_np
 PROSE = Path(__file__).parent / "data" / "prose"
 MODEL = PROSE / "prose-FP16.bin"
 END = "<|endoftext|>"
-N_ROWS, N_TOKENS = 6, 512  # rows as in the training's held-out loss, spread over the text
+N_TOKENS = 512  # of a row of the training's held-out loss
+SAMPLE = slice(4, None, 8)  # of the eight samples, the one whose mean is closest to that of all rows
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,18 @@ def pages(name):
     return (PROSE / f"{name}.txt").read_text(encoding="ascii").split(END)[:-1]
 
 
+def loss(model, ids):
+    """Nats per token of ids[1:], from the empty state."""
+    logits, _ = model.forward(ids[:-1], full_output=True)
+    shifted = np.float64(logits) - logits.max(axis=1, keepdims=True)
+    return np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(shifted)), ids[1:]])
+
+
 def test_its_held_out_loss_is_what_the_log_says(model, tokenizer):
     ids = np.array(tokenizer.encode((PROSE / "held-out.txt").read_text(encoding="ascii")))
-    starts = np.linspace(0, len(ids) - N_TOKENS - 1, N_ROWS).astype(int)
-    rows = [tokenizer.decode(ids[start : start + N_TOKENS]) for start in starts]
-    mean = np.mean([math.log(perplexity(model, tokenizer, row)) for row in rows])
+    rows = np.lib.stride_tricks.sliding_window_view(ids, N_TOKENS + 1)[::N_TOKENS]
     logged = json.loads((PROSE / "log.jsonl").read_text().splitlines()[-1])["held_out_loss"]
-    assert mean == pytest.approx(logged, rel=0.06)
+    assert np.mean([loss(model, row) for row in rows[SAMPLE]]) == pytest.approx(logged, rel=0.01)
 
 
 def test_the_perplexity_of_the_first_pages_is_that_of_its_page(model, tokenizer):
