@@ -11,13 +11,14 @@ from click.testing import CliRunner
 from demo_facts import topics
 from demo_graph import Rwkv4, Shape
 from demo_questions import HELD_OUT_CHARACTERS, questions
-from demo_text import END_OF_TEXT, document
+from demo_text import document
 from demo_tokens import READ_WEIGHT, Batches, held_out, train_tokenizer
 from demo_training import Run, pace
 from demo_wkv import wkv, wkv_loop
 from examine import QUESTIONS
 from rwkv_np.kernels.equations import wkv4
 from train_demo import command
+from vocabulary import END_OF_TEXT
 
 import rwkv_np
 from rwkv_np import demo

@@ -15,10 +15,10 @@ from importlib.resources import files
 
 import yaml
 from demo_facts import LANGUAGES, Fact, table, topics
+from vocabulary import END_OF_TEXT
 
 from rwkv_np.chat.templates import SEPARATOR, TEMPLATES
 
-END_OF_TEXT = "<|endoftext|>"
 TEMPLATE = TEMPLATES["raven"]
 
 # Share of the documents; a fifth of the tokens. The rest are dialogues.

@@ -13,32 +13,18 @@ import random
 from functools import lru_cache
 
 import torch
-from demo_text import END_OF_TEXT, document
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from demo_text import document
+from tokenizers import Regex, Tokenizer
+from vocabulary import VOCAB_SIZE, byte_level_bpe
 
-VOCAB_SIZE = 4096
 N_SAMPLE = 30_000  # documents for training the vocabulary
 READ_WEIGHT = 0.1  # weight of a token that the model need not learn; a token of an answer has weight 1
 
 
 def train_tokenizer(seed: int, vocab_size: int = VOCAB_SIZE, n_documents: int = N_SAMPLE) -> Tokenizer:
     """A vocabulary for the training text; id 0 is the end of text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"[\u3400-\u9fff]|[0-9]{1,2}|\n"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_sample(seed, n_documents), trainer)
-    return tokenizer
+    split = Regex(r"[\u3400-\u9fff]|[0-9]{1,2}|\n")
+    return byte_level_bpe(_sample(seed, n_documents), vocab_size, split)
 
 
 def _sample(seed: int, n_documents: int) -> list[str]:

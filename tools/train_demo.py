@@ -16,8 +16,9 @@ import click
 import numba
 import torch
 from demo_graph import Rwkv4, Shape
-from demo_tokens import VOCAB_SIZE, Batches, train_tokenizer
+from demo_tokens import Batches, train_tokenizer
 from demo_training import Run, write_log
+from vocabulary import VOCAB_SIZE
 
 from rwkv_np.cli import Command
 from rwkv_np.files.output import new_file
