@@ -10,7 +10,7 @@ The guesses change no token of the text: they may depend on the clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 # Guesses of a pass: with the token itself 4 or 8, which the kernels process together. 3 and 5 cost more than 4.
@@ -46,7 +46,7 @@ class Drafts:
         self._guessers = guessers
         self._size, self._credit = SHORT, AT_FIRST
         self._seconds: dict[int, float] = {}  # of a pass, by its number of guesses; smoothed
-        self._n = 0  # the guesses of the last pass
+        self._n, self._n_sharing = 0, 1  # the guesses of the last pass, and the texts that it read
         self.n_passes = 0
 
     def extend(self, tokens: Sequence[int]) -> None:
@@ -59,9 +59,14 @@ class Drafts:
         for guesser in self._guessers:
             guesser.add(token)
 
-    def guess(self, most: int, unlikely: frozenset[int] | Sequence[int] = ()) -> list[int]:
-        """The guesses for the next pass, at most `most`; often none. A guess in `unlikely` ends them."""
-        if most < 1 or self._credit < self.price(self._size):
+    def guess(self, most: int, unlikely: Collection[int] = (), n_sharing: int = 1) -> list[int]:
+        """The guesses for the next pass, at most `most`; often none.
+
+        unlikely   a guess among these ends the guesses
+        n_sharing  how many texts the pass reads: all of them wait for the guesses of one
+        """
+        self._n_sharing = n_sharing
+        if most < 1 or self._credit < n_sharing * self.price(self._size):
             return []
         for guesser in self._guessers:
             if found := guesser.guess(min(self._size, most)):
@@ -86,5 +91,5 @@ class Drafts:
         if not self._n:
             self._credit = min(MOST, self._credit + ALLOWANCE)
             return
-        self._credit = min(MOST, self._credit + n_right - self.price(self._n))
+        self._credit = min(MOST, self._credit + n_right - self._n_sharing * self.price(self._n))
         self._size = LONG if n_right >= min(SHORT, self._n) else SHORT

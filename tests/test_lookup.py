@@ -12,6 +12,8 @@ from scripted import GREEDY, PIECE, PieceTokenizer, ScriptedModel
 from versions import converted, random_checkpoint, two_threads
 
 import rwkv_np
+from rwkv_np.chat.conversation import Conversation
+from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.completion import Completion
 from rwkv_np.drafts import ALLOWANCE, AT_FIRST, EXPECTED, LONG, SHORT, Drafts
 from rwkv_np.generation import generate_tokens
@@ -315,3 +317,35 @@ def test_the_second_state_is_made_when_something_is_guessed(monkeypatch):
     params = SamplingParams(**GREEDY, max_tokens=50, stop_ids=(0,))
     list(Completion(model, PieceTokenizer([b" x"] * 50), (300,), params))
     assert not made
+
+
+# --- the chat
+
+
+def talked(model, lookup):
+    """A conversation with undo, another answer, a fork, a continued answer and an aside; everything that was said."""
+    params = SamplingParams(seed=5, max_tokens=40, temperature=0.5, logit_bias={byte: 12.0 for byte in b"abc "})
+    talk = Conversation(model, load_tokenizer("bytes"), TEMPLATES["raven"], params, lookup=lookup)
+    said = ["".join(talk.ask("abc abd abc")), "".join(talk.ask("abd abc"))]
+    said.append("".join(talk.answer_again()))
+    talk.undo()
+    talk.fork("other")
+    said += ["".join(talk.ask("cab cab")), "".join(talk.continue_answer())]
+    talk.switch("main")
+    said += ["".join(talk.ask_aside("abc")), "".join(talk.ask("abc abd"))]
+    return said, talk.state().data
+
+
+def test_a_conversation_is_the_same_with_and_without_lookup(bytes_model, steady):
+    (said, state), (expected, expected_state) = (talked(bytes_model, lookup) for lookup in (True, False))
+    assert said == expected
+    np.testing.assert_array_equal(state, expected_state)
+
+
+def test_earlier_turns_are_looked_up(bytes_model):
+    talk = Conversation(bytes_model, load_tokenizer("bytes"), TEMPLATES["raven"], SamplingParams(max_tokens=5))
+    list(talk.ask("a sentence that is nowhere else"))
+    (lookup,) = talk._guessers(talk.turns, [*b"sentence that"])
+    assert bytes(lookup.guess(8)) == b" is nowh"
+    talk.lookup = False
+    assert talk._guessers(talk.turns, ()) == []

@@ -80,6 +80,7 @@ def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
 @_option("--opening", metavar="FILE", help="Your own opening dialogue (TOML or JSON), or: none.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
+@_option("--lookup/--no-lookup", default=True, help="Guess words from earlier places; answers stay the same.")
 @_option("--head-q8-0/--head-fp16", default=None, help="Keep an FP16 head in 8 bits.  [default: if quantized]")
 @_option("--head-epsilon", type=float, help="For RWKV-5 models from before November 2023: 1e-5.  [default: 64e-5]")
 @_setting("max_tokens", int, "Most tokens in an answer, thinking included.")
@@ -205,7 +206,7 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
     openings = OpeningCache(cache.place("openings"), cache_key(began), c)
     conversation = Conversation(
         model, tokenizer, template, params, opening.render(template), openings,
-        keep_thoughts=options["keep_thoughts"], start=start,
+        keep_thoughts=options["keep_thoughts"], start=start, lookup=options["lookup"],
     )  # fmt: skip
     session = Session(conversation, screen, identity)
     session.last_talk = _last_talk(options["history"])
