@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_serve_engine import VOCAB, Heard, add, alone, ask, model, run, scheduler  # noqa: F401
 
-from rwkv_np.drafts import EXPECTED, Drafts
+from rwkv_np.drafts import EXPECTED, Account
 from rwkv_np.lookup import Lookup
 from rwkv_np.serve.scheduler import Observer
 from rwkv_np.serve.table import SPARES
@@ -26,7 +26,7 @@ class Counting(Observer):
 @pytest.fixture(autouse=True)
 def steady(monkeypatch):
     """Passes cost what is expected, whatever the clock says."""
-    monkeypatch.setattr(Drafts, "price", lambda self, n: EXPECTED[n])
+    monkeypatch.setattr(Account, "price", lambda self, n: EXPECTED[n])
 
 
 @pytest.fixture

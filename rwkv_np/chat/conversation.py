@@ -20,6 +20,7 @@ from rwkv_np.chat.templates import FREE, SEPARATOR, Template
 from rwkv_np.chat.thinking import Answer
 from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.completion import Completion
+from rwkv_np.draft_model import DraftModel
 from rwkv_np.drafts import Guesser
 from rwkv_np.errors import InputError
 from rwkv_np.generation import Progress, prefill
@@ -46,6 +47,7 @@ class Conversation:
     n_asked    how many answers were started: each has its own seed
     start      the state in which the opening (or the first message) is read; None for the empty state
     lookup     whether to guess tokens from earlier places with the same words; answers are the same with and without
+    draft      a small model that guesses what lookup does not find; None: there is none
     keep_thoughts  whether later turns are read after the thoughts of earlier ones
     """
 
@@ -61,6 +63,7 @@ class Conversation:
         keep_thoughts: bool = False,
         start: State | None = None,
         lookup: bool = True,
+        draft: DraftModel | None = None,
     ) -> None:
         self.model, self.tokenizer, self.template, self.params = model, tokenizer, template, params
         self.branches = {MAIN: Branch(opening)}
@@ -68,7 +71,8 @@ class Conversation:
         self.aside: Turn | None = None
         self._is_aside_last = False
         self.n_asked = 0
-        self.cache, self.keep_thoughts, self.start, self.lookup = cache, keep_thoughts, start, lookup
+        self.cache, self.keep_thoughts, self.start = cache, keep_thoughts, start
+        self.lookup, self.draft = lookup, draft
         self._n_made = 0
 
     # --- the current position
@@ -256,9 +260,12 @@ class Conversation:
 
     def _guessers(self, base: list[Turn], prompt: Sequence[int]) -> list[Guesser]:
         """What guesses the tokens of an answer after these turns and a prompt that was read before."""
-        if not self.lookup:
-            return []
-        return [Lookup([*(token for turn in base for token in turn.ids), *prompt])]
+        before = [*(token for turn in base for token in turn.ids), *prompt]
+        guessers: list[Guesser] = [Lookup(before)] if self.lookup else []
+        if self.draft:
+            self.draft.begin(before)
+            guessers.append(self.draft)
+        return guessers
 
     def _not_first(self, turn: Turn, earlier: Turn | None) -> frozenset[int]:
         """An interrupted answer may continue with any token; one that ended by itself would only end again."""
