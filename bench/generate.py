@@ -7,6 +7,7 @@ one `choose_many`, and one text stream for each.
     python bench/generate.py MODEL.bin [--tokens 64] [--counts 1,2,4,8,16,32] [--json]
     python bench/generate.py --shape 169m --format Q4_1
     python bench/generate.py MODEL.bin --lookup               # guessing, on texts that repeat in different degrees
+    python bench/generate.py MODEL.bin --draft SMALL.bin      # guesses of a small model, if so many of them are right
 
 Speed does not depend on the words, so they are made up unless --tokenizer is given. How many guesses are right does
 depend on them: with --lookup the answers are the texts of repeating.py, which stand in for what a trained model would
@@ -33,6 +34,7 @@ from synthetic import write_synthetic
 
 import rwkv_np
 from rwkv_np import generation
+from rwkv_np.draft_model import DraftModel
 from rwkv_np.drafts import Drafts
 from rwkv_np.generation import generate_tokens
 from rwkv_np.lookup import Lookup
@@ -146,6 +148,33 @@ def recited(model: Model, prompt: list[int], answer: list[int], guessers: list) 
         generation.Sampler = kept  # type: ignore[misc]
 
 
+class Hinted(DraftModel):
+    """Takes the time of a small model; each of its guesses is right with a given probability."""
+
+    def __init__(self, small: Model, text: list[int], share: float) -> None:
+        super().__init__(small)
+        self.text, self.share, self.rng = text, share, np.random.default_rng(1)
+
+    def _most_likely(self, logits: np.ndarray, i: int) -> int:
+        guess, at = super()._most_likely(logits, i), len(self._tokens) + i
+        return self.text[at] if at < len(self.text) and self.rng.random() < self.share else guess
+
+
+def draft_gains(model: Model, small: Model, rounds: int) -> dict[str, dict[str, float]]:
+    """The speed with a draft model ÷ without, if that share of its guesses is right; on a text that repeats nothing."""
+    ids, found = list(range(1, 201)), {}
+    for share in (0.0, 0.6, 0.75, 0.9):
+        ratios, per_pass = [], 0.0
+        for _ in range(rounds):
+            without, _ = recited(model, [], ids[:60], [])
+            seconds, per_pass = recited(model, [], ids, [Hinted(small, ids, share)])
+            again, _ = recited(model, [], ids[:60], [])
+            ratios.append((without + again) / 2 / seconds)
+        gain = float(np.median(ratios))
+        found[f"{share:.0%}"] = {"tokens": len(ids), "gain": gain, "tokens_per_pass": per_pass}
+    return found
+
+
 def lookup_gains(model: Model, rounds: int) -> dict[str, dict[str, float]]:
     """For each text of repeating.py: speed with lookup ÷ without, and tokens per pass.
 
@@ -236,10 +265,11 @@ def show_gains(found: dict[str, dict[str, float]], as_json: bool) -> None:
 @click.option("--counts", default="1,2,4,8,16,32", help="Numbers of sequences run together; the first is the baseline.")
 @click.option("--rounds", default=3, help="Number of runs; the median is shown.")
 @click.option("--lookup", is_flag=True, help="Measure guessing instead, on texts that repeat in different degrees.")
+@click.option("--draft", type=click.Path(exists=True, path_type=Path), help="Measure guesses of this model instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def main(
     model: Path | None, shape: str | None, type_name: str, threads: int | None, tokenizer: str | None,
-    tokens: int, counts: str, rounds: int, lookup: bool, as_json: bool,
+    tokens: int, counts: str, rounds: int, lookup: bool, draft: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure MODEL, or a synthetic model of a given --shape."""
     if (model is None) == (shape is None):
@@ -249,6 +279,9 @@ def main(
         loaded = rwkv_np.load(path, threads)
         if lookup:
             show_gains(lookup_gains(loaded, rounds), as_json)
+            return
+        if draft:
+            show_gains(draft_gains(loaded, rwkv_np.load(draft, threads), rounds), as_json)
             return
         found = measure(loaded, _tokenizer(loaded, tokenizer), [int(n) for n in counts.split(",")], tokens, rounds)
     if as_json:

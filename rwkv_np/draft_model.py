@@ -57,12 +57,16 @@ class DraftModel:
         self._go_on()
         if self._n_read == len(self._tokens):
             return []
-        found = [int(self._read(self._tokens[self._n_read :]).argmax())]
+        found = [self._most_likely(self._read(self._tokens[self._n_read :]), 0)]
         for i in range(min(n, len(self._slots)) - 1):
             run = Run(found[-1], self._slots[i], "last", self._slots[i + 1])
             self._guesses.append(found[-1])
-            found.append(int(self._model.read([run], self._pool)[0].argmax()))
+            found.append(self._most_likely(self._model.read([run], self._pool)[0], i + 1))
         return found
+
+    def _most_likely(self, logits: np.ndarray, i: int) -> int:
+        """The guess i, from its logits (V,)."""
+        return int(logits.argmax())
 
     def _go_on(self) -> None:
         """Let the first state be the one after the guesses with which the text continued."""

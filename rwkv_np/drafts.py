@@ -22,7 +22,9 @@ AT_FIRST, MOST, ALLOWANCE = 1.0, 8.0, 0.015
 EXPECTED = {1: 0.15, 3: 0.25, 7: 0.45}
 # The chance that a guess is right if those before it were: at the beginning, its weight of a new guess, and the most.
 CHANCE, WEIGHT, SURE = 0.6, 0.1, 0.98
-FORGET = 500  # passes after which a time is measured again: another program may have disturbed it
+# Passes after which times are measured again: another program may have disturbed them. A pass without guesses is
+# measured more often, since all prices depend on it; the first pass is one.
+FORGET, PLAIN_EVERY = 512, 128
 
 
 class Guesser(Protocol):
@@ -109,7 +111,9 @@ class Drafts:
         n_sharing  how many texts the pass reads: all of them wait for the guesses of one
         """
         self._n_sharing = n_sharing
-        for account in self._accounts if most > 0 else ():
+        if most < 1 or self.n_passes % PLAIN_EVERY == 0:
+            return []
+        for account in self._accounts:
             size = account.size()
             if account.credit < n_sharing * account.price(size):
                 continue

@@ -92,9 +92,17 @@ class Saying:
         return self.tokens[:n]
 
 
+def ready(*guessers):
+    """Drafts whose first pass, which guesses nothing, has been."""
+    drafts = Drafts(guessers)
+    assert drafts.guess(100) == []
+    drafts.took(0, 1.0)
+    return drafts
+
+
 def sizes(rights, prices):
     """How many tokens are guessed after each other, if that share of them is right each time."""
-    drafts, found = Drafts([Saying(range(1, 20))]), []
+    drafts, found = ready(Saying(range(1, 20))), []
     drafts._accounts[0].price = prices.get
     for right in rights:
         guesses = drafts.guess(100)
@@ -123,7 +131,7 @@ def test_wrong_guesses_cost_a_text_no_more_than_its_allowance(seconds):
 
 
 def test_a_text_that_begins_to_repeat_is_noticed_soon():
-    drafts = Drafts([guesser := Saying(range(1, 20))])
+    drafts = ready(Saying(range(1, 20)))
     for _ in range(3000):  # all wrong
         guesses = drafts.guess(100)
         drafts.took(len(guesses), 1.2 if guesses else 1.0)
@@ -134,18 +142,30 @@ def test_a_text_that_begins_to_repeat_is_noticed_soon():
         drafts.took(len(guesses), 1.2 if guesses else 1.0)
         drafts.were_right(len(guesses))
         passes += not guesses
-    assert guesser and passes < 40
+    assert passes < 40
 
 
 def test_a_guess_that_would_end_the_text_is_not_read_and_no_pass_has_an_awkward_size():
     for stop, n in ((1, 0), (2, 1), (3, 1), (4, 3), (99, 3)):  # at first, three tokens are guessed
-        assert len(Drafts([Saying(range(1, 20))]).guess(100, {stop})) == n
+        assert len(ready(Saying(range(1, 20))).guess(100, {stop})) == n
     for most, n in ((0, 0), (1, 1), (2, 1), (3, 3), (4, 3)):
-        assert len(Drafts([Saying(range(1, 20))]).guess(most)) == n
+        assert len(ready(Saying(range(1, 20))).guess(most)) == n
 
 
 def test_guessers_are_asked_in_turn():
-    assert Drafts([Saying([]), Saying([7, 8, 9]), Saying([1, 2, 3])]).guess(3) == [7, 8, 9]
+    assert ready(Saying([]), Saying([7, 8, 9]), Saying([1, 2, 3])).guess(3) == [7, 8, 9]
+
+
+def test_a_guesser_that_takes_too_long_is_given_up():
+    """A draft model guesses in every pass: without plain passes, its price would not be known."""
+    drafts, cost = Drafts([Saying(range(1, 20))]), 0.0
+    for _ in range(400):
+        guesses = drafts.guess(100)
+        seconds = 1.0 + 1.1 * len(guesses)
+        drafts.took(len(guesses), seconds)
+        drafts.were_right(len(guesses) // 2)
+        cost += seconds - 1 - len(guesses) // 2
+    assert cost < 0.05 * 400
 
 
 # --- the text stays the same
