@@ -6,8 +6,12 @@ one `choose_many`, and one text stream for each.
 
     python bench/generate.py MODEL.bin [--tokens 64] [--counts 1,2,4,8,16,32] [--json]
     python bench/generate.py --shape 169m --format Q4_1
+    python bench/generate.py MODEL.bin --lookup               # guessing, on texts that repeat in different degrees
+    python bench/generate.py MODEL.bin --draft SMALL.bin      # guesses of a small model, if so many of them are right
 
-Speed does not depend on the words, so they are made up unless --tokenizer is given.
+Speed does not depend on the words, so they are made up unless --tokenizer is given. How many guesses are right does
+depend on them: with --lookup the answers are the texts of repeating.py, which stand in for what a trained model would
+write. Each token is chosen as usual, at the usual price, and then the text's own token takes its place.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,12 +27,19 @@ from pathlib import Path
 
 import click
 import numpy as np
+from repeating import texts
 from rwkv_np.kernels import program, sample
 from shapes import SHAPES
 from synthetic import write_synthetic
 
 import rwkv_np
+from rwkv_np import generation
+from rwkv_np.draft_model import DraftModel
+from rwkv_np.drafts import Drafts
+from rwkv_np.generation import generate_tokens
+from rwkv_np.lookup import Lookup
 from rwkv_np.models import Model, Run
+from rwkv_np.position import Position
 from rwkv_np.sampler import Sampler, choose_many
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.tokenizers import TextStream
@@ -109,6 +121,79 @@ def many(model: Model, tokenizer: Tokenizer, count: int, n_tokens: int) -> dict[
     return {"tokens_per_s": count * n_tokens / seconds, "outside": 1 - sum(kernels) / seconds}
 
 
+class Reciting(Sampler):
+    """Chooses a token, and returns the next one of a text in its place."""
+
+    text: Iterator[int]
+
+    def choose(self, logits: np.ndarray) -> int:
+        super().choose(logits)
+        return next(self.text)
+
+
+def recited(model: Model, prompt: list[int], answer: list[int], guessers: list) -> tuple[float, float]:
+    """(seconds per token, tokens per pass) for an answer whose tokens are known; the prompt is only looked up."""
+    start = Position(*model.forward([1]))
+    drafts = Drafts(guessers)
+    drafts.extend(prompt)
+    steps = generate_tokens(model, (), replace(SETTINGS, max_tokens=len(answer)), start, drafts=drafts)
+    Reciting.text = iter(answer)
+    generation.Sampler, kept = Reciting, generation.Sampler  # type: ignore[misc]
+    try:
+        next(steps)
+        begin = time.perf_counter()
+        n = sum(1 for _ in steps)
+        return (time.perf_counter() - begin) / n, n / max(1, drafts.n_passes)
+    finally:
+        generation.Sampler = kept  # type: ignore[misc]
+
+
+class Hinted(DraftModel):
+    """Takes the time of a small model; each of its guesses is right with a given probability."""
+
+    def __init__(self, small: Model, text: list[int], share: float) -> None:
+        super().__init__(small)
+        self.text, self.share, self.rng = text, share, np.random.default_rng(1)
+
+    def _most_likely(self, logits: np.ndarray, i: int) -> int:
+        guess, at = super()._most_likely(logits, i), len(self._tokens) + i
+        return self.text[at] if at < len(self.text) and self.rng.random() < self.share else guess
+
+
+def draft_gains(model: Model, small: Model, rounds: int) -> dict[str, dict[str, float]]:
+    """The speed with a draft model ÷ without, if that share of its guesses is right; on a text that repeats nothing."""
+    ids, found = list(range(1, 201)), {}
+    for share in (0.0, 0.6, 0.75, 0.9):
+        ratios, per_pass = [], 0.0
+        for _ in range(rounds):
+            without, _ = recited(model, [], ids[:60], [])
+            seconds, per_pass = recited(model, [], ids, [Hinted(small, ids, share)])
+            again, _ = recited(model, [], ids[:60], [])
+            ratios.append((without + again) / 2 / seconds)
+        gain = float(np.median(ratios))
+        found[f"{share:.0%}"] = {"tokens": len(ids), "gain": gain, "tokens_per_pass": per_pass}
+    return found
+
+
+def lookup_gains(model: Model, rounds: int) -> dict[str, dict[str, float]]:
+    """For each text of repeating.py: speed with lookup ÷ without, and tokens per pass.
+
+    Without, each token takes the same time, so the first 100 of a long text are enough. Both are measured in turn.
+    The tokens are those of the World vocabulary, numbered as they come, so that any model has them.
+    """
+    found, tokenizer, numbers = {}, rwkv_np.load_tokenizer("world"), defaultdict[int, int](lambda: len(numbers))
+    for name, (prompt, answer) in texts().items():
+        known, ids = ([numbers[token] for token in tokenizer.encode(text)] for text in (prompt, answer))
+        ratios, per_pass = [], 0.0
+        for _ in range(rounds):
+            without, _ = recited(model, known, ids[:100], [])
+            seconds, per_pass = recited(model, known, ids, [Lookup()])
+            again, _ = recited(model, known, ids[:100], [])
+            ratios.append((without + again) / 2 / seconds)
+        found[name] = {"tokens": len(ids), "gain": float(np.median(ratios)), "tokens_per_pass": per_pass}
+    return found
+
+
 def step_seconds(model: Model, counts: list[int], rounds: int) -> dict[int, list[float]]:
     """Seconds of one pass with a token and logits for each sequence; every round measures all counts."""
     pool = model.new_pool(max(counts))
@@ -160,6 +245,16 @@ def _tokenizer(model: Model, name: str | None) -> Tokenizer:
     return rwkv_np.load_tokenizer(name, n_vocab) if name else MadeUpWords(n_vocab)
 
 
+def show_gains(found: dict[str, dict[str, float]], as_json: bool) -> None:
+    """Print the result of `lookup_gains`."""
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"{'text':>9}{'tokens':>8}{'with ÷ without':>16}{'tokens a pass':>15}")
+    for name, row in found.items():
+        click.echo(f"{name:>9}{row['tokens']:>8}{row['gain']:>16.2f}{row['tokens_per_pass']:>15.2f}")
+
+
 @click.command(context_settings={"show_default": True})
 @click.argument("model", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--shape", type=click.Choice(list(SHAPES)), help="Create a random model with this published shape.")
@@ -169,10 +264,12 @@ def _tokenizer(model: Model, name: str | None) -> Tokenizer:
 @click.option("--tokens", default=64, help="Tokens per answer.")
 @click.option("--counts", default="1,2,4,8,16,32", help="Numbers of sequences run together; the first is the baseline.")
 @click.option("--rounds", default=3, help="Number of runs; the median is shown.")
+@click.option("--lookup", is_flag=True, help="Measure guessing instead, on texts that repeat in different degrees.")
+@click.option("--draft", type=click.Path(exists=True, path_type=Path), help="Measure guesses of this model instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def main(
     model: Path | None, shape: str | None, type_name: str, threads: int | None, tokenizer: str | None,
-    tokens: int, counts: str, rounds: int, as_json: bool,
+    tokens: int, counts: str, rounds: int, lookup: bool, draft: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure MODEL, or a synthetic model of a given --shape."""
     if (model is None) == (shape is None):
@@ -180,6 +277,12 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         path = model or write_synthetic(Path(folder) / f"{shape}-{type_name}.bin", shape, type_name)
         loaded = rwkv_np.load(path, threads)
+        if lookup:
+            show_gains(lookup_gains(loaded, rounds), as_json)
+            return
+        if draft:
+            show_gains(draft_gains(loaded, rwkv_np.load(draft, threads), rounds), as_json)
+            return
         found = measure(loaded, _tokenizer(loaded, tokenizer), [int(n) for n in counts.split(",")], tokens, rounds)
     if as_json:
         click.echo(json.dumps(found))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from rwkv_np import arguments
+from rwkv_np.draft_model import DraftModel, check_draft
 from rwkv_np.drafts import Drafts, Guesser
 from rwkv_np.errors import InputError
 from rwkv_np.generation import End, Progress, Step, generate_tokens
@@ -283,11 +284,13 @@ def generate(
     progress: Progress | None = None,
     *,
     lookup: bool = True,
+    draft: Model | None = None,
 ) -> Completion:
     """Continue `prompt` (text or token ids) after what `state` has read.
 
     lookup   whether to guess tokens from earlier places with the same words (docs/performance.md): the answer is the
              same to the last byte, and comes faster if it repeats something
+    draft    a small model with the same vocabulary, which guesses what lookup does not find
     Returns  an iterator over pieces of text, which also has `text`, `tokens`, `stop_reason` and,
              once it has ended, the `state` after the text
     Raises   InputError: the prompt is empty or does not fit the model, a state of another model, or bad arguments
@@ -301,5 +304,7 @@ def generate(
     ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else arguments.token_ids("the prompt", prompt)
     if not len(ids):
         raise InputError("the prompt is empty; expected at least one token")
-    guessers = None if lookup else ()
+    guessers: list[Guesser] = [Lookup()] if lookup else []
+    if draft is not None:
+        guessers.append(DraftModel(check_draft(draft, model)))
     return Completion(model, tokenizer, [int(token) for token in ids], params, state, progress, guessers=guessers)

@@ -104,6 +104,7 @@ def generate_tokens(
         except Interrupted:
             return End("interrupted", start)
     drafts.extend(prompt)
+    drafts.prepare()
     sampler, ahead = Sampler(params, said), Ahead(model, at)
     return (yield from _choose(params, sampler, ahead, drafts, needs_position, is_interrupted))
 
@@ -127,8 +128,8 @@ def _choose(
         drafts.add(token)
         if not ahead.has_read(token):
             drafts.were_right(ahead.n_right)
-            guesses = drafts.guess(params.max_tokens - n_done - 1, params.stop_ids)
             begin = time.perf_counter()
+            guesses = drafts.guess(params.max_tokens - n_done - 1, params.stop_ids)
             ahead.read(token, guesses)
             drafts.took(len(guesses), time.perf_counter() - begin)
     return End("length", ahead.position())

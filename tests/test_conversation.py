@@ -159,6 +159,7 @@ def test_penalties_count_what_was_said_before_the_answer_went_on():
 
 def test_an_answer_is_given_again_from_where_the_message_was_read():
     chat = conversation()
+    chat.lookup = False  # only the answer's own tokens are read
     say(chat, "one")
     say(chat, "two")
     before, n_read = chat.state(), chat.model.n_read
@@ -256,6 +257,7 @@ def test_making_states_again_keeps_to_the_budget(budget):
 def test_the_last_turn_is_kept_however_large_it_is(monkeypatch):
     monkeypatch.setattr("rwkv_np.chat.conversation.STATE_BUDGET", 1)
     chat = conversation()
+    chat.lookup = False  # only the answer's own tokens are read
     say(chat, "one")
     say(chat, "two")
     n_read = chat.model.n_read

@@ -103,15 +103,27 @@ def test_a_run_of_any_length_leaves_the_old_state_and_can_be_cut(path, n_tokens)
 
 def test_a_cut_that_makes_no_sense_is_refused(path):
     model = rwkv_np.load(path)
-    pool = model.new_pool(3)
-    first, second = pool.take(), pool.take()
+    pool = model.new_pool(4)
+    first, second, _ = pool.take(), pool.take(), pool.take()
     run = Run([1, 2], first, "all", second)
     for runs, lengths, problem in (
         ([run], [3], "a length"),
         ([run], [], "0 lengths for 1 runs"),
         ([run._replace(after=None)], [1], "cannot be cut"),
-        ([run._replace(after=2)], [1], "slot 2 is not taken"),
-        ([run, Run([1], second)], [1, 0], "two runs have the same slot"),
+        ([run._replace(after=3)], [1], "slot 3 is not taken"),
+        ([run, Run([1], second, after=2)], [1, 1], "two runs have the same slot"),
     ):
         with pytest.raises(InputError, match=problem):
             model.cut(runs, lengths, pool)
+
+
+def test_a_run_that_is_not_cut_may_have_lost_its_slots(path):
+    model = rwkv_np.load(path)
+    pool = model.new_pool(4)
+    runs = [Run([1, 2, 3], pool.take(), "all", pool.take()), Run([4, 5], pool.take(), "all", pool.take())]
+    model.read(runs, pool)
+    pool.release(0), pool.release(1)
+    model.cut(runs, [0, 1], pool)
+    np.testing.assert_array_equal(pool.state(3).data, after(model, model.initial_state(), [4]))
+    with pytest.raises(InputError, match="slot 0 is not taken"):
+        model.cut(runs, [1, 1], pool)

@@ -12,8 +12,12 @@ from scripted import GREEDY, PIECE, PieceTokenizer, ScriptedModel
 from versions import converted, random_checkpoint, two_threads
 
 import rwkv_np
+from rwkv_np.chat.conversation import Conversation
+from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.completion import Completion
-from rwkv_np.drafts import ALLOWANCE, AT_FIRST, EXPECTED, LONG, SHORT, Drafts
+from rwkv_np.draft_model import DraftModel
+from rwkv_np.drafts import ALLOWANCE, AT_FIRST, EXPECTED, Account, Drafts
+from rwkv_np.errors import InputError
 from rwkv_np.generation import generate_tokens
 from rwkv_np.lookup import REMEMBERED, Lookup
 from rwkv_np.models.registry import ARCHITECTURES
@@ -25,11 +29,11 @@ from rwkv_np.tokenizers import load_tokenizer
 
 
 def best_guess(tokens, n):
-    """The definition, slowly: after the longest match of 3 to 16 tokens; of equal ones the latest."""
+    """The definition, slowly: after the longest match of 3 to 32 tokens; of equal ones the latest."""
     best, longest = None, 2
     for place in range(len(tokens) - 1, 2, -1):
         length = 0
-        while length < min(16, place) and tokens[place - 1 - length] == tokens[len(tokens) - 1 - length]:
+        while length < min(32, place) and tokens[place - 1 - length] == tokens[len(tokens) - 1 - length]:
             length += 1
         if length > longest:
             best, longest = place, length
@@ -81,33 +85,53 @@ class Saying:
     def add(self, token):
         pass
 
+    def prepare(self):
+        pass
+
     def guess(self, n):
         return self.tokens[:n]
 
 
-def test_guesses_become_more_after_a_full_hit_and_fewer_after_a_miss():
-    drafts, sizes = Drafts([Saying(range(1, 20))]), []
-    for right in (1.0, 1.0, 0.5, 0.0, 1.0, 1.0):
+def ready(*guessers):
+    """Drafts whose first pass, which guesses nothing, has been."""
+    drafts = Drafts(guessers)
+    assert drafts.guess(100) == []
+    drafts.took(0, 1.0)
+    return drafts
+
+
+def sizes(rights, prices):
+    """How many tokens are guessed after each other, if that share of them is right each time."""
+    drafts, found = ready(Saying(range(1, 20))), []
+    drafts._accounts[0].price = prices.get
+    for right in rights:
         guesses = drafts.guess(100)
         drafts.took(len(guesses), 1.0)
         drafts.were_right(int(right * len(guesses)))
-        sizes.append(len(guesses))
-    assert sizes == [SHORT, LONG, LONG, LONG, SHORT, LONG]
+        found.append(len(guesses))
+    return found
 
 
-@pytest.mark.parametrize("seconds", [{}, {0: 1.0, SHORT: 1.3}, {0: 1.0, SHORT: 3.0}])
+def test_more_is_guessed_while_guesses_are_right_and_less_after_they_were_wrong():
+    assert sizes([1, 1, 1, 1], EXPECTED) == [3, 7, 7, 7]
+    assert sizes([1, 1, 1, 0, 0, 0, 0, 0, 0], EXPECTED)[-1] < 7
+    assert sizes([1, 1, 1, 1], {1: 2.0, 3: 3.0, 7: 6.0}) == [0, 0, 0, 0]  # too dear to try
+    assert sizes([1, 1, 1, 1], {1: 0.1, 3: 0.3, 7: 3.0}) == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("seconds", [{}, {0: 1.0, 3: 1.3}, {0: 1.0, 3: 3.0}])
 def test_wrong_guesses_cost_a_text_no_more_than_its_allowance(seconds):
     drafts, cost, n = Drafts([Saying(range(1, 20))]), 0.0, 3000
     for _ in range(n):
         guesses = drafts.guess(100)
-        cost += drafts.price(len(guesses)) if guesses else 0
+        cost += drafts._accounts[0].price(len(guesses)) if guesses else 0
         drafts.took(len(guesses), seconds.get(len(guesses), 1.2 if guesses else 1.0))
         drafts.were_right(0)
     assert cost < ALLOWANCE * n + 2 * AT_FIRST
 
 
 def test_a_text_that_begins_to_repeat_is_noticed_soon():
-    drafts = Drafts([guesser := Saying(range(1, 20))])
+    drafts = ready(Saying(range(1, 20)))
     for _ in range(3000):  # all wrong
         guesses = drafts.guess(100)
         drafts.took(len(guesses), 1.2 if guesses else 1.0)
@@ -118,18 +142,30 @@ def test_a_text_that_begins_to_repeat_is_noticed_soon():
         drafts.took(len(guesses), 1.2 if guesses else 1.0)
         drafts.were_right(len(guesses))
         passes += not guesses
-    assert guesser and passes < 40
+    assert passes < 40
 
 
 def test_a_guess_that_would_end_the_text_is_not_read_and_no_pass_has_an_awkward_size():
-    for stop, n in ((1, 0), (2, 1), (3, 1), (4, 3), (99, 3)):
-        assert len(Drafts([Saying(range(1, 20))]).guess(100, {stop})) == n
+    for stop, n in ((1, 0), (2, 1), (3, 1), (4, 3), (99, 3)):  # at first, three tokens are guessed
+        assert len(ready(Saying(range(1, 20))).guess(100, {stop})) == n
     for most, n in ((0, 0), (1, 1), (2, 1), (3, 3), (4, 3)):
-        assert len(Drafts([Saying(range(1, 20))]).guess(most)) == n
+        assert len(ready(Saying(range(1, 20))).guess(most)) == n
 
 
 def test_guessers_are_asked_in_turn():
-    assert Drafts([Saying([]), Saying([7, 8, 9]), Saying([1, 2, 3])]).guess(3) == [7, 8, 9]
+    assert ready(Saying([]), Saying([7, 8, 9]), Saying([1, 2, 3])).guess(3) == [7, 8, 9]
+
+
+def test_a_guesser_that_takes_too_long_is_given_up():
+    """A draft model guesses in every pass: without plain passes, its price would not be known."""
+    drafts, cost = Drafts([Saying(range(1, 20))]), 0.0
+    for _ in range(400):
+        guesses = drafts.guess(100)
+        seconds = 1.0 + 1.1 * len(guesses)
+        drafts.took(len(guesses), seconds)
+        drafts.were_right(len(guesses) // 2)
+        cost += seconds - 1 - len(guesses) // 2
+    assert cost < 0.05 * 400
 
 
 # --- the text stays the same
@@ -138,7 +174,7 @@ def test_guessers_are_asked_in_turn():
 @pytest.fixture
 def steady(monkeypatch):
     """Passes cost what is expected, whatever the clock says."""
-    monkeypatch.setattr(Drafts, "price", lambda self, n: EXPECTED[n])
+    monkeypatch.setattr(Account, "price", lambda self, n: EXPECTED[n])
 
 
 class Oracle(Saying):
@@ -315,3 +351,109 @@ def test_the_second_state_is_made_when_something_is_guessed(monkeypatch):
     params = SamplingParams(**GREEDY, max_tokens=50, stop_ids=(0,))
     list(Completion(model, PieceTokenizer([b" x"] * 50), (300,), params))
     assert not made
+
+
+# --- the chat
+
+
+def talked(model, lookup, draft=None):
+    """A conversation with undo, another answer, a fork, a continued answer and an aside; everything that was said."""
+    params = SamplingParams(seed=5, max_tokens=40, temperature=0.5, logit_bias={byte: 12.0 for byte in b"abc "})
+    talk = Conversation(model, load_tokenizer("bytes"), TEMPLATES["raven"], params, lookup=lookup, draft=draft)
+    said = ["".join(talk.ask("abc abd abc")), "".join(talk.ask("abd abc"))]
+    said.append("".join(talk.answer_again()))
+    talk.undo()
+    talk.fork("other")
+    said += ["".join(talk.ask("cab cab")), "".join(talk.continue_answer())]
+    talk.switch("main")
+    said += ["".join(talk.ask_aside("abc")), "".join(talk.ask("abc abd"))]
+    return said, talk.state().data
+
+
+def test_a_conversation_is_the_same_with_and_without_lookup(bytes_model, steady):
+    (said, state), (expected, expected_state) = (talked(bytes_model, lookup) for lookup in (True, False))
+    assert said == expected
+    np.testing.assert_array_equal(state, expected_state)
+
+
+def test_earlier_turns_are_looked_up(bytes_model):
+    talk = Conversation(bytes_model, load_tokenizer("bytes"), TEMPLATES["raven"], SamplingParams(max_tokens=5))
+    list(talk.ask("a sentence that is nowhere else"))
+    (lookup,) = talk._guessers(talk.turns, [*b"sentence that"])
+    assert bytes(lookup.guess(8)) == b" is nowh"
+    talk.lookup = False
+    assert talk._guessers(talk.turns, ()) == []
+
+
+# --- a small model guesses
+
+
+def small_model(folder, seed=9, vocab_size=256):
+    tensors = random_checkpoint("v4", seed, n_layer=1, n_embd=32, vocab_size=vocab_size)
+    return rwkv_np.load(converted(tensors, folder))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_draft_model_changes_nothing(bytes_model, steady, tmp_path, seed):
+    small = bytes_model if seed % 2 else small_model(tmp_path)  # one that is often right, and a bad one
+    params = SamplingParams(seed=seed, max_tokens=60, temperature=0.4, top_k=(0, 2)[seed % 2], stop=("ab", "x"))
+    tokenizer = load_tokenizer("bytes")
+    plain = rwkv_np.generate(bytes_model, tokenizer, "Hello", params, lookup=False)
+    drafted = rwkv_np.generate(bytes_model, tokenizer, "Hello", params, draft=small)
+    assert "".join(drafted) == "".join(plain) and drafted.tokens == plain.tokens
+    np.testing.assert_array_equal(drafted.state.data, plain.state.data)
+
+
+def test_a_model_that_drafts_for_itself_is_always_right(bytes_model, steady):
+    params = SamplingParams(**GREEDY, max_tokens=70, stop_ids=())
+    answer = rwkv_np.generate(bytes_model, load_tokenizer("bytes"), "Hello", params, lookup=False, draft=bytes_model)
+    list(answer)
+    assert len(answer.tokens) == 70 and answer.timings.passes < 14
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_draft_model_says_what_it_would_say_after_the_text(tmp_path, seed):
+    """Its state follows the text, whichever of its guesses came true, and across texts."""
+    small, rng = small_model(tmp_path, vocab_size=50), np.random.default_rng(seed)
+    drafter, text = DraftModel(small), rng.integers(0, 50, 10).tolist()
+    drafter.begin(text)
+    drafter.prepare()
+    for _ in range(25):
+        found, after = drafter.guess(n := int(rng.integers(1, 8))), [*text]
+        for token in found:
+            assert token == small.forward(after)[0].argmax()
+            after.append(token)
+        assert len(found) == n
+        right, wrong = found[: rng.integers(0, n + 1)], rng.integers(0, 50, rng.integers(1, 3)).tolist()
+        text += [*right, *wrong]
+        choice = rng.integers(0, 8)
+        if choice == 0:  # the next turn
+            text += [1, 2, 3]
+            drafter.begin(text)
+        elif choice == 1:  # something was undone
+            text = text[: len(text) // 2]
+            drafter.begin(text)
+        else:
+            drafter.extend(right)
+            for token in wrong:
+                drafter.add(token)
+
+
+def test_a_draft_model_with_another_vocabulary_is_refused(bytes_model, tmp_path, run_cli):
+    small = small_model(tmp_path, vocab_size=50)
+    with pytest.raises(InputError, match="a vocabulary of 50 tokens, and the model has 256: choose a small model"):
+        rwkv_np.generate(bytes_model, load_tokenizer("bytes"), "Hello", draft=small)
+    with pytest.raises(InputError, match="draft"):
+        rwkv_np.generate(bytes_model, load_tokenizer("bytes"), "Hello", draft=str(tmp_path))
+    found = run_cli("chat", "-p", "Hi", "--draft", tmp_path / "model-FP32.bin", code=1)
+    assert "model-FP32.bin has a vocabulary of 50 tokens" in found.stderr
+    (tmp_path / "damaged.bin").write_bytes(b"nothing")
+    assert "damaged.bin" in run_cli("chat", "-p", "Hi", "--draft", tmp_path / "damaged.bin", code=1).stderr
+
+
+def test_a_conversation_is_the_same_with_a_draft_model(bytes_model, steady, tmp_path):
+    talked_with = [
+        talked(bytes_model, lookup=False, draft=draft) for draft in (DraftModel(small_model(tmp_path)), None)
+    ]
+    assert talked_with[0][0] == talked_with[1][0]
+    np.testing.assert_array_equal(talked_with[0][1], talked_with[1][1])

@@ -277,6 +277,7 @@ def test_json_lines_hold_text_tokens_reason_and_timings(do):
     (line,) = do(at, "Hi 你").out.splitlines()
     found = json.loads(line)
     assert found.pop("prompt_seconds") >= 0 and found.pop("seconds") >= 0 and "tokens_per_second" in found
+    assert found.pop("tokens_per_pass") == 1
     found.pop("tokens_per_second")
     assert found == {
         "message": "Hi 你",

@@ -10,7 +10,7 @@ prompt was cancelled or failed, nothing changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,8 +20,11 @@ from rwkv_np.chat.templates import FREE, Template
 from rwkv_np.chat.thinking import Answer
 from rwkv_np.chat.turn import Branch, Turn
 from rwkv_np.completion import Completion
+from rwkv_np.draft_model import DraftModel
+from rwkv_np.drafts import Guesser
 from rwkv_np.errors import InputError
 from rwkv_np.generation import Progress, prefill
+from rwkv_np.lookup import Lookup
 from rwkv_np.models.base import Model
 from rwkv_np.models.state import State
 from rwkv_np.position import Position
@@ -43,6 +46,8 @@ class Conversation:
     aside      the last free generation or independent question, which is not part of the conversation
     n_asked    how many answers were started: each has its own seed
     start      the state in which the opening (or the first message) is read; None for the empty state
+    lookup     whether to guess tokens from earlier places with the same words; answers are the same with and without
+    draft      a small model that guesses what lookup does not find; None: there is none
     keep_thoughts  whether later turns are read after the thoughts of earlier ones
     """
 
@@ -57,6 +62,8 @@ class Conversation:
         *,
         keep_thoughts: bool = False,
         start: State | None = None,
+        lookup: bool = True,
+        draft: DraftModel | None = None,
     ) -> None:
         self.model, self.tokenizer, self.template, self.params = model, tokenizer, template, params
         self.branches = {MAIN: Branch(opening)}
@@ -65,6 +72,7 @@ class Conversation:
         self._is_aside_last = False
         self.n_asked = 0
         self.cache, self.keep_thoughts, self.start = cache, keep_thoughts, start
+        self.lookup, self.draft = lookup, draft
         self._n_made = 0
 
     # --- the current position
@@ -164,7 +172,7 @@ class Conversation:
         """Answer a message outside the conversation, from the empty state or after the opening."""
         state = self.begin(progress) if after_opening else self.model.initial_state()
         turn = self._turn(message, template, is_first=not (after_opening and self.opening))
-        return self._answer(turn, Position(None, state), self._put_aside, changes, progress)
+        return self._answer(turn, Position(None, state), self._put_aside, [], changes, progress)
 
     def answer_again(self, turn: Turn | None = None, progress: Progress | None = None, **changes: Any) -> Answer:
         """Another answer in place of the last one: of the last turn, or of the aside if that is given."""
@@ -174,18 +182,20 @@ class Conversation:
             if asked.prompt != turn.prompt:  # the think setting has changed
                 return self._ask(turn.message, self.turns[:-1], progress, changes)
         again = turn.again()
-        put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
+        base = [] if turn is self.aside else self.turns[:-1]
+        put = self._put_aside if turn is self.aside else self._putter(base)
         if turn.after_prompt:
-            return self._answer(again, turn.after_prompt, put, changes)
-        state = self._state_after(self.turns[:-1], progress)  # an aside always has its position
-        return self._answer(again, Position(None, state), put, changes, progress)
+            return self._answer(again, turn.after_prompt, put, base, changes)
+        state = self._state_after(base, progress)  # an aside always has its position
+        return self._answer(again, Position(None, state), put, base, changes, progress)
 
     def continue_answer(self, progress: Progress | None = None, **changes: Any) -> Answer:
         """Continue the last answer, whether it was interrupted or had ended."""
         turn = self.last or self._require_turn()
         start = turn.after_answer or self._after_answer(progress)
-        put = self._put_aside if turn is self.aside else self._putter(self.turns[:-1])
-        return self._answer(turn.again(), start, put, changes, earlier=turn)
+        base = [] if turn is self.aside else self.turns[:-1]
+        put = self._put_aside if turn is self.aside else self._putter(base)
+        return self._answer(turn.again(), start, put, base, changes, earlier=turn)
 
     # --- how it is done
 
@@ -197,7 +207,7 @@ class Conversation:
     def _ask(self, message: str, base: list[Turn], progress: Progress | None, changes: dict[str, Any]) -> Answer:
         state = self._state_after(base, progress)
         turn = self._next_turn(message, base)
-        return self._answer(turn, Position(None, state), self._putter(base), changes, progress)
+        return self._answer(turn, Position(None, state), self._putter(base), base, changes, progress)
 
     def _next_turn(self, message: str, base: list[Turn]) -> Turn:
         has_begun = self.template.is_dialogue and (base or self.opening)
@@ -223,11 +233,12 @@ class Conversation:
         turn: Turn,
         start: Position,
         put: Callable[[Turn], None],
+        base: list[Turn],
         changes: dict[str, Any],
         progress: Progress | None = None,
         earlier: Turn | None = None,
     ) -> Answer:
-        """The answer to `turn`, whose prompt is read first unless `start` is after it."""
+        """The answer to `turn`, whose prompt is read first unless `start` is after it; `base` are the turns before."""
         prompt = turn.prompt if start.logits is None else ()
 
         def record(done: Completion) -> None:
@@ -241,11 +252,21 @@ class Conversation:
         params = self._params(turn.stop, self._not_first(turn, earlier), changes)
         unfinished = earlier.unfinished if earlier else None
         answer = Answer(
-            self.model, self.tokenizer, prompt, params, start, progress, unfinished=unfinished, on_end=record
-        )
+            self.model, self.tokenizer, prompt, params, start, progress, unfinished=unfinished, on_end=record,
+            guessers=self._guessers(base, () if prompt else turn.prompt),
+        )  # fmt: skip
         if turn.lead is not None:
             answer.before = turn.lead + (earlier.text if earlier else "")
         return answer
+
+    def _guessers(self, base: list[Turn], prompt: Sequence[int]) -> list[Guesser]:
+        """What guesses the tokens of an answer after these turns and a prompt that was read before."""
+        before = [*(token for turn in base for token in turn.ids), *prompt]
+        guessers: list[Guesser] = [Lookup(before)] if self.lookup else []
+        if self.draft:
+            self.draft.begin(before)
+            guessers.append(self.draft)
+        return guessers
 
     def _not_first(self, turn: Turn, earlier: Turn | None) -> frozenset[int]:
         """An interrupted answer may continue with any token; one that ended by itself would only end again."""

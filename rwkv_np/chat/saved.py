@@ -161,6 +161,7 @@ def _check_model(path: PathLike, saved: dict[str, str], model: dict[str, str]) -
 def _restore(said: Transcript, archive: Archive, like: Conversation) -> Conversation:
     restored = Conversation(like.model, like.tokenizer, said.template, said.params, cache=like.cache)
     restored.keep_thoughts, restored.start, restored.n_asked = like.keep_thoughts, like.start, said.n_asked
+    restored.lookup, restored.draft = like.lookup, like.draft
     restored.branches = said.branches
     for name, branch in _within_budget(said, archive, like.model):
         _put(branch, name, _read_position(archive, name, like.model))

@@ -134,6 +134,8 @@ class Screen:
         """The tokens and speed of an answer, in a line."""
         t = completion.timings
         parts = [self.language.say("answer_rate", tokens=completion.n_new, rate=_rate(t.tokens, t.seconds))]
+        if 0 < t.passes < t.tokens:
+            parts.append(self.language.say("per_pass", n=f"{t.tokens / t.passes:.1f}"))
         if t.prompt_seconds and completion.prompt:
             rate = _rate(t.prompt_tokens, t.prompt_seconds)
             parts.append(self.language.say("prompt_rate", tokens=t.prompt_tokens, rate=rate))
@@ -228,6 +230,7 @@ class JsonScreen(Screen):
                     "prompt_seconds": round(t.prompt_seconds, 6),
                     "seconds": round(t.seconds, 6),
                     "tokens_per_second": round(t.tokens / t.seconds, 3) if t.seconds else None,
+                    "tokens_per_pass": round(t.tokens / t.passes, 3) if t.passes else None,
                 },
                 ensure_ascii=False,
             ),

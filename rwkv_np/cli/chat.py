@@ -33,12 +33,13 @@ from rwkv_np.cli.nearby import find_models
 from rwkv_np.cli.progress import show_loading
 from rwkv_np.cli.streams import check_input
 from rwkv_np.conversion.time_state import load_start_state
+from rwkv_np.draft_model import DraftModel, check_draft
 from rwkv_np.errors import TextError
 from rwkv_np.files.fingerprint import fingerprint
 from rwkv_np.files.published import FIRST
 from rwkv_np.files.reading import MESSAGE_LIMIT, read_stream, read_text_file
 from rwkv_np.kernels.equations import HEAD_EPSILON
-from rwkv_np.models import load
+from rwkv_np.models import Model, load
 from rwkv_np.sampler import prepare
 from rwkv_np.sampling import SETTINGS, SamplingParams
 from rwkv_np.text import decode_utf8, read_lines
@@ -80,6 +81,8 @@ def _setting(name: str, kind: type, meaning: str) -> Callable[[_F], _F]:
 @_option("--opening", metavar="FILE", help="Your own opening dialogue (TOML or JSON), or: none.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
+@_option("--lookup/--no-lookup", default=True, help="Guess words from earlier places; answers stay the same.")
+@_option("--draft", metavar="MODEL", help="A small model that guesses for a large one; answers stay the same.")
 @_option("--head-q8-0/--head-fp16", default=None, help="Keep an FP16 head in 8 bits.  [default: if quantized]")
 @_option("--head-epsilon", type=float, help="For RWKV-5 models from before November 2023: 1e-5.  [default: 64e-5]")
 @_setting("max_tokens", int, "Most tokens in an answer, thinking included.")
@@ -151,7 +154,7 @@ def _refuse_empty(model: str | None, file: str | None, options: dict[str, Any]) 
     if model == "":
         raise click.UsageError("MODEL is empty; give a model file, or omit it for the demo model")
     values = {"file": file, "load": options["load_path"], "save": options["save_path"], **options}
-    for name in ("file", "load", "save", "system", "state", "opening", "tokenizer", "history"):
+    for name in ("file", "load", "save", "system", "state", "opening", "tokenizer", "history", "draft"):
         if values[name] == "":
             raise click.UsageError(f"--{name} is empty; give a value, or omit the option")
 
@@ -205,7 +208,8 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
     openings = OpeningCache(cache.place("openings"), cache_key(began), c)
     conversation = Conversation(
         model, tokenizer, template, params, opening.render(template), openings,
-        keep_thoughts=options["keep_thoughts"], start=start,
+        keep_thoughts=options["keep_thoughts"], start=start, lookup=options["lookup"],
+        draft=_draft(options["draft"], model, options["threads"]) if options["draft"] else None,
     )  # fmt: skip
     session = Session(conversation, screen, identity)
     session.last_talk = _last_talk(options["history"])
@@ -214,6 +218,13 @@ def _open(path: str, screen: Screen, settings: dict[str, Any], options: dict[str
     if options["load_path"]:
         _insist(session, {name: settings[name] for name, what in set_by.items() if what.startswith("--")})
     return session
+
+
+def _draft(name: str, model: Model, threads: int | None) -> DraftModel:
+    """The model that guesses for the large one: a file, or the name of an installed model."""
+    path = model_path(name)
+    small = load(path, threads, progress=show_loading)
+    return DraftModel(check_draft(small, model, os.path.basename(path)))
 
 
 def _insist(session: Session, settings: dict[str, Any]) -> None:

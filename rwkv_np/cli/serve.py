@@ -44,6 +44,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option("--state", metavar="FILE", help="Initial state of every conversation: state-tuned, or from State.save.")
 @_option("--tokenizer", help="A tokenizer.json, or 20B, world or bytes.  [default: by the vocabulary]")
 @_option("--threads", type=click.IntRange(1), help="[default: the physical cores; one for a small model]")
+@_option("--lookup/--no-lookup", default=True, help="Guess words from earlier places; answers stay the same.")
 @_option("--head-q8-0/--head-fp16", default=None, help="Keep an FP16 head in 8 bits.  [default: if quantized]")
 @_option("--head-epsilon", type=float, help="For RWKV-5 models from before November 2023: 1e-5.  [default: 64e-5]")
 @_option("--cache-mb", type=click.IntRange(0), default=512, help="Memory for cached prompt states, in MB.")

@@ -120,19 +120,22 @@ class Model:
         tokens are read again. Both give the same bits. The state in `slot` must still be the one before the run;
         `after` may be another slot than in `read`.
 
-        lengths  for each run how many of its tokens count; 0: leave its states as they are
+        lengths  for each run how many of its tokens count; 0: leave its states as they are (its slots may be free)
         Raises   InputError; no state has then changed
         """
-        checked = self._check_runs(runs, pool)
+        arguments.one_of("runs", runs, (list, tuple), "a list of Run")
         arguments.one_of("lengths", lengths, (list, tuple), "a list of numbers")
-        if len(lengths) != len(checked):
-            raise InputError(f"there are {len(lengths)} lengths for {len(checked)} runs; expected one for each")
+        if len(lengths) != len(runs):
+            raise InputError(f"there are {len(lengths)} lengths for {len(runs)} runs; expected one for each")
+        if not any(lengths):
+            return
+        self._check_runs([run for run, length in zip(runs, lengths) if length], pool)
+        checked = [self._check_run(run, pool if length else None) for run, length in zip(runs, lengths)]
         for run, length in zip(checked, lengths):
             arguments.whole_number("a length", length, 0, len(run.tokens))
             if length and run.after == run.slot:
                 raise InputError("a run that changed its state in place cannot be cut; expected a slot in `after`")
-        if any(lengths):
-            self._cut(checked, lengths, pool.data)
+        self._cut(checked, lengths, pool.data)
 
     def check_state(self, state: State, *, changes: bool = True) -> None:
         """Raise InputError unless this model can continue from `state`, and write to it if `changes` is true."""
@@ -177,12 +180,12 @@ class Model:
             raise InputError("two runs have the same slot; a sequence can occur only once per pass")
         return checked
 
-    def _check_run(self, run: Run, pool: StatePool) -> CheckedRun:
+    def _check_run(self, run: Run, pool: StatePool | None) -> CheckedRun:
         arguments.one_of("a run", run, Run, "a Run(tokens, slot, wants)")
         if not isinstance(run.wants, str) or run.wants not in WANTS:
             raise InputError(f"a run wants {arguments.shown(run.wants)}; expected one of {', '.join(WANTS)}")
-        slot = pool.check(run.slot)
-        after = slot if run.after is None else pool.check(run.after)
+        slot = pool.check(run.slot) if pool else run.slot
+        after = slot if run.after is None else pool.check(run.after) if pool else run.after
         ids = self._check_tokens(run.tokens)
         return CheckedRun(ids, slot, {"none": 0, "last": 1, "all": len(ids)}[run.wants], after)
 

@@ -39,6 +39,8 @@ class Metrics(Observer):
         self.prompt_tokens = Counter("rwkv_np_prompt_tokens", "Tokens of prompts", registry=registry)
         self.cached_tokens = Counter("rwkv_np_cached_tokens", "Of these, not read again", registry=registry)
         self.tokens = Counter("rwkv_np_tokens", "Tokens written", registry=registry)
+        self.guesses = Counter("rwkv_np_guessed_tokens", "Tokens guessed and read ahead", registry=registry)
+        self.right_guesses = Counter("rwkv_np_right_guesses", "Of these, chosen", registry=registry)
         self._first = self._histogram("first_token_seconds", "From a request to its first token", _SECONDS)
         self._between = self._histogram("between_tokens_seconds", "Between two tokens of a request", _STEPS)
         self._whole = self._histogram("request_seconds", "From a request to its end", _SECONDS)
@@ -87,6 +89,12 @@ class Metrics(Observer):
     def chose(self, seconds: float) -> None:
         """The next tokens of a step were chosen."""
         self._choice.inc(seconds)
+
+    def guessed(self, n_guesses: int, n_right: int) -> None:
+        """A step also read `n_guesses` guessed tokens, of which `n_right` were chosen."""
+        self.guesses.inc(n_guesses)
+        self.right_guesses.inc(n_right)
+        self.tokens.inc(n_right)
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"rwkv_np_{name}", meaning, buckets=buckets, registry=self.registry)

@@ -18,6 +18,7 @@ from rwkv_np.models.base import Model, Run
 from rwkv_np.models.state import State
 from rwkv_np.position import Position
 from rwkv_np.sampler import choose_each
+from rwkv_np.serve.guesses import Guesses
 from rwkv_np.serve.logprobs import logprob_of, of_prompt
 from rwkv_np.serve.pace import Pace
 from rwkv_np.serve.sequences import CLOSE, Reading, Writing
@@ -41,6 +42,9 @@ class Observer:
     def chose(self, seconds: float) -> None:
         """The next tokens of a step were chosen."""
 
+    def guessed(self, n_guesses: int, n_right: int) -> None:
+        """A step also read `n_guesses` guessed tokens, of which `n_right` were chosen."""
+
 
 class Row(NamedTuple):
     """An answer whose next token is chosen in this step.
@@ -59,13 +63,15 @@ class Scheduler:
 
     waiting  where other threads put requests
     initial  the state before every prompt; None: the empty one
+    lookup   whether to guess tokens while few answers are generated
     """
 
     def __init__(
         self, model: Model, waiting: Waiting, cache: StateCache, slots: int, observer: Observer | None = None,
-        initial: State | None = None,
+        initial: State | None = None, *, lookup: bool = True,
     ) -> None:  # fmt: skip
         self._model, self.table = model, Table(model, slots, initial)
+        self._guesses = Guesses(model, self.table, is_on=lookup)
         self.waiting, self.cache, self.pace = waiting, cache, Pace()
         self._observer = observer or Observer()
         self._n_threads: int | None = getattr(model, "n_threads", None)
@@ -94,8 +100,9 @@ class Scheduler:
             logits, rows = self._read(pieces) if pieces or self.table.writing else (None, [])
             for reading in known:
                 rows += self._begin(reading, reading.logits, -1)
-            self._choose(rows, logits)
+            self._choose_all(rows, logits)
         except Exception as error:
+            self._guesses.finish(is_broken=True)
             self.table.fail_all(error)
             return True
         return self.table.has_told or bool(pieces)
@@ -144,7 +151,7 @@ class Scheduler:
         """Start the next waiting request, unless it has to wait for another one or for a slot."""
         for ticket in self.waiting.turns(LOOK_AHEAD):
             request = ticket.request
-            if request.n > self.table.pool.n_free:
+            if request.n > self.table.n_free:
                 return None
             found = self.cache.find(request.salt, request.prompt[: 0 if request.echo else None])
             if self._is_being_read(ticket, found.n):
@@ -178,13 +185,16 @@ class Scheduler:
         writing = list(self.table.writing)
         # Runs that need one row come first: then the rows that are sampled are adjacent.
         pieces = sorted(pieces, key=lambda piece: _wants(*piece) != "last")
-        runs = [Run(answer.ids[-1], answer.slot) for answer in writing]
+        runs = self._guesses.runs(writing, len(pieces))
         for reading, n in pieces:
             tokens = reading.prompt[reading.n_read : reading.n_read + n]
             runs.append(Run(tokens, reading.slots[0], _wants(reading, n)))
         logits = self._timed(runs, len(writing), sum(n for _, n in pieces))
-        rows = [Row(answer, logits[i], i) for i, answer in enumerate(writing)]
-        at = len(writing)
+        rows, at = [], 0
+        for answer, run in zip(writing, runs):
+            n_rows = len(run.tokens) if run.wants == "all" else 1  # type: ignore[arg-type]
+            rows.append(Row(answer, self._guesses.rows(answer, logits[at : at + n_rows]), at))
+            at += n_rows
         for reading, n in pieces:
             n_rows = {"all": n, "last": 1, "none": 0}[_wants(reading, n)]
             at += n_rows
@@ -195,7 +205,8 @@ class Scheduler:
         begin = time.perf_counter()
         logits = self._model.read(runs, self.table.pool)
         seconds = time.perf_counter() - begin
-        self.pace.took(n_writing + n_read, seconds)
+        self.pace.took(n_writing + n_read + self._guesses.n_guesses, seconds)
+        self._guesses.took(seconds)
         self._observer.stepped(seconds, n_writing, n_read)
         return logits
 
@@ -218,21 +229,33 @@ class Scheduler:
 
     # What comes next in each answer
 
-    def _choose(self, rows: Sequence[Row], logits: np.ndarray | None) -> None:
-        """Choose the next token of each row, and call the listeners."""
+    def _choose_all(self, rows: Sequence[Row], logits: np.ndarray | None) -> None:
+        """Choose the next token of each row; and the tokens after it, as long as they were guessed."""
+        while rows:
+            rows, logits = self._choose(rows, logits), None
+        if self._guesses.n_guesses:
+            self._observer.guessed(self._guesses.n_guesses, self._guesses.n_right)
+        self._guesses.finish()
+
+    def _choose(self, rows: Sequence[Row], logits: np.ndarray | None) -> list[Row]:
+        """Choose the next token of each row, and call the listeners. Returns the rows after right guesses."""
         rows = [row for row in rows if not row.writing.ticket.is_cancelled]
         if not rows:
-            return
+            return []
         if logits is None or any(row.at != i or row.writing.guide for i, row in enumerate(rows)):
             logits = np.stack([allowed(row.writing, row.logits) for row in rows])
         begin = time.perf_counter()
         tokens = choose_each([row.writing.sampler for row in rows], logits[: len(rows)], self._n_threads)
         self._observer.chose(time.perf_counter() - begin)
+        following = []
         for row, token in zip(rows, tokens):
             if isinstance(token, InputError):
                 self.table.fail(row.writing.ticket, token)
             elif not row.writing.ticket.is_cancelled:  # another answer of this request may have just failed
                 self._write(row.writing, token, row.logits)
+                coming = self._guesses.next_row(row.writing, token) if row.writing in self.table.writing else None
+                following += [] if coming is None else [Row(row.writing, coming, -1)]
+        return following
 
     def _write(self, writing: Writing, token: int, logits: np.ndarray) -> None:
         """Continue an answer with a token, or end it."""
@@ -254,6 +277,7 @@ class Scheduler:
 
     def _end(self, writing: Writing, reason: str) -> None:
         """End a complete answer. Its state is kept: the next turn starts from it."""
+        self._guesses.settle(writing)
         request = writing.ticket.request
         n_read = len(writing.ids) - (reason != "stop_id")
         if request.n == 1 and n_read >= CLOSE:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rwkv_np.drafts import Drafts
 from rwkv_np.sampler import Sampler
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.serve.request import Guide, Logprob
@@ -73,7 +74,10 @@ class Reading:
 
 @dataclass(eq=False)
 class Writing:
-    """An answer: `ids` are its tokens; the model has read all of them except the last."""
+    """An answer: `ids` are its tokens; the model has read all of them except the last.
+
+    drafts  decides what is guessed; None until there was room for guesses
+    """
 
     ticket: Ticket
     index: int
@@ -81,6 +85,7 @@ class Writing:
     sampler: Sampler
     guide: Guide | None
     ids: list[int] = field(default_factory=list)
+    drafts: Drafts | None = None
 
 
 def sampler_for(params: SamplingParams, index: int) -> Sampler:

@@ -99,7 +99,7 @@ def _service(
         cache_bytes=options["cache_mb"] * MB,
     )  # fmt: skip
     initial = load_start_state(options["state"], model.config) if options["state"] else None
-    worker = Worker(model, limits, outbox.hand_over, figures, initial)
+    worker = Worker(model, limits, outbox.hand_over, figures, initial, lookup=options["lookup"])
     figures.watch(lambda: stats(worker))
     if opening is not None:
         opening.render(template)  # raises if the template cannot express it

@@ -18,6 +18,8 @@ from rwkv_np.serve.sequences import Reading, Writing, sampler_for
 from rwkv_np.serve.states import Found
 from rwkv_np.serve.waiting import Ticket
 
+SPARES = 4  # answers that may read guesses in the same step: each needs a second slot
+
 
 class Table:
     """Slots for `n_slots` answers.
@@ -28,10 +30,33 @@ class Table:
     """
 
     def __init__(self, model: Model, n_slots: int, initial: State | None = None) -> None:
-        self.pool, self._initial = model.new_pool(n_slots), initial
+        self.pool, self._initial = model.new_pool(n_slots + SPARES), initial
+        self._spares: list[int] = []
+        self._n_spares = 0  # how many of them were taken so far: a slot that was never used needs no memory
         self.reading: list[Reading] = []
         self.writing: list[Writing] = []
         self.has_told = False
+
+    @property
+    def n_free(self) -> int:
+        """How many more answers there may be."""
+        return self.pool.n_free - (SPARES - self._n_spares)
+
+    @property
+    def has_spare(self) -> bool:
+        return bool(self._spares) or self._n_spares < SPARES
+
+    def spare(self) -> int:
+        """A second slot for an answer, until it is given back."""
+        if not self._spares:
+            self._n_spares += 1
+            return self.pool.take()
+        return self._spares.pop()
+
+    def give_back(self, slot: int | None) -> None:
+        """Give back a slot that `spare` returned, or the one that an answer used before."""
+        assert slot is not None
+        self._spares.append(slot)
 
     def state(self, slot: int) -> State:
         """A copy of a sequence's state."""
@@ -69,6 +94,8 @@ class Table:
     def go_on(self, writing: Writing, token: int, reason: str | None) -> str | None:
         """Record an answer's next token. Returns the reason if the answer ends with it, or None."""
         writing.ids.append(token)
+        if writing.drafts is not None:
+            writing.drafts.add(token)
         return reason or ("length" if len(writing.ids) >= writing.ticket.request.max_tokens else None)
 
     def end(self, sequence: Reading | Writing, reason: str | None = None) -> None:

@@ -30,6 +30,7 @@ class Worker:
 
     on_step  called in the worker's thread, once after each step in which listeners were called
     initial  the state before every prompt; None: the empty state
+    lookup   whether to guess tokens while few answers are generated
     """
 
     def __init__(
@@ -39,11 +40,15 @@ class Worker:
         on_step: Callable[[], None] = lambda: None,
         observer: Observer | None = None,
         initial: State | None = None,
+        *,
+        lookup: bool = True,
     ) -> None:
         self.model, self.initial, self.limits = model, initial, limits or EngineLimits()
         self.waiting = Waiting(self.limits.waiting, self.limits.waiting_tokens)
         self.cache = StateCache(self.limits.cache_bytes)
-        self.scheduler = Scheduler(model, self.waiting, self.cache, self.limits.running, observer, initial)
+        self.scheduler = Scheduler(
+            model, self.waiting, self.cache, self.limits.running, observer, initial, lookup=lookup
+        )
         self._on_step = on_step
         self._has_work = threading.Event()
         self._is_draining = self._is_stopped = False
