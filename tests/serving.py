@@ -37,7 +37,7 @@ def demo_tokenizer():
 
 def service(submit, outbox, *, template="raven", opening=None, tokenizer=None, **changes):
     tokenizer = tokenizer or demo_tokenizer()
-    prompts = Prompts(tokenizer, TEMPLATES[template], opening)
+    prompts = Prompts(tokenizer, TEMPLATES.get(template, template), opening)
     return Service(NAME, "fp_test", tokenizer, prompts, submit, outbox, **changes)
 
 

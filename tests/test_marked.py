@@ -129,6 +129,28 @@ def test_the_server_reads_what_the_template_renders(name):
             text("one", system="Be.")
 
 
+def test_an_answer_over_http_ends_at_its_mark():
+    pytest.importorskip("msgspec")
+    from concurrent.futures import ThreadPoolExecutor
+
+    from serving import PlayedWorker, demo_tokenizer, running
+
+    worker = PlayedWorker()
+    with running(worker=worker, template=format_of("chatml")) as made, ThreadPoolExecutor(1) as pool:
+        said = pool.submit(made.chat, [{"role": "system", "content": "Be."}, {"role": "user", "content": "one"}])
+        ticket = worker.asked()
+        expected = rendered(CHATML, "one", system="Be.")
+        assert demo_tokenizer().decode(ticket.request.prompt.tolist()) == expected
+        ticket.listener.prompt_read(0, None)
+        tokens = demo_tokenizer().encode("Hello!<|im_end|>\n<|im_start|>user\ntwo")
+        reason = next(reason for token in tokens if (reason := ticket.listener.take(0, token, None)))
+        ticket.listener.end(0, reason)
+        worker.outbox.hand_over()
+        (choice,) = said.result(10).json()["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("Hello!", "stop")
+        assert made.client.get("/v1/models").json()["data"][0]["template"] == "marked"
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_saved_conversation_keeps_its_format(name):
     chat = chat_in(format_of(name))
