@@ -59,14 +59,15 @@ class Scheduler:
 
     waiting  where other threads put requests
     initial  the state before every prompt; None: the empty one
+    pace     how many prompt tokens a step reads; None: few enough for a server, where answers should flow
     """
 
     def __init__(
         self, model: Model, waiting: Waiting, cache: StateCache, slots: int, observer: Observer | None = None,
-        initial: State | None = None,
+        initial: State | None = None, pace: Pace | None = None,
     ) -> None:  # fmt: skip
         self._model, self.table = model, Table(model, slots, initial)
-        self.waiting, self.cache, self.pace = waiting, cache, Pace()
+        self.waiting, self.cache, self.pace = waiting, cache, pace or Pace()
         self._observer = observer or Observer()
         self._n_threads: int | None = getattr(model, "n_threads", None)
         self._n_steps = 0
