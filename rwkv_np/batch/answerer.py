@@ -1,0 +1,143 @@
+"""A loaded model that answers rows: the server's plans and engine, for throughput instead of waiting times.
+
+There is no client who watches an answer grow, so a step reads as many prompt tokens as fit into one pass: the weights
+are read once for all of them. Several threads may submit rows; each gets its own back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+
+from rwkv_np.batch.answered import Answered, failure
+from rwkv_np.batch.collecting import Collecting
+from rwkv_np.batch.planned import Planned
+from rwkv_np.batch.row import Form, Row, read_row
+from rwkv_np.batch.source import Line
+from rwkv_np.errors import RwkvError
+from rwkv_np.models import Model
+from rwkv_np.models.base import Progress
+from rwkv_np.serve.bounds import Bounds
+from rwkv_np.serve.errors import as_api_error, log_failure
+from rwkv_np.serve.limits import EngineLimits
+from rwkv_np.serve.loading import (
+    Notify,
+    Options,
+    chosen_opening,
+    load_all,
+    name_of,
+    print_of,
+    prompts_of,
+    start_state,
+)
+from rwkv_np.serve.pace import Pace
+from rwkv_np.serve.served import ServedModel
+from rwkv_np.serve.worker import Worker
+
+MB = 1_000_000
+_UNBOUNDED = 2**62
+_LOOK_EVERY = 5.0  # seconds between two looks at the engine's thread
+
+
+class Answerer:
+    """Answers rows until it is stopped.
+
+    worker  the engine, started
+    seed    of the job
+    """
+
+    def __init__(self, model: ServedModel, worker: Worker, form: Form, seed: int) -> None:
+        self.model, self.worker, self.form, self.seed = model, worker, form, seed
+        worker.start()
+
+    @property
+    def n_ahead(self) -> int:
+        """How many rows to submit before waiting for one: those being answered, and some that can start at once."""
+        return 2 * self.worker.limits.running
+
+    def read(self, line: Line) -> Row | Answered:
+        """The row in a line, or its error."""
+        try:
+            return read_row(line, self.form)
+        except Exception as error:
+            return _failed(line.number, None, error)
+
+    def plan(self, row: Row) -> Planned | Answered:
+        """The row's plan, or its error."""
+        try:
+            return Planned(self.model, row, self.seed)
+        except Exception as error:
+            return _failed(row.number, row.custom_id, error)
+
+    def stop(self) -> None:
+        """Stop; rows that are not done are dropped."""
+        self.worker.stop()
+
+
+class Desk:
+    """One thread's rows at an answerer."""
+
+    def __init__(self, answerer: Answerer) -> None:
+        self._answerer = answerer
+        self._done: SimpleQueue[Collecting | Answered] = SimpleQueue()
+        self.n_open = 0
+
+    def submit(self, planned: Planned) -> None:
+        """Have a row answered."""
+        self.n_open += 1
+        try:
+            asked = planned.asked()
+            Collecting(planned, asked, self._done.put).submit(self._answerer.worker.submit)
+        except Exception as error:
+            self._done.put(_failed(planned.row.number, planned.row.custom_id, error))
+
+    def take(self) -> Answered:
+        """The next row that is done, of those submitted here; waits for it. Raises RwkvError: the engine has died."""
+        while True:
+            try:
+                done = self._done.get(timeout=_LOOK_EVERY)
+                break
+            except Empty:
+                if not self._answerer.worker.is_alive:
+                    raise RwkvError("the engine has stopped because of an error; start the job again") from None
+        self.n_open -= 1
+        return done if isinstance(done, Answered) else done.answered()
+
+
+def open_answerer(path: str, options: Options, notify: Notify, progress: Progress) -> Answerer:
+    """Load the model at `path` and start its engine; `options` are those of `rwkv-np batch`."""
+    opening = chosen_opening(options)
+    model, tokenizer, template = load_all(path, options, notify, progress)
+    running = options["max_running"]
+    bounds = Bounds(seconds=math.inf, answers=running)
+    if options["max_tokens"] is not None:
+        bounds = replace(
+            bounds, default_tokens=options["max_tokens"], max_tokens=max(bounds.max_tokens, options["max_tokens"])
+        )
+    served = ServedModel(
+        name_of(path, options), print_of(path), tokenizer, prompts_of(tokenizer, template, opening),
+        think=options["think"], bounds=bounds,
+    )  # fmt: skip
+    return Answerer(served, worker_of(model, options), form_of(options), options["seed"])
+
+
+def form_of(options: Options) -> Form:
+    """How plain lines are read."""
+    return Form(bool(options["chat"] or options["template"]), options["max_tokens"])
+
+
+def worker_of(model: Model, options: Options) -> Worker:
+    """The engine, not started. Its queue has no limit: a job submits only what it wants to wait for."""
+    limits = EngineLimits(
+        running=options["max_running"], waiting=_UNBOUNDED, waiting_tokens=_UNBOUNDED, wait_seconds=math.inf,
+        prompt_tokens=options["max_prompt"], cache_bytes=options["cache_mb"] * MB,
+    )  # fmt: skip
+    return Worker(model, limits, initial=start_state(model, options), pace=Pace(math.inf))
+
+
+def _failed(number: int, custom_id: str | None, error: Exception) -> Answered:
+    told = as_api_error(error)
+    if told.status == 500:
+        log_failure(f"line {number}", error)
+    return failure(number, custom_id, told)
