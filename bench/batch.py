@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from rwkv_np.batch.answerer import Answerer, Desk, open_answerer, worker_of
-from rwkv_np.batch.row import Form
+from rwkv_np.batch.row import Form, read_row
 from rwkv_np.batch.source import Line
 
 PARTS = ("prefill", "alone", "together", "shared")
@@ -47,7 +47,7 @@ def seconds(answerer: Answerer, lines: list[Line], most: int) -> float:
     for line in lines:
         while desk.n_open >= most:
             assert not desk.take().is_error
-        desk.submit(answerer.plan(answerer.read(line)))
+        desk.submit(read_row(line, Form()))
     while desk.n_open:
         assert not desk.take().is_error
     return time.perf_counter() - begin
@@ -56,8 +56,8 @@ def seconds(answerer: Answerer, lines: list[Line], most: int) -> float:
 class Bench:
     """One model, and the answerers that are made of it."""
 
-    def __init__(self, path: str, running: int, cache_mb: int) -> None:
-        self._options = OPTIONS | {"max_running": running, "cache_mb": cache_mb}
+    def __init__(self, path: str, **options: Any) -> None:
+        self._options = OPTIONS | options
         self.answerer = open_answerer(path, self._options, lambda text: None, lambda *_: None)
         self.vocab = self.answerer.model.vocab_size
 
@@ -65,7 +65,7 @@ class Bench:
         """Another engine of the same model, with an empty cache."""
         self.answerer.stop()
         worker = worker_of(self.answerer.worker.model, self._options | changes)
-        self.answerer = Answerer(self.answerer.model, worker, Form(), 0)
+        self.answerer = Answerer(self.answerer.model, worker, 0)
         return self.answerer
 
 
@@ -80,16 +80,20 @@ class Bench:
 @click.option("--alone", "n_alone", default=2, help="Prompts that are answered one after another.")
 @click.option("--running", default=64, help="Most answers at the same time.")
 @click.option("--cache-mb", default=512)
+@click.option("--tokenizer", help="As for the server.  [default: by the vocabulary]")
 @click.option("--only", default=",".join(PARTS), help="Parts, with commas.")
 @click.option("--json", "as_json", is_flag=True)
-def main(model: str, only: str, as_json: bool, running: int, cache_mb: int, **sizes: int) -> None:
+def main(
+    model: str, only: str, as_json: bool, running: int, cache_mb: int, tokenizer: str | None, **sizes: int
+) -> None:
     """Measure the batch jobs of MODEL."""
-    bench = Bench(model, running, cache_mb)
+    bench = Bench(model, max_running=running, cache_mb=cache_mb, tokenizer=tokenizer)
     found: dict[str, float] = {}
     warm = rows(2, 140, 3, bench.vocab, 99)
     seconds(bench.answerer, warm, 2)  # pages of the model, caches of the kernels
     for part in only.split(","):
-        found |= MEASURES[part](bench, **sizes)
+        found |= (new := MEASURES[part](bench, **sizes))
+        click.echo(f"{part}: {new}", err=True)
     if "alone_s_each" in found and "together_s_each" in found:
         found["alone / together"] = found["alone_s_each"] / found["together_s_each"]
     bench.answerer.stop()

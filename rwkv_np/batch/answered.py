@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from rwkv_np.batch.row import name_of
-from rwkv_np.serve.errors import ApiError
+from rwkv_np.serve.errors import ApiError, as_api_error, log_failure
 
 
 class Answered(NamedTuple):
@@ -68,3 +68,11 @@ def failure(number: int, custom_id: str | None, error: ApiError) -> Answered:
         response = _Response(error.status, f"req_{name}", msgspec.Raw(error.body))
         output = _Output(f"batch_req_{name}", custom_id, response, told)
     return Answered(number, _encode(output), is_error=True)
+
+
+def failed(number: int, custom_id: str | None, error: Exception) -> Answered:
+    """The row of an error; a bug is logged."""
+    told = as_api_error(error)
+    if told.status == 500:
+        log_failure(f"line {number}", error)
+    return failure(number, custom_id, told)

@@ -10,16 +10,14 @@ import math
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 
-from rwkv_np.batch.answered import Answered, failure
+from rwkv_np.batch.answered import Answered, failed
 from rwkv_np.batch.collecting import Collecting
 from rwkv_np.batch.planned import Planned
-from rwkv_np.batch.row import Form, Row, read_row
-from rwkv_np.batch.source import Line
+from rwkv_np.batch.row import Row
 from rwkv_np.errors import RwkvError
 from rwkv_np.models import Model
 from rwkv_np.models.base import Progress
 from rwkv_np.serve.bounds import Bounds
-from rwkv_np.serve.errors import as_api_error, log_failure
 from rwkv_np.serve.limits import EngineLimits
 from rwkv_np.serve.loading import (
     Notify,
@@ -47,28 +45,15 @@ class Answerer:
     seed    of the job
     """
 
-    def __init__(self, model: ServedModel, worker: Worker, form: Form, seed: int) -> None:
-        self.model, self.worker, self.form, self.seed = model, worker, form, seed
+    def __init__(self, model: ServedModel, worker: Worker, seed: int) -> None:
+        self.model, self.worker, self.seed = model, worker, seed
         worker.start()
 
     @property
     def n_ahead(self) -> int:
         """How many rows to submit before waiting for one: those being answered, and some that can start at once."""
-        return 2 * self.worker.limits.running
-
-    def read(self, line: Line) -> Row | Answered:
-        """The row in a line, or its error."""
-        try:
-            return read_row(line, self.form)
-        except Exception as error:
-            return _failed(line.number, None, error)
-
-    def plan(self, row: Row) -> Planned | Answered:
-        """The row's plan, or its error."""
-        try:
-            return Planned(self.model, row, self.seed)
-        except Exception as error:
-            return _failed(row.number, row.custom_id, error)
+        running = self.worker.limits.running
+        return running + max(8, running // 4)
 
     def stop(self) -> None:
         """Stop; rows that are not done are dropped."""
@@ -83,24 +68,29 @@ class Desk:
         self._done: SimpleQueue[Collecting | Answered] = SimpleQueue()
         self.n_open = 0
 
-    def submit(self, planned: Planned) -> None:
+    def submit(self, row: Row) -> None:
         """Have a row answered."""
         self.n_open += 1
         try:
-            asked = planned.asked()
-            Collecting(planned, asked, self._done.put).submit(self._answerer.worker.submit)
+            planned = Planned(self._answerer.model, row, self._answerer.seed)
+            collecting = Collecting(planned, planned.asked(), self._done.put)
         except Exception as error:
-            self._done.put(_failed(planned.row.number, planned.row.custom_id, error))
+            self._done.put(failed(row.number, row.custom_id, error))
+        else:
+            collecting.submit(self._answerer.worker.submit)
 
     def take(self) -> Answered:
         """The next row that is done, of those submitted here; waits for it. Raises RwkvError: the engine has died."""
         while True:
             try:
-                done = self._done.get(timeout=_LOOK_EVERY)
-                break
+                return self.take_within(_LOOK_EVERY)
             except Empty:
                 if not self._answerer.worker.is_alive:
                     raise RwkvError("the engine has stopped because of an error; start the job again") from None
+
+    def take_within(self, seconds: float) -> Answered:
+        """The same; raises Empty if none is done in that time."""
+        done = self._done.get(timeout=seconds) if seconds else self._done.get_nowait()
         self.n_open -= 1
         return done if isinstance(done, Answered) else done.answered()
 
@@ -119,12 +109,7 @@ def open_answerer(path: str, options: Options, notify: Notify, progress: Progres
         name_of(path, options), print_of(path), tokenizer, prompts_of(tokenizer, template, opening),
         think=options["think"], bounds=bounds,
     )  # fmt: skip
-    return Answerer(served, worker_of(model, options), form_of(options), options["seed"])
-
-
-def form_of(options: Options) -> Form:
-    """How plain lines are read."""
-    return Form(bool(options["chat"] or options["template"]), options["max_tokens"])
+    return Answerer(served, worker_of(model, options), options["seed"])
 
 
 def worker_of(model: Model, options: Options) -> Worker:
@@ -134,10 +119,3 @@ def worker_of(model: Model, options: Options) -> Worker:
         prompt_tokens=options["max_prompt"], cache_bytes=options["cache_mb"] * MB,
     )  # fmt: skip
     return Worker(model, limits, initial=start_state(model, options), pace=Pace(math.inf))
-
-
-def _failed(number: int, custom_id: str | None, error: Exception) -> Answered:
-    told = as_api_error(error)
-    if told.status == 500:
-        log_failure(f"line {number}", error)
-    return failure(number, custom_id, told)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rwkv_np.batch.answered import Answered, failure
+from rwkv_np.batch.answered import Answered, failed
 from rwkv_np.batch.planned import Planned
 from rwkv_np.serve.asked import Asked
-from rwkv_np.serve.errors import as_api_error, log_failure
 from rwkv_np.serve.events import AnswerListener, EngineEvent, Failed, Read, Written
 from rwkv_np.serve.request import Submit, Ticket
 
@@ -37,10 +36,7 @@ class Collecting:
         """The row for the output, once `when_done` was called."""
         row = self._planned.row
         if self._error is not None:
-            told = as_api_error(self._error)
-            if told.status == 500:
-                log_failure(f"line {row.number}", self._error)
-            return failure(row.number, row.custom_id, told)
+            return failed(row.number, row.custom_id, self._error)
         whole, n_cached, n_written = self._planned.whole(), 0, 0
         for event in self._events:
             whole.take(event)

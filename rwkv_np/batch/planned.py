@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from rwkv_np.batch.answered import success
 from rwkv_np.batch.row import Row, name_of
 from rwkv_np.serve.asked import Asked, Label
@@ -24,18 +22,13 @@ _OWNER = Owner()
 
 
 class Planned:
-    """A valid request. Raises ApiError.
-
-    beginning  its ids as bytes: sorted by it, rows with the same beginning are neighbours
-    """
+    """A valid request. Raises ApiError."""
 
     def __init__(self, model: ServedModel, row: Row, seed: int) -> None:
         self.row = row
         body = row.request(seed)
         model.check_model(body.model)
         self._plan = ChatPlan(model, body) if isinstance(body, ChatRequest) else TextPlan(model, body)
-        ids = self._plan.prompt.ids if isinstance(self._plan, ChatPlan) else self._plan.prompts[0]
-        self.beginning = np.asarray(ids).astype(">u4").tobytes()
 
     def asked(self) -> Sequence[Asked]:
         """The work for the engine. Raises ApiError."""

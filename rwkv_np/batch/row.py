@@ -7,8 +7,9 @@ a body, and perhaps "custom_id".
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -85,6 +86,11 @@ class Form:
 
     is_chat: bool = False
     max_tokens: int | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Form:
+        """By the options of the command."""
+        return cls(bool(options["chat"] or options["template"]), options["max_tokens"])
 
 
 def read_row(line: Line, form: Form) -> Row:

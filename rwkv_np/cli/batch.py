@@ -90,10 +90,11 @@ def _run(
     output: FileOutput | StreamOutput, at: Places | None, path: str, requests: str, options: dict[str, Any]
 ) -> None:
     from rwkv_np.batch.job import Job
+    from rwkv_np.batch.row import Form
     from rwkv_np.batch.source import count
 
     line = _Line(count(requests))
-    job, is_done = Job(output, line.show), False
+    job, is_done = Job(output, Form.of(options), line.show), False
     try:
         _answer(job, path, requests, options)
         output.finish()
@@ -109,12 +110,13 @@ def _run(
 
 def _answer(job: Job, path: str, requests: str, options: dict[str, Any]) -> None:
     from rwkv_np.batch.answerer import open_answerer
+    from rwkv_np.batch.job import run_here
     from rwkv_np.batch.source import lines, opened
 
     answerer = open_answerer(path, options, _note, show_loading)
     try:
         with opened(requests) as file:
-            job.run(answerer, lines(file))
+            run_here(job, answerer, lines(file))
     finally:
         answerer.stop()
 
