@@ -61,12 +61,21 @@ class Answerer:
 
 
 class Desk:
-    """One thread's rows at an answerer."""
+    """Rows at an answerer; `submit` and `take` may be called from different threads."""
 
     def __init__(self, answerer: Answerer) -> None:
         self._answerer = answerer
         self._done: SimpleQueue[Collecting | Answered] = SimpleQueue()
         self.n_open = 0
+
+    @property
+    def n_ahead(self) -> int:
+        """As of the answerer."""
+        return self._answerer.n_ahead
+
+    def stop(self) -> None:
+        """Stop the answerer."""
+        self._answerer.stop()
 
     def submit(self, row: Row) -> None:
         """Have a row answered."""
@@ -85,11 +94,12 @@ class Desk:
             try:
                 return self.take_within(_LOOK_EVERY)
             except Empty:
-                if not self._answerer.worker.is_alive:
-                    raise RwkvError("the engine has stopped because of an error; start the job again") from None
+                pass
 
     def take_within(self, seconds: float) -> Answered:
         """The same; raises Empty if none is done in that time."""
+        if self._done.empty() and not self._answerer.worker.is_alive:
+            raise RwkvError("the engine has stopped because of an error; start the job again")
         done = self._done.get(timeout=seconds) if seconds else self._done.get_nowait()
         self.n_open -= 1
         return done if isinstance(done, Answered) else done.answered()

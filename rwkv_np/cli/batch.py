@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ _STD = "-"
 @click.option("--max-running", type=click.IntRange(1, 1024), default=64, help="Most answers written at the same time.")
 @click.option("--max-prompt", type=click.IntRange(1), default=1_000_000, help="Most tokens in a prompt.")
 @click.option("--cache-mb", type=click.IntRange(0), default=512, help="Memory for states of shared beginnings, in MB.")
+@click.option("--ray", "on_ray", is_flag=True, help="Answer on all nodes of a Ray cluster.")
+@click.option("--address", default="auto", help="Address of the cluster; local starts one on this machine.")
 @click.option("--overwrite", is_flag=True, help="Begin again, without the answers of earlier starts.")
 def command(model: str, requests: str, answers: str, errors: str | None, overwrite: bool, **options: Any) -> None:
     """Answer the requests in the file REQUESTS with MODEL, into the file ANSWERS; both are JSON Lines.
@@ -59,7 +62,9 @@ def command(model: str, requests: str, answers: str, errors: str | None, overwri
     """
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening exclude each other; give one of them")
-    _need_packages()
+    _need_packages("msgspec", "batch")
+    if options["on_ray"]:
+        _need_packages("ray", "ray")
     from rwkv_np.batch.job_file import job, settings
     from rwkv_np.batch.output import StreamOutput, places
 
@@ -113,12 +118,17 @@ def _answer(job: Job, path: str, requests: str, options: dict[str, Any]) -> None
     from rwkv_np.batch.job import run_here
     from rwkv_np.batch.source import lines, opened
 
-    answerer = open_answerer(path, options, _note, show_loading)
-    try:
-        with opened(requests) as file:
+    with opened(requests) as file:
+        if options["on_ray"]:
+            from rwkv_np.batch.on_ray import run_on_ray
+
+            run_on_ray(job, path, options, options["address"], lines(file), _note_over)
+            return
+        answerer = open_answerer(path, options, _note, show_loading)
+        try:
             run_here(job, answerer, lines(file))
-    finally:
-        answerer.stop()
+        finally:
+            answerer.stop()
 
 
 class _Line(ProgressLine):
@@ -156,13 +166,17 @@ def _check_places(at: Places, requests: str) -> None:
             raise OutputError(path, "is the file of requests itself; choose another destination")
 
 
-def _need_packages() -> None:
-    """Raise MissingPackageError if msgspec is not installed."""
-    try:
-        import msgspec  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(f"batch jobs need {error.name}: pip install 'rwkv-np[batch]'") from error
+def _need_packages(name: str, extra: str) -> None:
+    """Raise MissingPackageError if a package of an extra is not installed."""
+    if importlib.util.find_spec(name) is None:
+        raise MissingPackageError(f"this needs {name}: pip install 'rwkv-np[{extra}]'")
 
 
 def _note(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _note_over(text: str) -> None:
+    """A note while the progress is shown."""
+    write_over("")
+    _note(text)
