@@ -153,7 +153,10 @@ def _connect(address: str) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
-    except ConnectionError as error:
+    except ray.exceptions.AuthenticationError as error:
+        mend = "set RAY_AUTH_TOKEN to the cluster's token (on its head: ray get-auth-token)"
+        raise InputError(f"the Ray cluster at {address} refuses this program; {mend}") from error
+    except (ConnectionError, RuntimeError) as error:
         mend = "start one with: ray start --head; or give --address"
         raise InputError(f"there is no Ray cluster at {address} ({as_line(str(error), 120)}); {mend}") from error
     finally:
