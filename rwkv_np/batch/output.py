@@ -89,11 +89,12 @@ class StreamOutput:
 
     def __init__(self) -> None:
         self.ids, self.n_kept = IdTable(), 0
+        self._file = sys.stdout.buffer
 
     def put(self, row: Answered) -> None:
         """Write a row."""
-        sys.stdout.buffer.write(row.data + b"\n")
-        sys.stdout.buffer.flush()
+        self._file.write(row.data + b"\n")
+        self._file.flush()
 
     def finish(self) -> None:
         """Nothing is left to do."""

@@ -46,7 +46,8 @@ class _Plain(msgspec.Struct):
     custom_id: CustomId | None = None
 
 
-_OUTLINE, _ENVELOPE, _PLAIN = (msgspec.json.Decoder(kind) for kind in (_Outline, _Envelope, _Plain))
+_OUTLINE, _ENVELOPE = msgspec.json.Decoder(_Outline), msgspec.json.Decoder(_Envelope)
+_PLAIN = msgspec.json.Decoder(_Plain)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _CHAT, _TEXT = msgspec.json.Decoder(ChatRequest), msgspec.json.Decoder(CompletionRequest)
 

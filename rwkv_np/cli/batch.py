@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,10 @@ from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import model_path
+from rwkv_np.cli.extras import need_package
 from rwkv_np.cli.progress import ProgressLine, show_loading
 from rwkv_np.console import write_over
-from rwkv_np.errors import InputError, MissingPackageError, OutputError
+from rwkv_np.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from rwkv_np.batch.job import Job
@@ -62,9 +62,9 @@ def command(model: str, requests: str, answers: str, errors: str | None, overwri
     """
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening exclude each other; give one of them")
-    _need_packages("msgspec", "batch")
+    need_package("msgspec", "batch")
     if options["on_ray"]:
-        _need_packages("ray", "ray")
+        need_package("ray", "ray")
     from rwkv_np.batch.job_file import job, settings
     from rwkv_np.batch.output import StreamOutput, places
 
@@ -164,12 +164,6 @@ def _check_places(at: Places, requests: str) -> None:
     for path in at:
         if requests != _STD and os.path.exists(path) and os.path.samefile(path, requests):
             raise OutputError(path, "is the file of requests itself; choose another destination")
-
-
-def _need_packages(name: str, extra: str) -> None:
-    """Raise MissingPackageError if a package of an extra is not installed."""
-    if importlib.util.find_spec(name) is None:
-        raise MissingPackageError(f"this needs {name}: pip install 'rwkv-np[{extra}]'")
 
 
 def _note(text: str) -> None:

@@ -6,6 +6,8 @@ nothing is taken from a node that was given up. If nothing moves, a line says wh
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 from collections import Counter, deque
@@ -40,6 +42,8 @@ class Pool:
         self._again: deque[Numbered] = deque()
         self._looked = self._told = -QUIET
         self._worked = time.monotonic()
+        self._nowhere = contextlib.ExitStack()
+        self._hide_stdout()
         _connect(address)
 
     def results(self, items: Iterable[Numbered]) -> Iterator[Any]:
@@ -58,6 +62,12 @@ class Pool:
         for seat in self._seats.values():
             seat.end()
         ray.shutdown()
+        self._nowhere.close()
+
+    def _hide_stdout(self) -> None:
+        """Ray prints pages about a lost node to stdout, where the results may go. They are in its logs, too."""
+        file = self._nowhere.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        self._nowhere.enter_context(contextlib.redirect_stdout(file))
 
     @cached_property
     def _donor(self) -> Any:
