@@ -3,16 +3,19 @@
     python bench/batch.py MODEL.bin [--prompts 64] [--read 200] [--write 100] [--only together,shared] [--json]
 
 Prompts are random ids and answers have a fixed length, so a random model of a published shape is enough. All parts use
-one loaded model in one process, in turn. `alone` reads and writes a few of the prompts, one after another, since all of
-them take minutes; the ratio is per prompt. `prefill` is the speed of one long prompt: no job can be faster.
+one loaded model in one process, in turn; only `ray` (which needs the extra) has a node with its own, and compares in
+pairs. `alone` reads and writes a few of the prompts, one after another, since all of them take minutes; the ratio is per
+prompt. `prefill` is the speed of one long prompt: no job can be faster.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -21,7 +24,7 @@ from rwkv_np.batch.answerer import Answerer, Desk, open_answerer, worker_of
 from rwkv_np.batch.row import Form, read_row
 from rwkv_np.batch.source import Line
 
-PARTS = ("prefill", "alone", "together", "shared")
+PARTS = ("prefill", "alone", "together", "shared")  # and ray
 OPTIONS: dict[str, Any] = dict.fromkeys(
     ("system", "opening", "state", "name", "template", "tokenizer", "threads", "head_q8_0", "head_epsilon")
 ) | {"chat": False, "think": "auto", "max_tokens": None, "max_prompt": 10**6, "seed": 0}
@@ -57,9 +60,29 @@ class Bench:
     """One model, and the answerers that are made of it."""
 
     def __init__(self, path: str, **options: Any) -> None:
-        self._options = OPTIONS | options
+        self.path, self._options = path, OPTIONS | options
         self.answerer = open_answerer(path, self._options, lambda text: None, lambda *_: None)
         self.vocab = self.answerer.model.vocab_size
+
+    @contextmanager
+    def node(self) -> Iterator[Callable[[list[Line]], float]]:
+        """A Ray cluster of one node, which has loaded the model; yields a function that answers lines on it."""
+        from rwkv_np.batch.on_ray import open_desk
+        from rwkv_np.cluster.parcel import pack
+        from rwkv_np.cluster.pool import Pool
+
+        pool = Pool("local", pack(self.path, self._options, open_desk), lambda text: None)
+
+        def run(lines: list[Line]) -> float:
+            begin = time.perf_counter()
+            for row in pool.results(read_row(line, Form()) for line in lines):
+                assert not row.is_error
+            return time.perf_counter() - begin
+
+        try:
+            yield run
+        finally:
+            pool.close()
 
     def restart(self, **changes: Any) -> Answerer:
         """Another engine of the same model, with an empty cache."""
@@ -131,8 +154,21 @@ def _shared(bench: Bench, prompts: int, shared: int, own: int, shared_write: int
     return {"shared_s": with_cache, "shared_without_cache_s": without, "without / with cache": without / with_cache}
 
 
+def _ray(bench: Bench, prompts: int, n_read: int, n_write: int, **sizes: int) -> dict[str, float]:
+    pairs = []
+    with bench.node() as on_ray:
+        on_ray(rows(2, 140, 3, bench.vocab, 99))
+        for i in range(3):
+            lines = rows(prompts, n_read, n_write, bench.vocab, 10 + i)
+            pairs.append((seconds(bench.restart(), lines, 10**6), on_ray(lines)))
+    here, there = (statistics.median(each) for each in zip(*pairs))
+    ratio = statistics.median(there / here for here, there in pairs)
+    return {"here_s": here, "ray_s": there, "ray / here": ratio}
+
+
 MEASURES: dict[str, Callable[..., dict[str, float]]] = {
     "prefill": _prefill, "alone": _alone, "together": _together, "shared": _shared,
+    "ray": _ray,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ def disk(run: Run, cluster: Cluster, answers: Path) -> str:
 def model(run: Run, cluster: Cluster, answers: Path) -> str:
     cluster.join(RWKV_NP_CLUSTER_MODEL=str(OTHER))
     said = run.finish(run.job(answers), 1)
-    assert "is another model on node 127.0.0.1" in said, said
+    assert "is another model on node " in said, said
     cluster.end()
     cluster.__init__(run.folder)  # type: ignore[misc]
     cluster.join()
