@@ -4,8 +4,8 @@
 
 Prompts are random ids and answers have a fixed length, so a random model of a published shape is enough. All parts use
 one loaded model in one process, in turn; only `ray` (which needs the extra) has a node with its own, and compares in
-pairs. `alone` reads and writes a few of the prompts, one after another, since all of them take minutes; the ratio is per
-prompt. `prefill` is the speed of one long prompt: no job can be faster.
+pairs. `alone` reads and writes a few of the prompts, one after another, since all of them take minutes; its ratio is
+per prompt. `prefill` is the speed of one long prompt: no job can be faster.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rwkv_np import demo
 from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.chat.thinking import MODES
 from rwkv_np.cli import Command
@@ -54,11 +55,11 @@ def command(model: str, requests: str, answers: str, errors: str | None, overwri
     """Answer the requests in the file REQUESTS with MODEL, into the file ANSWERS; both are JSON Lines.
 
     A line is a request of OpenAI's batch format, or has a prompt. If the command is stopped (Ctrl-C, kill, a full
-    disk), the same command goes on where it was. - means stdin or stdout.
+    disk), the same command goes on where it was. - means stdin or stdout; demo is the demo model.
 
     \b
     rwkv-np batch g1-0.1b requests.jsonl answers.jsonl
-    echo '{"prompt": "What is tea?"}' | rwkv-np batch g1-0.1b - - --chat
+    echo '{"prompt": "What is tea?"}' | rwkv-np batch demo - - --chat
     """
     if options["system"] and options["opening"]:
         raise click.UsageError("--system and --opening exclude each other; give one of them")
@@ -68,7 +69,7 @@ def command(model: str, requests: str, answers: str, errors: str | None, overwri
     from rwkv_np.batch.job_file import job, settings
     from rwkv_np.batch.output import StreamOutput, places
 
-    path = model_path(model)
+    path = str(demo.MODEL) if model == "demo" and not os.path.exists(model) else model_path(model)
     _check_requests(requests)
     if answers == _STD:
         if errors:

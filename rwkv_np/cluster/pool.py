@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ from rwkv_np.errors import InputError, RwkvError, as_line
 
 _LOOK_EVERY = 2.0  # seconds between two looks at which nodes there are
 QUIET = 30.0  # seconds without a reply until a line says so, and between two such lines
+_CONNECT = 10.0  # seconds
 GIVE_UP = 600.0  # seconds without any node that works
 MOST_LOSSES = 5  # of actors on one node without a result in between
 
@@ -160,6 +162,7 @@ class Pool:
 
 def _connect(address: str) -> None:
     """Join the cluster. Ray would replace our handler of SIGTERM by its own."""
+    _check_address(address)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
@@ -171,6 +174,18 @@ def _connect(address: str) -> None:
         raise InputError(f"there is no Ray cluster at {address} ({as_line(str(error), 120)}); {mend}") from error
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def _check_address(address: str) -> None:
+    """Raise InputError if nothing listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return  # a word (auto, local), or an address of Ray's client
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
+    except (OSError, OverflowError) as error:
+        mend = "start one with: ray start --head; or give another --address"
+        raise InputError(f"there is no Ray cluster at {address} ({as_line(str(error), 120)}); {mend}") from error
 
 
 def _first_line(error: Exception) -> str:
