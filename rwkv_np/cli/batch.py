@@ -137,18 +137,21 @@ class _Line(ProgressLine):
 
     def __init__(self, total: int | None) -> None:
         super().__init__()
-        self._total = total
+        self._total, self._kept = total, 0
 
     def show(self, counts: Counts) -> None:
-        """The counts so far."""
+        """The counts so far. Rows of earlier starts take no time, so the time left is that of the others."""
+        self._kept = counts.n_kept
+        done = counts.n_rows - counts.n_kept
         # One more than is done: the line would vanish at its total, and rows without an end have none.
-        total = max(self._total or 0, counts.n_rows + 1)
-        self(f"{counts.n_errors:,} errors, {counts.rates}", counts.n_rows, total)
+        total = max((self._total or 0) - counts.n_kept, done + 1)
+        self(f"{counts.n_errors:,} errors, {counts.rates}", done, total)
 
     def _line(self, text: str, done: int, total: int, rate: float, left: str) -> str:
+        rows = f"{done + self._kept:,}"
         if self._total is None:
-            return f"{done:,} rows: {text}"
-        return f"{done:,} of {self._total:,} rows{f', {left} left' if left else ''}: {text}"
+            return f"{rows} rows: {text}"
+        return f"{rows} of {self._total:,} rows{f', {left} left' if left else ''}: {text}"
 
 
 def _check_requests(requests: str) -> None:
