@@ -23,10 +23,10 @@ _TOOLS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 
 
 def is_program() -> bool:
-    """Whether this process was started as `rwkv-np`, `python -m rwkv_np` (or its .chat or .serve) or tools/*.py."""
+    """Whether this is `rwkv-np`, `python -m rwkv_np` (or its .batch, .chat or .serve), or a script of tools/."""
     started = sys.argv[0] if sys.argv else ""
     if started == "-m":  # Python puts the module's path there once its package is imported
-        return any(re.fullmatch(r"(-m)?rwkv_np(\.chat|\.serve)?", word) for word in sys.orig_argv[1:])
+        return any(re.fullmatch(r"(-m)?rwkv_np(\.batch|\.chat|\.serve)?", word) for word in sys.orig_argv[1:])
     if re.fullmatch(r"rwkv-np(-script\.pyw?|\.exe)?", os.path.basename(started)):
         return True
     return started.endswith(".py") and os.path.dirname(os.path.realpath(started)) == os.path.realpath(_TOOLS)

@@ -91,8 +91,8 @@ class Reader:
         if words[0] == "evaluate":
             words = [*words, "--limit", "110", "--no-timing"]
         assert words[0] in main.list_commands(None), words
-        if words[0] == "serve":  # would not end
-            main.get_command(None, "serve").make_context("serve", list(words[1:]))
+        if words[0] == "serve" or "--ray" in words:  # would not end, or needs a cluster
+            main.get_command(None, words[0]).make_context(words[0], list(words[1:]))
             return
         self.run_cli(*words, stdin=given or "Hello\n")
 
@@ -116,6 +116,8 @@ class Reader:
         if {"convert", "quantize", "tools/convert.py", "tools/quantize.py"} & set(words[:2]):
             names = [name for name in names if not name.startswith("tools/")]
             names = names[:1] if not words[2].startswith("hf://") else []  # the second one is the destination
+        if words[:2] == ["rwkv-np", "batch"]:
+            names = [name for name in names if name == words[3]]
         return names
 
     def prepare(self, names):
@@ -167,7 +169,7 @@ def asks_what_can_be_asked(reader, words):
     assert msgspec.json.decode(words[2], type=ChatRequest).messages
 
 
-CHECKS = dict.fromkeys(("python", "python3", ".", "pytest", "ruff", "jupyter"), names_what_there_is)
+CHECKS = dict.fromkeys(("python", "python3", ".", "pytest", "ruff", "jupyter", "ray"), names_what_there_is)
 CHECKS |= {"pip": installs_extras_there_are, "cp": copies, "curl": asks_what_can_be_asked}
 
 
@@ -286,7 +288,7 @@ def test_options_and_variables_are_those_that_exist(name):
     options = {option for param in params for option in (*param.opts, *param.secondary_opts)}
     options |= {"--help", "--cpu"}  # the latter from tests/aarch64.py
     variables = {param.envvar for param in params} | {"RWKV_NP_CACHE", "RWKV_NP_KERNELS"}
-    variables |= {"RWKV_NP_COMPLETE", "RWKV_NP_API_KEYS"}  # the former is used by click
+    variables |= {"RWKV_NP_COMPLETE", "RWKV_NP_API_KEYS", "RWKV_NP_CLUSTER_MODEL"}  # the first is used by click
     code = " ".join(inline_code(name))
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= options
     assert set(re.findall(r"RWKV_NP_\w+", code)) <= variables

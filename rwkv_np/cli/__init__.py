@@ -24,7 +24,7 @@ from rwkv_np.environment import check_environment
 from rwkv_np.errors import RwkvError
 from rwkv_np.wrapping import wrapped
 
-_COMMANDS = ("chat", "convert", "evaluate", "get", "info", "inspect", "list", "quantize", "remove", "serve")
+_COMMANDS = ("batch", "chat", "convert", "evaluate", "get", "info", "inspect", "list", "quantize", "remove", "serve")
 
 
 class Command(click.Command):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from rwkv_np import interrupt
 from rwkv_np.cli import Command
 from rwkv_np.cli.config import model_path
+from rwkv_np.cli.extras import need_package
 from rwkv_np.cli.progress import RunningLine
 from rwkv_np.conversion.quantize import TYPES
 
@@ -31,7 +33,7 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | Non
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.argument("models", type=click.Path(), nargs=-1)
-@click.option("--text", type=click.Path(), help="UTF-8 text to predict, ideally unseen in training.")
+@click.option("--text", type=click.Path(), help="UTF-8 text to predict, ideally unseen in training; or a folder.")
 @click.option("--lambada", type=click.Path(), help='JSONL file of {"text": ...}: accuracy on the last word.')
 @click.option("--base", type=click.Path(), help="Baseline model.  [default: the first model]")
 @click.option("--formats", metavar="TYPE,...", callback=_parse_formats, help="Also measure these, made from --from.")
@@ -49,21 +51,27 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | Non
 @click.option("--threads", type=click.IntRange(1), help="[default: the available physical cores]")
 @click.option("--head-epsilon", type=float, help="For RWKV-5 models from before November 2023: 1e-5.")
 @click.option("--overwrite", is_flag=True, help="Overwrite a report in --out.")
+@click.option("--ray", "on_ray", is_flag=True, help="Read a folder of texts on all nodes of a Ray cluster.")
+@click.option("--address", default="auto", help="Address of the cluster; local starts one on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 def command(
     models: tuple[str, ...], base: str | None, formats: list[str], source: str | None, base_file: str | None,
     float32_activations: bool, both_heads: bool, no_timing: bool, head_epsilon: float | None, out: str | None,
-    overwrite: bool, as_json: bool, **conditions: Any,
+    overwrite: bool, as_json: bool, on_ray: bool, address: str, **conditions: Any,
 ) -> None:  # fmt: skip
     """Measure what quantization costs: the quality, memory and speed of MODELS, compared with the first.
 
     MODELS are files, or names of installed models. Ctrl-C stops and shows the results so far; the exit status is then
-    130.
+    130. If --text is a folder, only the perplexity of each text in it is measured, for one model.
 
     \b
     rwkv-np evaluate model-FP16.bin model-Q5_1.bin model-Q4_1.bin --text wiki.txt --out report
     rwkv-np evaluate model-Q4_1.bin --formats Q4_0,Q5_1,Q8_0 --from model-FP16.bin --text wiki.txt
     """
+    if on_ray or conditions["text"] and os.path.isdir(conditions["text"]):
+        others = (base, source, base_file, formats, out, float32_activations, both_heads)
+        _measure_folder(models, any(others), address if on_ray else None, as_json, head_epsilon, conditions)
+        return
     # Imports numba, which --help does not need.
     from rwkv_np.evaluation import Conditions, Session, Variants, folder, make_plan
 
@@ -80,6 +88,31 @@ def command(
     except KeyboardInterrupt:
         _notify("")  # the terminal has printed ^C on the line
     _show(session.report, out, overwrite, as_json)
+
+
+def _measure_folder(
+    models: tuple[str, ...], has_others: bool, address: str | None, as_json: bool, head_epsilon: float | None,
+    conditions: dict[str, Any],
+) -> None:  # fmt: skip
+    """The perplexity of one model on all texts of a folder."""
+    folder = conditions["text"]
+    if not folder or not os.path.isdir(folder):
+        raise click.UsageError("--ray needs --text FOLDER: each node reads some of its texts")
+    if len(models) != 1 or has_others or conditions["lambada"] or conditions["save_base"]:
+        raise click.UsageError(
+            "a folder of texts is read by one model; allowed are --limit, --skip, --window, --tokenizer, --threads, "
+            "--head-epsilon, --ray and --json"
+        )
+    if address is not None:
+        need_package("ray", "ray")
+    from rwkv_np.evaluation.corpus import as_dict, as_table
+    from rwkv_np.evaluation.corpus_run import measure_folder
+
+    path = model_path(models[0])
+    options = conditions | {"head_epsilon": head_epsilon}
+    found = measure_folder(path, folder, options, address, _notify, RunningLine())
+    name = os.path.basename(path)
+    click.echo(json.dumps(as_dict(name, found), ensure_ascii=False) if as_json else as_table(name, found))
 
 
 def _show(report: Report, out: str | None, overwrite: bool, as_json: bool) -> None:

@@ -7,25 +7,17 @@ the queue and while a prompt is read.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import NamedTuple
 
-from rwkv_np.serve.answer_text import AnswerText
+from rwkv_np.serve.asked import Asked
+from rwkv_np.serve.events import AnswerListener, Failed, Read, Written
 from rwkv_np.serve.exchange import Exchange, HangUp
-from rwkv_np.serve.mailbox import AnswerListener, Failed, HungUp, Mailbox, Quiet, Read, Written
-from rwkv_np.serve.request import Request, Ticket
-from rwkv_np.serve.schema import JsonGuide
+from rwkv_np.serve.mailbox import HungUp, Mailbox, Quiet
+from rwkv_np.serve.objects import Usage, usage_of
+from rwkv_np.serve.request import Ticket
 from rwkv_np.serve.service import Service
-
-
-class Asked(NamedTuple):
-    """A prompt for the engine, and objects that build the texts of its answers."""
-
-    request: Request
-    texts: Sequence[AnswerText]
-    guides: Sequence[JsonGuide] = ()
 
 
 class Answering:
@@ -50,11 +42,23 @@ class Answering:
         """Whether more events will come."""
         return self._n_open > 0
 
+    @property
+    def usage(self) -> Usage:
+        """Token counts of a finished request."""
+        return usage_of(self.n_prompt, self.n_written, self.n_cached)
+
+    async def finish(self, take: Callable[[Read | Written], None]) -> None:
+        """Pass all events to `take`. Raises as `next`."""
+        while self.is_open:
+            for event in await self.next():
+                if not isinstance(event, Quiet):
+                    take(event)
+
     async def __aenter__(self) -> Answering:
-        first = 0
+        first, post = 0, partial(self._service.outbox.post, self._mailbox)
         try:
             for each in self._asked:
-                listener = AnswerListener(self._service.outbox, self._mailbox, first, each.texts, each.guides)
+                listener = AnswerListener(post, first, each.texts, each.guides)
                 self._tickets.append(self._service.submit(each.request, listener))
                 first += len(each.texts)
         except Exception:
@@ -111,8 +115,3 @@ class Answering:
             self._mailbox.put(Quiet())
         self._has_spoken = False
         self._timer = asyncio.get_running_loop().call_later(self._service.bounds.ping_seconds, self._tick)
-
-
-def deadline(service: Service) -> float:
-    """The deadline of a request that begins now, on the clock of time.monotonic()."""
-    return time.monotonic() + service.bounds.seconds

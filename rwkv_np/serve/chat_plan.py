@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from functools import cached_property
 
 from rwkv_np.serve.answer_text import AnswerText, Pieces
-from rwkv_np.serve.answering import Asked, deadline
+from rwkv_np.serve.asked import Asked, deadline
 from rwkv_np.serve.bodies import ChatRequest
 from rwkv_np.serve.errors import wrong
-from rwkv_np.serve.exchange import Exchange
+from rwkv_np.serve.keys import Owner
 from rwkv_np.serve.prompt import Prompt, text_of
 from rwkv_np.serve.request import Request
 from rwkv_np.serve.schema import JsonGuide, call_grammar, json_grammar
-from rwkv_np.serve.service import Service
+from rwkv_np.serve.served import ServedModel
 from rwkv_np.serve.settings import sampling, stops
 from rwkv_np.serve.tools import ToolChoice
 from rwkv_np.stop_strings import StopStrings
@@ -24,7 +24,7 @@ _EFFORTS = {"none": "off", "minimal": "off", "low": "short", "medium": "on", "hi
 class ChatPlan:
     """A request that was validated, except for its prompt. Raises ApiError."""
 
-    def __init__(self, service: Service, body: ChatRequest) -> None:
+    def __init__(self, service: ServedModel, body: ChatRequest) -> None:
         self.service, self.body = service, body
         self.tools = ToolChoice(body)
         self.n = body.n or 1
@@ -44,24 +44,26 @@ class ChatPlan:
             raise wrong("continue_final_message", "an answer with a required format cannot continue a message")
         if self.is_guided and body.ignore_eos:
             raise wrong("ignore_eos", "an answer with a required format ends by itself; omit ignore_eos")
-        self.prompt: Prompt
-        self.created = int(time.time())
 
-    def asked(self, exchange: Exchange) -> Asked:
-        """The work for the engine; this encodes the prompt, and compiles the grammar."""
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The prompt; the first use encodes it. Raises ApiError."""
+        goes_on = bool(self.body.continue_final_message)
+        return self.service.prompts.of(self.body.messages, self.think, self.tools, goes_on=goes_on)
+
+    def asked(self, owner: Owner) -> Asked:
+        """The work for the engine; this encodes the prompt, and compiles the grammar. Raises ApiError."""
         service, body = self.service, self.body
-        goes_on = bool(body.continue_final_message)
-        self.prompt = service.prompts.of(body.messages, self.think, self.tools, goes_on=goes_on)
         guides = self._guides()
         template = service.prompts.template
-        ends_early = template.stop and not (goes_on or guides)
+        ends_early = template.stop and not (body.continue_final_message or guides)
         params = sampling(body, service.vocab_size, service.prompts.endings if ends_early else frozenset())
         pieces = Pieces(service.tokenizer.token_bytes, StopStrings((*stops(body), *template.stop)))
         is_priced = bool(body.logprobs)
         request = Request(
             self.prompt.ids, params, self.max_tokens, self.n,
             top=(body.top_logprobs or 0) if is_priced else None, marks=self.prompt.marks,
-            owner=exchange.owner.name, salt=exchange.owner.salt, deadline=deadline(service), guides=guides,
+            owner=owner.name, salt=owner.salt, deadline=deadline(service.bounds), guides=guides,
         )  # fmt: skip
         return Asked(request, [AnswerText(pieces, is_priced=is_priced) for _ in range(self.n)], guides)
 

@@ -17,19 +17,19 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*?)`", re.DOTALL)
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """The body's struct. Raises ApiError."""
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str = "the body") -> T:
+    """The struct of a body, or of what else is named. Raises ApiError."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _explained(str(error)) from None
+        raise _explained(str(error), what) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise wrong(None, f"the body is not valid JSON: {as_line(str(error))}", "invalid_json") from None
+        raise wrong(None, f"{what} is not valid JSON: {as_line(str(error))}", "invalid_json") from None
     except RecursionError:
-        raise wrong(None, "the body is nested too deeply", "invalid_json") from None
+        raise wrong(None, f"{what} is nested too deeply", "invalid_json") from None
 
 
-def _explained(said: str) -> ApiError:
+def _explained(said: str, whole: str) -> ApiError:
     """The message of msgspec, with the path of the field: "messages[0].role"."""
     found = _PLACE.search(said)
     # "[...]" stands for any key of a mapping.
@@ -41,7 +41,7 @@ def _explained(said: str) -> ApiError:
     name = as_line(place, 100)
     if "null`, got" in what and what.startswith("Expected `null`"):
         return wrong(name, f"{name} is not supported by this server; omit it", "unsupported_field")
-    return wrong(name or None, f"{name or 'the body'}: {as_line(what)}", "invalid_value")
+    return wrong(name or None, f"{name or whole}: {as_line(what)}", "invalid_value")
 
 
 def is_deep(value: object, most: int) -> bool:

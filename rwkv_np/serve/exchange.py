@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from rwkv_np.serve.asked import Label
 from rwkv_np.serve.errors import ApiError, Headers
 from rwkv_np.serve.keys import Owner
 
@@ -40,6 +41,11 @@ class Exchange:
         self.status: int | None = None
         self.transport = getattr(getattr(send, "__self__", None), "transport", None)
         self._receive, self._send = receive, send
+
+    @property
+    def label(self) -> Label:
+        """The name and time for the response's object."""
+        return Label(self.id.removeprefix("req_"), int(time.time()))
 
     def header(self, name: bytes) -> str | None:
         """A header of the request; `name` is in lower case."""

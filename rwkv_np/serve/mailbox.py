@@ -8,37 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from rwkv_np.serve.answer_text import AnswerText, Priced
-from rwkv_np.serve.errors import wrong
-from rwkv_np.serve.request import Logprob
-from rwkv_np.serve.schema import JsonGuide
-
-
-class Read(NamedTuple):
-    """A prompt has been read; `first` is the index of its first answer."""
-
-    first: int
-    n_cached: int
-    logprobs: Sequence[Logprob] | None
-
-
-class Written(NamedTuple):
-    """Answer number `answer` continues with `text`. If it ends here, `reason` says why, and after how many tokens."""
-
-    answer: int
-    text: str
-    priced: Sequence[Priced]
-    reason: str | None = None
-    n_tokens: int = 0
-
-
-class Failed(NamedTuple):
-    """There are no more answers."""
-
-    error: Exception
+from rwkv_np.serve.events import EngineEvent, Written
 
 
 class Quiet(NamedTuple):
@@ -49,7 +22,7 @@ class HungUp(NamedTuple):
     """The client has disconnected."""
 
 
-Event = Read | Written | Failed | Quiet | HungUp
+Event = EngineEvent | Quiet | HungUp
 
 
 class Timing(Protocol):
@@ -141,33 +114,3 @@ class Outbox:
 def _deliver(events: list[tuple[Mailbox, Event]], now: float) -> None:
     for mailbox, event in events:
         mailbox.put(event, now)
-
-
-class AnswerListener:
-    """Receives the engine's results for one prompt. Its methods run in the engine's thread."""
-
-    def __init__(
-        self, outbox: Outbox, mailbox: Mailbox, first: int, texts: Sequence[AnswerText], guides: Sequence[JsonGuide]
-    ) -> None:
-        self._outbox, self._mailbox, self._first, self._texts, self._guides = outbox, mailbox, first, texts, guides
-
-    def prompt_read(self, n_cached: int, logprobs: Sequence[Logprob] | None) -> None:
-        self._outbox.post(self._mailbox, Read(self._first, n_cached, logprobs))
-
-    def take(self, index: int, token: int, logprob: Logprob | None) -> str | None:
-        text = self._texts[index]
-        piece = text.push(token, logprob)
-        if piece:
-            self._outbox.post(self._mailbox, Written(self._first + index, piece, text.take_priced()))
-        return "stop" if text.stopped else None
-
-    def end(self, index: int, reason: str) -> None:
-        text = self._texts[index]
-        if self._guides and (problem := self._guides[index].problem):
-            self.fail(wrong(self._guides[index].param, problem, "invalid_schema"))
-            return
-        rest = text.finish()
-        self._outbox.post(self._mailbox, Written(self._first + index, rest, text.take_priced(), reason, text.n_tokens))
-
-    def fail(self, error: Exception) -> None:
-        self._outbox.post(self._mailbox, Failed(error))

@@ -19,12 +19,21 @@ class CachedTokens(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Token counts of all prompts and answers of a request."""
+    """Token counts of all prompts and answers of a request.
+
+    prompt_tokens_details  not in a batch job's answers, since it depends on other requests
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: CachedTokens
+    prompt_tokens_details: CachedTokens | UnsetType = UNSET
+
+
+def usage_of(n_prompt: int, n_written: int, n_cached: int | None = None) -> Usage:
+    """The counts; `n_cached` None: without the details."""
+    details = UNSET if n_cached is None else CachedTokens(n_cached)
+    return Usage(n_prompt, n_written, n_prompt + n_written, details)
 
 
 class TopLogprob(msgspec.Struct):

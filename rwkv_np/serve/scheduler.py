@@ -63,16 +63,17 @@ class Scheduler:
 
     waiting  where other threads put requests
     initial  the state before every prompt; None: the empty one
+    pace     how many prompt tokens a step reads; None: few enough for a server, where answers should flow
     lookup   whether to guess tokens while few answers are generated
     """
 
     def __init__(
         self, model: Model, waiting: Waiting, cache: StateCache, slots: int, observer: Observer | None = None,
-        initial: State | None = None, *, lookup: bool = True,
+        initial: State | None = None, pace: Pace | None = None, *, lookup: bool = True,
     ) -> None:  # fmt: skip
         self._model, self.table = model, Table(model, slots, initial)
         self._guesses = Guesses(model, self.table, is_on=lookup)
-        self.waiting, self.cache, self.pace = waiting, cache, Pace()
+        self.waiting, self.cache, self.pace = waiting, cache, pace or Pace()
         self._observer = observer or Observer()
         self._n_threads: int | None = getattr(model, "n_threads", None)
         self._n_steps = 0

@@ -6,22 +6,14 @@ What can go wrong without the model is found before it is loaded.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from rwkv_np.chat.file_template import template_of
-from rwkv_np.chat.language import Language
-from rwkv_np.chat.opening import NO_OPENING, Opening, read_opening
+from rwkv_np.chat.opening import Opening
 from rwkv_np.chat.opening_cache import cache_key
-from rwkv_np.chat.templates import TEMPLATES, Template
-from rwkv_np.conversion.time_state import load_start_state
+from rwkv_np.chat.templates import Template
 from rwkv_np.errors import InputError
 from rwkv_np.files.fingerprint import fingerprint
-from rwkv_np.kernels import cache
-from rwkv_np.models import Model, load
+from rwkv_np.models import Model
 from rwkv_np.models.base import Progress
 from rwkv_np.serve import server
 from rwkv_np.serve.bounds import Bounds
@@ -29,32 +21,29 @@ from rwkv_np.serve.endpoint import access_log
 from rwkv_np.serve.kept_states import KeptStates, Notify
 from rwkv_np.serve.keys import VARIABLE, read_keys
 from rwkv_np.serve.limits import EngineLimits
+from rwkv_np.serve.loading import Options, chosen_opening, load_all, name_of, print_of, prompts_of, start_state
 from rwkv_np.serve.mailbox import Outbox
 from rwkv_np.serve.metrics import Metrics
-from rwkv_np.serve.prompt import Prompts
 from rwkv_np.serve.server import Server, stats, submitter
 from rwkv_np.serve.service import Service
 from rwkv_np.serve.worker import Worker
-from rwkv_np.tokenizers import Tokenizer, load_tokenizer
+from rwkv_np.tokenizers import Tokenizer
 
 MB = 1_000_000
 BACKLOG = 2048  # connections that may wait to be accepted; uvicorn has the same default
-
-Options = Mapping[str, Any]
-"""The options of `rwkv-np serve`, by their names."""
 
 
 def open_server(path: str, options: Options, notify: Notify, progress: Progress) -> Server:
     """The server, ready to run. Errors that do not depend on the model are found before it is loaded."""
     keys = read_keys(options["api_key_file"])
-    opening = _opening(options)
+    opening = chosen_opening(options)
     listening = server.bind(options["host"], options["port"])
     is_local = server.is_local(listening)
     if not (keys or is_local or options["insecure"]):
         listening.close()
         mend = f"give keys with --api-key-file or {VARIABLE}, or allow it with --insecure"
         raise InputError(f"--host {options['host']}: other computers could use this server without a key; {mend}")
-    model, tokenizer, template = _load(path, options, notify, progress)
+    model, tokenizer, template = load_all(path, options, notify, progress)
     service, worker = _service(path, model, tokenizer, template, opening, options)
     service.keys = keys
     if is_local and not keys:
@@ -72,23 +61,6 @@ def kept_states(path: str, worker: Worker, options: Options, notify: Notify) -> 
     return KeptStates(options["cache_file"], cache_key(origin), worker, notify)
 
 
-def _load(path: str, options: Options, notify: Notify, progress: Progress) -> tuple[Model, Tokenizer, Template]:
-    """The model, its tokenizer and its chat template."""
-    if cache.is_first_run("program"):
-        notify(Language("en").say("compiling"))
-    kept = {"head_q8_0": options["head_q8_0"], "head_epsilon": options["head_epsilon"]}
-    model = load(path, options["threads"], **kept, progress=progress)
-    c = model.config
-    tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=notify)
-    name = options["template"]
-    template = TEMPLATES[name] if name else template_of(path, c.vocab_size, c.architecture, notify)
-    notify(
-        f"{os.path.basename(path)}: {c.record.title}, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
-        f"{os.path.basename(tokenizer.name)} tokenizer, {template.name} template"
-    )
-    return model, tokenizer, template
-
-
 def _service(
     path: str, model: Model, tokenizer: Tokenizer, template: Template, opening: Opening | None, options: Options
 ) -> tuple[Service, Worker]:
@@ -98,40 +70,23 @@ def _service(
         running=options["max_running"], waiting=options["max_waiting"], prompt_tokens=options["max_prompt"],
         cache_bytes=options["cache_mb"] * MB,
     )  # fmt: skip
-    initial = load_start_state(options["state"], model.config) if options["state"] else None
-    worker = Worker(model, limits, outbox.hand_over, figures, initial, lookup=options["lookup"])
+    worker = Worker(model, limits, outbox.hand_over, figures, start_state(model, options), lookup=options["lookup"])
     figures.watch(lambda: stats(worker))
-    if opening is not None:
-        opening.render(template)  # raises if the template cannot express it
-        template = opening.named(template)
     if options["log"]:
         access_log.setLevel("INFO")
     bounds = Bounds(default_tokens=options["max_tokens"], seconds=options["timeout"], answers=options["max_running"])
     bounds = replace(bounds, max_tokens=max(bounds.max_tokens, options["max_tokens"]))
     service = Service(
-        options["name"] or Path(path).stem, f"fp_{fingerprint(path)[:12]}", tokenizer,
-        Prompts(tokenizer, template, opening), submitter(worker), outbox, lambda: worker.is_draining,
-        lambda: worker.is_alive,
+        name_of(path, options), print_of(path), tokenizer, prompts_of(tokenizer, template, opening), submitter(worker),
+        outbox, lambda: worker.is_draining, lambda: worker.is_alive,
         think=options["think"], bounds=bounds, metrics=figures, origins=_origins(options["cors"] or ""),
         is_logged=options["log"],
     )  # fmt: skip
-    service.prompts.endings  # noqa: B018  (computed now: the first request would wait a tenth of a second for it)
     return service, worker
 
 
 def _origins(said: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in said.split(",") if part.strip())
-
-
-def _opening(options: Options) -> Opening | None:
-    """The requested opening; None: the template's own."""
-    if options["system"]:
-        return Opening(text=options["system"])
-    if options["state"] and not options["opening"]:
-        return NO_OPENING  # the state replaces an opening dialogue
-    if options["opening"]:
-        return NO_OPENING if options["opening"] == "none" else read_opening(options["opening"])
-    return None
 
 
 def _address(url: str, name: str, has_keys: bool) -> str:

@@ -12,8 +12,9 @@ import msgspec
 
 from rwkv_np.serve.answering import Answering
 from rwkv_np.serve.errors import as_api_error, log_failure
+from rwkv_np.serve.events import Read, Written
 from rwkv_np.serve.exchange import Exchange, HangUp
-from rwkv_np.serve.mailbox import Quiet, Read, Written
+from rwkv_np.serve.mailbox import Quiet
 
 _TYPE = b"text/event-stream; charset=utf-8"
 # Proxies buffer a stream until its end unless these headers forbid it: nginx obeys the second.

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
 from rwkv_np.errors import InputError
 from rwkv_np.serve.answer_text import AnswerText, Pieces, Priced
-from rwkv_np.serve.answering import Asked, deadline
+from rwkv_np.serve.asked import Asked, deadline
 from rwkv_np.serve.bodies import CompletionRequest
 from rwkv_np.serve.errors import wrong
-from rwkv_np.serve.exchange import Exchange
-from rwkv_np.serve.mailbox import Read
+from rwkv_np.serve.events import Read
+from rwkv_np.serve.keys import Owner
 from rwkv_np.serve.request import Request
-from rwkv_np.serve.service import Service
+from rwkv_np.serve.served import ServedModel
 from rwkv_np.serve.settings import END, sampling, stops
 from rwkv_np.stop_strings import StopStrings
 
@@ -25,7 +25,7 @@ DEFAULT_TOKENS = 16  # OpenAI's
 class TextPlan:
     """A validated request. Raises ApiError."""
 
-    def __init__(self, service: Service, body: CompletionRequest) -> None:
+    def __init__(self, service: ServedModel, body: CompletionRequest) -> None:
         self.service, self.body = service, body
         self.n = body.n or 1
         self.n_made = max(self.n, body.best_of or 0)
@@ -43,18 +43,20 @@ class TextPlan:
             most = service.bounds.answers
             raise wrong("n", f"{len(given)} prompts of {self.n_made} answers each; expected at most {most} answers")
         self._given = given
-        self.prompts: list[list[int]] = []
-        self.created = int(time.time())
 
     @property
     def n_answers(self) -> int:
         """The number of answers to all prompts together."""
         return len(self._given) * self.n_made
 
-    def asked(self, exchange: Exchange) -> list[Asked]:
-        """The work for the engine; this encodes the prompts."""
-        self.prompts = [self._ids(each) for each in self._given]
-        return [self._asked(ids, exchange) for ids in self.prompts]
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        """The ids of each prompt; the first use encodes them. Raises ApiError."""
+        return [self._ids(each) for each in self._given]
+
+    def asked(self, owner: Owner) -> list[Asked]:
+        """The work for the engine; this encodes the prompts. Raises ApiError."""
+        return [self._asked(ids, owner) for ids in self.prompts]
 
     def _ids(self, given: str | Sequence[int]) -> list[int]:
         if not isinstance(given, str):
@@ -65,7 +67,7 @@ class TextPlan:
         except InputError as error:
             raise wrong("prompt", str(error)) from error
 
-    def _asked(self, ids: list[int], exchange: Exchange) -> Asked:
+    def _asked(self, ids: list[int], owner: Owner) -> Asked:
         body, service = self.body, self.service
         if outside := [token for token in ids if token >= service.vocab_size]:
             raise wrong("prompt", f"token id {outside[0]}; this model's ids are 0 to {service.vocab_size - 1}")
@@ -74,7 +76,7 @@ class TextPlan:
         request = Request(
             np.array(ids, np.int64), sampling(body, service.vocab_size), self.max_tokens, self.n_made,
             top=(body.logprobs or 0) if needs_price else None, echo=bool(body.echo) and self.is_priced,
-            marks=(len(ids),), owner=exchange.owner.name, salt=exchange.owner.salt, deadline=deadline(service),
+            marks=(len(ids),), owner=owner.name, salt=owner.salt, deadline=deadline(service.bounds),
         )  # fmt: skip
         n_before = len(service.tokenizer.decode(ids)) if body.echo else 0
         texts = [AnswerText(pieces, is_priced=needs_price, n_before=n_before) for _ in range(self.n_made)]

@@ -17,6 +17,7 @@ from rwkv_np.models.state import State
 from rwkv_np.sampler import Sampler, choose_each
 from rwkv_np.sampling import SamplingParams
 from rwkv_np.serve.limits import EngineLimits
+from rwkv_np.serve.pace import Pace
 from rwkv_np.serve.request import Draining, Listener, Refused, Request
 from rwkv_np.serve.scheduler import Observer, Scheduler
 from rwkv_np.serve.states import StateCache
@@ -30,6 +31,7 @@ class Worker:
 
     on_step  called in the worker's thread, once after each step in which listeners were called
     initial  the state before every prompt; None: the empty state
+    pace     as in Scheduler
     lookup   whether to guess tokens while few answers are generated
     """
 
@@ -40,6 +42,7 @@ class Worker:
         on_step: Callable[[], None] = lambda: None,
         observer: Observer | None = None,
         initial: State | None = None,
+        pace: Pace | None = None,
         *,
         lookup: bool = True,
     ) -> None:
@@ -47,7 +50,7 @@ class Worker:
         self.waiting = Waiting(self.limits.waiting, self.limits.waiting_tokens)
         self.cache = StateCache(self.limits.cache_bytes)
         self.scheduler = Scheduler(
-            model, self.waiting, self.cache, self.limits.running, observer, initial, lookup=lookup
+            model, self.waiting, self.cache, self.limits.running, observer, initial, pace, lookup=lookup
         )
         self._on_step = on_step
         self._has_work = threading.Event()
