@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("same")
 NEEDS = {
     "torch": (
         "checkpoint", "compat", "convert", "docs", "evaluation_definitions", "hugging_face", "output", "quantize",
-        "train_demo", "v5", "v6", "v7",
+        "train_demo", "v5", "v6", "v7", "wkv_backward",
     ),
     "babel": ("train_demo",),
     "chatterbot_corpus": ("train_demo",),

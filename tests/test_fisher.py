@@ -1,0 +1,149 @@
+"""Fisher weights: the layers on a tape against the NumPy graphs, and their gradients against finite differences.
+
+Finite differences are computed in float64: a number is added to one output of a matrix at one token, and the loss
+must change as the gradient says.
+"""
+
+import numpy as np
+import pytest
+from conftest import random_parameters, write_model
+from rwkv_np.kernels import equations
+
+import rwkv_np
+from rwkv_np.calibration import fisher
+from rwkv_np.calibration.blocks import LAYERS, Block
+from rwkv_np.calibration.tape import Tape
+from rwkv_np.errors import InputError
+from rwkv_np.files.format import read_model_file
+from rwkv_np.models.registry import ARCHITECTURES
+
+TINY = dict(n_layer=2, n_embd=8, dim_ffn=12, vocab_size=11)
+SIZES = {"v4": {}}
+WINDOWS = [np.array([3, 1, 4, 1, 5, 9], np.int32), np.array([2, 6], np.int32), np.array([5], np.int32)]
+STEP = 1e-4
+
+
+class Nudged(Block):
+    """A layer with numbers that are added to the outputs of matrices, by their names."""
+
+    nudges = {}
+
+    def linear(self, name, x):
+        z = super().linear(name, x)
+        return z + self.nudges[name] if name in self.nudges else z
+
+
+class Graph:
+    """A random model in a file, and its graph on tapes without steps, in float64."""
+
+    def __init__(self, version, folder, seed=0):
+        arrays = random_parameters(np.random.default_rng(seed), architecture=version, **TINY, **SIZES[version])
+        self.path = write_model(folder / "model.bin", arrays)
+        self.parameters = read_model_file(self.path).parameters
+        self.n_head = ARCHITECTURES[version].sizes({name: x.shape for name, x in arrays.items()}).n_head
+        self.layer, self.arrays = LAYERS[version], {name: x.astype(np.float64) for name, x in arrays.items()}
+        self.blocks = [self._block(f"blocks.{i}.") for i in range(TINY["n_layer"])]
+
+    def _block(self, prefix):
+        arrays = {name.removeprefix(prefix): x for name, x in self.arrays.items() if name.startswith(prefix)}
+        return Nudged(arrays, self.n_head, equations.HEAD_EPSILON)
+
+    def logits(self, ids):
+        norms = {name: [self.arrays[f"{name}.{part}"] for part in ("weight", "bias")] for name in
+                 ("blocks.0.ln0", "ln_out")}  # fmt: skip
+        values = [Tape(is_recording=False).value(equations.layer_norm(self.arrays["emb.weight"][ids],
+                                                                      *norms["blocks.0.ln0"]))]  # fmt: skip
+        for block in self.blocks:
+            values = self.layer(block, values)
+        return equations.layer_norm(values[0].array, *norms["ln_out"]) @ self.arrays["head.weight"].T
+
+    def logs(self, ids):
+        """The logarithm of each token's softmax, (T, V)."""
+        logits = self.logits(ids)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+    def slopes(self, ids, labels, layer, name, n_out, token):
+        """How fast the loss of the labels grows with each output of that matrix at that token."""
+        found = np.zeros((n_out, 2))
+        for i in range(n_out):
+            for side in range(2):
+                nudge = np.zeros((len(ids), n_out))
+                nudge[token, i] = (STEP, -STEP)[side]
+                self.blocks[layer].nudges = {name: nudge}
+                found[i, side] = -self.logs(ids)[np.arange(len(ids)), labels].sum()
+        self.blocks[layer].nudges = {}
+        return (found[:, 0] - found[:, 1]) / (2 * STEP)
+
+
+@pytest.fixture(params=SIZES)
+def graph(request, tmp_path):
+    return Graph(request.param, tmp_path)
+
+
+def test_the_layers_are_those_of_the_numpy_graph(graph):
+    expected, _ = rwkv_np.load(graph.path, engine="numpy").forward(WINDOWS[0], full_output=True)
+    np.testing.assert_allclose(graph.logits(WINDOWS[0]), expected, atol=2e-5)
+
+
+def test_every_matrix_has_the_mean_square_of_its_gradient_at_each_token(graph):
+    found = fisher.sensitivities(graph.parameters, WINDOWS, np.random.default_rng(1))
+    chances, ids = np.random.default_rng(1), WINDOWS[0]
+    labels = fisher.draw(np.exp(graph.logs(ids)), chances.random(len(ids)))
+    tokens = (0, 4)
+    for name, s in found.items():
+        _, layer, suffix = name.split(".", 2)
+        suffix, n_out = suffix.removesuffix(".weight"), graph.arrays[name].shape[0]
+        slopes = [graph.slopes(ids, labels, int(layer), suffix, n_out, token) for token in tokens]
+        expected = [np.square(x).mean() for x in slopes]
+        np.testing.assert_allclose(s[list(tokens)], expected, rtol=1e-3, atol=1e-7, err_msg=name)
+        assert max(expected) > 1e-6, f"{name}: nothing was compared"
+
+
+def test_there_are_weights_for_what_a_quantizer_converts(graph):
+    record = ARCHITECTURES[rwkv_np.load(graph.path, engine="numpy").config.architecture]
+    found = fisher.sensitivities(graph.parameters, WINDOWS, np.random.default_rng(1))
+    assert list(found) == [name for name, p in graph.parameters.items() if record.is_quantizable(name, p.shape)]
+    assert {(x.shape, x.dtype) for x in found.values()} == {((9,), np.dtype(np.float32))}
+
+
+def test_windows_do_not_depend_on_their_company(graph):
+    """Whatever is read together, in however many threads; labels are drawn window by window."""
+    together = fisher.sensitivities(graph.parameters, WINDOWS, np.random.default_rng(1), threads=2)
+    rng = np.random.default_rng(1)
+    alone = [fisher.sensitivities(graph.parameters, [window], rng, threads=1) for window in WINDOWS]
+    one_by_one = fisher.sensitivities(graph.parameters, WINDOWS, np.random.default_rng(1), threads=1, memory=1)
+    for name, s in together.items():
+        np.testing.assert_allclose(s, np.concatenate([each[name] for each in alone]), rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(s, one_by_one[name], rtol=1e-4, atol=1e-9)
+
+
+def test_labels_are_drawn_with_their_probabilities():
+    p = np.array([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])
+    chances = (np.arange(400) + 0.5) / 400
+    counts = np.bincount(fisher.draw(p.repeat(400, axis=0), chances), minlength=6)
+    assert counts.tolist() == [0, 100, 0, 200, 100, 0]
+    edges = fisher.draw(p.repeat(2, axis=0), np.array([0.0, np.nextafter(1.0, 0.0)]))
+    assert edges.tolist() == [1, 4]
+
+
+def test_progress_ends_at_its_total(graph):
+    seen = []
+    fisher.sensitivities(
+        graph.parameters, WINDOWS, np.random.default_rng(1), lambda *step: seen.append(step), threads=1, memory=1
+    )
+    assert [done for _, done, _ in seen] == list(range(1, seen[0][2] + 1))
+    assert {what for what, _, _ in seen} == {"Fisher weights"}
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"), [([], "windows is empty"), ([[1, 11]], "ids from 1 to 11"), ([[-1]], "ids from -1 to -1")]
+)
+def test_unusable_windows_are_errors(graph, windows, expected):
+    with pytest.raises(InputError, match=expected):
+        fisher.sensitivities(graph.parameters, windows, np.random.default_rng(1))
+
+
+def test_parameters_of_something_else_are_an_error(graph):
+    with pytest.raises(InputError, match="unknown version"):
+        names = ("emb.weight", "head.weight")
+        fisher.sensitivities({name: graph.parameters[name] for name in names}, WINDOWS, np.random.default_rng(1))
