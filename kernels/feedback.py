@@ -117,7 +117,11 @@ def _refit(g, q, h, h1, c, zero, d, m, n, signed, hq, change, halves):
             s[lane] += gradient[lane]
     for lane in range(LANES):
         if zero < 0:
-            det, least, by = a[lane] * c - b[lane] * b[lane], np.float32(1e-6) * a[lane] * c, s[lane] * b[lane] - p[lane] * c
+            det, least, by = (
+                a[lane] * c - b[lane] * b[lane],
+                np.float32(1e-6) * a[lane] * c,
+                s[lane] * b[lane] - p[lane] * c,
+            )
         else:
             det, least, by = a[lane], np.float32(0), -p[lane]
         is_solvable[lane] = det > least

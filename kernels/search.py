@@ -13,9 +13,10 @@ weight counts in proportion to `share` (32,), which is the same for all blocks o
 from __future__ import annotations
 
 import numpy as np
+from rwkv_np.kernels.blocks import pack
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.encode import BLOCK_SIZE, LANES
-from rwkv_np.kernels.floats import narrow, widen
+from rwkv_np.kernels.floats import count_not_finite, narrow, sum_of_squares, widen
 from rwkv_np.kernels.formats import Format
 
 N_ENDS = 7  # per end of the range; 49 pairs, and the range itself
@@ -214,7 +215,11 @@ def _symmetric_round(tile, share, d, inverse, zero, top, sums, best, best_d):
 @_jit
 def search_symmetric(x, share, bits, d_out, m_out):
     """As `search_symmetric_reference`, into d_out and m_out (n,)."""
-    tile, top, zero = np.zeros((BLOCK_SIZE, LANES), np.float32), np.float32((1 << bits) - 1), np.float32(1 << (bits - 1))
+    tile, top, zero = (
+        np.zeros((BLOCK_SIZE, LANES), np.float32),
+        np.float32((1 << bits) - 1),
+        np.float32(1 << (bits - 1)),
+    )
     largest, d, inverse = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     best, best_d = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     sums, halves = np.empty((4, LANES), np.float32), np.empty(LANES, np.uint16)
@@ -252,3 +257,14 @@ def search(format: Format, x: np.ndarray, share: np.ndarray) -> tuple[np.ndarray
     kernel = search_affine if format.layout.has_min else search_symmetric
     kernel(x, share, format.layout.bits, d, m)
     return d, m
+
+
+def encode_searched(format: Format, x: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """As `encode.encode`, with scales that are searched: x (n_blocks, 32) float32, every weight counts the same."""
+    turned = np.ascontiguousarray(x.T)
+    d, m = search(format, turned, np.ones(BLOCK_SIZE, np.float32))
+    q = _nearest(turned - m, d, np.float32(2**format.layout.bits - 1)).astype(np.uint8)
+    with np.errstate(over="ignore"):
+        found = pack(format.block, np.ascontiguousarray(q.T), d, m)
+    difference = (format.decode(found) - x).reshape(-1)
+    return found, sum_of_squares(difference), count_not_finite(difference)

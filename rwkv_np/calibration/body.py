@@ -7,7 +7,7 @@ go to a store (`unfinished.py`), so an interrupted run continues where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -20,7 +20,6 @@ from rwkv_np.calibration.layers import HALVES, Hidden, Layer, Matrix
 from rwkv_np.files.format import ModelFile
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.files.quants import DataType
-from rwkv_np.kernels.formats import Format
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.layers import Embedding, LayerNorm
 
@@ -31,7 +30,7 @@ TOGETHER = 8  # windows whose inputs are collected before they are added to H
 class Store(Protocol):
     """Where finished matrices are."""
 
-    def load(self, name: str) -> Parameter | None:
+    def load(self, name: str, shape: tuple[int, ...], data_type: DataType) -> Parameter | None:
         """The finished matrix, if there is one."""
 
     def save(self, name: str, shape: tuple[int, ...], data_type: DataType, blocks: np.ndarray) -> Parameter:
@@ -39,7 +38,7 @@ class Store(Protocol):
 
 
 class Encoded(NamedTuple):
-    """A finished matrix; `loss` as `losses.py` explains, None if it is from an earlier run."""
+    """A finished matrix; its loss tr(E H E^T), None if it is from an earlier run."""
 
     name: str
     parameter: Parameter
@@ -62,6 +61,7 @@ class Body:
         sensitivities: Mapping[str, np.ndarray], threads: int, part: int,
     ) -> None:  # fmt: skip
         self._parameters, self._config, self._threads, self._part = file.parameters, config, threads, part
+        self._means = {name: float(s.mean()) for name, s in sensitivities.items()}
         self._weights = {name: token_weights(s) for name, s in sensitivities.items()}
         self._graph = config.record.graph(config, file.parameters)
         self._starts = np.cumsum([0, *map(len, windows)])
@@ -84,6 +84,28 @@ class Body:
                 self._each(lambda j: layer.add(half, self._hidden[j]), range(len(self._hidden)))
         return results
 
+    def losses(self, types: Sequence[DataType], names: Collection[str], progress: Progress) -> dict[str, list[float]]:
+        """The KL divergence that each of those matrices is expected to add in each of the types, all others exact."""
+        total = sum(self._parameters[name].n_weights for name in names)
+        found: dict[str, list[float]] = {}
+        for i in range(self._config.n_layer):
+            layer = Layer(self._config, self._parameters, self._graph, i)
+            for half in range(len(HALVES)):
+                for matrix, hessian in self.hessians(layer, half, layer.of_half(half, names)):
+                    found[matrix.name] = self._losses(matrix, hessian, types)
+                    progress(matrix.name, sum(self._parameters[name].n_weights for name in found), total)
+                self._each(lambda j: layer.add(half, self._hidden[j]), range(len(self._hidden)))
+        return found
+
+    def _losses(self, matrix: Matrix, hessian: Hessian, types: Sequence[DataType]) -> list[float]:
+        searched = [t.format for t in types if t.name in FORMATS]
+        sums = dict(zip((f.name for f in searched), gptq.losses(searched, matrix.weight, hessian, self._threads)))
+        for t in types:
+            if t.name not in FORMATS:
+                sums[t.name] = hessian.loss(_decoded(t, matrix.weight) - matrix.weight)
+        # Half of the second derivative, which `fisher.py` estimates.
+        return [0.5 * self._means[matrix.name] * sums[t.name] for t in types]
+
     def _stage(
         self, layer: Layer, half: int, stage: list[Matrix], types: Mapping[str, DataType], store: Store
     ) -> list[Encoded]:
@@ -91,7 +113,7 @@ class Body:
         for matrix in stage:
             if matrix.name not in types:
                 continue
-            found = store.load(matrix.name)
+            found = store.load(matrix.name, matrix.weight.shape, types[matrix.name])
             if found is None and types[matrix.name].format.name not in FORMATS:
                 found = store.save(matrix.name, matrix.weight.shape, *_plain(types[matrix.name], matrix.weight))
             if found is None:
@@ -131,6 +153,5 @@ def _plain(data_type: DataType, weight: np.ndarray) -> tuple[DataType, np.ndarra
     return data_type, encode(weight.reshape(len(weight), -1, data_type.format.block_size))
 
 
-def is_searched(format: Format) -> bool:
-    """Whether matrices of that format gain from calibration."""
-    return format.name in FORMATS
+def _decoded(data_type: DataType, weight: np.ndarray) -> np.ndarray:
+    return data_type.format.decode(_plain(data_type, weight)[1]).reshape(weight.shape)

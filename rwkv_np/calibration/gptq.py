@@ -8,7 +8,7 @@ given all others. Rows are independent: each thread takes some, and the large pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -33,35 +33,46 @@ class Encoded(NamedTuple):
 
 def encode(format: Format, weight: np.ndarray, hessian: Hessian, threads: int, n_sweeps: int = N_SWEEPS) -> Encoded:
     """weight (rows, columns) float32 in blocks of Q4_0, Q4_1, Q5_0 or Q5_1."""
-    parts = [
-        _encode_part(format, np.ascontiguousarray(weight[:, columns]), sums, threads, n_sweeps)
-        for columns, sums in hessian.parts
-    ]
+    parts = [_Problem(sums).encode(format, weight[:, columns], threads, n_sweeps) for columns, sums in hessian.parts]
     return Encoded(np.concatenate([part.blocks for part in parts], axis=1), sum(part.loss for part in parts))
 
 
-def _encode_part(format: Format, weight: np.ndarray, sums: np.ndarray, threads: int, n_sweeps: int) -> Encoded:
-    places = order(np.diagonal(sums))
-    h = damped(sums[np.ix_(places, places)])
-    u = inverse_factor(h).astype(np.float32)
-    task = _Task(format, h.astype(np.float32), u, n_sweeps)
-    del h
-    columns = np.argsort(places)
+def losses(formats: Sequence[Format], weight: np.ndarray, hessian: Hessian, threads: int) -> list[float]:
+    """The loss in each of those formats, without sweeps: enough to compare matrices and formats."""
+    found = np.zeros(len(formats))
+    for columns, sums in hessian.parts:
+        problem = _Problem(sums)
+        found += [problem.encode(format, weight[:, columns], threads, 0).loss for format in formats]
+    return found.tolist()
 
-    def job(rows: slice) -> tuple[np.ndarray, float]:
-        w = np.ascontiguousarray(weight[rows].T[places])
-        solution = task.solve(w)
-        # Back from the order of rounding to that of the file.
-        q = solution.q[columns].T.reshape(w.shape[1], -1, BLOCK)
-        block_of = places[::BLOCK] // BLOCK
-        d, m = np.empty_like(solution.d), np.empty_like(solution.m)
-        d[block_of], m[block_of] = solution.d, solution.m
-        blocks = pack(format.block, q, d.T, m.T)
-        _check(format, blocks, solution, places)
-        return blocks, solution.loss
 
-    found = list(_on_threads(job, len(weight), threads))
-    return Encoded(np.concatenate([blocks for blocks, _ in found]), sum(loss for _, loss in found))
+class _Problem:
+    """H and U of some columns (n, n) float32, in the order of rounding: `places` (n,)."""
+
+    def __init__(self, sums: np.ndarray) -> None:
+        self.places = order(np.diagonal(sums))
+        h = damped(sums[np.ix_(self.places, self.places)])
+        self.u = inverse_factor(h).astype(np.float32)
+        self.h = h.astype(np.float32)
+
+    def encode(self, format: Format, weight: np.ndarray, threads: int, n_sweeps: int) -> Encoded:
+        """weight (rows, n) float32."""
+        task = _Task(format, self.h, self.u, n_sweeps)
+        back, block_of = np.argsort(self.places), self.places[::BLOCK] // BLOCK
+
+        def job(rows: slice) -> tuple[np.ndarray, float]:
+            w = np.ascontiguousarray(weight[rows].T[self.places])
+            solution = task.solve(w)
+            # Back from the order of rounding to that of the file.
+            q = np.ascontiguousarray(solution.q[back].T).reshape(w.shape[1], -1, BLOCK)
+            d, m = np.empty_like(solution.d), np.empty_like(solution.m)
+            d[block_of], m[block_of] = solution.d, solution.m
+            blocks = pack(format.block, q, d.T, m.T)
+            _check(format, blocks, solution, self.places)
+            return blocks, solution.loss
+
+        found = list(_on_threads(job, len(weight), threads))
+        return Encoded(np.concatenate([blocks for blocks, _ in found]), sum(loss for _, loss in found))
 
 
 def _on_threads(job: Callable[[slice], tuple[np.ndarray, float]], n_rows: int, threads: int) -> Iterable:
@@ -142,7 +153,9 @@ class _Task:
                 these, b = slice(at, at + BLOCK), at // BLOCK
                 change = changes[at - start : at - start + BLOCK]
                 corner = np.ascontiguousarray(self.h[these, these])
-                refine_block(gradient[these], corner, self.zero, self.top, found.q[these], found.d[b], found.m[b], change)
+                refine_block(
+                    gradient[these], corner, self.zero, self.top, found.q[these], found.d[b], found.m[b], change
+                )
                 gradient[start:end] += self.h[start:end, these] @ change
             gradient[:start] += self.h[:start, start:end] @ changes
             gradient[end:] += self.h[end:, start:end] @ changes

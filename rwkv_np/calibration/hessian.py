@@ -28,7 +28,8 @@ class Hessian:
     """Collects H of one matrix with `n_in` columns, in parts of at most `part` columns."""
 
     def __init__(self, n_in: int, part: int) -> None:
-        step = min(n_in, max(BLOCK, part // BLOCK * BLOCK))
+        n_parts = -(-n_in // max(BLOCK, part))
+        step = -(-n_in // (n_parts * BLOCK)) * BLOCK
         starts = range(0, n_in, step)
         self.parts = [
             Part(slice(s, min(s + step, n_in)), np.zeros((min(step, n_in - s),) * 2, np.float32)) for s in starts
@@ -40,6 +41,10 @@ class Hessian:
         for columns, sums in self.parts:
             some = scaled[:, columns]
             sums += some.T @ some  # NumPy computes only half of a product with the array's own transpose
+
+    def loss(self, error: np.ndarray) -> float:
+        """tr(E H E^T) for errors (rows, n_in) of the weights."""
+        return sum(float(np.vdot(error[:, c] @ sums, error[:, c])) for c, sums in self.parts)
 
 
 def token_weights(sensitivity: np.ndarray) -> np.ndarray:
@@ -79,7 +84,7 @@ def inverse_factor(h: np.ndarray) -> np.ndarray:
 
 
 def _inverse_upper(f: np.ndarray) -> np.ndarray:
-    """The inverse of an upper triangular matrix, by halves: NumPy has only the one of a full matrix, 6 times the work."""
+    """The inverse of an upper triangular matrix, by halves: NumPy has only that of a full one, 6 times the work."""
     n = len(f)
     if n <= 64:
         return np.triu(np.linalg.inv(f))

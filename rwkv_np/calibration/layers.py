@@ -76,6 +76,10 @@ class Layer:
         """All of them by name."""
         return {name: matrix for half in self._matrices for name, matrix in half.items()}
 
+    def of_half(self, half: int, names: Collection[str]) -> list[Matrix]:
+        """Those of the named matrices that a half has."""
+        return [matrix for name, matrix in self._matrices[half].items() if name in names]
+
     def run(self, half: int, hidden: Hidden) -> np.ndarray:
         """What a half (0 time mix, 1 channel mix) adds to x of a window that starts from the empty state."""
         shift, wkv = self._state()
