@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -25,6 +25,9 @@ from rwkv_np.models.layers import Embedding, LayerNorm
 
 FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1")  # with integers and scales of their own; Q8_0 gains nothing
 TOGETHER = 8  # windows whose inputs are collected before they are added to H
+
+
+_T = TypeVar("_T")
 
 
 class Store(Protocol):
@@ -141,7 +144,7 @@ class Body:
                 hessian.add(x, self._weights[name][tokens] / np.float32(self._starts[-1]))
         return [(matrix, found[matrix.name]) for matrix in matrices]
 
-    def _each(self, job: Callable, windows: range) -> list:
+    def _each(self, job: Callable[[int], _T], windows: range) -> list[_T]:
         """`job` of each window, on all threads."""
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self._threads) as pool:
             return list(pool.map(job, windows))

@@ -100,7 +100,10 @@ def calibrate(
     }  # fmt: skip
     store = Unfinished(destination, settings)
     sensitivities = store.arrays("sensitivities", lambda: run.sensitivities(windows.calibration, seed, max_memory))
-    body = lambda: Body(file, run.config, windows.calibration, sensitivities, run.threads, _columns(max_memory))  # noqa: E731
+
+    def body() -> Body:
+        return Body(file, run.config, windows.calibration, sensitivities, run.threads, _columns(max_memory))
+
     chosen: list[Chosen] = []
     if n_bytes is not None:
         losses = store.arrays("losses", lambda: run.losses(body(), types))

@@ -24,6 +24,10 @@ RUN = 256  # columns whose errors reach the later ones in one product: fewer pas
 ROWS = 1024  # at most, in a thread's turn: what it works on stays near 100 MB
 
 
+_Done = tuple[np.ndarray, float]
+"""The blocks of some rows, and their loss."""
+
+
 class Encoded(NamedTuple):
     """A matrix as blocks (rows, blocks in a row), and its loss tr(E H E^T)."""
 
@@ -60,7 +64,7 @@ class _Problem:
         task = _Task(format, self.h, self.u, n_sweeps)
         back, block_of = np.argsort(self.places), self.places[::BLOCK] // BLOCK
 
-        def job(rows: slice) -> tuple[np.ndarray, float]:
+        def job(rows: slice) -> _Done:
             w = np.ascontiguousarray(weight[rows].T[self.places])
             solution = task.solve(w)
             # Back from the order of rounding to that of the file.
@@ -75,7 +79,7 @@ class _Problem:
         return Encoded(np.concatenate([blocks for blocks, _ in found]), sum(loss for _, loss in found))
 
 
-def _on_threads(job: Callable[[slice], tuple[np.ndarray, float]], n_rows: int, threads: int) -> Iterable:
+def _on_threads(job: Callable[[slice], _Done], n_rows: int, threads: int) -> Iterable[_Done]:
     """The results of `job` for all rows, in order. Each thread has its own products, so BLAS starts no more threads."""
     step = min(ROWS, max(BLOCK, -(-n_rows // threads)))
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:

@@ -9,7 +9,7 @@ The models are compared layer by layer, with float32 activations, so only one la
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ class PlainlyRounded(Mapping[str, Parameter]):
         found = self._parameters[name]
         return rounded(found, self._types[name]) if name in self._types else found
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._parameters)
 
     def __len__(self) -> int:
