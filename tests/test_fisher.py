@@ -18,7 +18,13 @@ from rwkv_np.files.format import read_model_file
 from rwkv_np.models.registry import ARCHITECTURES
 
 TINY = dict(n_layer=2, n_embd=8, dim_ffn=12, vocab_size=11)
-SIZES = {"v4": {}}
+SIZES = {
+    "v4": {},
+    "v5.1": dict(head_size=4),
+    "v5.2": dict(head_size=4),
+    "v6": dict(head_size=4, ranks=(3, 5)),
+    "v7": dict(head_size=4, ranks=(3, 2, 4, 5)),
+}
 WINDOWS = [np.array([3, 1, 4, 1, 5, 9], np.int32), np.array([2, 6], np.int32), np.array([5], np.int32)]
 STEP = 1e-4
 
@@ -82,21 +88,21 @@ def graph(request, tmp_path):
 
 def test_the_layers_are_those_of_the_numpy_graph(graph):
     expected, _ = rwkv_np.load(graph.path, engine="numpy").forward(WINDOWS[0], full_output=True)
-    np.testing.assert_allclose(graph.logits(WINDOWS[0]), expected, atol=2e-5)
+    np.testing.assert_allclose(graph.logits(WINDOWS[0]), expected, atol=2e-4)
 
 
 def test_every_matrix_has_the_mean_square_of_its_gradient_at_each_token(graph):
     found = fisher.sensitivities(graph.parameters, WINDOWS, np.random.default_rng(1))
     chances, ids = np.random.default_rng(1), WINDOWS[0]
     labels = fisher.draw(np.exp(graph.logs(ids)), chances.random(len(ids)))
-    tokens = (0, 4)
+    tokens = (1, 3)
     for name, s in found.items():
         _, layer, suffix = name.split(".", 2)
         suffix, n_out = suffix.removesuffix(".weight"), graph.arrays[name].shape[0]
         slopes = [graph.slopes(ids, labels, int(layer), suffix, n_out, token) for token in tokens]
         expected = [np.square(x).mean() for x in slopes]
-        np.testing.assert_allclose(s[list(tokens)], expected, rtol=1e-3, atol=1e-7, err_msg=name)
-        assert max(expected) > 1e-6, f"{name}: nothing was compared"
+        np.testing.assert_allclose(s[list(tokens)], expected, rtol=2e-3, atol=1e-10, err_msg=name)
+        assert max(expected) > 1e-9, f"{name}: nothing was compared"
 
 
 def test_there_are_weights_for_what_a_quantizer_converts(graph):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rwkv_np.kernels import equations, wkv4_backward
+from rwkv_np.kernels import equations, wkv4_backward, wkv5_backward, wkv7_backward
 
 Backward = Callable[[np.ndarray], None]
 """Takes the gradient with respect to a result and adds to those of the inputs."""
@@ -71,6 +71,24 @@ class Value:
             other.add(g)
 
         return self.tape.value(self.array + other.array, back)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def reshape(self, *shape: int) -> Value:
+        """The same numbers in another shape."""
+        return self.tape.value(self.array.reshape(shape), lambda g: self.add(g.reshape(self.shape)))
+
+    def columns(self, part: slice) -> Value:
+        """Some columns of (T, C)."""
+
+        def back(g: np.ndarray) -> None:
+            whole = np.zeros_like(self.array)
+            whole[:, part] = g
+            self.add(whole)
+
+        return self.tape.value(self.array[:, part], back)
 
     def __mul__(self, other: Value | np.ndarray) -> Value:
         if isinstance(other, np.ndarray):
@@ -160,10 +178,57 @@ def sigmoid(x: Value) -> Value:
     return x.tape.value(y, lambda g: x.add(g * y * (1 - y)))
 
 
+def silu(x: Value) -> Value:
+    """`equations.silu`."""
+    return x * sigmoid(x)
+
+
+def tanh(x: Value) -> Value:
+    """The hyperbolic tangent."""
+    y = np.tanh(x.array)
+    return x.tape.value(y, lambda g: x.add(g * (1 - y * y)))
+
+
+def decay6(x: Value) -> Value:
+    """RWKV-6's decay of a token, exp(-exp(x))."""
+    rate = np.exp(np.minimum(x.array, 80))  # where the decay is 0 in any case; 0 times inf is not a number
+    y = np.exp(-rate)
+    return x.tape.value(y, lambda g: x.add(g * -(rate * y)))
+
+
+def decay7(x: Value) -> Value:
+    """`equations.decay7`."""
+    factor, share = x.array.dtype.type(-0.606531), equations.sigmoid(x.array)
+    y = np.exp(factor * share)
+    return x.tape.value(y, lambda g: x.add(g * y * (factor * share * (1 - share))))
+
+
 def squared_relu(x: Value) -> Value:
     """`equations.squared_relu`."""
     positive = np.maximum(x.array, 0)
     return x.tape.value(np.square(positive), lambda g: x.add(g * (2 * positive)))
+
+
+def unit_length(x: Value) -> Value:
+    """`equations.unit_length`, (T, H, N)."""
+    length = np.sqrt(np.square(x.array).sum(axis=-1, keepdims=True))
+    scale = 1 / np.maximum(length, x.array.dtype.type(1e-12))
+    y = x.array * scale
+    return x.tape.value(y, lambda g: x.add(scale * (g - (g * y).sum(axis=-1, keepdims=True) * y)))
+
+
+def bonus7(r: Value, k: Value, v: Value, r_k: np.ndarray) -> Value:
+    """(The sum of r k r_k over a head) v: RWKV-7's bonus for a token's own v; (T, H, N), r_k (H, N)."""
+    weighed = k.array * r_k
+    share = (r.array * weighed).sum(axis=-1, keepdims=True)
+
+    def back(g: np.ndarray) -> None:
+        to_share = (g * v.array).sum(axis=-1, keepdims=True)
+        r.add(to_share * weighed)
+        k.add(to_share * (r.array * r_k))
+        v.add(g * share)
+
+    return r.tape.value(share * v.array, back)
 
 
 # --- recurrences -----------------------------------------------------------------------------------
@@ -179,3 +244,30 @@ def wkv4(k: Value, v: Value, w: np.ndarray, u: np.ndarray) -> Value:
         v.add(gv)
 
     return k.tape.value(out, back)
+
+
+def wkv5(r: Value, k: Value, v: Value, w: Value | np.ndarray, u: np.ndarray) -> Value:
+    """`equations.wkv5` from an empty state; w is a value (T, H, N) in RWKV-6."""
+    decay = w if isinstance(w, np.ndarray) else w.array
+    out, kept = wkv5_backward.forward(r.array, k.array, v.array, decay, u)
+
+    def back(g: np.ndarray) -> None:
+        gradients = wkv5_backward.backward(r.array, k.array, v.array, decay, u, kept, g)
+        for value, gradient in zip((r, k, v, w), gradients):
+            if isinstance(value, Value):
+                value.add(gradient)
+
+    return r.tape.value(out, back)
+
+
+def wkv7(r: Value, w: Value, k: Value, v: Value, kk: Value, a: Value) -> Value:
+    """`equations.wkv7` from an empty state."""
+    inputs = (r, w, k, v, kk, a)
+    arrays = [x.array for x in inputs]
+    out, kept = wkv7_backward.forward(*arrays)
+
+    def back(g: np.ndarray) -> None:
+        for value, gradient in zip(inputs, wkv7_backward.backward(*arrays, kept, g)):
+            value.add(gradient)
+
+    return r.tape.value(out, back)
