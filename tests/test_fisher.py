@@ -4,17 +4,24 @@ Finite differences are computed in float64: a number is added to one output of a
 must change as the gradient says.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from conftest import random_parameters, write_model
 from rwkv_np.kernels import equations
 
 import rwkv_np
+from rwkv_np import demo
 from rwkv_np.calibration import fisher
 from rwkv_np.calibration.blocks import LAYERS, Block
 from rwkv_np.calibration.tape import Tape
 from rwkv_np.errors import InputError
 from rwkv_np.files.format import read_model_file
+from rwkv_np.files.opened import InMemory
+from rwkv_np.files.parameter import Parameter
+from rwkv_np.files.quants import by_name
+from rwkv_np.models import model_config
 from rwkv_np.models.registry import ARCHITECTURES
 
 TINY = dict(n_layer=2, n_embd=8, dim_ffn=12, vocab_size=11)
@@ -153,3 +160,67 @@ def test_parameters_of_something_else_are_an_error(graph):
     with pytest.raises(InputError, match="unknown version"):
         names = ("emb.weight", "head.weight")
         fisher.sensitivities({name: graph.parameters[name] for name in names}, WINDOWS, np.random.default_rng(1))
+
+
+# --- on a trained model --------------------------------------------------------------------------------
+
+
+class Listening(Block):
+    """A layer that remembers what each matrix read."""
+
+    def __init__(self, arrays):
+        super().__init__(arrays, 0, 0.0)
+        self.read = {}
+
+    def linear(self, name, x):
+        self.read[f"{name}.weight"] = x.array
+        return super().linear(name, x)
+
+
+def with_matrix(file, name, weights):
+    """The parameters of a file with another matrix."""
+    stored = InMemory(np.ascontiguousarray(weights, np.float32).view(np.uint8).reshape(-1))
+    return file.parameters | {name: Parameter(name, weights.shape, by_name("FP32"), stored)}
+
+
+def logs_of(config, parameters, windows):
+    graph = config.record.graph(config, parameters)
+    logits = np.concatenate([graph.forward(ids, full_output=True)[0] for ids in windows]).astype(np.float64)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def inputs(file, windows, layer, name):
+    """What that matrix of a layer of RWKV-4 reads, (tokens of all windows, n_in)."""
+    embedded, found = fisher._Model(file.parameters, 0.0), []
+    with ThreadPoolExecutor(1) as pool:
+        blocks = [Listening(embedded.block(i, pool).arrays) for i in range(layer + 1)]
+    for ids in windows:
+        values = [Tape(is_recording=False).value(x) for x in embedded.embedded(ids)]
+        for block in blocks:
+            values = LAYERS["v4"](block, values)
+        found.append(blocks[layer].read[name])
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize(("layer", "name"), [(3, "ffn.value.weight"), (1, "att.receptance.weight")])
+def test_fisher_weights_predict_what_rounding_costs_a_trained_model(layer, name):
+    """Half of s_t times the squared error of the output, against the KL divergence from the exact model.
+
+    With the same weight for all tokens the costs of these two matrices are in a wrong order: what the first one reads
+    is large at tokens where an error of its output changes little.
+    """
+    file = read_model_file(demo.MODEL)
+    config = model_config(file)
+    text = demo.HELD_OUT.read_text(encoding="utf-8").split("<|endoftext|>")
+    tokenizer = rwkv_np.load_tokenizer(demo.TOKENIZER, config.vocab_size)
+    windows = [np.array(ids[:256]) for ids in map(tokenizer.encode, text[:200:10])]
+    full = f"blocks.{layer}.{name}"
+    s = fisher.sensitivities(file.parameters, windows, np.random.default_rng(0))[full]
+    weights, q4_0 = file.parameters[full].array(), by_name("Q4_0").format
+    rounded = q4_0.decode(q4_0.encode(weights.reshape(len(weights), -1, 32))).reshape(weights.shape)
+    exact, ours = (logs_of(config, p, windows) for p in (file.parameters, with_matrix(file, full, rounded)))
+    divergence = (np.exp(exact) * (exact - ours)).sum(axis=1).mean()
+    errors = np.square(inputs(file, windows, layer, name) @ (rounded - weights).T).sum(axis=1)
+    assert 0.5 * (s * errors).mean() == pytest.approx(divergence, rel=0.4)
+    if layer == 3:
+        assert 0.5 * s.mean() * errors.mean() > 3 * divergence
