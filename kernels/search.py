@@ -50,7 +50,7 @@ def search_affine_reference(x, share, bits):
          high - np.float32(step_of(bits) * (j - 0.5)) * (high - low))
         for i in range(N_ENDS) for j in range(N_ENDS)
     ]  # fmt: skip
-    best = np.full(x.shape[1], np.inf, np.float32), np.zeros_like(low), np.zeros_like(low)
+    best = tuple(np.full((3, x.shape[1]), np.inf, np.float32))
     w, sw = share[:, None], share.sum()
     for start, end in starts:
         d, m = half((end - start) / top), half(start)
@@ -68,7 +68,7 @@ def search_symmetric_reference(x, share, bits):
     """Q4_0 and Q5_0: the scale d of x ~ (q - 2^(bits - 1)) d, of either sign; m is -2^(bits - 1) d."""
     zero, top = np.float32(2 ** (bits - 1)), np.float32(2**bits - 1)
     largest, w = np.abs(x).max(axis=0), share[:, None]
-    best = np.full(x.shape[1], np.inf, np.float32), np.zeros_like(largest), np.zeros_like(largest)
+    best = tuple(np.full((3, x.shape[1]), np.inf, np.float32))
     for sign in (-1, 1):
         for i in range(N_SCALES):
             d = half(largest * np.float32(sign * (LEAST_SCALE + SCALE_STEP * i)) / zero)
@@ -168,7 +168,8 @@ def search_affine(x, share, bits, d_out, m_out):
                 low[lane] = value if value < low[lane] else low[lane]
                 high[lane] = value if value > high[lane] else high[lane]
                 sx[lane] += share[i] * value
-        best[:], best_d[:], best_m[:] = np.float32(np.inf), np.float32(0), np.float32(0)
+        # They stay infinite where every error is: the weights are too large for float16.
+        best[:], best_d[:], best_m[:] = np.float32(np.inf), np.float32(np.inf), np.float32(np.inf)
         for start in range(N_ENDS * N_ENDS + 1):
             cut_low, cut_high = np.float32(0), np.float32(0)
             if start:
@@ -231,7 +232,7 @@ def search_symmetric(x, share, bits, d_out, m_out):
             for lane in range(LANES):
                 size = np.abs(tile[i, lane])
                 largest[lane] = size if size > largest[lane] else largest[lane]
-        best[:], best_d[:] = np.float32(np.inf), np.float32(0)
+        best[:], best_d[:] = np.float32(np.inf), np.float32(np.inf)
         for start in range(2 * N_SCALES):
             scale = np.float32((LEAST_SCALE + SCALE_STEP * (start % N_SCALES)) * (1 if start >= N_SCALES else -1))
             for lane in range(LANES):
@@ -263,8 +264,8 @@ def encode_searched(format: Format, x: np.ndarray) -> tuple[np.ndarray, float, i
     """As `encode.encode`, with scales that are searched: x (n_blocks, 32) float32, every weight counts the same."""
     turned = np.ascontiguousarray(x.T)
     d, m = search(format, turned, np.ones(BLOCK_SIZE, np.float32))
-    q = _nearest(turned - m, d, np.float32(2**format.layout.bits - 1)).astype(np.uint8)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # too large numbers are counted below
+        q = _nearest(turned - m, d, np.float32(2**format.layout.bits - 1)).astype(np.uint8)
         found = pack(format.block, np.ascontiguousarray(q.T), d, m)
-    difference = (format.decode(found) - x).reshape(-1)
+        difference = (format.decode(found) - x).reshape(-1)
     return found, sum_of_squares(difference), count_not_finite(difference)

@@ -7,6 +7,7 @@ plain rounding, on text that was kept back and on what the new model writes.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import math
 from collections import Counter
@@ -106,7 +107,8 @@ def calibrate(
 
     chosen: list[Chosen] = []
     if n_bytes is not None:
-        losses = store.arrays("losses", lambda: run.losses(body(), types))
+        names = _open_names(types, keep)
+        losses = store.arrays("losses", lambda: run.losses(body(), names))
         chosen = _mixture(file, types, losses, n_bytes)
         keep = [*keep, *((one.name, one.choice.data_type) for one in chosen), *_ends(file, keep)]
         data_type = Counter(one.choice.data_type for one in chosen).most_common(1)[0][0]
@@ -143,9 +145,8 @@ class _Run:
             head_epsilon=self.config.head_epsilon, threads=self.threads, memory=max_memory // 4,
         )  # fmt: skip
 
-    def losses(self, body: Body, types: Mapping[str, DataType]) -> dict[str, np.ndarray]:
-        """The loss of each matrix in each of the types that a mixture may have."""
-        names = [name for name in types if name not in mixture.ENDS]
+    def losses(self, body: Body, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The loss of each of those matrices in each of the types that a mixture may have."""
         found = body.losses(
             mixable(), names, lambda name, done, total: self.progress(f"the loss of {name}", done, total)
         )
@@ -184,6 +185,18 @@ def _types(
             f"no matrix would be {', '.join(SEARCHED[:-1])} or {SEARCHED[-1]}: calibration changes no other"
         )
     return types
+
+
+def _open_names(types: Mapping[str, DataType], keep: Sequence[tuple[str, str]]) -> list[str]:
+    """The matrices whose type nobody has said. Raises InputError: there are none."""
+    patterns = [pattern for pattern, _ in keep]
+    names = [
+        name for name in types
+        if name not in mixture.ENDS and not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]  # fmt: skip
+    if not names:
+        raise InputError("--keep says the type of every matrix, so there is nothing to choose; leave out --size")
+    return names
 
 
 def _ends(file: ModelFile, keep: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ from rwkv_np.models.base import Run
 from rwkv_np.models.config import ModelConfig
 from rwkv_np.models.layers import Embedding, LayerNorm, Linear
 
-N_OWN, OWN_TOKENS = 16, 256  # sequences that the model writes, and their tokens
+N_OWN, OWN_TOKENS = 32, 256  # sequences that the model writes, and their tokens
 AT_ONCE = 128  # tokens whose logits are compared together
 
 
@@ -41,7 +41,8 @@ class Compared(NamedTuple):
 
     @property
     def is_better(self) -> bool:
-        return self.calibrated < self.plain
+        """Whether calibration gained more than a standard error."""
+        return self.calibrated + self.error < self.plain
 
     def __str__(self) -> str:
         change = 100 * (self.calibrated / self.plain - 1) if self.plain else 0.0
@@ -60,9 +61,14 @@ def compare(
     windows = [ids.astype(np.int64) for ids in windows]
     last = _read(file, config, sources, windows, threads)
     found = [_divergences(sources, [hidden[j] for hidden in last], ids) for j, ids in enumerate(windows)]
-    plain, ours = (np.array([pair[k].mean() for pair in found]) for k in range(2))
-    error = float((ours - plain).std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else float("inf")
-    return Compared(text, float(plain.mean()), float(ours.mean()), error)
+    plain, ours = (np.concatenate([pair[k] for pair in found]) for k in range(2))
+    return Compared(text, float(plain.mean()), float(ours.mean()), _error([pair[1] - pair[0] for pair in found]))
+
+
+def _error(differences: list[np.ndarray]) -> float:
+    """One standard error of their mean: from the windows, as neighbours are not independent, if there are some."""
+    x = np.array([part.mean() for part in differences]) if len(differences) >= 4 else np.concatenate(differences)
+    return float(x.std(ddof=1) / np.sqrt(len(x)))
 
 
 class PlainlyRounded(Mapping[str, Parameter]):
