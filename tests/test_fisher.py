@@ -89,6 +89,10 @@ def graph(request, tmp_path):
     return Graph(request.param, tmp_path)
 
 
+def test_every_version_has_a_layer_and_is_tested():
+    assert LAYERS.keys() == ARCHITECTURES.keys() == SIZES.keys()
+
+
 def test_the_layers_are_those_of_the_numpy_graph(graph):
     expected, _ = rwkv_np.load(graph.path, engine="numpy").forward(WINDOWS[0], full_output=True)
     np.testing.assert_allclose(graph.logits(WINDOWS[0]), expected, atol=2e-4)
