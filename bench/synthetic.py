@@ -13,6 +13,7 @@ llama.cpp's quantizer chooses, and a GGUF file is written from it.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import sys
@@ -116,9 +117,12 @@ def write_synthetic(path: Path | str, shape: str, type_name: str, version: int =
     return Path(path)
 
 
-def synthetic_model(shape: str, type_name: str, seed: int = 0) -> tuple[ModelConfig, dict[str, Parameter]]:
-    """A model of that shape in memory; thin matrices are FP16, and the head of a quantized one Q6_K."""
-    record, of = ARCHITECTURES[architecture(shape)], sizes(shape)
+def synthetic_model(
+    shape: str, type_name: str, seed: int = 0, *, n_layer: int | None = None, n_vocab: int | None = None
+) -> tuple[ModelConfig, dict[str, Parameter]]:
+    """A model of that shape in memory, or some of its layers; thin matrices are FP16, a quantized one's head Q6_K."""
+    record, of = ARCHITECTURES[architecture(shape)], sizes(shape, n_vocab)
+    of = dataclasses.replace(of, n_layer=n_layer or of.n_layer)
     types = {data_type.name: data_type for data_type in GGML_TYPES.values()}
     rng, parameters = np.random.default_rng(seed), {}
     for name, _, size, is_vector, *_ in record.plan(record.checkpoint_shapes(of)):

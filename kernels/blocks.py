@@ -131,6 +131,12 @@ def _blocks(dtype: np.dtype, **fields: np.ndarray) -> np.ndarray:
     return blocks
 
 
+def pack(block: np.dtype, q: np.ndarray, d: np.ndarray, m: np.ndarray) -> np.ndarray:
+    """Blocks of Q4_0, Q4_1, Q5_0 or Q5_1 from integers q (..., 32) uint8, and d and m (...) with float16 values."""
+    fields = {"d": d, "m": m, "qh": _pack_fifth_bits(q), "qs": _pack_halves(q)}
+    return _blocks(block, **{name: fields[name] for name in block.names or ()})
+
+
 def _quiet(encode: Encoder) -> Encoder:
     """Scales that overflow or vanish are part of the format, so NumPy should not warn about them."""
 

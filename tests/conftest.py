@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("same")
 NEEDS = {
     "torch": (
         "checkpoint", "compat", "convert", "cut", "docs", "evaluation_definitions", "hugging_face", "lookup", "output",
-        "quantize", "train_demo", "train_prose", "v5", "v6", "v7",
+        "quantize", "train_demo", "train_prose", "v5", "v6", "v7", "wkv_backward",
     ),
     "babel": ("train_demo",),
     "chatterbot_corpus": ("train_demo",),

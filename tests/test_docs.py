@@ -91,7 +91,8 @@ class Reader:
         if words[0] == "evaluate":
             words = [*words, "--limit", "110", "--no-timing"]
         assert words[0] in main.list_commands(None), words
-        if words[0] == "serve" or "--ray" in words:  # would not end, or needs a cluster
+        # They would not end, need a cluster, or take minutes even for a small model.
+        if words[0] == "serve" or "--ray" in words or "--calibrate" in words:
             main.get_command(None, words[0]).make_context(words[0], list(words[1:]))
             return
         self.run_cli(*words, stdin=given or "Hello\n")

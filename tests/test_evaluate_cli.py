@@ -68,6 +68,26 @@ def test_every_version_is_measured_and_compared(run_cli, words, tmp_path, versio
     assert kl == pytest.approx(rows["Q8_0"]["kl"]["value"], rel=0.01, abs=1e-6)
 
 
+def test_encoders_are_compared_in_one_report(run_cli, words, model_fp16, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "chats.txt").write_text("\n\n".join("".join(map(chr, rng.integers(33, 127, 300))) for _ in range(120)))
+    out = run_cli("evaluate", model_fp16, "--formats", "Q4_1,Q8_0", "--encoders", "plain, search,calibrated",
+                  "--calibrate", tmp_path / "chats.txt", "--text", words, "--no-timing", "--json").stdout  # fmt: skip
+    rows = {row["name"]: row for row in json.loads(out)["rows"]}
+    assert list(rows) == ["FP16", "Q4_1", "Q4_1, search", "Q4_1, calibrated", "Q8_0"]
+    assert len({rows[name]["cost"]["n_bytes"] for name in rows if name.startswith("Q4_1")}) == 1
+    assert len({rows[name]["quality"]["kl"]["value"] for name in rows if name.startswith("Q4_1")}) == 3
+
+
+@pytest.mark.parametrize(
+    "encoders, expected",
+    [("best", "unknown encoder best; expected any of plain, search"), ("calibrated", "needs a text")],
+)
+def test_encoders_that_cannot_be_run(run_cli, words, model_fp16, encoders, expected):
+    options = ["--formats", "Q4_1", "--encoders", encoders, "--text", words]
+    assert expected in run_cli("evaluate", model_fp16, *options, code=1).stderr
+
+
 def test_last_words_are_two_columns(run_cli, model_fp16, lambada):
     out = run_cli("evaluate", model_fp16, "--lambada", lambada, "--no-timing").stdout
     head = re.split("  +", out.splitlines()[0])

@@ -130,3 +130,13 @@ def test_what_is_not_known_is_not_drawn(tmp_path):
     names = {path.name for path in plots.draw(report(timed=False), tmp_path)}
     assert names == {"quality-bits.png", "kl-position.png", "report.png"}
     assert plots.draw(Report("FP16", {}, [row("FP16")]), tmp_path) == []
+
+
+def test_the_frontier_has_what_nothing_smaller_is_better_than():
+    points = [(5.0, 3.0), (4.0, 9.0), (6.0, 4.0), (8.0, 1.0), (5.0, 2.5), (4.5, 9.5)]
+    assert plots.frontier(points) == [(4.0, 9.0), (5.0, 2.5), (8.0, 1.0)]
+
+
+def test_the_frontier_is_drawn_through_the_best_models():
+    (line,) = [line for line in axes_of("quality-bits").lines if line.get_label() == "frontier"]
+    assert list(zip(*line.get_data())) == sorted((BITS[name], kl) for name, kl in LOSSES.items())

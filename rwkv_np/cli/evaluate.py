@@ -37,6 +37,12 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | Non
 @click.option("--lambada", type=click.Path(), help='JSONL file of {"text": ...}: accuracy on the last word.')
 @click.option("--base", type=click.Path(), help="Baseline model.  [default: the first model]")
 @click.option("--formats", metavar="TYPE,...", callback=_parse_formats, help="Also measure these, made from --from.")
+@click.option(
+    "--encoders", metavar="NAME,...", default="plain", help="How --formats are made: plain, search, calibrated."
+)
+@click.option(
+    "--calibrate", "calibration", type=click.Path(), metavar="TEXT", help="The text of the calibrated ones. Not --text."
+)
 @click.option("--from", "source", type=click.Path(), help="FP16 or FP32 file to quantize; also the default baseline.")
 @click.option("--out", type=click.Path(), help="Folder for report.json, report.md and plots.")
 @click.option("--limit", type=click.IntRange(1), help="Read at most this many tokens, and passages.")
@@ -56,8 +62,9 @@ def _parse_formats(ctx: click.Context, option: click.Parameter, value: str | Non
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 def command(
     models: tuple[str, ...], base: str | None, formats: list[str], source: str | None, base_file: str | None,
-    float32_activations: bool, both_heads: bool, no_timing: bool, head_epsilon: float | None, out: str | None,
-    overwrite: bool, as_json: bool, on_ray: bool, address: str, **conditions: Any,
+    encoders: str, calibration: str | None, float32_activations: bool, both_heads: bool, no_timing: bool,
+    head_epsilon: float | None, out: str | None, overwrite: bool, as_json: bool, on_ray: bool, address: str,
+    **conditions: Any,
 ) -> None:  # fmt: skip
     """Measure what quantization costs: the quality, memory and speed of MODELS, compared with the first.
 
@@ -67,13 +74,14 @@ def command(
     \b
     rwkv-np evaluate model-FP16.bin model-Q5_1.bin model-Q4_1.bin --text wiki.txt --out report
     rwkv-np evaluate model-Q4_1.bin --formats Q4_0,Q5_1,Q8_0 --from model-FP16.bin --text wiki.txt
+    rwkv-np evaluate model-FP16.bin --formats Q4_1 --encoders plain,search,calibrated --calibrate a.txt --text b.txt
     """
     if on_ray or conditions["text"] and os.path.isdir(conditions["text"]):
         others = (base, source, base_file, formats, out, float32_activations, both_heads)
         _measure_folder(models, any(others), address if on_ray else None, as_json, head_epsilon, conditions)
         return
     # Imports numba, which --help does not need.
-    from rwkv_np.evaluation import Conditions, Session, Variants, folder, make_plan
+    from rwkv_np.evaluation import Conditions, Encoding, Session, Variants, folder, make_plan
 
     if out:
         folder.prepare(out, overwrite)
@@ -81,6 +89,7 @@ def command(
     plan = make_plan(
         [model_path(model) for model in models], base=base, source=source, formats=formats, base_file=base_file,
         variants=Variants(float32_activations, both_heads), head_epsilon=head_epsilon,
+        encoding=Encoding([name.strip() for name in encoders.split(",") if name.strip()], calibration),
     )  # fmt: skip
     session = Session(plan, Conditions(**conditions, is_timed=not no_timing), notify=_notify)
     try:

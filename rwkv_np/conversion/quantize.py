@@ -1,8 +1,9 @@
-"""Quantize a model file: the same bytes as rwkv.cpp's quantizer, computed on all cores.
+"""Quantize a model file: the same bytes as rwkv.cpp's quantizer, computed on all cores, or better scales on request.
 
 First the new type of every parameter is decided, so that a mistake in a pattern is found before the work
 starts. Then worker threads encode one chunk of rows each, while the main thread writes finished chunks in
-order: only a few chunks are in memory at a time. `kernels/encode.py` does the arithmetic.
+order: only a few chunks are in memory at a time. `kernels/encode.py` does the arithmetic, `kernels/search.py` that
+of a search; matrices that `rwkv_np/calibration/` has encoded are copied.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import math
 import os
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -42,6 +43,7 @@ MAX_THREADS = 16  # by default: the writing thread cannot keep up with more, and
 NUMBERS = {"2": "Q4_0", "3": "Q4_1", "4": "Q4_1_O"}
 TYPES = tuple(t.name for t in DATA_TYPES if t.format.is_quantized and (101 in t.versions or t.name == "Q4_1_O"))
 NEVER_UNASKED = ("emb.weight", "head.weight")  # as in rwkv.cpp
+SEARCHED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1")  # types of version 101 whose scales can be searched, or calibrated
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,13 @@ class Quantized:
 
 @dataclass(frozen=True)
 class _Item:
+    """A parameter and its type in the new file. `finished` is the matrix in that type, if someone else encoded it."""
+
     parameter: Parameter
     data_type: DataType
     note: str = ""
+    is_searched: bool = False
+    finished: Parameter | None = None
 
     @property
     def is_copied(self) -> bool:
@@ -85,6 +91,8 @@ def quantize(
     data_type: str,
     *,
     keep: Iterable[tuple[str, str]] = (),
+    search: bool = False,
+    finished: Mapping[str, Parameter] | None = None,
     overwrite: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -93,6 +101,8 @@ def quantize(
 
     data_type  one of TYPES, or the numbers 2, 3, 4 of April 2023; Q4_1_O makes a version 100 file
     keep       (pattern, type): parameters whose names match get that type; the last match counts
+    search     search better scales than rwkv.cpp's for the types in SEARCHED: other bytes in the same layout
+    finished   matrices that are already encoded in their types, by name
     threads    of the encoder; by default the number of cores, up to MAX_THREADS
     Raises     FormatError: already quantized, or values that cannot be quantized; InputError: an
                unknown type, a pattern that matches nothing; OutputError
@@ -103,10 +113,17 @@ def quantize(
         threads = arguments.whole_number("threads", threads, 1)
     keep = [_checked_pair(pair) for pair in arguments.one_of("keep", keep, Iterable, "pairs of pattern and type")]
     check_destination(destination, source, overwrite)
+    search = arguments.switch("search", search)
     file = read_model(source)
-    name = NUMBERS.get(data_type, data_type) if isinstance(data_type, str) else arguments.shown(data_type)
-    version = 100 if name == "Q4_1_O" else 101
+    name, version = _name_and_version(data_type)
+    if version == 100 and (search or finished):
+        raise InputError(NOT_IN_V100)
     items = _plan(file, _type(name, version), [(pattern, _type(t, version)) for pattern, t in keep])
+    items = [
+        replace(item, is_searched=search and item.data_type.name in SEARCHED,
+                finished=(finished or {}).get(item.parameter.name))
+        for item in items
+    ]  # fmt: skip
     n_bytes = HEADER_BYTES + sum(item.n_bytes for item in items)
     check_destination(destination, source, overwrite, n_bytes)
     h = file.header
@@ -116,6 +133,27 @@ def quantize(
 
 
 # --- which parameter gets which type ---------------------------------------------------------------
+
+NOT_IN_V100 = (
+    "Q4_1_O is only written as rwkv.cpp did in April 2023: its blocks have as many bits as those of Q5_1, which is "
+    "more exact when its scales are chosen well. Take Q5_1"
+)
+
+
+def planned_types(file: ModelFile, data_type: str, keep: Iterable[tuple[str, str]] = ()) -> dict[str, DataType]:
+    """The types that `quantize` would give the matrices of an opened source file: of those that change, by name.
+
+    Raises  as `quantize` does
+    """
+    name, version = _name_and_version(data_type)
+    items = _plan(file, _type(name, version), [(pattern, _type(t, version)) for pattern, t in keep])
+    return {item.parameter.name: item.data_type for item in items if not item.is_copied}
+
+
+def _name_and_version(data_type: object) -> tuple[str, int]:
+    """The type's name, and the version of a file of that type."""
+    name = NUMBERS.get(data_type, data_type) if isinstance(data_type, str) else arguments.shown(data_type)
+    return name, 100 if name == "Q4_1_O" else 101
 
 
 def _checked_pair(pair: object) -> tuple[str, str]:
@@ -269,7 +307,14 @@ def _encode(path: str, item: _Item, rows: slice) -> _Chunk:
     if item.is_copied:
         return _Chunk(blocks.view(np.uint8), 0.0, 0.0)
     wanted = item.data_type.format
-    data, error, n_overflows = kernels.encode(wanted, x.reshape(-1, wanted.block_size))
+    if item.finished:
+        data = item.finished.blocks(rows).reshape(-1)
+        return _Chunk(data, floats.sum_of_squares((wanted.decode(data).reshape(-1) - x)), floats.sum_of_squares(x))
+    if item.is_searched:
+        from rwkv_np.kernels.search import encode_searched as encode
+    else:
+        encode = kernels.encode
+    data, error, n_overflows = encode(wanted, x.reshape(-1, wanted.block_size))
     if n_overflows:
         raise FormatError(
             path,

@@ -10,9 +10,9 @@ decides what is measured together, `session` and `evaluation` do it; `report` co
 `tables`, `plots` and `folder` show them.
 """
 
-from rwkv_np.evaluation.plan import Variants, make_plan
+from rwkv_np.evaluation.plan import Encoding, Variants, make_plan
 from rwkv_np.evaluation.report import Report
 from rwkv_np.evaluation.session import Conditions, Session, evaluate
 from rwkv_np.evaluation.tables import markdown, terminal
 
-__all__ = ["Conditions", "Report", "Session", "Variants", "evaluate", "make_plan", "markdown", "terminal"]
+__all__ = ["Conditions", "Encoding", "Report", "Session", "Variants", "evaluate", "make_plan", "markdown", "terminal"]

@@ -44,13 +44,25 @@ def draw(report: Report, folder: PathLike) -> list[Path]:
 
 
 def quality_against_bits(axes: Axes, report: Report) -> Callable[[], None]:
-    """Mean KL divergence over bits per weight; rings mark float32 activations."""
+    """Mean KL divergence over bits per weight, and the best of each size; rings mark float32 activations."""
     rows = [row for row in _measured(report) if row.variant_of is None or row.has_float32_activations]
-    labels, lines = _points(axes, report, rows, [row.cost.bits_per_weight if row.cost else 0.0 for row in rows])
+    bits = [row.cost.bits_per_weight if row.cost else 0.0 for row in rows]
+    labels, lines = _points(axes, report, rows, bits)
+    models = [(x, _kl(row).value) for x, row in zip(bits, rows) if row.variant_of is None]
+    axes.plot(*zip(*frontier(models)), color="#999999", linewidth=1, zorder=0, label="frontier")
     axes.set_xlabel("bits per weight, of the whole file")
     has_rings = any(row.has_float32_activations for row in rows)
     _title(axes, "Quality against size", report, "; rings: float32 activations" if has_rings else "")
     return lambda: label_points(axes, labels, lines)
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (size, loss) to which no other one is better in both, by size."""
+    found: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not found or y < found[-1][1]:
+            found.append((x, y))
+    return found
 
 
 def quality_against_speed(axes: Axes, report: Report) -> Callable[[], None]:

@@ -1,0 +1,88 @@
+"""What an interrupted calibration has finished: a folder beside the new file, with one file for each matrix.
+
+Calibrating a 7B model takes hours. Every matrix is written when it is ready, completely or not at all, so a second
+start with the same settings goes on. With other settings, or another source, the folder is emptied first.
+The folder is deleted when the new file is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rwkv_np.errors import FormatError, PathLike
+from rwkv_np.files.opened import Extent, OpenedFile
+from rwkv_np.files.output import new_file
+from rwkv_np.files.parameter import Parameter
+from rwkv_np.files.quants import DataType
+
+METHOD = 1  # changes when an encoder changes: files of an earlier one are not continued
+_SETTINGS = "settings.json"
+
+
+class Unfinished:
+    """The folder for the new file `destination`. `is_continued`: it has results of an earlier run."""
+
+    def __init__(self, destination: PathLike, settings: Mapping[str, Any]) -> None:
+        self.folder = Path(f"{os.fspath(destination)}.unfinished")
+        wanted = json.dumps({"method": METHOD, **settings}, sort_keys=True)
+        self.is_continued = self._text() == wanted
+        if not self.is_continued:
+            self.remove()
+            self.folder.mkdir()
+            with new_file(self.folder / _SETTINGS) as file:
+                file.write(wanted.encode())
+
+    def load(self, name: str, shape: tuple[int, ...], data_type: DataType) -> Parameter | None:
+        """The finished matrix; None if there is none."""
+        path = self._path(name, data_type)
+        n_bytes = data_type.format.n_bytes(int(np.prod(shape)))
+        if not path.is_file() or path.stat().st_size != n_bytes:
+            return None
+        return Parameter(name, shape, data_type, Extent(OpenedFile(path, FormatError), 0, n_bytes))
+
+    def save(self, name: str, shape: tuple[int, ...], data_type: DataType, blocks: np.ndarray) -> Parameter:
+        """Keep a finished matrix, and return it."""
+        with new_file(self._path(name, data_type), overwrite=True) as file:
+            file.write(np.ascontiguousarray(blocks).view(np.uint8).data)
+        found = self.load(name, shape, data_type)
+        assert found is not None
+        return found
+
+    def arrays(self, name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Arrays by name that an earlier run kept under `name`, or those of `make`, which are then kept."""
+        path = self.folder / f"{name}.npz"
+        if not path.is_file():
+            with new_file(path) as file:
+                np.savez(file, **make())  # type: ignore[arg-type]
+        with np.load(path) as kept:
+            return dict(kept)
+
+    def remove(self) -> None:
+        """Delete the folder, if it is there."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, name: str, data_type: DataType) -> Path:
+        return self.folder / f"{name}.{data_type.name}"
+
+    def _text(self) -> str | None:
+        try:
+            return (self.folder / _SETTINGS).read_text(encoding="utf-8")
+        except OSError:
+            return None
+
+
+def fingerprint(path: PathLike) -> str:
+    """A hash of a file's size, time of change, and first bytes: whether it is the same file as before."""
+    found, status = hashlib.sha256(), os.stat(path)
+    found.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    with open(path, "rb") as file:
+        found.update(file.read(2**16))
+    return found.hexdigest()[:32]
