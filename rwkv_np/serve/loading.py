@@ -38,7 +38,7 @@ def load_all(path: str, options: Options, notify: Notify, progress: Progress) ->
     c = model.config
     tokenizer = load_tokenizer(options["tokenizer"], c.vocab_size, model_path=path, notify=notify)
     name = options["template"]
-    template = TEMPLATES[name] if name else template_of(path, c, notify)
+    template = TEMPLATES[name] if name else template_of(path, c.vocab_size, c.architecture, notify)
     notify(
         f"{os.path.basename(path)}: {c.record.title}, {c.n_layer} layers, n_embd {c.n_embd}, {c.data_type}; "
         f"{os.path.basename(tokenizer.name)} tokenizer, {template.name} template"
