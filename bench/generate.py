@@ -160,15 +160,17 @@ class Hinted(DraftModel):
         return self.text[at] if at < len(self.text) and self.rng.random() < self.share else guess
 
 
-def draft_gains(model: Model, small: Model, rounds: int) -> dict[str, dict[str, float]]:
+def draft_gains(
+    model: Model, small: Model, rounds: int, shares: tuple[float, ...] = (0.0, 0.6, 0.75, 0.9)
+) -> dict[str, dict[str, float]]:
     """The speed with a draft model ÷ without, if that share of its guesses is right; on a text that repeats nothing."""
-    ids, found = list(range(1, 201)), {}
-    for share in (0.0, 0.6, 0.75, 0.9):
+    ids, found = list(range(1, 121)), {}
+    for share in shares:
         ratios, per_pass = [], 0.0
         for _ in range(rounds):
-            without, _ = recited(model, [], ids[:60], [])
+            without, _ = recited(model, [], ids[:40], [])
             seconds, per_pass = recited(model, [], ids, [Hinted(small, ids, share)])
-            again, _ = recited(model, [], ids[:60], [])
+            again, _ = recited(model, [], ids[:40], [])
             ratios.append((without + again) / 2 / seconds)
         gain = float(np.median(ratios))
         found[f"{share:.0%}"] = {"tokens": len(ids), "gain": gain, "tokens_per_pass": per_pass}

@@ -19,12 +19,11 @@ from rwkv_np.position import Position
 
 
 class _Slots(NamedTuple):
-    """States: the current one, the one that the next run with guesses goes to, and a slot for a position in a run."""
+    """Two states: the current one, and the one that the next run with guesses goes to."""
 
     pool: StatePool
     current: int
     spare: int
-    third: int
 
 
 class Ahead:
@@ -39,6 +38,7 @@ class Ahead:
         self._state: State | None = first.state  # None once there are slots
         self._at: Position | None = first  # the position here, once it was asked for; it may share the state
         self._slots: _Slots | None = None
+        self._third: int | None = None  # a slot for a state in the middle of a run, once there was one
         self._tokens: Sequence[int] = (-1,)  # those of the last pass, of which [0] .. [self._i] are in the text
         self._rows, self._i = first.logits[None], 0
 
@@ -70,7 +70,7 @@ class Ahead:
         self._tokens, self._i, self._at = (token, *guesses), 0, None
 
     def _read_in_slots(self, tokens: Sequence[int]) -> None:
-        pool, current, spare, _ = self._slots = self._settled()
+        pool, current, spare = self._slots = self._settled()
         if len(tokens) == 1:
             self._rows = self._model.read([Run(tokens, current)], pool)
         else:
@@ -80,13 +80,13 @@ class Ahead:
         """The slots, the current one with the state here: wrong guesses of the last pass are cut off."""
         if self._slots is None:
             pool, state, self._state = self._model.new_pool(3), self._state, None
-            return _Slots(pool, pool.take(state), pool.take(), pool.take())
-        pool, current, spare, third = self._slots
+            return _Slots(pool, pool.take(state), pool.take())
+        pool, current, spare = self._slots
         if len(self._tokens) == 1:
             return self._slots
         if self._i + 1 < len(self._tokens):
             self._model.cut([self._run(spare)], [self._i + 1], pool)
-        return _Slots(pool, spare, current, third)
+        return _Slots(pool, spare, current)
 
     def _run(self, after: int) -> Run:
         assert self._slots is not None
@@ -102,11 +102,13 @@ class Ahead:
         if self._slots is None:
             assert self._state is not None
             return self._state
-        pool, current, spare, third = self._slots
+        pool, current, spare = self._slots
         if len(self._tokens) == 1:
             return pool.state(current)
         if self._i + 1 == len(self._tokens):
             return pool.state(spare)
         # The run's own end stays where it is: more of its guesses may be right.
-        self._model.cut([self._run(third)], [self._i + 1], pool)
-        return pool.state(third)
+        if self._third is None:
+            self._third = pool.take()
+        self._model.cut([self._run(self._third)], [self._i + 1], pool)
+        return pool.state(self._third)

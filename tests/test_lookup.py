@@ -12,6 +12,7 @@ from scripted import GREEDY, PIECE, PieceTokenizer, ScriptedModel
 from versions import converted, random_checkpoint, two_threads
 
 import rwkv_np
+from rwkv_np import demo
 from rwkv_np.chat.conversation import Conversation
 from rwkv_np.chat.templates import TEMPLATES
 from rwkv_np.completion import Completion
@@ -457,3 +458,35 @@ def test_a_conversation_is_the_same_with_a_draft_model(bytes_model, steady, tmp_
     ]
     assert talked_with[0][0] == talked_with[1][0]
     np.testing.assert_array_equal(talked_with[0][1], talked_with[1][1])
+
+
+# --- the demo model
+
+
+@pytest.fixture(scope="module")
+def demo_model():
+    return rwkv_np.load(demo.MODEL)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_demo_model_says_the_same_with_and_without_guesses(demo_model, steady, seed):
+    rng, tokenizer = np.random.default_rng(seed), load_tokenizer(model_path=demo.MODEL, vocab_size=4096)
+    params = SamplingParams(
+        seed=seed, max_tokens=120, temperature=float(rng.choice([0, 0.5, 1])), top_p=float(rng.choice([0.3, 1])),
+        presence_penalty=float(rng.choice([0, 0.4])), frequency_penalty=0.0, stop=("\n\nBob:", "the th"), stop_ids=(),
+    )  # fmt: skip
+    prompt = "Bob: Say it again: one, two, three, four, five. One, two, three, four, five.\n\nAlice: One, two,"
+    options = ({"lookup": False}, {}, {"draft": demo_model, "lookup": bool(seed % 2)})
+    answers = [rwkv_np.generate(demo_model, tokenizer, prompt, params, **each) for each in options]
+    texts = ["".join(answer) for answer in answers]
+    assert texts[0] == texts[1] == texts[2]
+    for answer in answers[1:]:
+        assert (answer.tokens, answer.stop_reason) == (answers[0].tokens, answers[0].stop_reason)
+        np.testing.assert_array_equal(answer.state.data, answers[0].state.data)
+
+
+def test_the_chat_command_says_the_same_with_and_without_guesses(run_cli):
+    options = ([], ["--no-lookup"], ["--draft", demo.MODEL])
+    common = ("chat", "-p", "Hello, hello, hello, hello!", "--seed", 1, "--opening", "none", "--max-tokens", 60)
+    answers = {run_cli(*common, *each).stdout for each in options}
+    assert len(answers) == 1

@@ -157,7 +157,7 @@ def test_answers_under_random_load_are_the_same_as_alone(model, seed):
     assert len(finished) > 15
     for ticket in finished:
         assert ticket.listener.result == alone(model, ticket.request, ticket.listener.stop).result
-    assert engine.table.pool.n_free == 8 and engine.cache.n_bytes <= engine.cache.most_bytes
+    assert engine.table.n_free == 8 and engine.cache.n_bytes <= engine.cache.most_bytes
 
 
 def test_the_same_prompt_again_reads_nothing_and_answers_the_same(model):
@@ -274,7 +274,7 @@ def test_a_listener_that_raises_loses_its_own_answers_only(model):
     bad.listener.take = lambda *_: 1 / 0
     run(engine)
     assert isinstance(bad.listener.error, ZeroDivisionError) and not bad.listener.reasons
-    assert good.listener.result == alone(model, good.request).result and engine.table.pool.n_free == 8
+    assert good.listener.result == alone(model, good.request).result and engine.table.n_free == 8
 
 
 def test_an_answer_without_a_next_token_fails_alone(model):
@@ -307,7 +307,7 @@ def test_a_request_past_its_deadline_fails_wherever_it_is(model, steps):
         engine.step()
     object.__setattr__(ticket.request, "deadline", time.monotonic() - 1)
     assert engine.step() and isinstance(ticket.listener.error, TimedOut)
-    assert engine.is_idle and engine.table.pool.n_free == 8
+    assert engine.is_idle and engine.table.n_free == 8
 
 
 class OnlyEven:

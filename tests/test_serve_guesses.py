@@ -76,7 +76,7 @@ def random_request(rng):
         frequency_penalty=float(rng.choice([0, 0.5])), logit_bias={int(rng.integers(1, VOCAB)): 5.0},
     )  # fmt: skip
     n = int(rng.choice([1, 1, 2]))
-    return prompt, dict(params=params, max_tokens=int(rng.integers(1, 40)), n=n, top=rng.choice([None, 2]))
+    return prompt, dict(params=params, max_tokens=int(rng.integers(30, 120)), n=n, top=rng.choice([None, 2]))
 
 
 def free_slots(engine):
@@ -96,7 +96,7 @@ def test_guesses_change_nothing_in_any_company(model, counts, knowing, seed):  #
     tickets = []
     for request, stop in requests:
         tickets.append(add(engine, request, stop))
-        for _ in range(rng.integers(0, 12)):
+        for _ in range(rng.integers(0, 40)):
             engine.step()
     run(engine)
     for ticket, heard in zip(tickets, expected):
