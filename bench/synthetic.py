@@ -16,10 +16,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import sys
 from pathlib import Path
 from typing import BinaryIO
 
+import click
 import numpy as np
 from rwkv_np.kernels.formats import Format
 from shapes import SHAPES, architecture, sizes
@@ -149,8 +149,15 @@ def write_synthetic_gguf(path: Path | str, shape: str, type_name: str, seed: int
     return Path(path)
 
 
+@click.command()
+@click.argument("shape", type=click.Choice(list(SHAPES)))
+@click.argument("type_name", metavar="TYPE")
+@click.argument("path", type=click.Path(path_type=Path))
+def main(shape: str, type_name: str, path: Path) -> None:
+    """Write a model of SHAPE and TYPE to PATH, which is a GGUF file if its name ends in .gguf."""
+    write = write_synthetic_gguf if path.suffix == ".gguf" else write_synthetic
+    write(path, shape, type_name)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in SHAPES:
-        sys.exit(__doc__)
-    write = write_synthetic_gguf if sys.argv[3].endswith(".gguf") else write_synthetic
-    write(sys.argv[3], sys.argv[1], sys.argv[2])
+    main()

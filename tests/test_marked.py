@@ -12,6 +12,7 @@ from rwkv_np.chat.conversation import Conversation  # noqa: E402
 from rwkv_np.chat.file_template import _rendered, template_of  # noqa: E402
 from rwkv_np.chat.marked import Marked, marked  # noqa: E402
 from rwkv_np.chat.opening import NO_OPENING, Opening  # noqa: E402
+from rwkv_np.chat.said import Impossible  # noqa: E402
 from rwkv_np.chat.transcript import read, write  # noqa: E402
 from rwkv_np.errors import InputError  # noqa: E402
 from rwkv_np.sampling import SamplingParams  # noqa: E402
@@ -165,11 +166,21 @@ def test_a_saved_conversation_keeps_its_format(name):
     [
         THOUGHTFUL, CHATML.replace("m.content", "m.content + (loop.index | string)"), "{{ messages[-1].content }}",
         CHATML.replace("m.content", "m.content + m.content"), "walrus" * 500 + CHATML, "hello " + CHATML,
+        "{% for m in messages %}{{ m.content + '\\n\\n' }}{{ 'Say: ' if m.role == 'user' else '' }}{% endfor %}",
         CHATML.replace("+ '<|im_end|>'", ""), CHATML.replace("messages", "messages | reverse"),
     ],
 )  # fmt: skip
 def test_another_format_is_not_taken_for_one(text):
     assert marked(_rendered(text) or [None] * 4) is None
+
+
+def test_a_saved_format_without_an_end_is_refused():
+    chat = chat_in(format_of("chatml"))
+    data = write(chat, {"name": "m", "fingerprint": "f"}, [])
+    for mark in (b"<|im_end|>", b"<|im_start|>user"):
+        data = data.replace(mark, b"")
+    with pytest.raises(Impossible, match="after_answer.*expected what ends an answer"):
+        read(data, chat.params, 1000)
 
 
 def test_the_programs_name_the_format(tmp_path, run_cli):

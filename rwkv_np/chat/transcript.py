@@ -157,7 +157,10 @@ def _template(said: Said) -> Template:
 
 def _marked(said: Said) -> Marked:
     marks: dict[str, Any] = {name: said[name].text(at_most=marked.MOST_MARK) for name in MARKS if name in said}
-    return Marked(marked.NAME, "", "", **marks)
+    found = Marked(marked.NAME, said["user"].text(), said["bot"].text(), **marks)
+    if not found.stop[0]:
+        said["after_answer"].refuse("what ends an answer")
+    return found
 
 
 def _params(said: Said, params: SamplingParams) -> SamplingParams:
