@@ -6,7 +6,9 @@ All errors of this file name the node: the person reads them on another machine.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty
@@ -39,7 +41,8 @@ class Node:
     def __init__(self, name: str) -> None:
         self._name = name
         self._work: Work | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="rwkv-np-")  # for the files of the parcel
+        self._folder = tempfile.mkdtemp(prefix="rwkv-np-")  # for the files of the parcel
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def about(self, parcel: Parcel) -> About:
         """What this node has. Raises InputError: another version; FileError: another model under the same path."""
@@ -56,7 +59,7 @@ class Node:
         """
         try:
             path = self._found(parcel) or self._fetched(parcel, read)
-            files = _unpacked(parcel.files, self._folder.name)
+            files = _unpacked(parcel.files, self._folder)
             self._work = parcel.opens(path, dict(parcel.options) | files)
         except (RwkvError, OSError) as error:
             raise RwkvError(f"node {self._name}: {error}") from error
