@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("msgspec")
 
 from test_batch import chat_row, many, read, written  # noqa: E402
+from waiting import PATIENCE  # noqa: E402
 
 from rwkv_np import demo  # noqa: E402
 from rwkv_np.batch import appended  # noqa: E402
@@ -29,14 +30,14 @@ def started(requests, answers, *options):
 
 def finished(*arguments):
     job = started(*arguments)
-    said = job.communicate(timeout=120)[1]
+    said = job.communicate(timeout=PATIENCE)[1]
     assert job.returncode == 0, said
     return said
 
 
 def wait_for_rows(path, n, job):
     """Wait until the file has `n` lines."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while job.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < n):
         assert time.monotonic() < end, "no rows"
         time.sleep(0.002)
@@ -77,7 +78,7 @@ def test_ctrl_c_and_sigterm_stop_at_once_and_say_how_to_go_on(tmp_path, number, 
     job = started(requests, answers, "--max-running", 2)
     wait_for_rows(answers, 2, job)
     job.send_signal(number)
-    said = job.communicate(timeout=30)[1]
+    said = job.communicate(timeout=PATIENCE)[1]
     assert job.returncode == status and "the same command goes on" in said and "Traceback" not in said
     n = len(read(answers))
     assert 2 <= n < 400 and f"{n} answered" in said
