@@ -5,6 +5,7 @@ import math
 
 import pytest
 from conftest import WORDS
+from waiting import PATIENCE
 
 from rwkv_np.evaluation.corpus import Measured, MeasureWork, documents, open_measure
 
@@ -77,6 +78,6 @@ def test_a_nodes_work_gives_the_same_results_from_its_thread(folder, model_fp16)
     work = MeasureWork(measure)
     for text in texts:
         work.submit(text)
-    found = [work.take_within(30) for _ in texts]
+    found = [work.take_within(PATIENCE) for _ in texts]
     work.stop()
     assert found == [measure(text) for text in texts] and isinstance(found[0], Measured) and found[2].problem
