@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 from collections import Counter
 
@@ -216,6 +217,16 @@ def test_the_window_is_bounded_in_rows_and_bytes():
     taken.clear()
     next(ordered(rows(), rows=10**6, most_bytes=500))
     assert len(taken) == 5
+
+
+def test_every_step_of_a_job_reads_as_many_prompt_tokens_as_fit():
+    from rwkv_np.serve.pace import MOST, Pace
+
+    pace = Pace(math.inf)
+    assert [pace.room(n) for n in (0, 1, 20, 64)] == [MOST, MOST - 1, MOST - 20, MOST - 64]
+    pace.took(MOST, 100.0)
+    pace.took(1, 0.001)
+    assert pace.room(1) == MOST - 1 and Pace().room(1) < MOST - 1
 
 
 # --- before the work

@@ -14,6 +14,7 @@ pytest.importorskip("msgspec")
 pytest.importorskip("ray")
 
 from test_batch import many, written  # noqa: E402
+from waiting import PATIENCE  # noqa: E402
 
 from rwkv_np import demo  # noqa: E402
 
@@ -22,7 +23,7 @@ ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
 
 def rwkv_np(*arguments):
     command = [sys.executable, "-m", "rwkv_np", *map(str, arguments), "--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=170)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -49,7 +50,9 @@ def test_a_corpus_on_a_cluster_has_the_figures_of_this_machine(tmp_path):
 def test_no_cluster_is_an_error_of_one_line(tmp_path):
     requests = written(tmp_path / "requests.jsonl", many(1))
     command = [sys.executable, "-m", "rwkv_np.batch", demo.MODEL, requests, tmp_path / "a", "--ray"]
-    done = subprocess.run([*map(str, command), "--address", "127.0.0.1:1"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*map(str, command), "--address", "127.0.0.1:1"], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
         "Error: there is no Ray cluster at 127.0.0.1:1"
     )

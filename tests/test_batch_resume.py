@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("msgspec")
 
 from test_batch import chat_row, many, read, written  # noqa: E402
+from waiting import PATIENCE  # noqa: E402
 
 from rwkv_np import demo  # noqa: E402
 from rwkv_np.batch import appended  # noqa: E402
@@ -29,20 +30,20 @@ def started(requests, answers, *options):
 
 def finished(*arguments):
     job = started(*arguments)
-    said = job.communicate(timeout=120)[1]
+    said = job.communicate(timeout=PATIENCE)[1]
     assert job.returncode == 0, said
     return said
 
 
 def wait_for_rows(path, n, job):
     """Wait until the file has `n` lines."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while job.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < n):
         assert time.monotonic() < end, "no rows"
         time.sleep(0.002)
 
 
-def slow(n=24):
+def slow(n=40):
     """Requests of some hundred milliseconds."""
     return [chat_row(f"r{i}", f"Tell me a story about {i}.", max_tokens=50, ignore_eos=True) for i in range(n)]
 
@@ -67,21 +68,21 @@ def test_kill_9_at_random_moments_and_resume_give_the_bytes_of_one_run(tmp_path)
     assert f"{before.count(chr(10).encode())} by earlier starts" in said
     for end in (".jsonl", ".errors.jsonl"):
         assert answers.with_suffix(end).read_bytes() == whole.with_suffix(end).read_bytes()
-    assert len(read(answers)) == 24 and sorted(p.suffix for p in tmp_path.iterdir()) == [".job"] * 2 + [".jsonl"] * 5
+    assert len(read(answers)) == 40 and sorted(p.suffix for p in tmp_path.iterdir()) == [".job"] * 2 + [".jsonl"] * 5
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_stop_at_once_and_say_how_to_go_on(tmp_path, number, status):
-    requests, answers = written(tmp_path / "requests.jsonl", slow()), tmp_path / "answers.jsonl"
+    requests, answers = written(tmp_path / "requests.jsonl", slow(400)), tmp_path / "answers.jsonl"
     job = started(requests, answers, "--max-running", 2)
     wait_for_rows(answers, 2, job)
     job.send_signal(number)
-    said = job.communicate(timeout=30)[1]
+    said = job.communicate(timeout=PATIENCE)[1]
     assert job.returncode == status and "the same command goes on" in said and "Traceback" not in said
     n = len(read(answers))
     # The signal may come between writing a row and counting it.
-    assert 2 <= n < 24 and any(f"{counted} answered" in said for counted in (n, n - 1))
+    assert 2 <= n < 400 and any(f"{counted} answered" in said for counted in (n, n - 1))
 
 
 def test_a_torn_last_line_is_answered_again(tmp_path, run_cli):
@@ -127,7 +128,7 @@ def test_another_jobs_answers_are_not_mixed_in(tmp_path, run_cli, model_fp16):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_two_processes_do_not_write_the_same_answers(tmp_path, run_cli):
-    requests, answers = written(tmp_path / "requests.jsonl", slow()), tmp_path / "answers.jsonl"
+    requests, answers = written(tmp_path / "requests.jsonl", slow(400)), tmp_path / "answers.jsonl"
     job = started(requests, answers, "--max-running", 2)
     wait_for_rows(answers, 1, job)
     assert "another process is writing it" in run_cli("batch", demo.MODEL, requests, answers, code=1).stderr

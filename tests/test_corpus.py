@@ -5,6 +5,7 @@ import math
 
 import pytest
 from conftest import WORDS
+from waiting import PATIENCE
 
 from rwkv_np.evaluation.corpus import Measured, MeasureWork, documents, open_measure
 
@@ -60,12 +61,23 @@ def test_options_without_a_meaning_for_a_folder_are_refused(run_cli, folder, mod
     assert "contains no files" in run_cli("evaluate", model_fp16, "--text", tmp_path / "empty", code=1).stderr
 
 
+def test_ctrl_c_shows_the_texts_that_were_read(run_cli, folder, model_fp16, monkeypatch):
+    def interrupted(self, document):
+        if document.name != "b/late.txt":
+            raise KeyboardInterrupt
+        return Measured(document.number, document.name, 3, 3.0, 3)
+
+    monkeypatch.setattr("rwkv_np.evaluation.corpus.Measure.__call__", interrupted)
+    out = run_cli("evaluate", model_fp16, "--text", folder, "--json", code=130).stdout
+    assert [each["file"] for each in json.loads(out)["files"]] == ["b/late.txt"]
+
+
 def test_a_nodes_work_gives_the_same_results_from_its_thread(folder, model_fp16):
     measure = open_measure(str(model_fp16), OPTIONS)
     texts = [each for each in documents(str(folder), ["early.txt", "b/late.txt", "bad.txt"])]
     work = MeasureWork(measure)
     for text in texts:
         work.submit(text)
-    found = [work.take_within(30) for _ in texts]
+    found = [work.take_within(PATIENCE) for _ in texts]
     work.stop()
     assert found == [measure(text) for text in texts] and isinstance(found[0], Measured) and found[2].problem

@@ -49,12 +49,14 @@ class AppendedFile:
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Close the file, with all lines on the disk. A second call does nothing."""
+        """Close the file, with all lines on the disk. A second call does nothing. Raises OutputError."""
         file, self._file = self._file, -1
         if file < 0:
             return
         try:
             os.fsync(file)
+        except OSError as error:
+            raise write_error(self.path, error) from error
         finally:
             os.close(file)
 

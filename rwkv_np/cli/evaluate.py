@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -114,14 +115,24 @@ def _measure_folder(
         )
     if address is not None:
         need_package("ray", "ray")
-    from rwkv_np.evaluation.corpus import as_dict, as_table
+    from rwkv_np.evaluation.corpus import Measured, as_dict, as_table, names_in
     from rwkv_np.evaluation.corpus_run import measure_folder
 
-    path = model_path(models[0])
-    options = conditions | {"head_epsilon": head_epsilon}
-    found = measure_folder(path, folder, options, address, _notify, RunningLine())
+    path, options, names = model_path(models[0]), conditions | {"head_epsilon": head_epsilon}, names_in(folder)
+    found: list[Measured] = []
+    results, show = measure_folder(path, folder, names, options, address, _notify), RunningLine()
+    with closing(results):
+        try:
+            for result in results:
+                found.append(result)
+                show(result.name, len(found), len(names))
+        except KeyboardInterrupt:
+            _notify("")  # the terminal has printed ^C on the line
+    found.sort(key=lambda each: each.number)
     name = os.path.basename(path)
     click.echo(json.dumps(as_dict(name, found), ensure_ascii=False) if as_json else as_table(name, found))
+    if len(found) < len(names):
+        raise click.exceptions.Exit(interrupt.STATUS)
 
 
 def _show(report: Report, out: str | None, overwrite: bool, as_json: bool) -> None:

@@ -6,7 +6,9 @@ All errors of this file name the node: the person reads them on another machine.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty
@@ -39,6 +41,8 @@ class Node:
     def __init__(self, name: str) -> None:
         self._name = name
         self._work: Work | None = None
+        self._folder = tempfile.mkdtemp(prefix="rwkv-np-")  # for the files of the parcel
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def about(self, parcel: Parcel) -> About:
         """What this node has. Raises InputError: another version; FileError: another model under the same path."""
@@ -55,7 +59,8 @@ class Node:
         """
         try:
             path = self._found(parcel) or self._fetched(parcel, read)
-            self._work = parcel.opens(path, dict(parcel.options) | _unpacked(parcel.files))
+            files = _unpacked(parcel.files, self._folder)
+            self._work = parcel.opens(path, dict(parcel.options) | files)
         except (RwkvError, OSError) as error:
             raise RwkvError(f"node {self._name}: {error}") from error
         return self._work.n_ahead
@@ -114,14 +119,14 @@ def _copy(read: Any, write: Callable[[bytes], object]) -> None:
         begin += len(piece)
 
 
-def _unpacked(files: Mapping[str, tuple[str, bytes]]) -> dict[str, str]:
-    """The files that options name, in a folder of this process: option -> path."""
-    folder = Path(tempfile.mkdtemp(prefix="rwkv-np-"))
+def _unpacked(files: Mapping[str, tuple[str, bytes]], folder: str) -> dict[str, str]:
+    """The files that options name, written to a folder: option -> path."""
     made = {}
     for option, (name, content) in files.items():
-        (folder / option).mkdir()
-        (folder / option / name).write_bytes(content)
-        made[option] = str(folder / option / name)
+        path = Path(folder) / option / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        made[option] = str(path)
     return made
 
 

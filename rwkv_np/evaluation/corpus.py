@@ -189,7 +189,7 @@ def _figures(found: Measured | Total) -> dict[str, Any]:
 def as_table(model: str, found: Iterable[Measured]) -> str:
     """The report for a terminal."""
     rows = list(found)
-    width = max(len(each.name) for each in rows)
+    width = max([len(model) + 5, *(len(each.name) for each in rows)])
     lines = [f"{'text':{width}}  {'tokens':>12}  perplexity"]
     for each in rows:
         value = perplexity(each.n_tokens, each.nll)

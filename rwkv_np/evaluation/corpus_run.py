@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rwkv_np.evaluation.corpus import Document, Measured, documents, names_in, open_measure, open_work
-
-Progress = Callable[[str, int, int], None]
+from rwkv_np.evaluation.corpus import Document, Measured, documents, open_measure, open_work
 
 
 def measure_folder(
-    path: str, folder: str, options: Mapping[str, Any], address: str | None, notify: Callable[[str], None],
-    progress: Progress,
-) -> list[Measured]:  # fmt: skip
-    """The result of each text, in the order of names, for the model at `path`.
+    path: str, folder: str, names: Sequence[str], options: Mapping[str, Any], address: str | None,
+    notify: Callable[[str], None],
+) -> Generator[Measured, None, None]:  # fmt: skip
+    """The result of each text, in the order in which they are done, for the model at `path`.
 
+    names    the texts in the folder, from `names_in`
     address  of a Ray cluster; None: this machine
     """
-    names = names_in(folder)
-    found: list[Measured] = []
+    problems: list[Measured] = []
 
     def readable() -> Iterator[Document]:
         for each in documents(folder, names):
             if isinstance(each, Measured):
-                found.append(each)
+                problems.append(each)
             else:
                 yield each
 
-    results = (
-        _here(path, options, readable()) if address is None else _on_ray(path, options, readable(), address, notify)
-    )
-    for result in results:
-        found.append(result)
-        progress(result.name, len(found), len(names))
-    return sorted(found, key=lambda each: each.number)
-
-
-def _here(path: str, options: Mapping[str, Any], texts: Iterable[Document]) -> Iterator[Measured]:
-    return map(open_measure(path, options), texts)
+    if address is None:
+        yield from map(open_measure(path, options), readable())
+    else:
+        yield from _on_ray(path, options, readable(), address, notify)
+    yield from problems
 
 
 def _on_ray(

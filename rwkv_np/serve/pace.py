@@ -7,6 +7,8 @@ an answer do not depend on it: a wrong estimate only costs time.
 
 from __future__ import annotations
 
+import math
+
 GROUP = 8  # columns that the kernels process together
 MOST = 128  # columns of a forward pass
 FORGET = 200  # steps after which a size is tried again: its one measurement may have been disturbed
@@ -15,7 +17,8 @@ FORGET = 200  # steps after which a size is tried again: its one measurement may
 class Pace:
     """Chooses the columns of a step from the time that earlier steps took.
 
-    stall  how much longer a step with prompt tokens may take than one without: 2 is twice as long
+    stall  how much longer a step with prompt tokens may take than one without: 2 is twice as long. Infinity: every step
+           is as large as possible, and nothing is measured for it
     """
 
     def __init__(self, stall: float = 2.0) -> None:
@@ -49,6 +52,8 @@ class Pace:
 
     def _last_group(self, first: int) -> int:
         """The largest step that is fast enough; one group more than was measured is tried."""
+        if math.isinf(self._stall):
+            return MOST // GROUP
         alone = self._known(first)
         if alone is None:
             return first + 1

