@@ -82,7 +82,7 @@ def calibrate(
     keep       as in `quantize`
     n_bytes    the size of the new file, at most: the types are then chosen by the loss that each causes
     max_memory bytes, about; by default half of the machine's
-    seed       of the labels that the sensitivities are estimated from
+    seed       of the random signs that the sensitivities are estimated with
     Raises     InputError, TextError, FormatError, OutputError: nothing is written then
     """
     source, destination = arguments.path("source", source), arguments.path("destination", destination)
