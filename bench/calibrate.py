@@ -62,7 +62,7 @@ class Bench:
     def stream(self) -> None:
         """H of all matrices, stage by stage, and the way of the windows through the layer; nothing is encoded."""
         ones = {name: np.ones(self.n_tokens, np.float32) for name in self.names}
-        encode, gptq.encode = gptq.encode, lambda f, w, *_: gptq.Encoded(f.encode(w.reshape(len(w), -1, 32)), 0.0)
+        encode, gptq.encode = gptq.encode, lambda f, w, *_: gptq.Encoded(np.empty(0, f.block), 0.0)
         try:
             body = Body(SimpleNamespace(parameters=self.parameters), self.config, self.windows, ones, self.threads,
                         self.part)  # type: ignore[arg-type]  # fmt: skip

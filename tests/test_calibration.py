@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -304,14 +305,26 @@ def test_an_interrupted_run_continues_and_gives_the_same_file(tmp_path, chats, m
     assert (tmp_path / "ours.bin").read_bytes() == (tmp_path / "whole.bin").read_bytes()
 
 
-def test_other_settings_start_again(tmp_path):
+def test_other_settings_start_again_but_keep_what_was_measured(tmp_path):
     destination, shape, data_type = tmp_path / "q.bin", (4, 32), by_name("Q4_1")
     blocks = FORMATS["Q4_1"].encode(np.ones((4, 1, 32), np.float32))
-    store = Unfinished(destination, {"seed": 0})
-    store.save("a", shape, data_type, blocks)
-    assert Unfinished(destination, {"seed": 0}).load("a", shape, data_type).data.tobytes() == blocks.tobytes()
-    other = Unfinished(destination, {"seed": 1})
-    assert not other.is_continued and other.load("a", shape, data_type) is None
+
+    def opened(source, size):
+        return Unfinished(destination, {"source": source}, {"size": size})
+
+    def made(store, number):
+        return store.arrays("s", ["x"], lambda: {"x": np.array([number])})["x"][0]
+
+    store = opened("a", 1)
+    store.save("m", shape, data_type, blocks)
+    assert made(store, 1) == 1
+    same = opened("a", 1)
+    assert same.is_continued and same.load("m", shape, data_type).data.tobytes() == blocks.tobytes()
+    other = opened("a", 2)
+    assert not other.is_continued and other.load("m", shape, data_type) is None and made(other, 2) == 1
+    source = opened("b", 2)
+    assert not source.is_continued and made(source, 3) == 3
+    assert source.arrays("s", ["x", "y"], lambda: {"x": 4, "y": 5}) == {"x": 4, "y": 5}
 
 
 def test_little_memory_gives_h_in_parts(tmp_path, chats, monkeypatch):
@@ -338,7 +351,7 @@ def test_a_foreign_text_is_caught_although_the_model_is_better_on_more_of_it(tmp
 
 def test_a_model_that_is_not_better_is_said_so_with_a_status(tmp_path, chats, run_cli, monkeypatch):
     worse = verdict.Compared("a text", 1e-4, 2e-4, 1e-5)
-    monkeypatch.setattr("rwkv_np.calibration.calibrate.compare", lambda *args: worse)
+    monkeypatch.setattr(sys.modules["rwkv_np.calibration.calibrate"], "compare", lambda *args: worse)
     source = model_of(tmp_path, "v4")
     arguments = ["quantize", source, tmp_path / "q.bin", "Q4_1", "--calibrate", chats, "--tokens", N_TOKENS]
     result = run_cli(*arguments, code=3)

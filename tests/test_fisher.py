@@ -119,6 +119,16 @@ def test_there_are_weights_for_what_a_quantizer_converts(graph):
     assert {(x.shape, x.dtype) for x in found.values()} == {((9,), np.dtype(np.float32))}
 
 
+@pytest.mark.parametrize("version", ["v5.1", "v5.2", "v6"])
+def test_decay_and_bonus_of_a_single_head_are_no_matrices(version, tmp_path):
+    """In a file they have two dimensions then, (head_size, 1)."""
+    sizes = TINY | SIZES[version] | {"head_size": 8}
+    arrays = random_parameters(np.random.default_rng(0), architecture=version, **sizes)
+    parameters = read_model_file(write_model(tmp_path / "model.bin", arrays)).parameters
+    found = fisher.sensitivities(parameters, WINDOWS, np.random.default_rng(1))
+    assert len(found) and not [name for name in found if name.endswith(("time_decay", "time_first", "time_faaaa"))]
+
+
 def test_windows_do_not_depend_on_their_company(graph):
     """Whatever is read together, in however many threads; signs are drawn window by window."""
     together = fisher.sensitivities(graph.parameters, WINDOWS, np.random.default_rng(1), threads=2)

@@ -82,7 +82,7 @@ def calibrate(
     keep       as in `quantize`
     n_bytes    the size of the new file, at most: the types are then chosen by the loss that each causes
     max_memory bytes, about; by default half of the machine's
-    seed       of the labels that the sensitivities are estimated from
+    seed       of the random signs that the sensitivities are estimated with
     Raises     InputError, TextError, FormatError, OutputError: nothing is written then
     """
     source, destination = arguments.path("source", source), arguments.path("destination", destination)
@@ -95,12 +95,14 @@ def calibrate(
     tokens = load_tokenizer(tokenizer, run.config.vocab_size, model_path=source)
     windows = read_windows(text, tokens, n_tokens)
     max_memory = max_memory or (memory.installed() or 8 * GIB) // 2
-    settings = {
+    measured = {
         "source": fingerprint(source), "text": _digest([*windows.calibration, *windows.kept_back]), "seed": seed,
-        "type": data_type, "keep": keep, "bytes": n_bytes, "columns": _columns(max_memory), "epsilon": head_epsilon,
+        "columns": _columns(max_memory), "epsilon": head_epsilon,
     }  # fmt: skip
-    store = Unfinished(destination, settings)
-    sensitivities = store.arrays("sensitivities", lambda: run.sensitivities(windows.calibration, seed, max_memory))
+    store = Unfinished(destination, measured, {"type": data_type, "keep": keep, "bytes": n_bytes})
+    sensitivities = store.arrays(
+        "sensitivities", run.matrices, lambda: run.sensitivities(windows.calibration, seed, max_memory)
+    )
 
     def body() -> Body:
         return Body(file, run.config, windows.calibration, sensitivities, run.threads, _columns(max_memory))
@@ -108,7 +110,7 @@ def calibrate(
     chosen: list[Chosen] = []
     if n_bytes is not None:
         names = _open_names(types, keep)
-        losses = store.arrays("losses", lambda: run.losses(body(), names))
+        losses = store.arrays("losses", names, lambda: run.losses(body(), names))
         chosen = _mixture(file, types, losses, n_bytes)
         keep = [*keep, *((one.name, one.choice.data_type) for one in chosen), *_ends(file, keep)]
         data_type = Counter(one.choice.data_type for one in chosen).most_common(1)[0][0]
@@ -136,6 +138,12 @@ class _Run:
     config: ModelConfig
     threads: int
     progress: Progress
+
+    @property
+    def matrices(self) -> list[str]:
+        """The matrices that have sensitivities."""
+        is_quantizable = self.config.record.is_quantizable
+        return [n for n, p in self.file.parameters.items() if is_quantizable(n, p.shape) and p.shape[-1] > 1]
 
     def sensitivities(self, windows: Sequence[np.ndarray], seed: int, max_memory: int) -> dict[str, np.ndarray]:
         from rwkv_np.calibration.fisher import sensitivities

@@ -1,8 +1,8 @@
 """What an interrupted calibration has finished: a folder beside the new file, with one file for each matrix.
 
 Calibrating a 7B model takes hours. Every matrix is written when it is ready, completely or not at all, so a second
-start with the same settings goes on. With other settings, or another source, the folder is emptied first.
-The folder is deleted when the new file is complete.
+start with the same settings goes on. With other types or another size, only what was measured stays (the arrays);
+with another source or text, the folder is emptied. It is deleted when the new file is complete.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,27 @@ _SETTINGS = "settings.json"
 
 
 class Unfinished:
-    """The folder for the new file `destination`. `is_continued`: it has results of an earlier run."""
+    """The folder for the new file `destination`. `is_continued`: it has matrices of an earlier run.
 
-    def __init__(self, destination: PathLike, settings: Mapping[str, Any]) -> None:
+    measured  what the arrays depend on: source and text
+    settings  what the matrices depend on besides
+    """
+
+    def __init__(self, destination: PathLike, measured: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         self.folder = Path(f"{os.fspath(destination)}.unfinished")
-        wanted = json.dumps({"method": METHOD, **settings}, sort_keys=True)
-        self.is_continued = self._text() == wanted
-        if not self.is_continued:
+        wanted = json.loads(json.dumps([{"method": METHOD, **measured}, settings]))
+        found = self._settings()
+        self.is_continued = found == wanted
+        if self.is_continued:
+            return
+        if found[0] != wanted[0]:
             self.remove()
             self.folder.mkdir()
-            with new_file(self.folder / _SETTINGS) as file:
-                file.write(wanted.encode())
+        for path in self.folder.iterdir():
+            if path.suffix != ".npz":
+                path.unlink()
+        with new_file(self.folder / _SETTINGS) as file:
+            file.write(json.dumps(wanted).encode())
 
     def load(self, name: str, shape: tuple[int, ...], data_type: DataType) -> Parameter | None:
         """The finished matrix; None if there is none."""
@@ -56,14 +66,19 @@ class Unfinished:
         assert found is not None
         return found
 
-    def arrays(self, name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Arrays by name that an earlier run kept under `name`, or those of `make`, which are then kept."""
-        path = self.folder / f"{name}.npz"
-        if not path.is_file():
-            with new_file(path) as file:
-                np.savez(file, **make())  # type: ignore[arg-type]
-        with np.load(path) as kept:
-            return dict(kept)
+    def arrays(
+        self, what: str, names: Collection[str], make: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The arrays of those names that an earlier run kept as `what`, or those of `make`, which are then kept."""
+        path = self.folder / f"{what}.npz"
+        if path.is_file():
+            with np.load(path) as kept:
+                if set(kept) == set(names):
+                    return dict(kept)
+        arrays = dict(make())
+        with new_file(path, overwrite=True) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        return arrays
 
     def remove(self) -> None:
         """Delete the folder, if it is there."""
@@ -72,11 +87,13 @@ class Unfinished:
     def _path(self, name: str, data_type: DataType) -> Path:
         return self.folder / f"{name}.{data_type.name}"
 
-    def _text(self) -> str | None:
+    def _settings(self) -> list[Any]:
+        """Those of the earlier run; nothing that is wanted, if there was none."""
         try:
-            return (self.folder / _SETTINGS).read_text(encoding="utf-8")
-        except OSError:
-            return None
+            found = json.loads((self.folder / _SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return [None, None]
+        return found if isinstance(found, list) and len(found) == 2 else [None, None]
 
 
 def fingerprint(path: PathLike) -> str:
