@@ -10,7 +10,7 @@ from llvmlite import ir
 from rwkv_np.kernels.columns import FIFTH, GROUPS, ROWS, Columns
 from rwkv_np.kernels.dots import DOTS
 from rwkv_np.kernels.emit import BYTE_LANES, BYTES, FLOATS, I32, I64, SHORTS, Variable
-from rwkv_np.kernels.int8_tile import AHEAD, Int8Tile
+from rwkv_np.kernels.int8_tile import STEPS, Int8Tile
 from rwkv_np.kernels.layout import BLOCK
 
 # Groups of 16 rows that are unpacked together, by path and number of vectors: as many as there are registers for
@@ -25,6 +25,9 @@ def _interleaved(emit, a, b, high):
     count, first = a.kind.count, n // 2 * high
     mask = [start + first + i // 2 + count * (i % 2) for start in range(0, count, n) for i in range(n)]
     return emit.value(emit.builder.shuffle_vector(a.llvm, b.llvm, ir.Constant(ir.VectorType(I32, count), mask)))
+
+
+PRE = {1: (), 2: ((4, 2),), 4: ((4, 2),), 8: ((4, 2),)}
 
 
 class Lines:
@@ -119,7 +122,6 @@ class ColumnTile(Int8Tile):
         """Add all blocks to `sums`, a list for each group of rows."""
         with self.emit.loop(self.n_blocks) as block:
             self._begin(block)
-            self._prefetch(block)
             lines = {}
             for first in range(0, GROUPS, self.together):
                 groups = range(first, first + self.together)
@@ -149,11 +151,16 @@ class ColumnTile(Int8Tile):
     def _fifth(self, start, column):
         return start + BLOCK * self.columns.line + column * FIFTH
 
-    def _prefetch(self, block):
-        """Scales and columns are two streams: prefetch as many bytes of each as a block takes."""
-        for ahead, level in AHEAD[self.count]:
-            streams = ((block * self.columns.scales, self.columns.scales), (self._columns(block), self.columns.quants))
-            for start, size in streams:
-                for line in range(ahead, ahead + size, 64):
-                    self.emit.prefetch(self.tile, start + line, level)
+    def _add_step(self, groups, block, step, raw, dots):
+        n_turns = GROUPS // self.together
+        self._prefetch_share(block, STEPS * (groups[0] // self.together) + step, STEPS * n_turns)
+        super()._add_step(groups, block, step, raw, dots)
 
+    def _prefetch_share(self, block, i, n):
+        """Prefetch the i-th of n shares of what a block takes."""
+        for blocks, level in PRE[self.count]:
+            ahead = block + blocks
+            places = [ahead * self.columns.scales + line for line in range(0, self.columns.scales, 64)]
+            places += [self._columns(ahead) + line for line in range(0, self.columns.quants, 64)]
+            for place in places[i * len(places) // n : (i + 1) * len(places) // n]:
+                self.emit.prefetch(self.tile, place, level)
