@@ -17,6 +17,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
+from rwkv_np.kernels import products as p
 from rwkv_np.kernels.cache import compile_c, jit
 from rwkv_np.kernels.column_tile import ColumnTile
 from rwkv_np.kernels.columns import ROWS
@@ -26,11 +27,6 @@ from rwkv_np.kernels.layout import BLOCK, TILE_ROWS
 from rwkv_np.kernels.matmul import multiply_tile
 from rwkv_np.kernels.mixing import Floats
 from rwkv_np.kernels.pointers import KERNEL_ARGS, beyond, call_kernel, number, write_long
-from rwkv_np.kernels.products import (
-    ENDING, HALVES, KERNELS, LANES_START, LANES_STRIDE, N_BLOCKS, ROW_BYTES, START, STRIDE, TO_FLOATS, Matrix, Place,
-    Vectors,
-)  # fmt: skip
-from rwkv_np.kernels.products import ROWS as VECTORS_START
 from rwkv_np.kernels.program import Job, compile_op
 from rwkv_np.kernels.sparse_tile import SparseTile, emit_count
 from rwkv_np.kernels.tiles import COUNTS, MOST, allow_features
@@ -102,20 +98,20 @@ def _end_columns(typingctx, ending, lanes, n_tokens, tile, args, scratch):
     """Apply the `ending`, a literal, to the products (n_tokens, ROWS) of a tile."""
 
     def codegen(context, builder, signature, llvm):
-        emit, end = Emit(builder), TO_FLOATS[ending.literal_value]
+        emit, end = Emit(builder), p.TO_FLOATS[ending.literal_value]
         tile = emit.value(llvm[3]) * (ROWS // TILE_ROWS)
         with emit.loop(emit.value(llvm[2])) as token:
             for part in range(ROWS // TILE_ROWS):
-                for half in HALVES:
+                for half in p.HALVES:
                     x = emit.load(llvm[1], token * LANES + (4 * TILE_ROWS * part + half), FLOATS)
-                    end(emit, x, Place(emit, llvm[4], llvm[5], tile + part, token, half))
+                    end(emit, x, p.Place(emit, llvm[4], llvm[5], tile + part, token, half))
         return context.get_dummy_value()
 
     return types.void(ending, lanes, types.intp, types.intp, args, scratch), codegen
 
 
 # The numbers of a job after those of its ending, which are up to four.
-SPARSE, LIMIT, RECORD = range(ENDING + 4, ENDING + 7)
+SPARSE, LIMIT, RECORD = range(p.ENDING + 4, p.ENDING + 7)
 
 
 @jit()
@@ -131,7 +127,7 @@ def _record(counts, n_columns, n_active, all_blocks, is_sparse):
 @jit()
 def _is_sparse(args, rows, item, scratch):
     """Whether the active columns of a single vector are few."""
-    n_blocks = number(args, N_BLOCKS)
+    n_blocks = number(args, p.N_BLOCKS)
     n_columns, n_active = count_active(rows, n_blocks)
     is_sparse = n_columns < number(args, LIMIT)
     if item == 0:
@@ -142,14 +138,14 @@ def _is_sparse(args, rows, item, scratch):
 @functools.cache
 def _compiled(ending):
     def column_product(args, weights, scratch, states, logits, batch, item, rank):
-        n_tokens, n_blocks = number(batch, b.N_TOKENS), number(args, N_BLOCKS)
-        rows, row_bytes = beyond(scratch, number(args, VECTORS_START)), number(args, ROW_BYTES)
-        lanes = beyond(scratch, number(args, LANES_START) + rank * number(args, LANES_STRIDE))
-        tile = beyond(weights, number(args, START) + item * number(args, STRIDE))
+        n_tokens, n_blocks = number(batch, b.N_TOKENS), number(args, p.N_BLOCKS)
+        rows, row_bytes = beyond(scratch, number(args, p.ROWS)), number(args, p.ROW_BYTES)
+        lanes = beyond(scratch, number(args, p.LANES_START) + rank * number(args, p.LANES_STRIDE))
+        tile = beyond(weights, number(args, p.START) + item * number(args, p.STRIDE))
         if n_tokens == 1 and _is_sparse(args, rows, item, scratch):
             call_kernel(number(args, SPARSE), tile, rows, row_bytes, n_blocks, lanes, ROWS)
         else:
-            multiply_tile(beyond(args, 8 * KERNELS), tile, rows, row_bytes, n_blocks, n_tokens, lanes, ROWS)
+            multiply_tile(beyond(args, 8 * p.KERNELS), tile, rows, row_bytes, n_blocks, n_tokens, lanes, ROWS)
         _end_columns(ending, lanes, n_tokens, item, args, scratch)
 
     return compile_op(column_product)
@@ -164,7 +160,7 @@ class ColumnMatrix(NamedTuple):
     record   where its COUNTS_SIZE counts (int64) are in the scratch buffer
     """
 
-    matrix: Matrix
+    matrix: p.Matrix
     sparse: int
     path: str
     record: int
@@ -177,11 +173,11 @@ def _job(ending, found, vectors, numbers):
     return Job(_compiled(ending).address, (*matrix.numbers, *vectors.numbers, *numbers), items=matrix.n_tiles)
 
 
-def add_job(matrix: ColumnMatrix, vectors: Vectors, out: Floats) -> Job:
+def add_job(matrix: ColumnMatrix, vectors: p.Vectors, out: Floats) -> Job:
     """out += matrix @ vectors, which are never negative"""
     return _job("add", matrix, vectors, out)
 
 
-def add_gated_job(matrix: ColumnMatrix, vectors: Vectors, out: Floats, gate: Floats) -> Job:
+def add_gated_job(matrix: ColumnMatrix, vectors: p.Vectors, out: Floats, gate: Floats) -> Job:
     """out += gate * (matrix @ vectors), which are never negative"""
     return _job("add_gated", matrix, vectors, (*out, *gate))

@@ -6,10 +6,11 @@ all 128 rows of a tile are unpacked together. With many vectors their sums do no
 are unpacked in turns, and the float sums stay in the results' memory.
 """
 
-from llvmlite import ir
+from rwkv_np.kernels import column_pairs
+from rwkv_np.kernels.column_pairs import PairSums, interleaved, shuffled
 from rwkv_np.kernels.columns import FIFTH, GROUPS, ROWS, Columns
 from rwkv_np.kernels.dots import DOTS
-from rwkv_np.kernels.emit import BYTE_LANES, BYTES, FLOATS, I32, I64, SHORTS, Variable
+from rwkv_np.kernels.emit import BYTE_LANES, BYTES, FLOATS, I16, I64, SHORTS, Variable
 from rwkv_np.kernels.int8_tile import STEPS, Int8Tile
 from rwkv_np.kernels.layout import BLOCK
 
@@ -17,14 +18,6 @@ from rwkv_np.kernels.layout import BLOCK
 # the sums. Two share the nibbles of a register, four the first interleaving.
 TOGETHER = {"vnni": {1: 8, 2: 8, 4: 4, 8: 2}}
 TOGETHER_ELSEWHERE = {1: 2, 2: 2, 4: 2}
-
-
-def _interleaved(emit, a, b, high):
-    """Elements of a and b in turns, from the low or high half of each 16 bytes: one instruction on every target."""
-    n = 16 * 8 // a.kind.element.width  # elements of 16 bytes
-    count, first = a.kind.count, n // 2 * high
-    mask = [start + first + i // 2 + count * (i % 2) for start in range(0, count, n) for i in range(n)]
-    return emit.value(emit.builder.shuffle_vector(a.llvm, b.llvm, ir.Constant(ir.VectorType(I32, count), mask)))
 
 
 PRE = {1: (), 2: ((4, 2),), 4: ((4, 2),), 8: ((4, 2),)}
@@ -61,11 +54,11 @@ class Lines:
 
     def _pair(self, half, pair, high):
         lines = [self._once(Lines._load, half, 2 * pair + i) for i in range(2)]
-        return _interleaved(self.emit, *lines, high).as_kind(SHORTS)
+        return interleaved(self.emit, *lines, high).as_kind(SHORTS)
 
     def _interleaved_pairs(self, half, quarter):
         pairs = [self._once(Lines._pair, half, pair, quarter // 2) for pair in range(2)]
-        return _interleaved(self.emit, *pairs, quarter % 2).as_kind(BYTES)
+        return interleaved(self.emit, *pairs, quarter % 2).as_kind(BYTES)
 
     def _fifth_bits(self, group):
         bits = self._once(Lines._all_fifth_bits)
@@ -76,8 +69,8 @@ class Lines:
         """Bit g of byte 4r + i: that of column i of row r of group g."""
         emit = self.emit
         together = emit.join([emit.load(self.tile, fifth, BYTE_LANES) for fifth in self.fifths])
-        mask = ir.Constant(ir.VectorType(I32, 64), [16 * (i % 4) + i // 4 for i in range(64)])
-        return emit.value(emit.builder.shuffle_vector(together.llvm, together.llvm, mask)).as_kind(SHORTS)
+        order = [FIFTH * (i % 4) + i // 4 for i in range(BYTES.count)]
+        return shuffled(emit, together, together, order).as_kind(SHORTS)
 
 
 class InMemory:
@@ -96,6 +89,17 @@ class InMemory:
         self.emit.store(value, self.pointer, self.offset)
 
 
+class Done:
+    """Sums in the form of a dot product."""
+
+    def __init__(self, total):
+        self._total = total
+
+    def total(self):
+        """The 16 sums as int32."""
+        return self._total
+
+
 class ColumnTile(Int8Tile):
     """Emits the product of int8 vectors with all columns of a tile."""
 
@@ -105,6 +109,7 @@ class ColumnTile(Int8Tile):
         super().__init__(emit, layout, path, count, args)
         self.columns = Columns(layout)
         self.together = TOGETHER.get(path, TOGETHER_ELSEWHERE)[count]
+        self.has_pairs = count == 1 and path in column_pairs.PATHS and layout.bits in column_pairs.COLUMNS
 
     def emit_product(self, out, out_stride):
         """Write the products of 128 rows with each vector to `out`, `out_stride` floats apart."""
@@ -122,12 +127,22 @@ class ColumnTile(Int8Tile):
         """Add all blocks to `sums`, a list for each group of rows."""
         with self.emit.loop(self.n_blocks) as block:
             self._begin(block)
-            lines = {}
-            for first in range(0, GROUPS, self.together):
-                groups = range(first, first + self.together)
-                dots = self._integer_sums(groups, block, 0, dict.fromkeys(groups, lines))
-                for group in groups:
-                    self._add_scaled(group, block, 0, dots[group], sums[group])
+            if self.has_pairs:
+                self._add_totals(block, self._pair_sums(block), sums)
+            else:
+                self._add_turns(block, sums)
+
+    def _add_turns(self, block, sums):
+        lines = {}
+        for first in range(0, GROUPS, self.together):
+            groups = range(first, first + self.together)
+            dots = self._integer_sums(groups, block, 0, dict.fromkeys(groups, lines))
+            for group in groups:
+                self._add_scaled(group, block, 0, dots[group], sums[group])
+
+    def _add_totals(self, block, totals, sums):
+        for group in range(GROUPS):
+            self._add_scaled(group, block, 0, [Done(totals[group])], sums[group])
 
     def _begin(self, block):
         self.head, self.start = block * self.columns.scales, self._columns(block)
@@ -135,6 +150,18 @@ class ColumnTile(Int8Tile):
     def _columns(self, block):
         """Where the columns of a block begin."""
         return self.n_blocks * self.columns.scales + block * self.columns.quants
+
+    def _pair_sums(self, block):
+        """The integer sums of all columns of a block, by group of rows."""
+        emit, adder = self.emit, PairSums(self.emit, self.layout, self.path, self.tile)
+        totals, sums = [self._minus_zeros(0, block, 0)] * GROUPS, adder.zeros()
+        for column in range(0, BLOCK, 2):
+            columns = [emit.constant(I64, column + i) for i in range(2)]
+            activations = emit.load(self.x, self._vector_part(0, 0, block, BLOCK) + column, I16)
+            sums = adder.added(sums, *self._places(columns), activations)
+            if (column + 2) % column_pairs.COLUMNS[self.layout.bits] == 0:
+                totals, sums = adder.widened(sums, totals), adder.zeros()
+        return totals
 
     def _weights(self, group, step, raw):
         if step not in raw:
@@ -144,9 +171,12 @@ class ColumnTile(Int8Tile):
 
     def _lines(self, columns):
         """Four columns of the current block."""
+        return Lines(self.emit, self.layout, self.path, self.tile, *self._places(columns))
+
+    def _places(self, columns):
+        """Where the lines and the fifth bits of columns of the current block are."""
         lines = [self.start + column * self.columns.line for column in columns]
-        fifths = [self._fifth(self.start, column) for column in columns]
-        return Lines(self.emit, self.layout, self.path, self.tile, lines, fifths)
+        return lines, [self._fifth(self.start, column) for column in columns]
 
     def _fifth(self, start, column):
         return start + BLOCK * self.columns.line + column * FIFTH

@@ -14,8 +14,8 @@ weights serves prompts and decoding. It has as many bytes as the other layout.
     fifth    bit g of byte 4 l + p
 
 The scales are not next to their columns: with them in between, a product with a tenth of the columns took .46 of the
-time of all columns, and not .35. In this order of rows, interleaving the bytes of four lines, and then their pairs, puts
-four columns of 16 consecutive rows into a register, as the dot products need them.
+time of all columns, and not .35. In this order of rows, interleaving the bytes of four lines, and then their pairs,
+puts four columns of 16 consecutive rows into a register, as the dot products need them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,7 @@ from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.cache import jit
 from rwkv_np.kernels.formats import Format
 from rwkv_np.kernels.pack import Place
-from rwkv_np.kernels.pointers import (
-    address,
-    beyond,
-    move_int,
-    move_short,
-    read_byte,
-    read_int,
-    write_byte,
-)
+from rwkv_np.kernels.pointers import address, beyond, move_int, move_short, read_byte, read_int, write_byte
 
 ROWS = 128
 GROUPS = ROWS // 16

@@ -15,11 +15,12 @@ order, by a fifth: a token takes 72 ms dense, 70 with all prefetches into all ca
 """
 
 from llvmlite import ir
+from rwkv_np.kernels.column_pairs import COLUMNS, PairSums
 from rwkv_np.kernels.column_tile import ColumnTile
 from rwkv_np.kernels.columns import GROUPS
 from rwkv_np.kernels.dispatch import is_intel
 from rwkv_np.kernels.dots import DOTS
-from rwkv_np.kernels.emit import BYTES, I8, I32, I64, Emit, Variable
+from rwkv_np.kernels.emit import BYTES, I8, I16, I32, I64, Emit, Variable
 from rwkv_np.kernels.layout import BLOCK, SCALES
 
 AHEAD = 12  # blocks; with 8 or 24 a token takes 1 to 2 % longer
@@ -33,6 +34,7 @@ class SparseTile(ColumnTile):
 
     def __init__(self, emit, layout, path, args):
         super().__init__(emit, layout, path, 1, args)
+        self.has_pairs = self.has_pairs and COLUMNS[layout.bits] == BLOCK
 
     def emit_loop(self, sums):
         """Add all blocks with active columns to `sums`, a list for each group of rows."""
@@ -45,9 +47,8 @@ class SparseTile(ColumnTile):
             scale = emit.load(self.x, self._vector_part(0, SCALES, block, 4), I32) & 0x7FFFFFFF
             with emit.when(_is_nonzero(emit, mask | (scale >= INFINITE).converted("zext", I32))):
                 self._begin(block)
-                dots = self._active_sums(block, mask)
-                for group in range(GROUPS):
-                    self._add_scaled(group, block, 0, [dots[group]], sums[group])
+                find = self._active_pairs if self.has_pairs else self._active_sums
+                self._add_totals(block, find(block, mask), sums)
 
     def _active_sums(self, block, mask):
         """The integer sums of the active columns, by group of rows."""
@@ -56,23 +57,42 @@ class SparseTile(ColumnTile):
         totals = [Variable(emit, initial) for _ in range(GROUPS)]
         left = Variable(emit, mask)
         with _repeated(emit, lambda: _is_nonzero(emit, left.get())):
-            columns, activations = self._take_four(block, left)
+            columns, four = self._take_four(block, left)
+            activations = emit.splat(four).as_kind(BYTES)
             lines = self._lines(columns)
             for group in range(GROUPS):
                 dot = DOTS[self.path](emit, totals[group].get(), largest)
                 dot.add(lines.weights(group), activations)
                 totals[group].set(dot.total())
-        return [_Done(total.get()) for total in totals]
+        return [total.get() for total in totals]
+
+    def _active_pairs(self, block, mask):
+        """The same in 16 bits, if those of a whole block fit."""
+        emit, adder = self.emit, PairSums(self.emit, self.layout, self.path, self.tile)
+        sums, left = [Variable(emit, zero) for zero in adder.zeros()], Variable(emit, mask)
+        with _repeated(emit, lambda: _is_nonzero(emit, left.get())):
+            columns, four = self._take_four(block, left)
+            lines, fifths = self._places(columns)
+            found = [total.get() for total in sums]
+            for i in (0, 2):
+                two = four.shifted_right(8 * i).converted("trunc", I16)
+                found = adder.added(found, lines[i : i + 2], fifths[i : i + 2], two)
+            for total, value in zip(sums, found):
+                total.set(value)
+        return adder.widened([total.get() for total in sums], [self._minus_zeros(0, block, 0)] * GROUPS)
 
     def _take_four(self, block, left):
-        """The next four active columns and their activations. If fewer are left: the first one again, times zero."""
+        """The next four active columns, and their activations as one number.
+
+        If fewer are left, the others are the first one again, times zero.
+        """
         emit, four = self.emit, None
         columns, found = _next_four(emit, left)
         for i, column in enumerate(columns):
             quant = emit.load(self.x, self._vector_part(0, 0, block, BLOCK) + column, I8).converted("zext", I32)
             quant = emit.value(emit.builder.select(found[i].llvm, quant.llvm, I32(0)))
             four = quant if four is None else four | (quant << 8 * i)
-        return columns, emit.splat(four).as_kind(BYTES)
+        return columns, four
 
     def _prefetch_active(self, block):
         """Prefetch the active columns of a block; behind the last one, those of the next tile, which often follows."""
@@ -98,17 +118,6 @@ class SparseTile(ColumnTile):
                     emit.prefetch(self.tile, start + column * self.columns.line + half, LEVELS[0])
                 if self.columns.fifth:
                     emit.prefetch(self.tile, self._fifth(start, column), LEVELS[0])
-
-
-class _Done:
-    """Sums in the form of a dot product."""
-
-    def __init__(self, total):
-        self._total = total
-
-    def total(self):
-        """The 16 sums as int32."""
-        return self._total
 
 
 def active(emit, x, block):
@@ -166,4 +175,3 @@ def emit_count(builder, x, n_blocks):
         n_columns.set(n_columns.get() + ones)
         n_active.set(n_active.get() + _is_nonzero(emit, mask).converted("zext", I64))
     return n_columns.get(), n_active.get()
-
