@@ -62,6 +62,13 @@ def numba_features() -> str:
     return cpu_target.target_context.codegen().magic_tuple()[2]
 
 
+def is_intel() -> bool:
+    """Whether kernels are compiled for a processor of Intel, or an unknown one of its kind."""
+    name = cpu_target.target_context.codegen().magic_tuple()[1]
+    is_amd = name.startswith(("znver", "bdver", "btver", "amdfam", "k8", "athlon", "barcelona", "geode"))
+    return platform.machine().lower() in ("x86_64", "amd64") and not is_amd
+
+
 def _names(features: str) -> frozenset[str]:
     return frozenset(name[1:] for name in features.split(",") if name.startswith("+"))
 

@@ -67,6 +67,8 @@ def _zero_point(layout, path):
 class Int8Tile:
     """Emits the product of int8 vectors with a tile of a quantized format."""
 
+    tile_rows = lay.TILE_ROWS
+
     def __init__(self, emit, layout, path, count, args):
         self.emit, self.layout, self.path, self.count = emit, layout, path, count
         self.tile, self.x, self.values, self.stride, self.n_blocks = args
@@ -150,15 +152,17 @@ class Int8Tile:
 
     def _add_step(self, groups, block, step, raw, dots):
         emit = self.emit
-        weights = {}
-        for group in groups:
-            start = self.start + self.layout.scales + group * self.layout.group_quants
-            weights[group] = _unpack(emit, self.layout, self.path, self.tile, start, step, raw[group])
+        weights = {group: self._weights(group, step, raw[group]) for group in groups}
         for vector in range(self.count):
             four = emit.load(self.x, self._of_vector(lay.quants_at(vector) + 4 * step, block), I32)
             activations = emit.splat(four).as_kind(BYTES)
             for group in groups:
                 dots[group][vector].add(weights[group], activations)
+
+    def _weights(self, group, step, raw):
+        """The 64 weight bytes of one step of 16 rows; `raw` stores what several steps share."""
+        start = self.start + self.layout.scales + group * self.layout.group_quants
+        return _unpack(self.emit, self.layout, self.path, self.tile, start, step, raw)
 
     def _scale(self, group, part, index):
         """d (index 0) or m (index 1) of a part of 16 rows."""
@@ -172,7 +176,7 @@ class Int8Tile:
     def _shared_scale(self, group, index):
         """d (index 0) or m (index 1) of 16 rows, as stored in a file."""
         size = self.layout.scale_bytes
-        start = self.head + lay.TILE_ROWS * size * index + 16 * size * group
+        start = self.head + self.tile_rows * size * index + 16 * size * group
         if size == 4:
             return self.emit.load(self.tile, start, FLOATS)
         return half_to_float(self.emit, self.emit.load(self.tile, start, HALVES), self.path)

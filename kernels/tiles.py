@@ -35,7 +35,7 @@ MOST = {"vnni": 8}
 
 def emit_tile_product(builder, layout, path, count, tile, x, values, stride, n_blocks, out, out_stride):
     """Emit the product of a tile with `count` vectors; the arguments are LLVM values (pointers.KERNEL_ARGS)."""
-    _allow_features(builder.function, path)
+    allow_features(builder.function, path)
     emit = Emit(builder)
     stride, n_blocks, out_stride = (emit.value(number) for number in (stride, n_blocks, out_stride))
     kind = FloatTile if layout.is_float else Int8Tile
@@ -47,7 +47,7 @@ def emit_tile_product(builder, layout, path, count, tile, x, values, stride, n_b
             emit.store(sums[group][vector].get(), out, out_stride * (4 * vector) + 64 * group)
 
 
-def _allow_features(function, path):
+def allow_features(function, path):
     """Allow LLVM to use, in this function, the features that the path needs and Numba's list lacks."""
     features = target_features(path)
     if features:
