@@ -30,11 +30,11 @@ from rwkv_np.kernels.mixing import Floats
 from rwkv_np.kernels.pointers import KERNEL_ARGS, beyond, call_kernel, number, write_long
 from rwkv_np.kernels.program import Job, compile_op
 from rwkv_np.kernels.sparse_tile import SparseTile, emit_count
-from rwkv_np.kernels.tiles import COUNTS, MOST, allow_features
+from rwkv_np.kernels.tiles import COUNTS, allow_features, most_together, vector_path
 
 LANES = 4 * ROWS  # bytes of the products of a tile with one vector
 # Above this share of active columns, reading all of them is faster.
-SPARSE_BELOW = {"vnni": 0.5, "avx2": 0.5, "neon": 0.5, "generic": 0.5}
+SPARSE_BELOW = {"amx": 0.5, "vnni": 0.5, "avx2": 0.5, "neon": 0.5, "generic": 0.5}
 # The record of a matrix: how many vectors were multiplied alone; their active columns; the blocks of those; the
 # columns and blocks that were read.
 COUNTS_SIZE = 5
@@ -49,8 +49,13 @@ def emit_column_product(builder, layout, path, count, tile, x, values, stride, n
     emit = Emit(builder)
     stride, n_blocks, out_stride = (emit.value(number) for number in (stride, n_blocks, out_stride))
     args = tile, x, values, stride, n_blocks
-    found = ColumnTile(emit, layout, path, count, args) if count else SparseTile(emit, layout, path, args)
-    found.emit_product(out, out_stride)
+    path = vector_path(path)
+    if not count:
+        SparseTile(emit, layout, path, args).emit_product(out, out_stride)
+        return
+    at_once = min(count, most_together(path))  # of a group of AMX's, which has more vectors
+    for first in range(0, count, at_once):
+        ColumnTile(emit, layout, path, at_once, args, first, count).emit_product(out, out_stride)
 
 
 @intrinsic(prefer_literal=True)
@@ -74,7 +79,7 @@ def _compiled_kernel(format, path, count):
 
 def column_kernel_addresses(format: str, path: str) -> np.ndarray:
     """Compile a format's kernels, or load them: an address for each of COUNTS, or 0, and that of active columns."""
-    built = [count for count in COUNTS if count <= MOST.get(path, 4)]
+    built = [count for count in COUNTS if count <= most_together(path)]
     addresses = [_compiled_kernel(format, path, count).address for count in built]
     sparse = _compiled_kernel(format, path, 0).address
     return np.array([*addresses, *[0] * (len(COUNTS) - len(built)), sparse], np.int64)

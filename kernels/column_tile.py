@@ -101,12 +101,12 @@ class Done:
 
 
 class ColumnTile(Int8Tile):
-    """Emits the product of int8 vectors with all columns of a tile."""
+    """Emits the product of int8 vectors with all columns of a tile; `first` and `of` as in Int8Tile."""
 
     tile_rows = ROWS
 
-    def __init__(self, emit, layout, path, count, args):
-        super().__init__(emit, layout, path, count, args)
+    def __init__(self, emit, layout, path, count, args, first=0, of=None):
+        super().__init__(emit, layout, path, count, args, first, of)
         self.columns = Columns(layout)
         self.together = TOGETHER.get(path, TOGETHER_ELSEWHERE)[count]
         self.has_pairs = count == 1 and path in column_pairs.PATHS and layout.bits in column_pairs.COLUMNS
@@ -114,7 +114,8 @@ class ColumnTile(Int8Tile):
     def emit_product(self, out, out_stride):
         """Write the products of 128 rows with each vector to `out`, `out_stride` floats apart."""
         emit = self.emit
-        places = [[out_stride * (4 * v) + 64 * g for v in range(self.count)] for g in range(GROUPS)]
+        vectors = range(self.first, self.first + self.count)
+        places = [[out_stride * (4 * v) + 64 * g for v in vectors] for g in range(GROUPS)]
         if self.count > 1:
             self.emit_loop([[InMemory(emit, out, place) for place in row] for row in places])
             return
