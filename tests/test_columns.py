@@ -6,12 +6,13 @@ from kernel_cases import FORMATS, matmul_reference, product_bound, random_rows
 from numba import njit
 from rwkv_np.kernels import dispatch
 from rwkv_np.kernels import layout as lay
-from rwkv_np.kernels.activations import N_BLOCKS, quantize_reference
+from rwkv_np.kernels.activations import N_BLOCKS, WANTS_INT8, quantize_reference
 from rwkv_np.kernels.column_products import column_kernel_addresses, count_active
 from rwkv_np.kernels.columns import ROWS, Columns, fits, pack_columns, place_columns
-from rwkv_np.kernels.matmul import PackedMatrix, matmul, multiply_tile, vectors_for
+from rwkv_np.kernels.matmul import PackedMatrix, PackedVectors, matmul, multiply_tile, vectors_for
 from rwkv_np.kernels.pack import place_alone
 from rwkv_np.kernels.pointers import address, call_kernel
+from rwkv_np.kernels.tiles import most_together
 from synthetic import write_synthetic
 
 from rwkv_np.models import load, places
@@ -33,7 +34,7 @@ def _multiply(kernels, tiles, rows, memory, out, is_sparse):
 
 
 class ByColumns:
-    """The same matrix in both layouts."""
+    """The same matrix in both layouts. Products by columns use no AMX, so those of its path need only VNNI."""
 
     def __init__(self, format, path, n_in, rng, raw=None):
         row = FORMATS[format]
@@ -42,13 +43,14 @@ class ByColumns:
         self.tiles = np.empty((place.n_tiles, place.tile_bytes), np.uint8)
         pack_columns(self.raw, row, n_in, self.tiles.reshape(-1), place)
         self.kernels = column_kernel_addresses(format, path)
-        self.other = PackedMatrix.from_file(self.raw, format, n_in, path)
+        self.together = most_together(path)
+        self.other = PackedMatrix.from_file(self.raw, format, n_in, "vnni" if path == "amx" else path)
 
     def product(self, x, is_sparse=False):
         """x (count, n_in) times the matrix; `is_sparse`: one vector after the other, active columns only."""
         out = np.full((len(x), N_ROWS), np.nan, np.float32)
         for part in [slice(i, i + 1) for i in range(len(x))] if is_sparse else [slice(None)]:
-            vectors = vectors_for(self.other, x[part])
+            vectors = PackedVectors.of(x[part], WANTS_INT8, self.together)
             _multiply(self.kernels, self.tiles, np.array(vectors.rows), vectors.memory, out[part], is_sparse)
         return out
 
@@ -75,6 +77,16 @@ def test_products_have_the_bits_of_the_other_layout(format, path):
         np.testing.assert_array_equal(matrix.product(x, is_sparse=True), expected)
         bound = product_bound(matrix.raw, format, n_in, x)
         assert (np.abs(expected - matmul_reference(matrix.raw, format, n_in, x)) <= bound).all()
+
+
+@pytest.mark.skipif("vnni" not in PATHS, reason="the kernels need AVX-512 VNNI")
+@pytest.mark.parametrize("format", ["Q4_0", "Q5_1"])
+def test_the_large_groups_of_amx_are_read_in_parts(format):
+    rng = np.random.default_rng(0)
+    matrix = ByColumns(format, "amx", 96, rng)
+    x = np.concatenate([activations(96, rng) for _ in range(6)])[:51]  # 32, 16, 2 and 1
+    assert matrix.together == 32
+    np.testing.assert_array_equal(matrix.product(x), matmul(matrix.other, x))
 
 
 @pytest.mark.parametrize("path", PATHS)
