@@ -1,12 +1,14 @@
 """Measure one model: bytes per token, memory speed, the maximum speed, and the share we reach.
 
-Decoding reads every weight once per token, so its maximum speed is bandwidth / bytes. A prompt reads
-the weights once for many tokens and is limited by arithmetic. The state (`state_bytes`), which each token
+Decoding reads every weight once per token, except those of hidden channels that are zero (`active_channels` is the
+share of the others). So its maximum speed is bandwidth / bytes that are really read (`bytes_read_per_token`). A prompt
+reads all weights, once for many tokens, and is limited by arithmetic. The state (`state_bytes`), which each token
 also reads and writes, is not counted in the maximum. The bandwidth is measured right before each decode
 timing; the reported share is the median of these pairs.
 
     python bench/model.py --shape 1b5 --format Q4_1 [--head-fp16]
     python bench/model.py --shape v7-1b5 --format Q4_K
+    python bench/model.py --shape 1b5 --format Q4_1 --active 0.11
     python bench/model.py MODEL.bin
 
 The last line is one JSON document.
@@ -82,6 +84,7 @@ def card(name: str, source: Source, threads: int | None, head_q8_0: bool | None)
     model, loading = load_seconds(source, **options)
     anonymous = resident_anonymous()
     decoding = decode(model)
+    activity = model.activity()
     prompts = {n: prefill(model, n) for n in PROMPTS}
     rate, float32 = prompts[128] * matrix_operations(model), float32_rate(4096, model.config.n_embd, 128)
     n_bytes = sum(parameter.n_bytes for parameter in source()[1].values())
@@ -89,8 +92,10 @@ def card(name: str, source: Source, threads: int | None, head_q8_0: bool | None)
         "model": name, "version": model.config.record.title, "type": model.config.data_type,
         "layers": model.config.n_layer, "n_embd": model.config.n_embd, "processor": processor(),
         "threads": model.n_threads, "kernels": model.kernels.path, "head_q8_0": head_q8_0,
-        "bytes_per_token": model.n_bytes_per_token, "state_bytes": model.state_layout.n_bytes,
-        "read_gb_s": decoding.bandwidth / 1e9, "ceiling_tok_s": decoding.bandwidth / model.n_bytes_per_token,
+        "bytes_per_token": model.n_bytes_per_token, "active_channels": activity and activity.channels,
+        "active_blocks": activity and activity.blocks, "bytes_read_per_token": decoding.n_bytes_per_token,
+        "state_bytes": model.state_layout.n_bytes, "read_gb_s": decoding.bandwidth / 1e9,
+        "ceiling_tok_s": decoding.bandwidth / decoding.n_bytes_per_token,
         "decode_tok_s": decoding.tokens_per_s, "decode_p10_p90_ms": [
             1e3 * float(np.percentile(decoding.seconds, p)) for p in (10, 90)
         ],
@@ -109,19 +114,28 @@ def card(name: str, source: Source, threads: int | None, head_q8_0: bool | None)
 @click.option(
     "--format", "type_name", type=click.Choice(FORMATS + GGUF_FORMATS), default="Q4_1", help="Data type of that model."
 )
+@click.option(
+    "--active", type=click.FloatRange(0, 0.5, min_open=True), help="Share of active hidden channels in that model."
+)
 @click.option("--threads", type=int, help="Number of threads; default: the physical cores.")
 @click.option("--head-q8-0/--head-fp16", default=None, help="Format of the head.  [default: Q8_0 if quantized]")
-def main(model: Path | None, shape: str | None, type_name: str, threads: int | None, head_q8_0: bool | None) -> None:
+def main(
+    model: Path | None, shape: str | None, type_name: str, active: float | None, threads: int | None,
+    head_q8_0: bool | None,
+) -> None:  # fmt: skip
     """Measure MODEL, or a synthetic model with a given --shape."""
     if (model is None) == (shape is None):
         raise click.UsageError("Give either MODEL or --shape.")
+    if active and (model or type_name in GGUF_FORMATS):
+        raise click.UsageError(f"--active needs --shape and one of the formats {', '.join(FORMATS)}.")
     with tempfile.TemporaryDirectory() as folder:
         if shape and type_name in GGUF_FORMATS:
             made = synthetic_model(shape, type_name)
             found = card(f"{shape}-{type_name}", lambda: made, threads, head_q8_0)
         else:
             version = 100 if type_name == "Q4_1_O" else 101
-            path = model or write_synthetic(Path(folder) / f"{shape}-{type_name}.bin", shape, type_name, version)
+            made_at = Path(folder) / f"{shape}-{type_name}.bin"
+            path = model or write_synthetic(made_at, shape, type_name, version, active=active)
             found = card(path.name, lambda: from_file(path), threads, head_q8_0)
     for name, value in found.items():
         click.echo(f"{name:>22}  {f'{value:.3g}' if isinstance(value, float) else value}")

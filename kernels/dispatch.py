@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numba
 from numba.core.registry import cpu_target
+from rwkv_np.kernels import amx
 
 ENV = "RWKV_NP_KERNELS"
 
@@ -28,8 +29,11 @@ PATHS = {
     "generic": frozenset(),
     "neon": frozenset({"dotprod"}),
     "avx2": frozenset({"avx2", "fma", "f16c"}),
-    "vnni": frozenset({"avx512vnni", "avx512bw", "avx512vl", "f16c"}),
+    "vnni": (VNNI := frozenset({"avx512vnni", "avx512bw", "avx512vl", "f16c"})),
+    "amx": VNNI | amx.FEATURES,
 }
+# path -> what the operating system must allow too; asked only where the processor has the features.
+GRANTS = {"amx": amx.granted}
 
 # Linux on aarch64: (entry of the auxiliary vector, bit) -> LLVM's name. From asm/hwcap.h: ASIMDDP in
 # AT_HWCAP, I8MM and BF16 in AT_HWCAP2.
@@ -60,6 +64,13 @@ def numba_features() -> str:
     `numba.config` may have changed since then, and NUMBA_ENABLE_AVX=0 is not in its list.
     """
     return cpu_target.target_context.codegen().magic_tuple()[2]
+
+
+def is_intel() -> bool:
+    """Whether kernels are compiled for a processor of Intel, or an unknown one of its kind."""
+    name = cpu_target.target_context.codegen().magic_tuple()[1]
+    is_amd = name.startswith(("znver", "bdver", "btver", "amdfam", "k8", "athlon", "barcelona", "geode"))
+    return platform.machine().lower() in ("x86_64", "amd64") and not is_amd
 
 
 def _names(features: str) -> frozenset[str]:
@@ -95,8 +106,12 @@ def target_features(path: str) -> str:
 
 
 def available_paths() -> list[str]:
-    """The paths that this processor can run, slowest first."""
-    return [path for path, needs in PATHS.items() if needs <= cpu_features()]
+    """The paths that this processor can run and the operating system allows, slowest first."""
+    return [path for path, needs in PATHS.items() if needs <= cpu_features() and _is_granted(path)]
+
+
+def _is_granted(path: str) -> bool:
+    return path not in GRANTS or GRANTS[path]()
 
 
 def choose(forced: str | None = None) -> Choice:
@@ -116,4 +131,6 @@ def choose(forced: str | None = None) -> Choice:
     if missing:
         needs = ", ".join(sorted(missing))
         return Choice(best, f"{ENV}={wanted} needs {needs}, which this processor lacks; using {best}")
+    if not _is_granted(wanted):
+        return Choice(best, f"{ENV}={wanted} needs registers that the operating system refuses; using {best}")
     return Choice(wanted, f"{ENV}={wanted}")

@@ -154,13 +154,14 @@ class Place:
     """Where the tiles of a matrix are in a buffer: the first, and bytes from one to the next.
 
     Matrices that are read together have their tiles interleaved, so that memory is read in address
-    order; the stride is then longer than a tile.
+    order; the stride is then longer than a tile. A tile has `tile_rows` rows: more if stored by columns (columns.py).
     """
 
     start: int
     stride: int
     n_tiles: int
     tile_bytes: int
+    tile_rows: int = TILE_ROWS
 
 
 def place_alone(layout: lay.Layout, n_rows: int, n_in: int, start: int = 0) -> Place:

@@ -97,12 +97,13 @@ def _writer(kind, numba_kind):
 
 
 move_short, move_int = _mover(I16), _mover(I32)
-read_short, read_int = _reader(I16, types.uint16), _reader(I32, types.uint32)
+read_byte, read_short, read_int = _reader(I8, types.uint8), _reader(I16, types.uint16), _reader(I32, types.uint32)
 _read_long = _reader(I64, types.int64)
-write_byte, write_short, write_int = (
+write_byte, write_short, write_int, write_long = (
     _writer(I8, types.uint8),
     _writer(I16, types.uint16),
     _writer(I32, types.uint32),
+    _writer(I64, types.int64),
 )
 
 

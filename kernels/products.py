@@ -86,7 +86,7 @@ def multiply(matrix, weights, tile, rows, scratch, n_vectors, out, out_stride):
 # --- endings: each takes 16 products and the position of their channels -------------------------------
 
 
-class _Place:
+class Place:
     """Where an ending reads and writes: a token's 16 channels in arrays of the scratch buffer."""
 
     def __init__(self, emit, args, scratch, tile, token, half):
@@ -141,7 +141,7 @@ TO_ROWS = {
 def _emit_to_floats(emit, ending, lanes, args, scratch, tile, token, n_tokens):
     for half in HALVES:
         x = emit.load(lanes, token * (4 * TILE_ROWS) + half, FLOATS)
-        TO_FLOATS[ending](emit, x, _Place(emit, args, scratch, tile, token, half))
+        TO_FLOATS[ending](emit, x, Place(emit, args, scratch, tile, token, half))
 
 
 def _emit_to_rows(emit, ending, lanes, args, scratch, tile, token, n_tokens):

@@ -1,4 +1,4 @@
-"""The product of one tile (32 rows) with 1, 2, 4 or 8 vectors: nearly all time is spent here.
+"""The product of one tile (32 rows) with 1, 2, 4, ... vectors: nearly all time is spent here.
 
 Everything else is built on this kernel: a matrix-vector product is a loop over tiles, a matrix-matrix
 product two loops. With one vector it is limited by the memory that the tile is read from, so the
@@ -6,8 +6,9 @@ nibbles are unpacked in registers. With eight, 16 integer accumulators keep both
 processor busy, every broadcast activation serves 32 rows, and it takes only 1.2 times as long as with one.
 
 Formats differ in how a block's 8 steps are unpacked and scaled (int8_tile.py), paths in how a step is added
-(dots.py). Both are fixed at compile time: there is one kernel for each format, path and vector count.
-Each is compiled separately, cached, and called by address, so that a model compiles only what it needs.
+(dots.py; AMX adds a block at once: amx_tile.py). Both are fixed at compile time: there is one kernel for each format,
+path and vector count. Each is compiled separately, cached, and called by address, so that a model compiles only what
+it needs.
 
 A vector's result is the same to the last bit, no matter how many vectors are processed with it.
 The reference is `matmul.matmul_reference`.
@@ -19,6 +20,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.amx_tile import LEAST, AmxTile, is_suited
 from rwkv_np.kernels.cache import compile_c
 from rwkv_np.kernels.dispatch import target_features
 from rwkv_np.kernels.emit import FLOATS, Emit, Variable
@@ -29,25 +31,44 @@ from rwkv_np.kernels.pointers import KERNEL_ARGS
 
 # How many vectors a kernel may process at once: as many as fit in the registers. Without AVX-512,
 # eight vectors cause so many spills that they take 40 % longer than four twice.
-COUNTS = (1, 2, 4, 8)
-MOST = {"vnni": 8}
+# With AMX, 32 share what is unpacked (amx_tile.py).
+COUNTS = (1, 2, 4, 8, 16, 32)
+MOST = {"vnni": 8, "amx": 32}
 
 
 def emit_tile_product(builder, layout, path, count, tile, x, values, stride, n_blocks, out, out_stride):
     """Emit the product of a tile with `count` vectors; the arguments are LLVM values (pointers.KERNEL_ARGS)."""
-    _allow_features(builder.function, path)
+    allow_features(builder.function, path)
     emit = Emit(builder)
     stride, n_blocks, out_stride = (emit.value(number) for number in (stride, n_blocks, out_stride))
-    kind = FloatTile if layout.is_float else Int8Tile
     zero = emit.constant(FLOATS, 0.0)
     sums = [[Variable(emit, zero) for _ in range(count)] for _ in range(lay.GROUPS)]
-    kind(emit, layout, path, count, (tile, x, values, stride, n_blocks)).emit_loop(sums)
+    args = tile, x, values, stride, n_blocks
+    if layout.is_float:
+        FloatTile(emit, layout, vector_path(path), count, args).emit_loop(sums)
+    elif count >= LEAST and is_suited(layout):
+        AmxTile(emit, layout, vector_path(path), count, args).emit_loop(sums)
+    else:
+        _emit_in_parts(emit, layout, vector_path(path), count, args, sums)
     for group in range(lay.GROUPS):
         for vector in range(count):
             emit.store(sums[group][vector].get(), out, out_stride * (4 * vector) + 64 * group)
 
 
-def _allow_features(function, path):
+def vector_path(path):
+    """The path of all instructions but those of AMX."""
+    return "vnni" if path == "amx" else path
+
+
+def _emit_in_parts(emit, layout, path, count, args, sums):
+    """A group of more vectors than VNNI's registers take: a layout that AMX's kernel does not know."""
+    at_once = min(count, most_together(path))
+    for first in range(0, count, at_once):
+        part = [of_group[first : first + at_once] for of_group in sums]
+        Int8Tile(emit, layout, path, at_once, args, first, count).emit_loop(part)
+
+
+def allow_features(function, path):
     """Allow LLVM to use, in this function, the features that the path needs and Numba's list lacks."""
     features = target_features(path)
     if features:
@@ -86,6 +107,7 @@ def kernel_addresses(format: str, path: str) -> np.ndarray:
 
     The function at an address takes pointers.KERNEL_ARGS. It stays loaded until the process ends.
     """
-    built = [count for count in COUNTS if count <= most_together(path)]
+    most = MOST["vnni"] if FORMATS[format].layout.is_float else max(COUNTS)  # floats are not in groups
+    built = [count for count in COUNTS if count <= min(most, most_together(path))]
     addresses = [_compiled(format, path, count).address for count in built]
     return np.array(addresses + [0] * (len(COUNTS) - len(built)), np.int64)

@@ -12,7 +12,7 @@ from rwkv_np import __version__
 from rwkv_np.cli import Command
 
 # The features that select a kernel path, or may in future; a processor has a hundred others.
-_X86 = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni")
+_X86 = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "amx-tile", "amx-int8")
 _AARCH64 = ("dotprod", "i8mm", "bf16")
 
 

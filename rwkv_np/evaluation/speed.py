@@ -1,9 +1,9 @@
 """How fast a model reads token by token (decoding), and a prompt; with the memory bandwidth for comparison.
 
-Decoding reads every weight once per token, so its limit is bandwidth / bytes. Right before each timing the
-bandwidth is measured on the same bytes that the model reads, and the reported share is the median of
-these pairs, because the memory speed of a shared machine changes all the time. A model that fits into the
-processor's cache is compared with the cache's speed, and its share is low.
+Decoding reads every weight once per token, except those of inactive channels (`models/activity.py`), so its limit is
+bandwidth / bytes. Right before each timing the bandwidth is measured on the same bytes that the model reads, and the
+reported share is the median of these pairs, because the memory speed of a shared machine changes all the time. A model
+that fits into the processor's cache is compared with the cache's speed, and its share is low.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class Decoding:
-    """Pairs of measurements: seconds per token, and the memory bandwidth in bytes per second measured right before."""
+    """Pairs of measurements: seconds per token, and the memory bandwidth in bytes per second measured right before.
+
+    n_bytes_per_token  bytes of weights that a token really reads
+    """
 
     seconds: list[float]
     rates: list[float]
@@ -72,7 +75,8 @@ def decode(model: Engine, pairs: int = 15, tokens: int = 4) -> Decoding:
             model.advance((tokens * i + token) % n_vocab, state)
             steps.append(time.perf_counter() - start)
         taken.append(float(np.median(steps)))
-    return Decoding(taken, rates, model.n_bytes_per_token)
+    activity = model.activity()
+    return Decoding(taken, rates, round(activity.bytes_read) if activity else model.n_bytes_per_token)
 
 
 def prefill(model: Engine, n_tokens: int, repeat: int = 5) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from rwkv_np.kernels import heads, lora_mix, mixing, products, wkv4
+from rwkv_np.kernels import column_products, heads, lora_mix, mixing, products, wkv4
 from rwkv_np.kernels import wkv5 as recurrence5
 from rwkv_np.kernels.activations import WANTS_FLOAT, Rows
 from rwkv_np.kernels.batch import MOST, MOST_KEPT
@@ -200,6 +200,20 @@ class Builder:
     def add_gated(self, matrix: str, rows: Rows, gate: Floats, out: Floats) -> Job:
         """out += gate * W rows"""
         return products.add_gated_job(*self._product(matrix, rows), out, gate)
+
+    def add_sparse(self, matrix: str, rows: Rows, out: Floats) -> Job:
+        """out += W rows, where rows are mostly zero and never negative"""
+        found = self._at.by_columns(self._prefix + matrix)
+        if found is None:
+            return self.add(matrix, rows, out)
+        return column_products.add_job(found, Vectors(rows, self._at.column_lanes), out)
+
+    def add_gated_sparse(self, matrix: str, rows: Rows, gate: Floats, out: Floats) -> Job:
+        """out += gate * W rows, where rows are mostly zero and never negative"""
+        found = self._at.by_columns(self._prefix + matrix)
+        if found is None:
+            return self.add_gated(matrix, rows, gate, out)
+        return column_products.add_gated_job(found, Vectors(rows, self._at.column_lanes), out, gate)
 
     def sigmoid(self, matrix: str, rows: Rows, out: Floats) -> Job:
         """out = sigmoid(W rows)"""

@@ -24,6 +24,7 @@ from rwkv_np.kernels.program import Team
 from rwkv_np.kernels.threads import check_team, default_threads, most_threads, what_stops_threads
 from rwkv_np.kernels.tiles import kernel_addresses
 from rwkv_np.models import head
+from rwkv_np.models.activity import Activity, measured
 from rwkv_np.models.base import CheckedRun, Model, Progress
 from rwkv_np.models.build import Builder
 from rwkv_np.models.config import ModelConfig
@@ -96,6 +97,7 @@ class Engine(Model):
         others.clear()  # `places.matrices` lets each go once it is packed: of a 7.2B model that is 285 MB less
         self._weights = packed(places, self._n_threads, progress)
         # Zeros: of those that no pass touches, the pages cost no memory.
+        self._records = places.records
         self._scratch, self._batch = aligned(np.zeros, places.n_scratch), b.new_batch()
         self._x = self._scratch[: b.MOST * places.x.stride].view(np.float32).reshape(b.MOST, -1)
         self._compile(progress)
@@ -114,6 +116,10 @@ class Engine(Model):
     def n_bytes_per_token(self) -> int:
         """Bytes of weights that are read for a token and its logits: what bounds the speed."""
         return int(self._weights.size)
+
+    def activity(self) -> Activity | None:
+        """What single tokens have read of the feed-forward layers since loading, or None if all of it."""
+        return measured(self._scratch, self._records, self.n_bytes_per_token)
 
     def _build(self, places: Places, progress: Progress) -> tuple[Team, Team]:
         progress("compiling the graph", 0, 1)

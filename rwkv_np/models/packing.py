@@ -17,6 +17,7 @@ import numpy as np
 
 from rwkv_np.files.parameter import Parameter
 from rwkv_np.kernels import layout as lay
+from rwkv_np.kernels.columns import pack_columns
 from rwkv_np.kernels.pack import Place, pack
 from rwkv_np.models.base import Progress
 from rwkv_np.models.places import Places
@@ -57,10 +58,10 @@ def aligned(make: Callable[[int, type], np.ndarray], n_bytes: int) -> np.ndarray
 
 
 def _parts(matrix: Parameter, place: Place) -> Iterator[Part]:
-    step = max(1, PIECE // (lay.TILE_ROWS * matrix.row_bytes))
+    step = max(1, PIECE // (place.tile_rows * matrix.row_bytes))
     for tile in range(0, place.n_tiles, step):
         n_tiles = min(step, place.n_tiles - tile)
-        first, stop = tile * lay.TILE_ROWS, min((tile + n_tiles) * lay.TILE_ROWS, matrix.shape[0])
+        first, stop = tile * place.tile_rows, min((tile + n_tiles) * place.tile_rows, matrix.shape[0])
         yield Part(matrix, first, stop, replace(place, start=place.start + tile * place.stride, n_tiles=n_tiles))
 
 
@@ -90,5 +91,6 @@ def _pack(parts: deque[Part], weights: np.ndarray) -> Iterator[None]:
         if room.size < (stop - first) * matrix.row_bytes:
             room = np.empty((stop - first) * matrix.row_bytes, np.uint8)
         raw = matrix.raw_rows(first, stop, room)
-        pack(raw, matrix.data_type.format, matrix.shape[1], weights, place)
+        put = pack if place.tile_rows == lay.TILE_ROWS else pack_columns
+        put(raw, matrix.data_type.format, matrix.shape[1], weights, place)
         yield

@@ -8,8 +8,10 @@ here: `engine.py` does that once all places are known.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from rwkv_np.files.quants import DATA_TYPES
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import WANTS_FLOAT, WANTS_INT8, Rows, wants
 from rwkv_np.kernels.batch import MOST, MOST_KEPT, WorkAreas
+from rwkv_np.kernels.column_products import COUNTS_SIZE, ColumnMatrix, column_kernel_addresses
+from rwkv_np.kernels.column_products import LANES as COLUMN_LANES
+from rwkv_np.kernels.columns import Columns, fits, place_columns
 from rwkv_np.kernels.mixing import Floats, Norm
 from rwkv_np.kernels.pack import Place, place_alone
 from rwkv_np.kernels.products import Matrix
@@ -30,10 +35,20 @@ LANES = 3 * MOST * 4 * lay.TILE_ROWS  # bytes of the products of three tiles
 KEPT_LANES = LANES // MOST * MOST_KEPT
 
 
+class Record(NamedTuple):
+    """Where the counts of active columns of a matrix are in the scratch buffer (column_products.py)."""
+
+    start: int
+    n_tiles: int
+    n_blocks: int
+    columns: Columns
+
+
 class Places:
     """Places for the weights and the scratch buffer of one model.
 
     matrices   (parameter, its place) for each matrix in the order of the weights; the head is the last
+    records    of each matrix that is stored by columns
     vectors    (parameter, start of its float32 values, end of its place, numbers of a row) for each vector
     n_weights  bytes of all weights; n_scratch  bytes of the scratch buffer
     x          the residual stream, (tokens, n_embd); at the start of the scratch buffer
@@ -45,6 +60,7 @@ class Places:
     def __init__(self, parameters: Mapping[str, Parameter], path: str, n_embd: int, n_threads: int) -> None:
         self._parameters, self._path, self._n_embd, self._n_threads = parameters, path, n_embd, n_threads
         self.matrices: list[tuple[Parameter, Place]] = []
+        self.records: list[Record] = []
         self.vectors: list[tuple[Parameter, int, int, int]] = []
         self.n_weights = self.n_scratch = 0
         self.x, self.last = self.floats(n_embd), self.floats(n_embd)
@@ -98,6 +114,26 @@ class Places:
         A thread that reads one tile of each then reads memory in address order.
         """
         return self._place_together([self._matrix(name) for name in names])
+
+    def by_columns(self, name: str) -> ColumnMatrix | None:
+        """Place a matrix by columns (kernels/columns.py); None if it has another format, or too few tiles."""
+        parameter = self._matrix(name)
+        layout, (n_rows, n_in) = parameter.data_type.format.layout, parameter.shape
+        place = place_columns(layout, n_rows, n_in, self.n_weights)
+        if not fits(layout, n_rows, n_in) or place.n_tiles < self._n_threads:
+            return None
+        self.matrices.append((parameter, place))
+        self.n_weights += place.n_tiles * place.stride
+        record = Record(self._take(8 * COUNTS_SIZE), place.n_tiles, lay.n_blocks_of(n_in), Columns(layout))
+        self.records.append(record)
+        kernels = column_kernel_addresses(parameter.data_type.format.name, self._path).tolist()
+        matrix = Matrix(place.start, place.stride, place.n_tiles, record.n_blocks, tuple(kernels[:-1]))
+        return ColumnMatrix(matrix, kernels[-1], self._path, record.start)
+
+    @functools.cached_property
+    def column_lanes(self) -> Floats:
+        """The products of a tile that is stored by columns, for each thread."""
+        return self.per_thread(MOST * COLUMN_LANES)
 
     def slices_together(self, name: str) -> list[Matrix]:
         """The matrices in a parameter of three dimensions."""

@@ -108,7 +108,7 @@ def program(b: Builder) -> None:
         p.phase(p.add("att.output", out, x))
         p.phase(p.norm_and_mix(x, "ln2", ffn, {f"ffn.{MIX}_k": k, f"ffn.{MIX}_r": r}, equation="lerp"))
         p.phase(p.squared_relu("ffn.key", k, hidden), p.sigmoid("ffn.receptance", r, gate), p.keep(ffn))
-        p.phase(p.add_gated("ffn.value", hidden, gate, x))
+        p.phase(p.add_gated_sparse("ffn.value", hidden, gate, x))
     b.head(x, "ln_out", "head")
 
 

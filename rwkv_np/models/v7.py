@@ -159,7 +159,7 @@ def program(b: Builder) -> None:
         p.phase(p.add("att.output", out, x))
         p.phase(p.norm_and_lerp(x, "ln2", ffn, "ffn.x_k", [x_k]))
         p.phase(p.squared_relu("ffn.key", x_k, hidden), p.keep(ffn))
-        p.phase(p.add("ffn.value", hidden, x))
+        p.phase(p.add_sparse("ffn.value", hidden, x))
     b.head(x, "ln_out", "head")
 
 
