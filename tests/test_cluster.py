@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 pytest.importorskip("msgspec")
+pytest.importorskip("ray")  # the module of the nodes is written on it
 
 from test_batch import chat_row, many  # noqa: E402
 
