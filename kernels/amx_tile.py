@@ -96,14 +96,16 @@ class AmxTile(Int8Tile):
     def _unpack_block(self, block):
         """The weights of a block as signed bytes, in the order of `amx`."""
         self._enter(block)
-        buffer = self._buffer(block, WEIGHTS_BYTES)
+        buffer, shared = self._buffer(block, WEIGHTS_BYTES), {}
         for group in range(lay.GROUPS):
-            raw, start = {}, self.start + self.layout.scales + group * self.layout.group_quants
+            raw = {}
             for step in range(STEPS):
                 at = amx.ROW_BYTES * (STEPS * group + step)
-                self.emit.store(self._signed(start, step, raw), self.weights, buffer + at)
+                self.emit.store(self._signed(group, step, raw, shared), self.weights, buffer + at)
 
-    def _signed(self, start, step, raw):
+    def _signed(self, group, step, raw, shared):
+        """The 64 weights of a step of 16 rows; `raw` stores what steps share, and `shared` what groups share."""
+        start = self.start + self.layout.scales + group * self.layout.group_quants
         quants = unpack(self.emit, self.layout, self.tile, start, step, raw)
         if self.layout.table:
             return look_up_bytes(self.emit, list(self.layout.table), quants, self.path)

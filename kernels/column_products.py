@@ -19,6 +19,8 @@ from numba.extending import intrinsic
 from rwkv_np.kernels import batch as b
 from rwkv_np.kernels import products as p
 from rwkv_np.kernels.activations import N_BLOCKS, START
+from rwkv_np.kernels.amx_columns import AmxColumnTile
+from rwkv_np.kernels.amx_tile import LEAST
 from rwkv_np.kernels.cache import compile_c, jit
 from rwkv_np.kernels.column_tile import ColumnTile
 from rwkv_np.kernels.columns import ROWS
@@ -50,13 +52,12 @@ def emit_column_product(builder, layout, path, count, tile, x, values, stride, n
     emit = Emit(builder)
     stride, n_blocks, out_stride = (emit.value(number) for number in (stride, n_blocks, out_stride))
     args = tile, x, values, stride, n_blocks
-    path = vector_path(path)
     if not count:
-        SparseTile(emit, layout, path, args).emit_product(out, out_stride)
-        return
-    at_once = min(count, most_together(path))  # of a group of AMX's, which has more vectors
-    for first in range(0, count, at_once):
-        ColumnTile(emit, layout, path, at_once, args, first, count).emit_product(out, out_stride)
+        found = SparseTile(emit, layout, vector_path(path), args)
+    else:
+        kind = AmxColumnTile if count >= LEAST else ColumnTile
+        found = kind(emit, layout, vector_path(path), count, args)
+    found.emit_product(out, out_stride)
 
 
 @intrinsic(prefer_literal=True)

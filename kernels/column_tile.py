@@ -33,10 +33,14 @@ class Lines:
         self.lines, self.fifths, self.known = lines, fifths, {}
 
     def weights(self, group):
+        """The quants of a group, as the path multiplies them."""
+        quants = self.quants(group)
+        return quants ^ -128 if self.layout.bits == 8 and not DOTS[self.path].signed_weights else quants
+
+    def quants(self, group):
         """Byte 4r + i is column i of row r of the group."""
         if self.layout.bits == 8:
-            quants = self._rows(group // 4, group % 4)
-            return quants if DOTS[self.path].signed_weights else quants ^ -128
+            return self._rows(group // 4, group % 4)
         both = self._rows(0, group // 2)
         if group % 2:
             both = both.as_kind(SHORTS).shifted_right(4).as_kind(BYTES)
@@ -103,12 +107,12 @@ class Done:
 
 
 class ColumnTile(Int8Tile):
-    """Emits the product of int8 vectors with all columns of a tile; `first` and `of` as in Int8Tile."""
+    """Emits the product of up to 8 int8 vectors with all columns of a tile."""
 
     tile_rows = ROWS
 
-    def __init__(self, emit, layout, path, count, args, first=0, of=None):
-        super().__init__(emit, layout, path, count, args, first, of)
+    def __init__(self, emit, layout, path, count, args):
+        super().__init__(emit, layout, path, count, args)
         self.columns = Columns(layout)
         self.together = TOGETHER.get(path, TOGETHER_ELSEWHERE)[count]
         self.has_pairs = count == 1 and path in column_pairs.PATHS and layout.bits in column_pairs.COLUMNS
@@ -116,8 +120,7 @@ class ColumnTile(Int8Tile):
     def emit_product(self, out, out_stride):
         """Write the products of 128 rows with each vector to `out`, `out_stride` floats apart."""
         emit = self.emit
-        vectors = range(self.first, self.first + self.count)
-        places = [[out_stride * (4 * v) + 64 * g for v in vectors] for g in range(GROUPS)]
+        places = [[out_stride * (4 * v) + 64 * g for v in range(self.count)] for g in range(GROUPS)]
         if self.count > 1:
             self.emit_loop([[InMemory(emit, out, place) for place in row] for row in places])
             return

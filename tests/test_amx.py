@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from rwkv_np.kernels import amx, amx_tile, dispatch
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import wants
+from rwkv_np.kernels.column_products import emit_column_product
 from rwkv_np.kernels.emit import Emit
 from rwkv_np.kernels.matmul import PackedMatrix, PackedVectors, matmul, multiply
 from rwkv_np.kernels.pointers import KERNEL, KERNEL_ARGS, address
@@ -125,13 +126,13 @@ def test_a_configuration_has_palette_rows_and_bytes():
 
 
 @functools.cache
-def assembly(format, count):
+def assembly(format, count, emit_product=emit_tile_product):
     """The code of a kernel for Sapphire Rapids."""
     module = ir.Module("tile")
     module.triple = "x86_64-unknown-linux-gnu"
     function = ir.Function(module, KERNEL, "tile")
     builder = ir.IRBuilder(function.append_basic_block())
-    emit_tile_product(builder, FORMATS[format].layout, "amx", count, *function.args)
+    emit_product(builder, FORMATS[format].layout, "amx", count, *function.args)
     builder.ret_void()
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -157,6 +158,14 @@ def test_llvm_emits_the_instructions_of_amx(format, count):
     assert {name: found.count(name) for name in set(found)} == expected
     assert found[0] == "ldtilecfg" and found[-1] == "tilerelease"
     assert "vpdpbusd" not in assembly(format, count) and "\tcall" not in assembly(format, count)
+
+
+@pytest.mark.parametrize("format", ["Q4_0", "Q5_1", "Q8_0"])
+def test_products_by_columns_use_amx_for_groups(format):
+    code = {count: assembly(format, count, emit_column_product) for count in (8, 32)}
+    assert "tdpbssd" in code[32] and "vpdpbusd" not in code[32] and "\tcall" not in code[32]
+    assert code[32].count("ldtilecfg") == code[32].count("tilerelease") == 4  # turns of 32 rows
+    assert "tdpbssd" not in code[8] and "vpdpbusd" in code[8]
 
 
 def test_floats_have_no_kernels_for_groups(monkeypatch):

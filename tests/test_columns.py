@@ -1,18 +1,22 @@
 """Matrices that are stored by columns: the bits of the other layout, for any activity, on every path."""
 
+import functools
+
 import numpy as np
 import pytest
+from emulated_amx import Emulated
 from kernel_cases import FORMATS, matmul_reference, product_bound, random_rows
-from numba import njit
-from rwkv_np.kernels import dispatch
+from numba import cfunc, njit, types
+from numba.extending import intrinsic
+from rwkv_np.kernels import amx_tile, dispatch
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import N_BLOCKS, WANTS_INT8, quantize_reference
-from rwkv_np.kernels.column_products import column_kernel_addresses, count_active
+from rwkv_np.kernels.column_products import column_kernel_addresses, count_active, emit_column_product
 from rwkv_np.kernels.columns import ROWS, Columns, fits, pack_columns, place_columns
 from rwkv_np.kernels.matmul import PackedMatrix, PackedVectors, matmul, multiply_tile, vectors_for
 from rwkv_np.kernels.pack import place_alone
-from rwkv_np.kernels.pointers import address, call_kernel
-from rwkv_np.kernels.tiles import most_together
+from rwkv_np.kernels.pointers import KERNEL_ARGS, address, call_kernel
+from rwkv_np.kernels.tiles import COUNTS, most_together
 from synthetic import write_synthetic
 
 from rwkv_np.models import load, places
@@ -34,7 +38,7 @@ def _multiply(kernels, tiles, rows, memory, out, is_sparse):
 
 
 class ByColumns:
-    """The same matrix in both layouts. Products by columns use no AMX, so those of its path need only VNNI."""
+    """The same matrix in both layouts."""
 
     def __init__(self, format, path, n_in, rng, raw=None):
         row = FORMATS[format]
@@ -44,7 +48,7 @@ class ByColumns:
         pack_columns(self.raw, row, n_in, self.tiles.reshape(-1), place)
         self.kernels = column_kernel_addresses(format, path)
         self.together = most_together(path)
-        self.other = PackedMatrix.from_file(self.raw, format, n_in, "vnni" if path == "amx" else path)
+        self.other = PackedMatrix.from_file(self.raw, format, n_in, path)
 
     def product(self, x, is_sparse=False):
         """x (count, n_in) times the matrix; `is_sparse`: one vector after the other, active columns only."""
@@ -79,14 +83,38 @@ def test_products_have_the_bits_of_the_other_layout(format, path):
         assert (np.abs(expected - matmul_reference(matrix.raw, format, n_in, x)) <= bound).all()
 
 
-@pytest.mark.skipif("vnni" not in PATHS, reason="the kernels need AVX-512 VNNI")
-@pytest.mark.parametrize("format", ["Q4_0", "Q5_1"])
-def test_the_large_groups_of_amx_are_read_in_parts(format):
+@functools.cache
+def emulated(format, count):
+    """A kernel of the path amx, on emulated registers."""
+
+    @intrinsic
+    def product(typingctx, tile, x, values, stride, n_blocks, out, out_stride):
+        def codegen(context, builder, signature, args):
+            emit_column_product(builder, FORMATS[format].layout, "amx", count, *args)
+            return context.get_dummy_value()
+
+        return types.void(*KERNEL_ARGS), codegen
+
+    @cfunc(types.void(*KERNEL_ARGS), nopython=True)
+    def kernel(tile, x, values, stride, n_blocks, out, out_stride):
+        product(tile, x, values, stride, n_blocks, out, out_stride)
+
+    return kernel.address
+
+
+@pytest.mark.skipif("vnni" not in PATHS, reason="the other vectors need AVX-512 VNNI")
+@pytest.mark.parametrize("format", ["Q4_0", "Q5_1", "Q8_0"])
+def test_sums_through_registers_of_amx_have_the_same_bits(format, monkeypatch):
+    monkeypatch.setattr(amx_tile.AmxTile, "instructions", Emulated)
     rng = np.random.default_rng(0)
-    matrix = ByColumns(format, "amx", 96, rng)
-    x = np.concatenate([activations(96, rng) for _ in range(6)])[:51]  # 32, 16, 2 and 1
-    assert matrix.together == 32
-    np.testing.assert_array_equal(matrix.product(x), matmul(matrix.other, x))
+    for n_in in (32, 96):
+        matrix = ByColumns(format, "vnni", n_in, rng)
+        x = np.concatenate([activations(n_in, rng) for _ in range(6)])[:51]  # 32, 16, 2 and 1
+        expected = matmul(matrix.other, x)
+        for count in (16, 32):
+            matrix.kernels[COUNTS.index(count)] = emulated(format, count)
+        matrix.together = 32
+        np.testing.assert_array_equal(matrix.product(x), expected)
 
 
 @pytest.mark.parametrize("path", PATHS)
