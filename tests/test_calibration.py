@@ -395,6 +395,14 @@ def test_a_mixture_fits_its_size_and_says_what_it_bought(tmp_path, chats, run_cl
     assert "expected KL" in result.stderr and "more than Q4_0" in result.stderr
 
 
+def test_a_mixture_of_the_most_exact_type_has_nothing_to_compare(tmp_path, chats, run_cli):
+    source, target = model_of(tmp_path, "v4"), tmp_path / "large.bin"
+    done = run_cli("quantize", source, target, "--size", "1GB", "--calibrate", chats, "--tokens", 600)
+    assert done.exit_code == 0 and "All matrices fit as Q8_0" in done.stderr and "WARNING" not in done.stderr
+    types = {p.data_type.name for p in read_model_file(target).parameters.values()}
+    assert types == {"Q8_0", "FP32"}
+
+
 def test_kept_types_stay_in_a_mixture(tmp_path, chats):
     source, keep = model_of(tmp_path, "v4"), [("*.ffn.key.*", "Q8_0"), ("head.weight", "Q5_0")]
     found = calibrate(source, tmp_path / "q.bin", None, chats, keep=keep, n_bytes=60_000, n_tokens=N_TOKENS)

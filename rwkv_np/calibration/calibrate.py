@@ -45,7 +45,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The result. `mixture` is empty unless a size was asked for; `is_continued` if an earlier run had begun it."""
+    """The result.
+
+    verdict       how it compares with plain rounding; empty if a mixture is Q8_0 everywhere, which is always plain
+    mixture       empty unless a size was asked for
+    is_continued  whether an earlier run had begun it
+    """
 
     results: list[Quantized]
     verdict: list[Compared]
@@ -121,7 +126,9 @@ def calibrate(
     results = quantize(source, destination, data_type or "Q4_1", keep=keep, finished=finished, overwrite=overwrite,
                        threads=threads)  # fmt: skip
     written = read_model(destination).parameters
-    verdict = run.verdict(types, {name: written[name] for name in types}, windows.kept_back, destination, seed)
+    verdict = []
+    if any(t.name in SEARCHED for t in types.values()):
+        verdict = run.verdict(types, {name: written[name] for name in types}, windows.kept_back, destination, seed)
     store.remove()
     return Calibrated(results, verdict, chosen, store.is_continued)
 

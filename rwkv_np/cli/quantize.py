@@ -180,6 +180,8 @@ def _judge(found: Calibrated, destination: str) -> None:
 
     for line in mixture.table(found.mixture) if found.mixture else ():
         click.echo(line, err=True)
+    if not found.verdict:
+        click.echo("All matrices fit as Q8_0, which calibration does not change.", err=True)
     for compared in found.verdict:
         click.echo(f"On {compared}", err=True)
     if found.is_better:
