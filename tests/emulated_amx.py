@@ -1,9 +1,34 @@
 """AMX's registers and instructions on any processor: memory, and the generic dot products."""
 
+import functools
+
 from llvmlite import ir
+from numba import cfunc, types
+from numba.extending import intrinsic
 from rwkv_np.kernels import amx
 from rwkv_np.kernels.dots import Generic
 from rwkv_np.kernels.emit import BYTES, I8, I32, I64, INTS, Emit, Value
+from rwkv_np.kernels.formats import FORMATS
+from rwkv_np.kernels.pointers import KERNEL_ARGS
+
+
+@functools.cache
+def kernel_of(emit_product, format, count):
+    """A kernel of the path amx; compile it while amx_tile.AmxTile.instructions is Emulated."""
+
+    @intrinsic
+    def product(typingctx, tile, x, values, stride, n_blocks, out, out_stride):
+        def codegen(context, builder, signature, args):
+            emit_product(builder, FORMATS[format].layout, "amx", count, *args)
+            return context.get_dummy_value()
+
+        return types.void(*KERNEL_ARGS), codegen
+
+    @cfunc(types.void(*KERNEL_ARGS), nopython=True)
+    def kernel(tile, x, values, stride, n_blocks, out, out_stride):
+        product(tile, x, values, stride, n_blocks, out, out_stride)
+
+    return kernel
 
 
 class Emulated:

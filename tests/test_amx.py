@@ -2,12 +2,13 @@
 
 import functools
 import re
+from types import SimpleNamespace
 
 import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
-from emulated_amx import Emulated
+from emulated_amx import Emulated, kernel_of
 from kernel_cases import FORMATS, random_rows
 from llvmlite import ir
 from numba import types
@@ -18,7 +19,7 @@ from rwkv_np.kernels.activations import wants
 from rwkv_np.kernels.column_products import emit_column_product
 from rwkv_np.kernels.emit import Emit
 from rwkv_np.kernels.matmul import PackedMatrix, PackedVectors, matmul, multiply
-from rwkv_np.kernels.pointers import KERNEL, KERNEL_ARGS, address
+from rwkv_np.kernels.pointers import KERNEL, address
 from rwkv_np.kernels.tiles import COUNTS, emit_tile_product, kernel_addresses
 
 QUANTIZED = [name for name, row in FORMATS.items() if row.is_quantized]
@@ -32,25 +33,6 @@ needs_amx = pytest.mark.skipif("amx" not in dispatch.available_paths(), reason="
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-@functools.cache
-def emulated(format, count):
-    """A kernel of the path amx, on emulated registers."""
-
-    @intrinsic
-    def product(typingctx, tile, x, values, stride, n_blocks, out, out_stride):
-        def codegen(context, builder, signature, args):
-            emit_tile_product(builder, FORMATS[format].layout, "amx", count, *args)
-            return context.get_dummy_value()
-
-        return types.void(*KERNEL_ARGS), codegen
-
-    @numba.cfunc(types.void(*KERNEL_ARGS), nopython=True)
-    def kernel(tile, x, values, stride, n_blocks, out, out_stride):
-        product(tile, x, values, stride, n_blocks, out, out_stride)
-
-    return kernel
 
 
 def product_by(kernels, matrix, x):
@@ -75,7 +57,7 @@ def test_sums_through_registers_have_the_bits_of_vnni(format, rng, monkeypatch):
         x = rng.standard_normal((32 + 16 + 3, n_in)).astype(np.float32)
         expected = matmul(matrix, x)
         for most in (16, 32):
-            large = {count: emulated(format, count).address for count in (16, 32) if count <= most}
+            large = {count: kernel_of(emit_tile_product, format, count).address for count in (16, 32) if count <= most}
             kernels = {count: kernel for count, kernel in usual.items() if kernel} | large
             np.testing.assert_array_equal(product_by(kernels, matrix, x), expected)
 
@@ -169,8 +151,8 @@ def test_products_by_columns_use_amx_for_groups(format):
 
 
 def test_floats_have_no_kernels_for_groups(monkeypatch):
-    built = []
-    monkeypatch.setattr("rwkv_np.kernels.tiles._compiled", lambda *args: built.append(args) or emulated("Q8_0", 16))
+    built, kernel = [], SimpleNamespace(address=1)
+    monkeypatch.setattr("rwkv_np.kernels.tiles._compiled", lambda *args: built.append(args) or kernel)
     assert (kernel_addresses("FP16", "amx") != 0).sum() == 4 and [args[2] for args in built] == [1, 2, 4, 8]
     assert (kernel_addresses("Q6_K", "amx") != 0).all()
 

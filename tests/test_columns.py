@@ -1,13 +1,10 @@
 """Matrices that are stored by columns: the bits of the other layout, for any activity, on every path."""
 
-import functools
-
 import numpy as np
 import pytest
-from emulated_amx import Emulated
+from emulated_amx import Emulated, kernel_of
 from kernel_cases import FORMATS, matmul_reference, product_bound, random_rows
-from numba import cfunc, njit, types
-from numba.extending import intrinsic
+from numba import njit
 from rwkv_np.kernels import amx_tile, dispatch
 from rwkv_np.kernels import layout as lay
 from rwkv_np.kernels.activations import N_BLOCKS, WANTS_INT8, quantize_reference
@@ -15,7 +12,7 @@ from rwkv_np.kernels.column_products import column_kernel_addresses, count_activ
 from rwkv_np.kernels.columns import ROWS, Columns, fits, pack_columns, place_columns
 from rwkv_np.kernels.matmul import PackedMatrix, PackedVectors, matmul, multiply_tile, vectors_for
 from rwkv_np.kernels.pack import place_alone
-from rwkv_np.kernels.pointers import KERNEL_ARGS, address, call_kernel
+from rwkv_np.kernels.pointers import address, call_kernel
 from rwkv_np.kernels.tiles import COUNTS, most_together
 from synthetic import write_synthetic
 
@@ -83,25 +80,6 @@ def test_products_have_the_bits_of_the_other_layout(format, path):
         assert (np.abs(expected - matmul_reference(matrix.raw, format, n_in, x)) <= bound).all()
 
 
-@functools.cache
-def emulated(format, count):
-    """A kernel of the path amx, on emulated registers."""
-
-    @intrinsic
-    def product(typingctx, tile, x, values, stride, n_blocks, out, out_stride):
-        def codegen(context, builder, signature, args):
-            emit_column_product(builder, FORMATS[format].layout, "amx", count, *args)
-            return context.get_dummy_value()
-
-        return types.void(*KERNEL_ARGS), codegen
-
-    @cfunc(types.void(*KERNEL_ARGS), nopython=True)
-    def kernel(tile, x, values, stride, n_blocks, out, out_stride):
-        product(tile, x, values, stride, n_blocks, out, out_stride)
-
-    return kernel.address
-
-
 @pytest.mark.skipif("vnni" not in PATHS, reason="the other vectors need AVX-512 VNNI")
 @pytest.mark.parametrize("format", ["Q4_0", "Q5_1", "Q8_0"])
 def test_sums_through_registers_of_amx_have_the_same_bits(format, monkeypatch):
@@ -112,7 +90,7 @@ def test_sums_through_registers_of_amx_have_the_same_bits(format, monkeypatch):
         x = np.concatenate([activations(n_in, rng) for _ in range(6)])[:51]  # 32, 16, 2 and 1
         expected = matmul(matrix.other, x)
         for count in (16, 32):
-            matrix.kernels[COUNTS.index(count)] = emulated(format, count)
+            matrix.kernels[COUNTS.index(count)] = kernel_of(emit_column_product, format, count).address
         matrix.together = 32
         np.testing.assert_array_equal(matrix.product(x), expected)
 
