@@ -48,9 +48,10 @@ class Lines:
         return nibbles | self._fifth_bits(group) if self.layout.bits == 5 else nibbles
 
     def _once(self, make, *key):
-        if (make, *key) not in self.known:
-            self.known[make, *key] = make(self, *key)
-        return self.known[make, *key]
+        known = (make, *key)
+        if known not in self.known:
+            self.known[known] = make(self, *key)
+        return self.known[known]
 
     def _rows(self, half, quarter):
         return self._once(Lines._interleaved_pairs, half, quarter)
